@@ -1,0 +1,53 @@
+# Every target does its own set-up: nothing needs to be run before it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A fresh virtual environment each time a lock file changes keeps out what is no longer locked.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+
+.PHONY: install demo test check bench lock clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: locks/demo.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(INSTALL) -r locks/demo.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed locks/test.txt
+	$(INSTALL) -r locks/test.txt
+	@touch $@
+
+demo: install
+	$(BIN)/twinlens demo
+
+check: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/deptry .
+	$(BIN)/codespell
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+test: check
+	$(BIN)/pytest
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks
+
+# Resolves anew what pyproject.toml allows, for every platform and Python from 3.11 on.
+COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml
+lock: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(COMPILE) --extra embedded --extra demo --extra test locks/build.in -o locks/test.txt
+	$(COMPILE) --extra embedded --extra demo locks/build.in -c locks/test.txt -o locks/demo.txt
+	$(COMPILE) locks/build.in -c locks/test.txt -o locks/runtime.txt
+
+clean:
+	rm -rf $(VENV) .demo .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
+		.hypothesis dist twinlens-demo.png
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
