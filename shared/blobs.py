@@ -1,0 +1,158 @@
+"""The blob store: pictures by content, and each job's manifest. What is here is the truth."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+    from types import TracebackType
+    from typing import BinaryIO
+
+# A file's fsync waits for the disk, not for the processor: this many at once let the
+# file system write them in one commit.
+N_SYNC_THREADS = 16
+
+
+def image_id_of(data: bytes) -> str:
+    """Returns the id of a picture: lower-case hex SHA-256 of its bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def image_key(library: str, image_id: str) -> str:
+    """Returns where a picture is kept. Each library has its own copy, so that removing is local."""
+    return f"images/{library}/{image_id[:2]}/{image_id}"
+
+
+def thumbnail_key(library: str, image_id: str) -> str:
+    return f"thumbnails/{library}/{image_id[:2]}/{image_id}.jpg"
+
+
+def manifest_key(job_id: str, chunk: int) -> str:
+    return f"manifests/{job_id}/{chunk:06d}.jsonl"
+
+
+class BlobStore:
+    """Files under one directory, written whole or not at all."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def open(self, key: str) -> BinaryIO:
+        """Opens a blob for reading.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        return (self._root / key).open("rb")
+
+    def get(self, key: str) -> bytes:
+        """Reads a blob whole.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        return (self._root / key).read_bytes()
+
+    def put(self, key: str, data: bytes) -> None:
+        """Writes a blob; when this returns, it survives a loss of power."""
+        with self.batch() as batch:
+            batch.put(key, data)
+
+    def batch(self) -> BlobBatch:
+        """Returns a writer of many blobs, durable when its `with` block ends."""
+        return BlobBatch(self._root)
+
+    def delete(self, key: str, *, unless_touched_since: float | None = None) -> None:
+        """Removes a blob, if it is there.
+
+        Args:
+            key: The blob.
+            unless_touched_since: Unix time in seconds. A blob that was put again after it is
+                kept: somebody else was promised that it is stored.
+        """
+        path = self._root / key
+        with contextlib.suppress(FileNotFoundError):
+            if unless_touched_since is None or path.stat().st_mtime <= unless_touched_since:
+                path.unlink()
+
+
+class BlobBatch:
+    """Writes many blobs, then syncs them together: files first, then their directories."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._written: list[Path] = []
+        self._folders: set[Path] = set()
+        self._pool = ThreadPoolExecutor(N_SYNC_THREADS, thread_name_prefix="blob-sync")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def put(self, key: str, data: bytes) -> None:
+        """Writes a blob, or only renews its time if it is there with this size."""
+        path = self._root / key
+        try:
+            if path.stat().st_size == len(data):
+                os.utime(path)
+                # Whoever wrote it may not have synced it yet.
+                self._written.append(path)
+                self._folders.add(path.parent)
+                return
+        except FileNotFoundError:
+            pass
+        self._make_folder(path.parent)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.replace(temporary, path)  # noqa: PTH105 (both are names)
+        except BaseException:
+            os.unlink(temporary)  # noqa: PTH108
+            raise
+        self._written.append(path)
+
+    def sync(self) -> None:
+        """Returns when all that was put so far is on the disk."""
+        self._sync(self._written)
+        self._sync(self._folders)
+        self._written.clear()
+        self._folders.clear()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self.sync()
+        finally:
+            self._pool.shutdown()
+
+    def _make_folder(self, folder: Path) -> None:
+        self._folders.add(folder)
+        if folder.is_dir():
+            return
+        # A new folder is an entry in its parent, which must be synced as well.
+        self._make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+
+    def _sync(self, paths: Iterable[Path]) -> None:
+        for _ in self._pool.map(_fsync, paths):
+            pass
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,169 @@
+"""The queue: lanes, task names, and the Celery settings that both sides must share."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+import redis
+from celery import Celery
+from pydantic import BaseModel
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from twinlens.shared.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twinlens.shared.jobs import Job
+    from twinlens.shared.settings import Settings
+
+# Tasks, by name alone: neither side imports the other.
+EMBED_CHUNK = "twinlens.embed_chunk"
+SEARCH = "twinlens.search"
+DELETE_IMAGE = "twinlens.delete_image"
+MAKE_THUMBNAIL = "twinlens.make_thumbnail"
+COUNT_VECTORS = "twinlens.count_vectors"
+
+Lane = Literal["search", "bulk"]
+# What the workers of a lane take. Kombu takes from a worker's queues in turn, so a single
+# picture or a removal waits for a chunk or two, not for the million that came before it.
+LANES: dict[Lane, tuple[str, ...]] = {"search": ("search",), "bulk": ("single", "bulk")}
+QUEUES = tuple(queue for queues in LANES.values() for queue in queues)
+
+# Shorter than a chunk of the largest allowed pictures would need on a slow machine is a lost
+# chunk; longer is a stuck core. 32 pictures of 48 MP took 25 s on one core.
+CHUNK_TIME_LIMIT_S = 300
+SEARCH_TIME_LIMIT_S = 60
+
+# How long a part may be away before what needs it gives up: a restart takes seconds.
+REDIS_RETRIES = 8
+
+
+def query_key(job_id: str) -> str:
+    """Returns the Redis key that holds the picture of a search."""
+    return f"tl:query:{job_id}"
+
+
+def chunk_task_id(job_id: str, chunk: int) -> str:
+    """Returns the Celery id of a chunk, by which its outcomes are found again."""
+    return f"{job_id}.{chunk}"
+
+
+def connect(url: str, *, n_retries: int = 1, decode: bool = True) -> redis.Redis:
+    """Returns a Redis client whose every call ends within bounded time.
+
+    Args:
+        url: As in Settings.redis_url.
+        n_retries: Tries after a failed one: few where a caller waits, more in a worker, which
+            should outlive a restart of Redis.
+        decode: Whether answers are str; False for pictures.
+    """
+    return redis.Redis.from_url(
+        url,
+        decode_responses=decode,
+        socket_timeout=5,
+        socket_connect_timeout=1,
+        health_check_interval=30,
+        retry=Retry(ExponentialBackoff(cap=2, base=0.05), n_retries),
+        retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+    )
+
+
+def make_celery(settings: Settings, *, with_results: bool) -> Celery:
+    """Returns the Celery app of one side.
+
+    Args:
+        settings: Names Redis and the visibility timeout.
+        with_results: True in workers. The API publishes without a result backend, since every
+            submit would open a subscription there, and reads results by plain GET.
+    """
+    app = Celery("twinlens", broker=settings.redis_url, set_as_current=with_results)
+    app.conf.update(
+        result_backend=settings.redis_url if with_results else "disabled",
+        task_serializer="json",
+        result_serializer="json",
+        accept_content=["json"],
+        task_default_queue="bulk",
+        task_create_missing_queues=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        task_time_limit=CHUNK_TIME_LIMIT_S,
+        result_expires=settings.job_ttl_s,
+        result_backend_always_retry=True,
+        result_backend_max_retries=20,
+        task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_max": 0.2},
+        broker_connection_retry_on_startup=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_proc_alive_timeout=120,  # models are loaded and verified as a process starts
+        worker_hijack_root_logger=False,
+        # Three names for one thing; where they differ, the shortest wins.
+        visibility_timeout=settings.visibility_timeout_s,
+        broker_transport_options=_transport_options(settings),
+        result_backend_transport_options=_transport_options(settings),
+    )
+    return app
+
+
+def _transport_options(settings: Settings) -> dict[str, Any]:
+    return {
+        "visibility_timeout": settings.visibility_timeout_s,
+        # Kombu looks for lost tasks only every 100 s by default.
+        "unacked_restore_interval": 1,
+        "unacked_restore_throttle": 1,
+        "socket_connect_timeout": 1,
+        "queue_order_strategy": "round_robin",
+    }
+
+
+# Where kombu keeps the messages that workers hold: its Redis channel's `unacked_key`.
+UNACKED_KEY = "unacked"
+
+
+def publish_chunk(app: Celery, job: Job, chunk: int) -> None:
+    """Queues one chunk of an upload.
+
+    Raises:
+        kombu.exceptions.OperationalError: Redis does not answer.
+    """
+    app.send_task(
+        EMBED_CHUNK,
+        kwargs={"job_id": job.id, "chunk": chunk},
+        task_id=chunk_task_id(job.id, chunk),
+        queue="single" if job.kind == "embed" else "bulk",
+        headers={"request_id": job.request_id},
+    )
+
+
+# Celery's own key for a result; its RedisBackend has it as `task_keyprefix`.
+RESULT_KEY_PREFIX = "celery-task-meta-"
+
+
+def read_results(client: redis.Redis, task_ids: Sequence[str]) -> list[Any]:
+    """Reads what tasks returned, by plain MGET: nothing is subscribed, nothing blocks.
+
+    Returns:
+        One value a task; None where it has not succeeded (yet) or its result has expired.
+    """
+    if not task_ids:
+        return []
+    texts = client.mget([RESULT_KEY_PREFIX + task_id for task_id in task_ids])
+    metas = [json.loads(text) if text else {} for text in texts]
+    return [meta["result"] if meta.get("status") == "SUCCESS" else None for meta in metas]
+
+
+# Calls: short tasks whose answer the API waits for within one request, without a job.
+
+
+def reply_key(task_id: str) -> str:
+    """Returns the Redis list on which a call's answer, a `Reply`, is pushed once."""
+    return f"tl:reply:{task_id}"
+
+
+class Reply(BaseModel):
+    """The answer to a call: a value, or why there is none."""
+
+    value: Any = None
+    error: Problem | None = None

@@ -1,0 +1,57 @@
+"""Every setting, in one table. The only place that reads the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from platformdirs import user_data_path
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """What can be set, by `TWINLENS_<NAME>` in the environment. Read-only once made."""
+
+    model_config = SettingsConfigDict(env_prefix="TWINLENS_", frozen=True, extra="forbid")
+
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey")
+    milvus_uri: str = Field("http://127.0.0.1:19530", description="Milvus or Milvus Lite server")
+    milvus_token: str = Field("", description="Milvus token, `user:password`", repr=False)
+    milvus_timeout_s: float = Field(10.0, gt=0, description="Limit of one Milvus call")
+    data_dir: Path = Field(
+        default_factory=lambda: user_data_path("twinlens"),
+        description="Pictures, manifests and models; workers and API share it",
+    )
+    host: str = Field("127.0.0.1", description="Address of the HTTP service")
+    port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP service")
+    unsafe_bind: bool = Field(
+        default=False,
+        description="Serve on other addresses than loopback, without keys: only for a container"
+        " whose port is published on loopback",
+    )
+    max_picture_bytes: int = Field(64 * MIB, gt=0, description="Largest picture file")
+    max_picture_px: int = Field(80_000_000, gt=0, description="Most pixels in a picture")
+    max_body_bytes: int = Field(16 * 1024 * MIB, gt=0, description="Largest request body")
+    max_job_items: int = Field(1_000_000, gt=0, description="Most pictures in one bulk job")
+    max_queued_tasks: int = Field(50_000, gt=0, description="Queue length past which 503 answers")
+    chunk_items: int = Field(32, ge=1, le=256, description="Pictures in one task")
+    job_ttl_s: int = Field(7 * 86_400, gt=0, description="How long an ended job is kept")
+    search_candidates: int = Field(100, ge=1, description="Least candidates asked of a model")
+    batch_size: int = Field(1, ge=1, le=256, description="Pictures in one onnxruntime call")
+    execution_providers: list[str] = Field(
+        ["CPUExecutionProvider"], description="onnxruntime providers, best first (JSON list)"
+    )
+    visibility_timeout_s: int = Field(
+        15, ge=3, description="Silence after which a lost worker's task is queued again"
+    )
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+
+    @property
+    def blob_dir(self) -> Path:
+        return self.data_dir / "blobs"
+
+    @property
+    def models_dir(self) -> Path:
+        return self.data_dir / "models"
