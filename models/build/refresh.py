@@ -1,0 +1,40 @@
+"""Writes SHA-256 and golden embeddings anew into the shipped cards.
+
+For whoever changes a graph, a weight, an input or a golden picture. The vectors that users have
+stored would no longer fit, so give the card a new version, then run
+`python -m twinlens.models.build.refresh`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from twinlens.models.build import build_model
+from twinlens.models.card import load_card
+from twinlens.models.registry import SHIPPED_CARDS
+from twinlens.models.session import OnnxEmbedder
+from twinlens.models.verify import GOLDEN_DIRECTORY, embed_file, encode_embedding
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def refresh_card(path: Path) -> str:
+    """Returns the text of a shipped card with what its model gives now."""
+    card = load_card(path)
+    model = build_model(card.name)
+    embedder = OnnxEmbedder(card, model)
+    text = path.read_text(encoding="utf-8").replace(card.sha256, hashlib.sha256(model).hexdigest())
+    head = text.partition("[[golden]]")[0]
+    golden = [
+        f'[[golden]]\npicture = "{picture.name}"\n'
+        f'embedding = "{encode_embedding(card, embed_file(embedder, picture))}"\n'
+        for picture in sorted((path.parent / GOLDEN_DIRECTORY).glob("*.png"))
+    ]
+    return head + "\n".join(golden)
+
+
+if __name__ == "__main__":
+    for card_path in sorted(SHIPPED_CARDS.glob("*.toml")):
+        card_path.write_text(refresh_card(card_path), encoding="utf-8")

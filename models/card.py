@@ -1,0 +1,154 @@
+"""The card of a model: what it is, what it takes and gives, and how to know that it is right."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from twinlens.shared.errors import BadCard
+
+# Milvus takes letters, digits and underscores in a collection's name. Single separators only,
+# so that two underscores can part name and version in it.
+_NAME = r"^[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*$"
+_VERSION = r"^[A-Za-z0-9]+([_-][A-Za-z0-9]+)*$"
+# A plain file name: a card from elsewhere must not reach outside its directory.
+_FILE = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
+
+_FileName = Annotated[str, StringConstraints(pattern=_FILE, max_length=128)]
+
+
+class Metric(StrEnum):
+    """What Milvus compares embeddings with. L2 is the SQUARED distance, as Milvus gives it."""
+
+    L2 = "L2"
+    IP = "IP"
+    COSINE = "COSINE"
+    HAMMING = "HAMMING"
+
+
+class OutputKind(StrEnum):
+    """What an embedding is made of: float32 numbers, or bits packed in bytes."""
+
+    FLOAT32 = "float32"
+    BITS = "bits"
+
+
+class Fit(StrEnum):
+    """How a picture of any shape becomes the model's: SQUASH keeps all of it, CROP its shape."""
+
+    SQUASH = "squash"
+    CROP = "crop"
+
+
+class Resample(StrEnum):
+    """Filters of Pillow's resize."""
+
+    BILINEAR = "bilinear"
+    BICUBIC = "bicubic"
+    LANCZOS = "lanczos"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputSpec(_Strict):
+    """The pixels that a model takes: uint8 [height, width, 3], RGB.
+
+    `crop_fraction` is the part of the shorter side that CROP keeps, from the middle.
+    """
+
+    width: int = Field(ge=8, le=4096)
+    height: int = Field(ge=8, le=4096)
+    resample: Resample = Resample.BICUBIC
+    fit: Fit = Fit.SQUASH
+    crop_fraction: float = Field(default=1.0, gt=0.0, le=1.0)
+
+    @property
+    def wanted_px(self) -> int:
+        """How long the shorter side of the decoded picture must be for none to be lost."""
+        return math.ceil(max(self.width, self.height) / self.crop_fraction)
+
+    @model_validator(mode="after")
+    def _crop_only_when_cropping(self) -> Self:
+        if self.fit is Fit.SQUASH and self.crop_fraction != 1.0:
+            raise ValueError("crop_fraction is for fit = 'crop'; a squashed picture is kept whole")
+        return self
+
+
+class Golden(_Strict):
+    """One known answer: the embedding of `golden/<picture>` beside the card.
+
+    `embedding` is base64 of little-endian float16 for numbers, hexadecimal for bits.
+    """
+
+    picture: _FileName
+    embedding: str
+
+
+class Card(_Strict):
+    """A model's card, as its TOML file gives it."""
+
+    name: str = Field(pattern=_NAME, max_length=64)
+    version: str = Field(pattern=_VERSION, max_length=32)
+    title: str = Field(min_length=1)
+    file: _FileName
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    output: OutputKind
+    dimension: int = Field(ge=1, le=32768, description="numbers, or bits")
+    metric: Metric
+    weight: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
+    min_cosine: float = Field(default=0.9999, gt=0.0, le=1.0)
+    licence: str = Field(min_length=1)
+    source: str = Field(min_length=1)
+    input: InputSpec
+    golden: tuple[Golden, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Name and version as part of a Milvus collection's name: efficientnet_lite0__1."""
+        return f"{self.name}__{self.version}".replace("-", "_")
+
+    @model_validator(mode="after")
+    def _metric_fits_output(self) -> Self:
+        is_bits = self.output is OutputKind.BITS
+        if is_bits != (self.metric is Metric.HAMMING):
+            raise ValueError("HAMMING is the metric of bits; L2, IP and COSINE are of float32")
+        if is_bits and self.dimension % 8:
+            raise ValueError("bits come in bytes: dimension must be a multiple of 8")
+        return self
+
+
+def load_card(path: Path) -> Card:
+    """Reads and checks a card.
+
+    Raises:
+        BadCard: the file cannot be read, is not TOML, or a field is missing, unknown or wrong;
+            the detail names each field.
+    """
+    try:
+        return Card.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise BadCard(f"{path.name} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadCard(f"{path.name} is not UTF-8 text") from error
+    except tomllib.TOMLDecodeError as error:
+        raise BadCard(f"{path.name} is not TOML: {error}") from error
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'card'}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise BadCard(f"{path.name}: {faults}") from error

@@ -1,0 +1,102 @@
+"""Checks a model against the known answers on its card."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from twinlens.models.card import Card, OutputKind
+from twinlens.models.pictures import open_picture
+from twinlens.shared.errors import BadCard, ModelRefused
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from twinlens.models.session import Embedder
+
+GOLDEN_DIRECTORY = "golden"
+
+
+def check_golden(embedder: Embedder, directory: Path) -> None:
+    """Embeds each golden picture and compares it with the card.
+
+    Args:
+        embedder: the model.
+        directory: where its card lies; the pictures lie in `golden/` below.
+
+    Raises:
+        BadCard: the card has no golden embedding, or one that cannot be read.
+        ModelRefused: a picture is missing, or its embedding is less than `min_cosine` away.
+    """
+    card = embedder.card
+    if not card.golden:
+        raise BadCard(f"card of {card.name}: no golden embedding, so the model cannot be checked")
+    for golden in card.golden:
+        expected = decode_embedding(card, golden.embedding)
+        found = embed_file(embedder, directory / GOLDEN_DIRECTORY / golden.picture)
+        cosine = _cosine(card, expected, found)
+        # Not `cosine < min_cosine`: that is false for a NaN.
+        if not cosine >= card.min_cosine:
+            raise ModelRefused(
+                f"model {card.name} {card.version}: {golden.picture} gives an embedding whose "
+                f"cosine to the card's is {cosine:.6f}; at least {card.min_cosine} is needed. Its "
+                "vectors would not fit those already stored. Restore the model's file and the "
+                "golden pictures, or give the changed model a new version and new golden vectors"
+            )
+
+
+def embed_file(embedder: Embedder, path: Path) -> NDArray[Any]:
+    """Embeds one picture file: float32 [dim], or uint8 [dim / 8]."""
+    spec = embedder.card.input
+    try:
+        picture = open_picture(path.read_bytes(), wanted_px=spec.wanted_px)
+    except OSError as error:
+        raise ModelRefused(
+            f"model {embedder.card.name}: its golden picture {path.name} cannot be read "
+            f"({error.strerror}); put it back into {GOLDEN_DIRECTORY}/ beside the card"
+        ) from error
+    embedding: NDArray[Any] = embedder.embed_batch(picture.pixels_for(spec)[np.newaxis])[0]
+    return embedding
+
+
+def encode_embedding(card: Card, embedding: NDArray[Any]) -> str:
+    """Writes an embedding as a card does (`Golden.embedding`)."""
+    if card.output is OutputKind.BITS:
+        return embedding.tobytes().hex()
+    return base64.b64encode(embedding.astype("<f2").tobytes()).decode("ascii")
+
+
+def decode_embedding(card: Card, text: str) -> NDArray[Any]:
+    """Reads an embedding as a card gives it: float32 [dim], or uint8 [dim / 8].
+
+    Raises:
+        BadCard: the text is not base64 (bits: hexadecimal), or of another dimension.
+    """
+    is_bits = card.output is OutputKind.BITS
+    try:
+        raw = bytes.fromhex(text) if is_bits else base64.b64decode(text, validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise BadCard(f"card of {card.name}: a golden embedding cannot be read: {error}") from error
+    n_bytes = card.dimension // 8 if is_bits else card.dimension * 2
+    if len(raw) != n_bytes:
+        raise BadCard(
+            f"card of {card.name}: a golden embedding has {len(raw)} bytes; "
+            f"dimension {card.dimension} of {card.output.value} needs {n_bytes}"
+        )
+    return np.frombuffer(raw, np.uint8) if is_bits else np.frombuffer(raw, "<f2").astype(np.float32)
+
+
+def _cosine(card: Card, expected: NDArray[Any], found: NDArray[Any]) -> float:
+    """Cosine of two embeddings; of bits, with 1 and 0 taken for +1 and -1."""
+    if card.output is OutputKind.BITS:
+        n_different = int(np.bitwise_count(expected ^ found).sum())
+        return 1.0 - 2.0 * n_different / card.dimension
+    # The product, not the cosine: a model whose vectors are not of length 1 is to be refused too.
+    if abs(float(np.linalg.norm(found)) - 1.0) > 1e-3:
+        return float("nan")
+    return float(expected @ found / np.linalg.norm(expected))

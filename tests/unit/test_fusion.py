@@ -1,0 +1,151 @@
+"""Fusion and agreement, by hand-made examples; the laws are in tests/property."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from twinlens.models.card import Metric
+from twinlens.models.fusion import FusedEntry, agreement, fuse, similarity
+
+
+@dataclass(frozen=True)
+class Model:
+    metric: Metric
+    dimension: int
+
+
+NET = Model(Metric.L2, 1280)
+HASH = Model(Metric.HAMMING, 64)
+MODELS = {"net": NET, "other": NET, "hash": HASH}
+
+
+@pytest.mark.parametrize(
+    ("distance", "metric", "score"),
+    [
+        (0.0, Metric.L2, 1.0),
+        (-1e-7, Metric.L2, 1.0),
+        (1.0, Metric.L2, 0.5),
+        (4.0, Metric.L2, 0.0),
+        (0.25, Metric.COSINE, 0.25),
+        (-0.25, Metric.COSINE, 0.0),
+        (1.0000001, Metric.IP, 1.0),
+        (0, Metric.HAMMING, 1.0),
+        (8, Metric.HAMMING, 0.75),
+        (40, Metric.HAMMING, 0.0),
+    ],
+)
+def test_a_distance_becomes_a_clipped_cosine(distance: float, metric: Metric, score: float) -> None:
+    assert similarity(distance, metric, 64) == score
+
+
+def test_the_mean_of_similarities_ranks() -> None:
+    fused = fuse(
+        {"net": {"a": 0.2, "b": 0.4}, "other": {"a": 1.0, "b": 0.2}},
+        MODELS,
+        {"net": 1.0, "other": 1.0},
+    )
+
+    assert [(entry.image_id, round(entry.score, 6)) for entry in fused] == [("b", 0.85), ("a", 0.7)]
+    assert (fused[0].models["net"].rank, fused[0].models["net"].distance) == (2, 0.4)
+    assert fused[0].models["other"].rank == 1
+
+
+def test_a_heavier_model_counts_more() -> None:
+    distances = {"net": {"a": 0.0, "b": 2.0}, "other": {"a": 2.0, "b": 0.0}}
+
+    fused = fuse(distances, MODELS, {"net": 1.0, "other": 3.0})
+
+    assert [(entry.image_id, entry.score) for entry in fused] == [("b", 0.75), ("a", 0.25)]
+
+
+def test_a_missing_distance_counts_as_no_similarity() -> None:
+    fused = fuse({"net": {"a": 0.0}, "other": {"a": 1.0, "b": 0.0}}, MODELS, {"net": 1, "other": 1})
+
+    assert [(entry.image_id, entry.score) for entry in fused] == [("a", 0.75), ("b", 0.5)]
+    assert fused[1].models["net"].rank is None
+    assert fused[1].models["net"].score == 0.0
+
+
+def test_a_model_of_weight_0_is_shown_and_brings_nobody() -> None:
+    fused = fuse({"net": {"a": 1.0}, "hash": {"a": 0, "b": 0}}, MODELS, {"net": 1, "hash": 0})
+
+    assert [entry.image_id for entry in fused] == ["a"]
+    assert fused[0].score == 0.5
+    assert fused[0].models["hash"].score == 1.0
+
+
+def test_weights_that_are_all_0_are_equal() -> None:
+    distances = {"net": {"a": 1.0}, "hash": {"a": 0.0, "b": 0.0}}
+
+    assert fuse(distances, MODELS, {"net": 0, "hash": 0}) == fuse(
+        distances, MODELS, {"net": 1, "hash": 1}
+    )
+
+
+def test_ties_go_by_image_id_and_ranks_of_products_go_down() -> None:
+    cosine = Model(Metric.COSINE, 4)
+
+    fused = fuse({"m": {"b": 0.5, "c": 0.9, "a": 0.5}}, {"m": cosine}, {"m": 1.0})
+
+    assert [(entry.image_id, entry.models["m"].rank) for entry in fused] == [
+        ("c", 1),
+        ("a", 2),
+        ("b", 3),
+    ]
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_a_weight_that_is_none_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match="weight"):
+        fuse({"net": {"a": 1.0}}, MODELS, {"net": weight})
+
+
+def test_a_model_without_a_weight_is_refused() -> None:
+    with pytest.raises(ValueError, match="net"):
+        fuse({"net": {"a": 1.0}}, MODELS, {})
+
+
+def test_nothing_fuses_to_nothing() -> None:
+    nothing: list[FusedEntry] = []
+
+    assert fuse({}, MODELS, {}) == nothing
+    assert fuse({"net": {}}, MODELS, {"net": 1}) == nothing
+
+
+def test_agreement_of_equal_and_of_opposite_rankings() -> None:
+    equal = agreement({"x": "abcd", "y": "abcd"}, 2)
+    opposite = agreement({"x": "abcd", "y": "dcba"}, 2)
+
+    assert equal is not None
+    assert opposite is not None
+    assert (equal.overlap_at_k, equal.rank_correlation) == (1.0, 1.0)
+    assert (opposite.overlap_at_k, opposite.rank_correlation) == (0.0, -1.0)
+
+
+def test_agreement_is_over_the_shared_ids_and_the_mean_of_pairs() -> None:
+    found = agreement({"x": "abcx", "y": "yabc", "z": "cabz"}, 4)
+
+    assert found is not None
+    assert found.overlap_at_k == pytest.approx(0.75)
+    # x and y order a, b, c alike; each has them otherwise than z: 1 - 6 * (1 + 1 + 4) / 24 = -0.5.
+    assert found.rank_correlation == pytest.approx((1.0 - 0.5 - 0.5) / 3)
+
+
+def test_short_lists_are_not_punished_for_a_large_k() -> None:
+    found = agreement({"x": "ab", "y": "ba"}, 10)
+
+    assert found is not None
+    assert found.overlap_at_k == 1.0
+
+
+def test_one_model_has_nobody_to_agree_with() -> None:
+    assert agreement({"x": "abc"}, 3) is None
+
+
+def test_no_shared_ids_no_correlation() -> None:
+    found = agreement({"x": "abc", "y": "def"}, 3)
+
+    assert found is not None
+    assert (found.overlap_at_k, found.rank_correlation) == (0.0, None)

@@ -1,0 +1,108 @@
+"""Cards: what is read, and what is refused with which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from twinlens.models.card import Fit, InputSpec, Metric, OutputKind, load_card
+from twinlens.models.registry import SHIPPED_CARDS
+from twinlens.shared.errors import BadCard
+
+CARD = """
+name = "a-model"
+version = "1"
+title = "A model"
+file = "a-model-1.onnx"
+sha256 = "{sha256}"
+output = "float32"
+dimension = 4
+metric = "L2"
+licence = "MIT"
+source = "here"
+
+[input]
+width = 32
+height = 24
+""".format(sha256="0" * 64)
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "a-model.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_card_is_read_with_its_defaults(tmp_path: Path) -> None:
+    card = load_card(write(tmp_path, CARD))
+
+    assert (card.metric, card.output, card.weight) == (Metric.L2, OutputKind.FLOAT32, 1.0)
+    assert card.input == InputSpec(width=32, height=24, fit=Fit.SQUASH)
+    assert card.key == "a_model__1"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('name = "a-model"', 'name = "a model"', "name"),
+        ('name = "a-model"', 'name = "a--model"', "name"),
+        ('name = "a-model"', 'name = "a\\n"', "name"),
+        ('version = "1"', 'version = "1.0"', "version"),
+        ('version = "1"', "version = 1", "version"),
+        ('file = "a-model-1.onnx"', 'file = "../x.onnx"', "file"),
+        ('file = "a-model-1.onnx"', 'file = "/x.onnx"', "file"),
+        ('metric = "L2"', 'metric = "HAMMING"', "HAMMING is the metric of bits"),
+        ('output = "float32"', 'output = "bits"', "HAMMING is the metric of bits"),
+        ('metric = "L2"', 'metric = "euclid"', "metric"),
+        ("dimension = 4", "dimension = 0", "dimension"),
+        ("width = 32", "width = 32\ncrop_fraction = 0.5", "crop_fraction is for fit = 'crop'"),
+        ("width = 32", "width = 32\ncolour = 1", "input.colour"),
+        ('licence = "MIT"', "", "licence: Field required"),
+        ('licence = "MIT"', 'licence = "MIT"\nlicense = "MIT"', "license"),
+        ('licence = "MIT"', 'licence = "MIT"\nweight = inf', "weight"),
+        ('title = "A model"', "title = ", "is not TOML"),
+    ],
+)
+def test_a_bad_field_is_named(tmp_path: Path, old: str, new: str, words: str) -> None:
+    assert old in CARD
+
+    with pytest.raises(BadCard) as refused:
+        load_card(write(tmp_path, CARD.replace(old, new)))
+
+    assert words in refused.value.detail
+    assert "a-model.toml" in refused.value.detail
+
+
+def test_bits_come_in_bytes(tmp_path: Path) -> None:
+    text = CARD.replace('"float32"', '"bits"').replace('"L2"', '"HAMMING"')
+
+    with pytest.raises(BadCard, match="multiple of 8"):
+        load_card(write(tmp_path, text))
+
+
+def test_a_missing_or_binary_card_is_a_bad_card(tmp_path: Path) -> None:
+    binary = tmp_path / "b.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+
+    with pytest.raises(BadCard, match="cannot be read"):
+        load_card(tmp_path / "none.toml")
+    with pytest.raises(BadCard, match="not UTF-8"):
+        load_card(binary)
+
+
+def test_the_crop_needs_a_larger_picture() -> None:
+    spec = InputSpec(width=224, height=224, fit=Fit.CROP, crop_fraction=0.875)
+
+    assert spec.wanted_px == 256
+
+
+def test_the_shipped_cards_are_the_three_and_say_whose_they_are() -> None:
+    cards = {path.stem: load_card(path) for path in SHIPPED_CARDS.glob("*.toml")}
+
+    assert set(cards) == {"efficientnet-lite0", "efficientnet-lite2", "phash"}
+    for stem, card in cards.items():
+        assert card.name == stem
+        assert card.version in card.file
+        assert len(card.golden) == 2
+    assert cards["phash"].weight == 0.0
