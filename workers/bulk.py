@@ -1,0 +1,200 @@
+"""A chunk of pictures on its way: manifest → bytes → pixels → embeddings → Milvus → catalogue."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from twinlens.shared.blobs import image_key, manifest_key
+from twinlens.shared.errors import ContentMissing, Crashed, Internal, TwinlensError
+from twinlens.shared.messages import (
+    CatalogEntry,
+    Image,
+    Item,
+    ManifestHead,
+    ManifestItem,
+    now,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twinlens.models.card import Card
+    from twinlens.models.session import Embedder, Pixels
+    from twinlens.shared.errors import Problem
+    from twinlens.workers.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+# A picture that ends its worker process is given up after this many tries.
+MAX_TRIES = 3
+
+
+@dataclass
+class Pending:
+    """A picture of the chunk that is to be embedded."""
+
+    item: ManifestItem
+    image_id: str
+    tag: str  # job:chunk:index, so that a repeated chunk knows its own work
+    image: Image | None = None
+    pixels: list[Pixels] = field(default_factory=list)  # one a model
+    error: Problem | None = None
+
+
+def embed_chunk(runtime: Runtime, job_id: str, chunk: int) -> list[Item]:
+    """Embeds the pictures of one chunk. Repeating it gives the same outcomes.
+
+    Returns:
+        The outcome of each line of the chunk's manifest, in its order.
+
+    Raises:
+        Unavailable: Milvus is away; nothing is lost, the chunk is to be run again.
+    """
+    head, entries = read_manifest(runtime, job_id, chunk)
+    models = runtime.models_of(runtime.catalog.library(head.library))
+    versions = [_version_of(model.card) for model in models]
+    known = runtime.catalog.find(head.library, [e.image_id for e in entries if e.image_id])
+
+    outcomes: dict[int, Item] = {}
+    pending: dict[str, Pending] = {}
+    places: dict[int, str] = {}
+    for index, entry in enumerate(entries):
+        tag = f"{job_id}:{chunk}:{index}"
+        if entry.error is not None or entry.image_id is None:
+            outcomes[index] = _failed(entry, entry.error)
+        elif _has_all(known.get(entry.image_id), versions):
+            added_here = known[entry.image_id].added_by == tag
+            outcomes[index] = Item(
+                name=entry.name,
+                image_id=entry.image_id,
+                outcome="succeeded" if added_here else "skipped",
+            )
+        else:
+            places[index] = entry.image_id
+            pending.setdefault(entry.image_id, Pending(entry, entry.image_id, tag))
+
+    _embed_pending(runtime, head, chunk, models, list(pending.values()))
+    seen: set[str] = set()
+    for index, image_id in places.items():
+        outcomes[index] = _outcome(entries[index], pending[image_id], is_first=image_id not in seen)
+        seen.add(image_id)
+    return [outcomes[index] for index in range(len(entries))]
+
+
+def fail_chunk(runtime: Runtime, job_id: str, chunk: int, problem: Problem) -> list[Item]:
+    """Returns a failed outcome for each picture of a chunk that could not be run."""
+    _, entries = read_manifest(runtime, job_id, chunk)
+    return [_failed(entry, entry.error or problem) for entry in entries]
+
+
+def read_manifest(
+    runtime: Runtime, job_id: str, chunk: int
+) -> tuple[ManifestHead, list[ManifestItem]]:
+    """Reads what was accepted for a chunk: its head, then one picture a line."""
+    head, *lines = runtime.blobs.get(manifest_key(job_id, chunk)).splitlines()
+    return (
+        ManifestHead.model_validate_json(head),
+        [ManifestItem.model_validate_json(line) for line in lines],
+    )
+
+
+def _embed_pending(
+    runtime: Runtime,
+    head: ManifestHead,
+    chunk: int,
+    models: Sequence[Embedder],
+    pending: Sequence[Pending],
+) -> None:
+    """Embeds all at once; one by one where the chunk took its worker process with it before."""
+    jobs, job_id = runtime.jobs, head.job_id
+    n_tries = jobs.begin_try(job_id, str(chunk))
+    try:
+        if n_tries == 1:
+            _embed_together(runtime, head.library, models, pending)
+            return
+        for one in pending:
+            # The try of the whole chunk was the first.
+            if jobs.begin_try(job_id, one.tag) >= MAX_TRIES:
+                one.error = Crashed(
+                    f"The picture ended its worker process {MAX_TRIES} times and was given up."
+                ).to_problem()
+            else:
+                _embed_together(runtime, head.library, models, [one])
+            jobs.end_try(job_id, one.tag)
+    finally:
+        jobs.end_try(job_id, str(chunk))
+
+
+def _embed_together(
+    runtime: Runtime, library: str, models: Sequence[Embedder], pending: Sequence[Pending]
+) -> None:
+    for one in pending:
+        _decode(runtime, library, models, one)
+    good = [one for one in pending if one.error is None]
+    if not good:
+        return
+    ids = [one.image_id for one in good]
+    for place, model in enumerate(models):
+        pixels = np.stack([one.pixels[place] for one in good])
+        runtime.vectors.upsert(library, model.card, ids, model.embed_batch(pixels))
+    with runtime.redis.pipeline() as pipeline:
+        for one in good:
+            assert one.image is not None
+            entry = CatalogEntry(
+                image=one.image, path=image_key(library, one.image_id), added_by=one.tag
+            )
+            runtime.catalog.add(pipeline, entry)
+        pipeline.execute()
+    runtime.n_pictures += len(good)
+
+
+def _decode(runtime: Runtime, library: str, models: Sequence[Embedder], one: Pending) -> None:
+    """Decodes a picture once, for every model. What goes wrong becomes the picture's outcome."""
+    try:
+        content = runtime.blobs.get(image_key(library, one.image_id))
+        picture, one.pixels = runtime.decode(content, models)
+    except FileNotFoundError:
+        one.error = ContentMissing(
+            "The picture was removed before it was embedded; post it again."
+        ).to_problem()
+    except TwinlensError as error:
+        one.error = error.to_problem()
+    except Exception:
+        log.exception("decoding picture %s failed unexpectedly", one.image_id)
+        one.error = Internal("The picture could not be decoded; the log says why.").to_problem()
+    else:
+        one.image = Image(
+            id=one.image_id,
+            name=one.item.name,
+            library=library,
+            width=picture.width,
+            height=picture.height,
+            format=f"image/{picture.format.lower()}",
+            bytes=len(content),
+            metadata=one.item.metadata,
+            models=[_version_of(model.card) for model in models],
+            added_at=now(),
+        )
+
+
+def _version_of(card: Card) -> str:
+    return f"{card.name}@{card.version}"
+
+
+def _has_all(entry: CatalogEntry | None, versions: list[str]) -> bool:
+    return entry is not None and set(versions) <= set(entry.image.models)
+
+
+def _outcome(entry: ManifestItem, result: Pending, *, is_first: bool) -> Item:
+    if result.error is not None:
+        return _failed(entry, result.error)
+    outcome = "succeeded" if is_first else "skipped"
+    return Item(name=entry.name, image_id=entry.image_id, outcome=outcome)
+
+
+def _failed(entry: ManifestItem, error: Problem | None) -> Item:
+    return Item(name=entry.name, image_id=entry.image_id, outcome="failed", error=error)

@@ -1,0 +1,71 @@
+"""Each worker process says that it lives, and looks for work that was lost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from redis import RedisError
+
+from twinlens.shared.errors import Unavailable
+from twinlens.shared.presence import BEAT_S, WorkerStatus, announce
+from twinlens.workers.sweeper import SWEEP_S, requeue_lost_chunks
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from twinlens.workers.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+RATE_WINDOW_S = 60.0
+
+
+class Heartbeat(threading.Thread):
+    """A daemon thread: it beats while the process lives and its Redis client can be reached."""
+
+    def __init__(self, runtime: Runtime, app: Celery) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._runtime = runtime
+        self._app = app
+        self._counts = deque([(time.monotonic(), 0)])
+
+    def run(self) -> None:
+        next_sweep = time.monotonic() + SWEEP_S
+        while True:
+            try:
+                announce(self._runtime.redis, self._status())
+                if time.monotonic() >= next_sweep:
+                    next_sweep += SWEEP_S
+                    requeue_lost_chunks(self._runtime, self._app)
+            except RedisError as error:
+                log.warning("no heartbeat: %s", error)
+            except Exception:
+                log.exception("the heartbeat failed")
+            time.sleep(BEAT_S)
+
+    def _status(self) -> WorkerStatus:
+        milvus = "ok"
+        try:
+            self._runtime.vectors.ping(timeout_s=BEAT_S)
+        except Unavailable as error:
+            milvus = error.detail
+        return WorkerStatus(
+            name=self._runtime.name,
+            lane=self._runtime.lane,
+            beat_at=time.time(),
+            milvus=milvus,
+            n_pictures=self._runtime.n_pictures,
+            pictures_per_s=round(self._rate(), 2),
+        )
+
+    def _rate(self) -> float:
+        moment, count = time.monotonic(), self._runtime.n_pictures
+        self._counts.append((moment, count))
+        while moment - self._counts[0][0] > RATE_WINDOW_S:
+            self._counts.popleft()
+        since, earlier = self._counts[0]
+        return (count - earlier) / max(moment - since, BEAT_S)

@@ -1,0 +1,162 @@
+"""The tasks, thin: ids in, plain values out. What each does is in the module it calls."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from celery import Task
+from redis import RedisError
+
+from twinlens.shared import queue
+from twinlens.shared.errors import Crashed, Internal, Problem, TwinlensError, Unavailable
+from twinlens.shared.messages import Item, SearchQuery
+from twinlens.workers import images
+from twinlens.workers.app import celery_app, runtime
+from twinlens.workers.bulk import MAX_TRIES, fail_chunk
+from twinlens.workers.bulk import embed_chunk as embed_stored_chunk
+from twinlens.workers.search import search as search_library
+
+if TYPE_CHECKING:
+    BaseTask = Task[Any, Any]
+else:
+    BaseTask = Task  # generic for the type checker alone
+
+log = logging.getLogger(__name__)
+
+# Milvus may be away for as long as a restart or a repair takes: what was accepted waits.
+RETRY_AFTER_S = 5
+REPLY_TTL_S = 60
+# Celery logs what a task returned; a search's hits would fill the log.
+LOGGED_RESULT_CHARS = 80
+
+
+def problem_of(error: BaseException) -> Problem:
+    """Returns an error as data; one that is not ours is logged and told as `Internal`."""
+    if isinstance(error, TwinlensError):
+        return error.to_problem()
+    log.error("a task failed unexpectedly", exc_info=error)
+    return Internal("The task failed unexpectedly; the log says why.").to_problem()
+
+
+class ChunkTask(BaseTask):
+    """Counts a chunk after its outcomes are stored, so that who sees the count can read them."""
+
+    resultrepr_maxsize = LOGGED_RESULT_CHARS
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        items = [Item.model_validate(item) for item in retval]
+        runtime().jobs.count_chunk(kwargs["job_id"], kwargs["chunk"], items)
+
+    def on_failure(
+        self,
+        exc: Exception,
+        task_id: str,
+        args: Any,
+        kwargs: Any,
+        einfo: Any,
+    ) -> None:
+        runtime().jobs.finish(kwargs["job_id"], problem_of(exc))
+
+
+class JobTask(BaseTask):
+    """Ends its job's record, after the result is stored."""
+
+    resultrepr_maxsize = LOGGED_RESULT_CHARS
+    throws = (TwinlensError,)
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        runtime().jobs.finish(task_id)
+
+    def on_failure(
+        self,
+        exc: Exception,
+        task_id: str,
+        args: Any,
+        kwargs: Any,
+        einfo: Any,
+    ) -> None:
+        runtime().jobs.finish(task_id, problem_of(exc))
+
+
+class CallTask(BaseTask):
+    """Answers a caller that waits on a Redis list."""
+
+    throws = (TwinlensError,)
+    ignore_result = True
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        self._reply(task_id, queue.Reply(value=retval))
+
+    def on_failure(
+        self,
+        exc: Exception,
+        task_id: str,
+        args: Any,
+        kwargs: Any,
+        einfo: Any,
+    ) -> None:
+        self._reply(task_id, queue.Reply(error=problem_of(exc)))
+
+    def _reply(self, task_id: str, reply: queue.Reply) -> None:
+        with runtime().redis.pipeline() as pipeline:
+            pipeline.rpush(queue.reply_key(task_id), reply.model_dump_json())
+            pipeline.expire(queue.reply_key(task_id), REPLY_TTL_S)
+            pipeline.execute()
+
+
+def _begin(job_id: str) -> bool:
+    """Starts a job of one task. False where it has ended, e.g. because it was redelivered.
+
+    Raises:
+        Crashed: It has taken its worker process with it too often.
+    """
+    jobs = runtime().jobs
+    if not jobs.start(job_id):
+        return False
+    if jobs.begin_try(job_id, "task") > MAX_TRIES:
+        raise Crashed(f"The task ended its worker process {MAX_TRIES} times and was given up.")
+    return True
+
+
+@celery_app.task(name=queue.EMBED_CHUNK, base=ChunkTask, bind=True, max_retries=None)
+def embed_chunk(self: BaseTask, job_id: str, chunk: int) -> list[dict[str, Any]]:
+    if not runtime().jobs.start(job_id):
+        return []
+    try:
+        items = embed_stored_chunk(runtime(), job_id, chunk)
+    except (Unavailable, RedisError) as error:
+        log.warning("chunk %d of job %s waits: %s", chunk, job_id, error)
+        raise self.retry(exc=error, countdown=RETRY_AFTER_S) from error
+    except Exception as error:  # noqa: BLE001 (a bug of ours must not hold up the rest of the job)
+        items = fail_chunk(runtime(), job_id, chunk, problem_of(error))
+    return [item.model_dump(mode="json") for item in items]
+
+
+@celery_app.task(name=queue.SEARCH, base=JobTask, time_limit=queue.SEARCH_TIME_LIMIT_S)
+def search(job_id: str, query: dict[str, Any], submitted_at: float) -> dict[str, Any] | None:
+    if not _begin(job_id):
+        return None
+    result = search_library(runtime(), job_id, SearchQuery.model_validate(query), submitted_at)
+    return result.model_dump(mode="json")
+
+
+@celery_app.task(name=queue.DELETE_IMAGE, base=JobTask, bind=True, max_retries=None)
+def delete_image(self: BaseTask, job_id: str, library: str, image_id: str) -> None:
+    if not _begin(job_id):
+        return
+    try:
+        images.delete_image(runtime(), job_id, library, image_id)
+    except Unavailable as error:
+        runtime().jobs.end_try(job_id, "task")
+        raise self.retry(exc=error, countdown=RETRY_AFTER_S) from error
+
+
+@celery_app.task(name=queue.MAKE_THUMBNAIL, base=CallTask, time_limit=queue.SEARCH_TIME_LIMIT_S)
+def make_thumbnail(library: str, image_id: str) -> None:
+    images.make_stored_thumbnail(runtime(), library, image_id)
+
+
+@celery_app.task(name=queue.COUNT_VECTORS, base=CallTask, time_limit=queue.SEARCH_TIME_LIMIT_S)
+def count_vectors(library: str) -> dict[str, int]:
+    return images.count_vectors(runtime(), library)

@@ -1,0 +1,188 @@
+"""Milvus: one collection per library, model and version. Every call has a time limit."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import numpy as np
+from pymilvus import DataType, MilvusClient, MilvusException
+
+from twinlens.models.card import Card, OutputKind
+from twinlens.shared.errors import ImageNotFound, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from twinlens.shared.settings import Settings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ID_FIELD = "id"
+VECTOR_FIELD = "embedding"
+ID_LENGTH = 64  # hex digits of SHA-256
+
+
+def collection_of(library: str, card: Card) -> str:
+    """Returns the collection's name. Versions never share one, so their vectors never mix."""
+    return f"tl_{library.replace('-', '_')}__{card.key}"
+
+
+def _needs_milvus(call: Callable[P, R]) -> Callable[P, R]:
+    @functools.wraps(call)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return call(*args, **kwargs)
+        except MilvusException as error:
+            raise Unavailable(f"Milvus did not answer as it should: {error.message}") from error
+
+    return guarded
+
+
+class Vectors:
+    """A process's one Milvus client, made after fork: gRPC does not survive a fork.
+
+    Every method raises `Unavailable` where Milvus does not do what it was asked.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._timeout_s = settings.milvus_timeout_s
+        self._ready: set[str] = set()
+        self._lock = threading.Lock()
+
+    @functools.cached_property
+    def _client(self) -> MilvusClient:
+        return MilvusClient(
+            uri=self._settings.milvus_uri,
+            token=self._settings.milvus_token,
+            timeout=self._timeout_s,
+        )
+
+    @_needs_milvus
+    def ping(self, timeout_s: float) -> None:
+        self._client.list_collections(timeout=timeout_s)
+
+    @_needs_milvus
+    def upsert(self, library: str, card: Card, ids: Sequence[str], embeddings: Any) -> None:
+        """Writes one vector per id; repeating it changes nothing.
+
+        Args:
+            library: The library.
+            card: The model that made the vectors.
+            ids: Image ids, none twice.
+            embeddings: float32 [n, dimension], or uint8 [n, dimension / 8] for a hash.
+        """
+        rows = [
+            {ID_FIELD: image_id, VECTOR_FIELD: _to_milvus(embedding)}
+            for image_id, embedding in zip(ids, embeddings, strict=True)
+        ]
+        self._client.upsert(self._collection(library, card), rows, timeout=self._timeout_s)
+
+    @_needs_milvus
+    def nearest(
+        self,
+        library: str,
+        card: Card,
+        embedding: Any,
+        limit: int,
+        among: Sequence[str] | None = None,
+    ) -> dict[str, float]:
+        """Returns the ids nearest to an embedding and their distances, nearest first.
+
+        Args:
+            library: The library.
+            card: The model that made the embedding.
+            embedding: float32 [dimension], or uint8 [dimension / 8] for a hash.
+            limit: How many at most.
+            among: Only these ids, so that each gets its exact distance.
+        """
+        only = "" if among is None else f"{ID_FIELD} in {_id_list(among)}"
+        [hits] = self._client.search(
+            self._collection(library, card),
+            [_to_milvus(embedding)],
+            filter=only,
+            limit=limit,
+            timeout=self._timeout_s,
+        )
+        return {hit[ID_FIELD]: float(hit["distance"]) for hit in hits}
+
+    @_needs_milvus
+    def fetch(self, library: str, card: Card, image_id: str) -> Any:
+        """Reads a stored embedding: float32 [dimension], or uint8 [dimension / 8] for a hash.
+
+        Raises:
+            ImageNotFound: The model has not embedded this image.
+        """
+        rows = self._client.get(
+            self._collection(library, card),
+            ids=[image_id],
+            output_fields=[VECTOR_FIELD],
+            timeout=self._timeout_s,
+        )
+        if not rows:
+            raise ImageNotFound(f"Model {card.name!r} has no embedding of image {image_id!r}.")
+        stored = rows[0][VECTOR_FIELD]
+        if _is_binary(card):
+            return np.frombuffer(stored[0], dtype=np.uint8)
+        return np.asarray(stored, dtype=np.float32)
+
+    @_needs_milvus
+    def delete(self, library: str, card: Card, image_id: str) -> None:
+        self._client.delete(
+            self._collection(library, card), ids=[image_id], timeout=self._timeout_s
+        )
+
+    @_needs_milvus
+    def count(self, library: str, card: Card) -> int:
+        [row] = self._client.query(
+            self._collection(library, card), output_fields=["count(*)"], timeout=self._timeout_s
+        )
+        return int(row["count(*)"])
+
+    def _collection(self, library: str, card: Card) -> str:
+        """Returns the collection's name; creates it once, whoever comes first."""
+        name = collection_of(library, card)
+        with self._lock:
+            if name not in self._ready:
+                if not self._client.has_collection(name, timeout=self._timeout_s):
+                    self._create(name, card)
+                self._ready.add(name)
+        return name
+
+    def _create(self, name: str, card: Card) -> None:
+        schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field(ID_FIELD, DataType.VARCHAR, is_primary=True, max_length=ID_LENGTH)
+        kind = DataType.BINARY_VECTOR if _is_binary(card) else DataType.FLOAT_VECTOR
+        schema.add_field(VECTOR_FIELD, kind, dim=card.dimension)
+        index = self._client.prepare_index_params()
+        index.add_index(
+            VECTOR_FIELD,
+            index_type="BIN_FLAT" if _is_binary(card) else "FLAT",
+            metric_type=card.metric,
+        )
+        try:
+            self._client.create_collection(
+                name, schema=schema, index_params=index, timeout=self._timeout_s
+            )
+        except MilvusException:
+            # Another process may have been quicker.
+            if not self._client.has_collection(name, timeout=self._timeout_s):
+                raise
+
+
+def _is_binary(card: Card) -> bool:
+    return card.output is OutputKind.BITS
+
+
+def _to_milvus(embedding: Any) -> Any:
+    return embedding.tobytes() if embedding.dtype == np.uint8 else embedding
+
+
+def _id_list(ids: Sequence[str]) -> str:
+    """Returns a filter's list of ids. They are hex digits, so quoting cannot go wrong."""
+    if not all(image_id.isalnum() for image_id in ids):
+        raise ValueError("an image id is not hexadecimal")
+    return "[" + ",".join(f'"{image_id}"' for image_id in ids) + "]"
