@@ -1,0 +1,96 @@
+"""The application: the only place that wires Flask, the routes and the gateway together."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from flask import Flask, Response, g, request
+from flask_openapi.models.info import Info
+from flask_openapi.openapi import OpenAPI
+
+from twinlens import __version__
+from twinlens.api import problems
+from twinlens.api.gateway import EXTENSION
+from twinlens.api.routes.bulk import bulk
+from twinlens.api.routes.health import docs, health
+from twinlens.api.routes.images import images
+from twinlens.api.routes.jobs import jobs
+from twinlens.api.routes.models import models
+from twinlens.api.routes.search import search
+from twinlens.api.schemas import ProblemDetails
+from twinlens.shared.errors import PayloadTooLarge
+from twinlens.shared.log import request_id
+from twinlens.shared.messages import SearchQuery
+
+if TYPE_CHECKING:
+    from twinlens.api.gateway import Gateway
+    from twinlens.shared.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile("[A-Za-z0-9._-]{1,128}")
+
+
+def create_app(settings: Settings, gateway: Gateway) -> Flask:
+    """Returns the WSGI application. Nothing is connected yet.
+
+    Args:
+        settings: Limits of requests.
+        gateway: The way to Redis, the queue and the blobs.
+    """
+    app = OpenAPI(
+        __name__,
+        info=Info(title="Twinlens", version=__version__, description="Self-hosted image search"),
+        # Every operation has a `default` answer, the problem: flask-openapi adds none of its own.
+        validation_error_status="default",
+        validation_error_model=ProblemDetails,
+        validation_error_callback=problems.refuse_parameters,
+        doc_ui=False,
+        static_folder=None,
+    )
+    app.openapi_version = "3.1.0"
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.extensions[EXTENSION] = gateway
+    _identify_requests(app)
+    _refuse_large_bodies(app, settings.max_body_bytes)
+    problems.install(app)
+    for routes in (images, bulk, search, jobs, models, health):
+        app.register_api(routes)
+    _add_schemas(app)
+    app.register_blueprint(docs)
+    return app
+
+
+def _identify_requests(app: Flask) -> None:
+    """Gives each request an id, which goes with it into every log line and task."""
+
+    @app.before_request
+    def begin() -> None:
+        given = request.headers.get("X-Request-ID", "")
+        request_id.set(given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex)
+        g.began_at = time.perf_counter()
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        response.headers["X-Request-ID"] = request_id.get()
+        took_ms = (time.perf_counter() - g.began_at) * 1000
+        log.info("%s %s %d %.1f ms", request.method, request.path, response.status_code, took_ms)
+        return response
+
+
+def _refuse_large_bodies(app: Flask, max_bytes: int) -> None:
+    """Refuses a body by its announced length; one without is cut off while it is read."""
+
+    @app.before_request
+    def refuse() -> None:
+        if (request.content_length or 0) > max_bytes:
+            raise PayloadTooLarge(f"A request has at most {max_bytes} bytes.")
+
+
+def _add_schemas(app: OpenAPI) -> None:
+    """Adds the schema that the document names, but that no view takes as its body."""
+    app.components_schemas["SearchQuery"] = SearchQuery.model_json_schema()

@@ -1,0 +1,127 @@
+"""ZIP archives as streams of entries: memory does not grow with the archive.
+
+An archive is read front to back, as it arrives, so the central directory at its end is only
+used to see that the end is there.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from stream_unzip import IntegrityError, PasswordError, stream_unzip
+
+from twinlens.api.uploads import Entry, picture_entry, refused_entry
+from twinlens.shared.errors import BadArchive, PayloadTooLarge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+# An entry that inflates to this many times the limit of a picture is a bomb, not a picture.
+MAX_OVERSIZE = 16
+# The end record has 22 bytes, then a comment of up to 65,535.
+_END_RECORD = b"PK\x05\x06"
+_END_BYTES = 22
+_TAIL_BYTES = _END_BYTES + 65_535
+
+
+def zip_entries(body: Iterable[bytes], max_items: int, max_picture: int) -> Iterator[Entry]:
+    """Gives the pictures of a ZIP archive, in the order of the archive.
+
+    A bad entry is given as a refused one, and the rest goes on; what makes the rest
+    unreadable refuses the archive.
+
+    Raises:
+        BadArchive: It is no ZIP archive, is cut short, encrypted, or holds a bomb.
+        PayloadTooLarge: It has too many entries.
+    """
+    tail = _Tail(body)
+    n_items = 0
+    try:
+        for raw_name, _, chunks in stream_unzip(tail, chunk_size=65_536):
+            name = decode_name(raw_name)
+            entry = _read_entry(name, chunks, max_picture)
+            if is_noise(name):
+                continue
+            n_items += 1
+            if n_items > max_items:
+                raise PayloadTooLarge(f"The archive has more than {max_items} pictures.")
+            yield entry
+    except PasswordError:
+        raise BadArchive("The archive is encrypted.") from None
+    except ValueError as error:  # what stream_unzip raises, and its inflater
+        raise BadArchive(f"The archive cannot be read: {_reason(error)}.") from None
+    if not tail.has_end:
+        raise BadArchive("The archive is cut short: its end record is missing.")
+
+
+def decode_name(raw: bytes) -> str:
+    """Returns an entry's name: UTF-8 where it is that, else code page 437, as ZIP began."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("cp437")
+
+
+def is_noise(name: str) -> bool:
+    """Tells if an entry is a folder, or what macOS adds to an archive."""
+    parts = name.split("/")
+    return name.endswith("/") or parts[0] == "__MACOSX" or parts[-1] == ".DS_Store"
+
+
+def is_unsafe(name: str) -> bool:
+    """Tells if an entry's name would leave the folder that it is unpacked in."""
+    return name.startswith(("/", "\\")) or bool(
+        re.match(r"[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name)
+    )
+
+
+def _read_entry(name: str, chunks: Iterable[bytes], max_picture: int) -> Entry:
+    try:
+        content = _read_bounded(chunks, max_picture)
+    except IntegrityError:
+        # The stream stands behind the entry, so the rest can be read.
+        return refused_entry(name, BadArchive("The entry's bytes are damaged (its CRC differs)."))
+    if is_unsafe(name):
+        return refused_entry(name, BadArchive("The entry's name leads out of the archive."))
+    return picture_entry(name, content, max_picture)
+
+
+def _read_bounded(chunks: Iterable[bytes], max_picture: int) -> bytes | None:
+    """Reads an entry, keeping nothing past the limit of a picture (then None).
+
+    Raises:
+        BadArchive: The entry is far past the limit.
+    """
+    kept = bytearray()
+    n_bytes = 0
+    for chunk in chunks:
+        n_bytes += len(chunk)
+        if n_bytes > MAX_OVERSIZE * max_picture:
+            raise BadArchive(f"An entry has more than {MAX_OVERSIZE} times {max_picture} bytes.")
+        if n_bytes <= max_picture:
+            kept += chunk
+    return bytes(kept) if n_bytes <= max_picture else None
+
+
+def _reason(error: ValueError) -> str:
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", type(error).__name__.removesuffix("Error"))
+    return words.lower()
+
+
+class _Tail:
+    """Passes a stream on, and remembers its last bytes."""
+
+    def __init__(self, body: Iterable[bytes]) -> None:
+        self._body = body
+        self._last = b""
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._body:
+            self._last = (self._last + chunk)[-_TAIL_BYTES:]
+            yield chunk
+
+    @property
+    def has_end(self) -> bool:
+        place = self._last.rfind(_END_RECORD)
+        return place >= 0 and len(self._last) - place >= _END_BYTES

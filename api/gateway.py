@@ -1,0 +1,213 @@
+"""The port to everything behind the API: job records, catalogue, blobs, and the queue.
+
+Tasks are known by name alone. Nothing connects before the first request, so that the API
+starts, and says what is missing, while the parts behind it are down.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flask import current_app
+from pydantic import TypeAdapter
+
+from twinlens.api.probe import is_listening
+from twinlens.shared import queue
+from twinlens.shared.blobs import BlobStore
+from twinlens.shared.catalog import Catalog
+from twinlens.shared.errors import LibraryNotFound, QueueFull, Unavailable
+from twinlens.shared.jobs import Job, Jobs
+from twinlens.shared.log import request_id
+from twinlens.shared.messages import Item, Library, SearchResult
+from twinlens.shared.presence import WorkerStatus, live_workers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from twinlens.shared.settings import Settings
+
+EXTENSION = "twinlens"
+DEFAULT_LIBRARY = "default"
+# The picture of a search waits in Redis no longer than anyone would wait for the answer.
+QUERY_TTL_S = 600
+# Shorter than the client's socket timeout, which would end a longer BLPOP with an error.
+_REPLY_SLICE_S = 2.0
+
+_ITEMS = TypeAdapter(list[Item])
+
+
+@dataclass(frozen=True)
+class TaskMessage:
+    """A task to be queued."""
+
+    name: str
+    kwargs: dict[str, Any]
+    task_id: str
+    queue: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A caller's idempotency key, and what its request asks for."""
+
+    key: str
+    fingerprint: str
+
+
+class Gateway:
+    """What the routes work with."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.redis = queue.connect(settings.redis_url)
+        self._pictures = queue.connect(settings.redis_url, decode=False)
+        self.jobs = Jobs(self.redis)
+        self.catalog = Catalog(self.redis)
+        self.blobs = BlobStore(settings.blob_dir)
+        self._celery = queue.make_celery(settings, with_results=False)
+
+    # What is there.
+
+    def library(self, name: str) -> Library:
+        """Reads a library. `default` is there before any worker has told its models.
+
+        Raises:
+            LibraryNotFound: There is none of this name.
+        """
+        try:
+            return self.catalog.library(name)
+        except LibraryNotFound:
+            if name == DEFAULT_LIBRARY:
+                return Library(name=name, models=[])
+            raise
+
+    def libraries(self) -> list[Library]:
+        """Returns the libraries by name; there is at least `default`."""
+        found = {library.name: library for library in self.catalog.libraries()}
+        found.setdefault(DEFAULT_LIBRARY, Library(name=DEFAULT_LIBRARY, models=[]))
+        return [found[name] for name in sorted(found)]
+
+    def workers(self) -> list[WorkerStatus]:
+        """Returns the worker processes that live."""
+        return live_workers(self.redis)
+
+    def queue_lengths(self) -> dict[str, int]:
+        """Returns how many tasks wait in each queue."""
+        with self.redis.pipeline(transaction=False) as pipeline:
+            for name in queue.QUEUES:
+                pipeline.llen(name)
+            return dict(zip(queue.QUEUES, pipeline.execute(), strict=True))
+
+    def is_milvus_listening(self) -> bool:
+        """Tells if something accepts connections at Milvus' address."""
+        return is_listening(self.settings.milvus_uri)
+
+    def check_ready(self, queue_name: str) -> None:
+        """Refuses work that could not go on, before its body is read.
+
+        Raises:
+            Unavailable: Milvus is down (a dead Redis raises its own error).
+            QueueFull: Too many tasks wait.
+        """
+        n_waiting: Any = self.redis.llen(queue_name)
+        if n_waiting >= self.settings.max_queued_tasks:
+            raise QueueFull(f"{n_waiting} tasks wait in the queue {queue_name!r}; try again later.")
+        if not self.is_milvus_listening():
+            raise Unavailable("Milvus does not accept connections.")
+
+    # Queueing.
+
+    def submit(self, job: Job, tasks: Iterable[TaskMessage], claim: Claim | None = None) -> str:
+        """Records a job and queues its tasks.
+
+        The record comes first: whoever repeats the request with the same idempotency key
+        meanwhile is told of a job that is there.
+
+        Returns:
+            The id of the job that stands for the request: this one, or an earlier one.
+
+        Raises:
+            IdempotencyConflict: The key was sent with another request.
+        """
+        self.jobs.create(job)
+        is_claimed = False
+        try:
+            if claim is not None:
+                owner = self.jobs.claim_idempotency_key(claim.key, claim.fingerprint, job.id)
+                if owner != job.id:
+                    self.jobs.forget(job.id)
+                    return owner
+                is_claimed = True
+            for task in tasks:
+                self._publish(task)
+        except Exception:
+            # If Redis is what failed, this raises as well: the record stays, and the
+            # sweeper queues its chunks.
+            if claim is not None and is_claimed:
+                self.jobs.release_idempotency_key(claim.key)
+            self.jobs.forget(job.id)
+            raise
+        return job.id
+
+    def keep_query_picture(self, job_id: str, content: bytes) -> None:
+        """Stores the picture of a search where its worker looks for it."""
+        self._pictures.set(queue.query_key(job_id), content, ex=QUERY_TTL_S)
+
+    def drop_query_picture(self, job_id: str) -> None:
+        """Removes the picture of a search that is not queued after all."""
+        self._pictures.delete(queue.query_key(job_id))
+
+    def call(self, name: str, kwargs: dict[str, Any], timeout_s: float) -> queue.Reply:
+        """Queues a short task and waits for its answer.
+
+        Raises:
+            Unavailable: No search worker lives, or none answered in time.
+        """
+        if not any(worker.lane == "search" for worker in self.workers()):
+            raise Unavailable("No search worker is running.")
+        task_id = uuid.uuid4().hex
+        task = TaskMessage(name, kwargs, task_id, "search")
+        # Nobody reads the answer once the caller has given up.
+        self._publish(task, ignore_result=True, expires=timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            answer: Any = self.redis.blpop(
+                [queue.reply_key(task_id)], timeout=min(left_s, _REPLY_SLICE_S)
+            )
+            if answer is not None:
+                return queue.Reply.model_validate_json(answer[1])
+        raise Unavailable("No worker answered in time.")
+
+    def _publish(self, task: TaskMessage, **options: Any) -> None:
+        self._celery.send_task(
+            task.name,
+            kwargs=task.kwargs,
+            task_id=task.task_id,
+            queue=task.queue,
+            headers={"request_id": request_id.get()},
+            **options,
+        )
+
+    # Results.
+
+    def chunk_items(self, job_id: str, chunks: Sequence[int]) -> list[list[Item]]:
+        """Reads outcomes, chunk by chunk; a chunk that is not done has none."""
+        ids = [queue.chunk_task_id(job_id, chunk) for chunk in chunks]
+        return [
+            _ITEMS.validate_python(items or []) for items in queue.read_results(self.redis, ids)
+        ]
+
+    def search_result(self, job_id: str) -> SearchResult | None:
+        """Reads what a search found; None where there is nothing (more)."""
+        [result] = queue.read_results(self.redis, [job_id])
+        return None if result is None else SearchResult.model_validate(result)
+
+
+def current_gateway() -> Gateway:
+    """Returns the gateway of the app that serves this request."""
+    gateway = current_app.extensions[EXTENSION]
+    assert isinstance(gateway, Gateway)
+    return gateway

@@ -1,0 +1,38 @@
+"""Whether a server answers at all: one TCP connection, so that a part that is down is told at once.
+
+The API has no Milvus client, and needs none to know that nobody listens at its address.
+"""
+
+from __future__ import annotations
+
+import socket
+from urllib.parse import urlsplit
+
+# A server on the same network accepts within milliseconds; a caller should not wait for more.
+PROBE_TIMEOUT_S = 0.5
+MILVUS_PORT = 19530
+HTTPS_PORT = 443
+
+
+def address_of(uri: str) -> tuple[str, int]:
+    """Returns host and port of a Milvus URI.
+
+    >>> address_of("http://milvus:19531")
+    ('milvus', 19531)
+    >>> address_of("https://cluster.example")
+    ('cluster.example', 443)
+    >>> address_of("localhost")
+    ('localhost', 19530)
+    """
+    parts = urlsplit(uri if "//" in uri else f"//{uri}")
+    default = HTTPS_PORT if parts.scheme == "https" else MILVUS_PORT
+    return parts.hostname or "", parts.port or default
+
+
+def is_listening(uri: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
+    """Tells if the host and port of a URI accept a TCP connection in time."""
+    try:
+        with socket.create_connection(address_of(uri), timeout=timeout_s):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,101 @@
+"""Whether the service lives and is ready, its OpenAPI document, and the page that shows it."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import cast
+
+from flask import Blueprint, Response, current_app, jsonify, redirect
+from flask.typing import ResponseReturnValue
+from flask_openapi.blueprint import APIBlueprint
+from flask_openapi.openapi import OpenAPI
+from redis import RedisError
+
+from twinlens.api.answers import answer
+from twinlens.api.gateway import current_gateway
+from twinlens.api.routes import DEFAULT_PROBLEM, problems
+from twinlens.api.schemas import Alive, Ready
+from twinlens.shared.errors import FieldError, Unavailable
+from twinlens.shared.presence import WorkerStatus
+from twinlens.shared.queue import LANES
+
+health = APIBlueprint(
+    "health", __name__, abp_tags=[{"name": "health"}], abp_responses=DEFAULT_PROBLEM
+)
+# Swagger UI comes from this machine: a page of a self-hosted service asks nobody else.
+docs = Blueprint(
+    "docs",
+    __name__,
+    static_folder=str(files("flask_openapi_swagger") / "templates" / "swagger"),
+    static_url_path="/docs/static",
+)
+
+_DOCS_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>Twinlens API</title>
+<link rel="icon" href="docs/static/images/swagger.svg">
+<link rel="stylesheet" href="docs/static/css/swagger-ui.css">
+<div id="swagger-ui"></div>
+<script src="docs/static/js/swagger-ui-bundle.js"></script>
+<script>
+SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null})
+</script>
+</html>
+"""
+
+
+@health.get("/livez", operation_id="isAlive", responses={200: Alive})
+def livez() -> Response:
+    """Tell if the process lives."""
+    return answer(Alive())
+
+
+@health.get("/readyz", operation_id="isReady", responses={200: Ready, **problems(503)})
+def readyz() -> Response:
+    """Tell if Redis, Milvus and a worker of each lane answer."""
+    workers: list[WorkerStatus] = []
+    missing: list[FieldError] = []
+    try:
+        workers = current_gateway().workers()
+    except RedisError:
+        missing.append(FieldError(location="redis", message="Redis does not answer."))
+    else:
+        missing += [found for lane in LANES if (found := _lack_of(lane, workers))]
+    if not current_gateway().is_milvus_listening():
+        missing.append(FieldError(location="milvus", message="Milvus accepts no connections."))
+    if missing:
+        parts = ", ".join(part.location for part in missing)
+        raise Unavailable(f"Not ready: {parts}.", missing)
+    return answer(Ready(workers={lane: _count(lane, workers) for lane in LANES}))
+
+
+@docs.get("/openapi.json")
+def openapi_document() -> Response:
+    """Serves the OpenAPI document."""
+    return jsonify(cast("OpenAPI", current_app).api_doc)
+
+
+@docs.get("/docs")
+def docs_page() -> Response:
+    """Serves Swagger UI."""
+    return Response(_DOCS_PAGE, mimetype="text/html")
+
+
+@docs.get("/")
+def home() -> ResponseReturnValue:
+    """Leads to what there is for people to see."""
+    return redirect("/docs")
+
+
+def _count(lane: str, workers: list[WorkerStatus]) -> int:
+    return sum(worker.lane == lane for worker in workers)
+
+
+def _lack_of(lane: str, workers: list[WorkerStatus]) -> FieldError | None:
+    """Tells what a lane lacks: a worker, or one that reaches Milvus."""
+    states = [worker.milvus for worker in workers if worker.lane == lane]
+    if "ok" in states:
+        return None
+    message = f"Its workers do not reach Milvus: {states[0]}" if states else "No worker lives."
+    return FieldError(location=f"worker:{lane}", message=message)

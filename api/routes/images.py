@@ -1,0 +1,209 @@
+"""Images: one upload, the list, the record, the bytes, the thumbnail, the removal."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from flask import Response, request, send_file
+from flask_openapi.blueprint import APIBlueprint
+from werkzeug.exceptions import RequestedRangeNotSatisfiable
+
+from twinlens.api.answers import answer, answer_accepted, read_cursor, with_links
+from twinlens.api.gateway import Gateway, current_gateway
+from twinlens.api.intake import QUEUE_OF_KIND, accept_removal, accept_upload, scoped_key
+from twinlens.api.problems import answer_problem
+from twinlens.api.routes import DEFAULT_PROBLEM, binary, form, problems
+from twinlens.api.schemas import (
+    ImageListParameters,
+    ImagePage,
+    ImagePath,
+    InLibrary,
+    JobAnswer,
+    SubmitHeaders,
+    UploadParameters,
+    WaitHeaders,
+)
+from twinlens.api.uploads import (
+    MAX_METADATA_BYTES,
+    Entry,
+    as_chunks,
+    clean_name,
+    parse_metadata,
+    read_form,
+    read_picture,
+)
+from twinlens.shared.blobs import thumbnail_key
+from twinlens.shared.errors import (
+    ContentMissing,
+    FieldError,
+    ImageNotFound,
+    UnsupportedMedia,
+    ValidationFailed,
+)
+from twinlens.shared.messages import CatalogEntry, Image
+from twinlens.shared.queue import MAKE_THUMBNAIL
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+# A thumbnail of the largest picture takes about a second, behind what searches wait.
+THUMBNAIL_TIMEOUT_S = 10
+# The bytes under an id never change: the id is their hash.
+IMMUTABLE = "private, max-age=31536000, immutable"
+
+images = APIBlueprint(
+    "images",
+    __name__,
+    url_prefix="/v1/images",
+    abp_tags=[{"name": "images"}],
+    abp_responses=DEFAULT_PROBLEM,
+)
+
+
+@images.post(
+    "",
+    operation_id="addImage",
+    responses={200: JobAnswer, 202: JobAnswer, **problems(404, 413, 415, 422, 503)},
+    request_body={
+        "required": True,
+        "content": form(
+            "file",
+            file={"type": "string", "format": "binary"},
+            metadata={"type": "object", "additionalProperties": True},
+        )
+        | binary("image/*", "application/octet-stream"),
+    },
+)
+def add_image(query: UploadParameters, header: SubmitHeaders) -> Response:
+    """Add one picture.
+
+    As multipart `file` with an optional JSON part `metadata`, or as raw bytes.
+    """
+    gateway = current_gateway()
+    gateway.check_ready(QUEUE_OF_KIND["embed"])
+    gateway.library(query.library)
+    entry = _uploaded(gateway, query.name)
+    key = scoped_key(request.method, request.path, header.idempotency_key)
+    accepted = accept_upload(gateway, "embed", query.library, [entry], key)
+    return answer_accepted(gateway, accepted, header.prefer)
+
+
+@images.get("", operation_id="listImages", responses={200: ImagePage, **problems(404, 422)})
+def list_images(query: ImageListParameters) -> Response:
+    """List a library's images, newest first."""
+    gateway = current_gateway()
+    gateway.library(query.library)
+    entries, cursor = gateway.catalog.page(query.library, query.limit, read_cursor(query.cursor))
+    items = [with_links(entry.image) for entry in entries]
+    return answer(ImagePage(items=items, next_cursor=cursor.encode() if cursor else None))
+
+
+@images.get("/<image_id>", operation_id="getImage", responses={200: Image, **problems(404)})
+def get_image(path: ImagePath, query: InLibrary) -> Response:
+    """Get an image's record."""
+    return answer(with_links(_find(current_gateway(), query.library, path.image_id).image))
+
+
+@images.get(
+    "/<image_id>/content",
+    operation_id="getImageContent",
+    responses={200: {"content": binary("image/*")}, **problems(404, 416)},
+)
+def get_content(path: ImagePath, query: InLibrary) -> Response:
+    """Get an image's bytes, as they were uploaded."""
+    gateway = current_gateway()
+    entry = _find(gateway, query.library, path.image_id)
+    try:
+        file = gateway.blobs.open(entry.path)
+    except FileNotFoundError:
+        raise ContentMissing(f"The bytes of image {path.image_id!r} are gone.") from None
+    return _send(file, entry.image.format, path.image_id, entry.image.name)
+
+
+@images.get(
+    "/<image_id>/thumbnail",
+    operation_id="getImageThumbnail",
+    responses={200: {"content": binary("image/jpeg")}, **problems(404, 503)},
+)
+def get_thumbnail(path: ImagePath, query: InLibrary) -> Response:
+    """Get a JPEG of at most 256 px. The first demand makes it."""
+    gateway = current_gateway()
+    entry = _find(gateway, query.library, path.image_id)
+    key = thumbnail_key(query.library, path.image_id)
+    try:
+        file = gateway.blobs.open(key)
+    except FileNotFoundError:
+        gateway.check_ready("search")
+        wanted = {"library": query.library, "image_id": path.image_id}
+        reply = gateway.call(MAKE_THUMBNAIL, wanted, THUMBNAIL_TIMEOUT_S)
+        if reply.error is not None:
+            return answer_problem(reply.error)
+        file = gateway.blobs.open(key)
+    return _send(file, "image/jpeg", f"{path.image_id}-thumbnail", f"{entry.image.name}.jpg")
+
+
+@images.delete(
+    "/<image_id>",
+    operation_id="deleteImage",
+    responses={200: JobAnswer, 202: JobAnswer, **problems(404, 503)},
+)
+def delete_image(path: ImagePath, query: InLibrary, header: WaitHeaders) -> Response:
+    """Remove an image from the store, the catalogue and every model's collection."""
+    gateway = current_gateway()
+    gateway.check_ready(QUEUE_OF_KIND["delete"])
+    _find(gateway, query.library, path.image_id)
+    accepted = accept_removal(gateway, query.library, path.image_id)
+    return answer_accepted(gateway, accepted, header.prefer)
+
+
+def _find(gateway: Gateway, library: str, image_id: str) -> CatalogEntry:
+    gateway.library(library)
+    if not re.fullmatch("[0-9a-f]{64}", image_id):
+        raise ImageNotFound("An image id has 64 hexadecimal digits, in lower case.")
+    return gateway.catalog.get(library, image_id)
+
+
+def _uploaded(gateway: Gateway, name: str | None) -> Entry:
+    """Reads the one picture of the request."""
+    max_bytes = gateway.settings.max_picture_bytes
+    body = as_chunks(request.stream)
+    if request.mimetype == "multipart/form-data":
+        upload = read_form(
+            request.content_type or "", body, "metadata", MAX_METADATA_BYTES, max_bytes
+        )
+        if upload.content is None:
+            missing = FieldError(location="file", message="The part is missing.")
+            raise ValidationFailed("The form has no picture.", [missing])
+        given = upload.file_name if name is None else clean_name(name)
+        return Entry(given, upload.content, parse_metadata(upload.json))
+    if request.mimetype.startswith("image/") or request.mimetype == "application/octet-stream":
+        return Entry(clean_name(name or ""), read_picture(body, max_bytes))
+    raise UnsupportedMedia(
+        "Send multipart/form-data with a part `file`, or the bytes as image/* or"
+        " application/octet-stream."
+    )
+
+
+def _send(file: BinaryIO, media_type: str, tag: str, name: str) -> Response:
+    """Sends stored bytes, or the range of them that is asked for; never as a page or script."""
+    n_bytes = os.fstat(file.fileno()).st_size
+    response = send_file(
+        file,
+        mimetype=media_type,
+        # Names of archive entries are kept as they came, so cleaned here.
+        download_name=clean_name(name) or "image",
+        conditional=False,
+        etag=tag,
+    )
+    response.content_length = n_bytes
+    response.headers["Cache-Control"] = IMMUTABLE
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
+    try:
+        response.make_conditional(request, accept_ranges=True, complete_length=n_bytes)
+    except RequestedRangeNotSatisfiable:
+        file.close()
+        raise
+    return response

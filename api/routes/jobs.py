@@ -1,0 +1,114 @@
+"""Jobs: one, the list, and the outcomes of one, picture by picture."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+from flask import Response
+from flask_openapi.blueprint import APIBlueprint
+
+from twinlens.api.answers import answer, answer_job, bad_cursor, job_answer, read_cursor
+from twinlens.api.gateway import Gateway, current_gateway
+from twinlens.api.routes import DEFAULT_PROBLEM, problems
+from twinlens.api.schemas import (
+    ItemListParameters,
+    ItemPage,
+    JobAnswer,
+    JobListParameters,
+    JobPage,
+    JobPath,
+    NoParameters,
+    WaitHeaders,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from twinlens.shared.messages import Item
+
+# Chunks read at once, and for one page: a filter that few outcomes pass must not read a
+# million of them in one request.
+READ_CHUNKS = 50
+MAX_CHUNKS = 1000
+
+jobs = APIBlueprint(
+    "jobs",
+    __name__,
+    url_prefix="/v1/jobs",
+    abp_tags=[{"name": "jobs"}],
+    abp_responses=DEFAULT_PROBLEM,
+)
+
+
+@jobs.get("", operation_id="listJobs", responses={200: JobPage, **problems(422)})
+def list_jobs(query: JobListParameters) -> Response:
+    """List jobs, newest first."""
+    gateway = current_gateway()
+    wanted = query.model_dump(include={"library", "kind", "status"}, exclude_none=True)
+    found, cursor = gateway.jobs.page(query.limit, read_cursor(query.cursor), wanted)
+    items = [job_answer(gateway, job, with_result=False) for job in found]
+    return answer(JobPage(items=items, next_cursor=cursor.encode() if cursor else None))
+
+
+@jobs.get(
+    "/<job_id>",
+    operation_id="getJob",
+    responses={200: JobAnswer, 304: {"description": "Not changed"}, **problems(404, 410)},
+)
+def get_job(path: JobPath, query: NoParameters, header: WaitHeaders) -> Response:  # noqa: ARG001 (refuses any)
+    """Get a job. Cheap to poll with `If-None-Match`, or wait with `Prefer: wait=S`."""
+    return answer_job(current_gateway(), path.job_id, header.prefer)
+
+
+@jobs.get(
+    "/<job_id>/items",
+    operation_id="listJobItems",
+    responses={200: ItemPage, **problems(404, 410, 422)},
+)
+def list_items(path: JobPath, query: ItemListParameters) -> Response:
+    """List the outcomes of a job's pictures, in the order of the upload.
+
+    While the job runs, these are the outcomes that there are; a page may be short.
+    """
+    gateway = current_gateway()
+    job = gateway.jobs.get(path.job_id)
+    start = (0, 0) if query.cursor is None else _decode_place(query.cursor)
+    last = min(job.n_chunks, start[0] + MAX_CHUNKS)
+    found: list[Item] = []
+    for place, item in _items_from(gateway, job.id, start, last):
+        if len(found) == query.limit:
+            return answer(ItemPage(items=found, next_cursor=_encode_place(place)))
+        if query.outcome is None or item.outcome == query.outcome:
+            found.append(item)
+    cursor = _encode_place((last, 0)) if last < job.n_chunks else None
+    return answer(ItemPage(items=found, next_cursor=cursor))
+
+
+# A place is a chunk and an index in it.
+
+
+def _items_from(
+    gateway: Gateway, job_id: str, start: tuple[int, int], last: int
+) -> Iterator[tuple[tuple[int, int], Item]]:
+    for first in range(start[0], last, READ_CHUNKS):
+        chunks = range(first, min(first + READ_CHUNKS, last))
+        for chunk, items in zip(chunks, gateway.chunk_items(job_id, chunks), strict=True):
+            for index, item in enumerate(items):
+                if (chunk, index) >= start:
+                    yield (chunk, index), item
+
+
+def _encode_place(place: tuple[int, int]) -> str:
+    return base64.urlsafe_b64encode(f"{place[0]}:{place[1]}".encode()).decode()
+
+
+def _decode_place(cursor: str) -> tuple[int, int]:
+    try:
+        chunk, _, index = base64.urlsafe_b64decode(cursor.encode("ascii")).decode().partition(":")
+        place = int(chunk), int(index)
+    except ValueError:
+        raise bad_cursor() from None
+    if min(place) < 0:
+        raise bad_cursor()
+    return place

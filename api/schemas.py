@@ -1,0 +1,233 @@
+"""Request and answer types. The OpenAPI document is made from them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from twinlens.shared.errors import FieldError, Problem
+from twinlens.shared.jobs import Job, JobKind, JobStatus
+from twinlens.shared.messages import (
+    Image,
+    Item,
+    Library,
+    ModelSummary,
+    Moment,
+    SearchResult,
+)
+from twinlens.shared.presence import WorkerStatus
+
+MAX_PAGE = 1000
+MAX_KEY_CHARS = 255
+
+Outcome = Literal["succeeded", "skipped", "failed"]
+LibraryName = Annotated[str, Field(description="the library; `default` exists from the start")]
+
+
+class ProblemDetails(BaseModel):
+    """RFC 9457 problem details: the body of every error."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str = Field(description="path of the request")
+    request_id: str
+    errors: list[FieldError] = Field(description="bad fields, where there are any")
+
+
+# Parameters. What is not listed is refused, so that a misspelt parameter does not go unnoticed.
+
+
+class NoParameters(BaseModel):
+    """No query parameter is taken."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class InLibrary(NoParameters):
+    """Selects a library."""
+
+    library: LibraryName = "default"
+
+
+class UploadParameters(InLibrary):
+    """Parameters of a single upload."""
+
+    name: str | None = Field(None, description="file name, for raw bytes")
+
+
+class PageParameters(NoParameters):
+    """Selects a page of a list."""
+
+    limit: int = Field(100, ge=1, le=MAX_PAGE)
+    cursor: str | None = Field(None, description="`next_cursor` of the page before")
+
+
+class ImageListParameters(PageParameters):
+    """Selects images."""
+
+    library: LibraryName = "default"
+
+
+class JobListParameters(PageParameters):
+    """Selects jobs. Searches are listed with `kind=search` alone."""
+
+    library: str | None = None
+    kind: JobKind | None = None
+    status: JobStatus | None = None
+
+
+class ItemListParameters(PageParameters):
+    """Selects outcomes."""
+
+    outcome: Outcome | None = None
+
+
+class ImagePath(BaseModel):
+    """Names an image."""
+
+    image_id: str = Field(description="lower-case hex SHA-256 of the file")
+
+
+class JobPath(BaseModel):
+    """Names a job."""
+
+    job_id: str
+
+
+class ModelPath(BaseModel):
+    """Names a model."""
+
+    name: str
+
+
+class WaitHeaders(BaseModel):
+    """Headers of a request that may wait for a job."""
+
+    prefer: str | None = Field(
+        None, alias="Prefer", description="`wait=S` (RFC 7240): answer when the job has ended"
+    )
+
+
+class SubmitHeaders(WaitHeaders):
+    """Headers of a request that makes a job."""
+
+    idempotency_key: str | None = Field(
+        None,
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=MAX_KEY_CHARS,
+        description="the same key with the same request gives the same job",
+    )
+
+
+# Answers.
+
+
+class Progress(BaseModel):
+    """How many pictures of a job have which outcome. Other jobs count as one."""
+
+    total: int
+    succeeded: int
+    skipped: int
+    failed: int
+
+
+class JobAnswer(BaseModel):
+    """A job, as clients see it."""
+
+    id: str
+    kind: JobKind
+    library: str
+    status: JobStatus
+    progress: Progress
+    created_at: Moment
+    started_at: Moment | None
+    finished_at: Moment | None
+    expires_at: Moment | None
+    result: SearchResult | Image | None = Field(
+        description="of `search` the hits, of `embed` the image; null in lists"
+    )
+    error: Problem | None
+    links: dict[str, str]
+
+
+class JobPage(BaseModel):
+    """A page of jobs, newest first."""
+
+    items: list[JobAnswer]
+    next_cursor: str | None
+
+
+class ItemPage(BaseModel):
+    """A page of outcomes, in the order of the upload. It may be short: go on to a null cursor."""
+
+    items: list[Item]
+    next_cursor: str | None
+
+
+class ImagePage(BaseModel):
+    """A page of images, newest first."""
+
+    items: list[Image]
+    next_cursor: str | None
+
+
+class ModelPage(BaseModel):
+    """A page of models, by name."""
+
+    items: list[ModelSummary]
+    next_cursor: str | None
+
+
+class LibraryPage(BaseModel):
+    """A page of libraries, by name."""
+
+    items: list[Library]
+    next_cursor: str | None
+
+
+class LibraryStats(BaseModel):
+    """How much a library holds."""
+
+    images: int
+    vectors: dict[str, int] | None = Field(description="by model; null if no worker answered")
+
+
+class Stats(BaseModel):
+    """What is stored, what waits, and who works."""
+
+    libraries: dict[str, LibraryStats]
+    queues: dict[str, int] = Field(description="tasks that wait")
+    workers: list[WorkerStatus]
+
+
+class Alive(BaseModel):
+    """The process lives."""
+
+    status: str = "alive"
+
+
+class Ready(BaseModel):
+    """Every part answers."""
+
+    status: str = "ready"
+    redis: str = "ok"
+    milvus: str = "ok"
+    workers: dict[str, int] = Field(description="live processes in each lane")
+
+
+def progress_of(job: Job) -> Progress:
+    """Returns a job's progress. One that is not counted in pictures is one whole."""
+    if job.kind in ("embed", "bulk"):
+        return Progress(
+            total=job.total, succeeded=job.succeeded, skipped=job.skipped, failed=job.failed
+        )
+    return Progress(
+        total=1,
+        succeeded=int(job.status == "succeeded"),
+        skipped=0,
+        failed=int(job.status == "failed"),
+    )

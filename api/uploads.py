@@ -1,0 +1,218 @@
+"""Uploads as streams of entries: a name, and the bytes or why they are refused.
+
+Nothing here looks into a picture: what the bytes are is the worker's to say.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from twinlens.api.multipart import Part, read_parts
+from twinlens.api.problems import fields_of
+from twinlens.shared.errors import (
+    BadRequest,
+    EmptyPicture,
+    FieldError,
+    PayloadTooLarge,
+    Problem,
+    TwinlensError,
+    ValidationFailed,
+)
+from twinlens.shared.messages import Metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+MAX_NAME_CHARS = 255
+MAX_METADATA_BYTES = 16 * 1024
+MAX_QUERY_BYTES = 64 * 1024
+READ_BYTES = 64 * 1024
+METADATA_RULE = "It is a flat JSON object of strings, numbers, booleans and lists of strings."
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]|[\ud800-\udfff]")
+# Neither NaN nor infinity is JSON, though Python reads both.
+_METADATA: TypeAdapter[Metadata] = TypeAdapter(Metadata, config=ConfigDict(allow_inf_nan=False))
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A picture of an upload: its bytes, or why it is refused."""
+
+    name: str
+    content: bytes = b""
+    metadata: Metadata = field(default_factory=dict)
+    error: Problem | None = None
+
+
+def clean_name(name: str) -> str:
+    r"""Returns what of a client's file name is kept: its last component, printable, not long.
+
+    >>> clean_name("C:\\Users\\me\\cat.jpg")
+    'cat.jpg'
+    >>> clean_name("../../etc/pass\nwd")
+    'passwd'
+    """
+    last = re.split(r"[/\\]", name)[-1]
+    return _CONTROL.sub("", last)[:MAX_NAME_CHARS]
+
+
+def picture_entry(name: str, content: bytes | None, max_bytes: int) -> Entry:
+    """Returns the entry of a picture that was read with a limit; None stands for past it."""
+    if content is None:
+        return refused_entry(name, too_large(max_bytes))
+    if not content:
+        return refused_entry(name, EmptyPicture("The file has no bytes."))
+    return Entry(name, content)
+
+
+def refused_entry(name: str, error: TwinlensError) -> Entry:
+    """Returns an entry that becomes a failed item."""
+    return Entry(name, error=error.to_problem())
+
+
+def too_large(max_bytes: int) -> PayloadTooLarge:
+    """Returns the error of a picture that is over its limit."""
+    return PayloadTooLarge(f"The picture has more than {max_bytes} bytes.")
+
+
+def read_at_most(chunks: Iterable[bytes], max_bytes: int) -> bytes | None:
+    """Reads a stream to its end, keeping it only up to a limit.
+
+    Returns:
+        The bytes, or None if there were more.
+    """
+    kept = bytearray()
+    is_over = False
+    for chunk in chunks:
+        is_over = is_over or len(kept) + len(chunk) > max_bytes
+        if is_over:
+            kept.clear()
+        else:
+            kept += chunk
+    return None if is_over else bytes(kept)
+
+
+@dataclass
+class Form:
+    """A form of one picture and one JSON part, either of which may be missing."""
+
+    file_name: str = ""
+    content: bytes | None = None
+    json: bytes | None = None
+
+
+def read_form(
+    content_type: str, body: Iterable[bytes], json_part: str, max_json: int, max_picture: int
+) -> Form:
+    """Reads a form with a `file` part and a JSON part.
+
+    Raises:
+        ValidationFailed: A part is unknown or comes twice, or the JSON part is too long.
+        PayloadTooLarge: The picture is over its limit.
+        EmptyPicture: The picture has no bytes.
+    """
+    form, seen = Form(), set()
+    for part in read_parts(content_type, body, max_parts=8):
+        if part.name not in {"file", json_part} or part.name in seen:
+            raise _unexpected(part, f"Only one `file` and one `{json_part}` are taken.")
+        seen.add(part.name)
+        if part.name == "file":
+            form.file_name = clean_name(part.file_name)
+            form.content = read_picture(part.chunks, max_picture)
+        else:
+            form.json = read_at_most(part.chunks, max_json)
+            if form.json is None:
+                raise _unexpected(part, f"At most {max_json} bytes are taken.")
+    return form
+
+
+def read_picture(chunks: Iterable[bytes], max_bytes: int) -> bytes:
+    """Reads the picture of a request that has only one.
+
+    Raises:
+        PayloadTooLarge: It is over its limit. What is left of it is not read.
+        EmptyPicture: It has no bytes.
+    """
+    content = bytearray()
+    for chunk in chunks:
+        content += chunk
+        if len(content) > max_bytes:
+            raise too_large(max_bytes)
+    if not content:
+        raise EmptyPicture("The picture has no bytes.")
+    return bytes(content)
+
+
+def form_entries(
+    content_type: str, body: Iterable[bytes], max_items: int, max_picture: int
+) -> Iterator[Entry]:
+    """Gives the pictures of a form with any number of `files`.
+
+    Raises:
+        ValidationFailed: A part has another name.
+        PayloadTooLarge: There are too many.
+    """
+    for part in read_parts(content_type, body, max_parts=max_items):
+        if part.name != "files":
+            raise _unexpected(part, "Only `files` are taken.")
+        content = read_at_most(part.chunks, max_picture)
+        yield picture_entry(clean_name(part.file_name), content, max_picture)
+
+
+def parse_metadata(text: bytes | None) -> Metadata:
+    """Reads a `metadata` part: a flat JSON object.
+
+    Raises:
+        ValidationFailed: It is something else.
+    """
+    if text is None:
+        return {}
+    try:
+        return _METADATA.validate_json(text)
+    except ValidationError as error:
+        # One error a key, where pydantic has one for each type that the value might have had.
+        keys = dict.fromkeys(found["loc"][0] if found["loc"] else "" for found in error.errors())
+        raise ValidationFailed(
+            f"The metadata is not valid. {METADATA_RULE}",
+            [FieldError(location=f"metadata/{key}", message=METADATA_RULE) for key in keys],
+        ) from error
+
+
+def parse_json(model: type[Model], text: bytes, location: str) -> Model:
+    """Reads a JSON text as one of our types.
+
+    Args:
+        model: The type.
+        text: JSON.
+        location: Name of the part that holds it; empty for the whole body.
+
+    Raises:
+        BadRequest: The whole body is no JSON.
+        ValidationFailed: A field is missing, unknown or out of range.
+    """
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        if not location and error.errors()[0]["type"] == "json_invalid":
+            raise BadRequest("The body is not JSON.") from error
+        raise ValidationFailed(
+            f"The {location or 'body'} is not valid.", fields_of(error, location, as_pointer=True)
+        ) from error
+
+
+def _unexpected(part: Part, message: str) -> ValidationFailed:
+    name = part.name[:MAX_NAME_CHARS]
+    return ValidationFailed(
+        f"The part {name!r} is not taken. {message}", [FieldError(location=name, message=message)]
+    )
+
+
+def as_chunks(stream: Any) -> Iterator[bytes]:
+    """Gives a file-like object in pieces."""
+    return iter(lambda: stream.read(READ_BYTES), b"")
