@@ -1,0 +1,23 @@
+"""What ends a command: one clear line on standard error, and an exit status."""
+
+from __future__ import annotations
+
+from typing import IO, Any
+
+import click
+
+
+class CommandFailed(click.ClickException):
+    """The command could not do what was asked. Exit status 1."""
+
+    exit_code = 1
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Writes the line."""
+        click.echo(f"twinlens: {self.format_message()}", file=file, err=file is None)
+
+
+class CommandRefused(CommandFailed):
+    """The command cannot run as it was given: nothing was begun. Exit status 2."""
+
+    exit_code = 2

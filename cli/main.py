@@ -1,0 +1,156 @@
+"""The command line: what can be said. What is done is in the other modules, imported when used."""
+
+# ruff: noqa: PLC0415 (imports wait until they are used, so that --help takes 60 ms)
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from twinlens import __version__
+
+if TYPE_CHECKING:
+    from twinlens.shared.queue import Lane
+    from twinlens.shared.settings import Settings
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+url_option = click.option(
+    "--url",
+    envvar="TWINLENS_URL",
+    default=DEFAULT_URL,
+    show_default=True,
+    show_envvar=True,
+    help="The service.",
+)
+library_option = click.option("--library", default="default", show_default=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="twinlens")
+def main() -> None:
+    """Self-hosted image search that asks several models at once."""
+
+
+@main.command()
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where everything is kept.")
+@click.option("--host", help="Address to serve.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="0: any free one.  [default: 8000]")
+@click.option("--workers", type=click.IntRange(1), help="Bulk processes.  [default: one a core]")
+@click.option("--redis-url", help="A Redis or Valkey that runs already.")
+@click.option("--milvus-uri", help="A Milvus that runs already.")
+def up(workers: int | None, **options: Any) -> None:
+    """Run the whole service in the foreground; Ctrl-C stops it."""
+    from twinlens.cli.up import run_up
+
+    run_up(_settings(options), workers)
+
+
+@main.command()
+@click.option("--host", help="Address to serve.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(1, 65535), help="[default: 8000]")
+def api(**options: Any) -> None:
+    """Run the API alone; settings come from the environment."""
+    from twinlens.cli.serve import serve
+
+    serve(_settings(options))
+
+
+@main.command()
+@click.option("--lane", type=click.Choice(["search", "bulk"]), required=True)
+@click.option("--processes", type=click.IntRange(1), default=1, show_default=True)
+def worker(lane: Lane, processes: int) -> None:
+    """Run a worker alone; settings come from the environment."""
+    _settings({})
+    from twinlens.workers.app import run_worker
+
+    run_worker(lane, processes)
+
+
+@main.command()
+@click.argument(
+    "paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="PATH…"
+)
+@url_option
+@library_option
+def index(paths: tuple[Path, ...], url: str, library: str) -> None:
+    """Upload folders, pictures and zip archives, and wait until they can be found."""
+    from twinlens.cli.index import run_index
+
+    run_index(paths, url, library)
+
+
+@main.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("-k", default=10, show_default=True, type=click.IntRange(1, 1000), help="Hits.")
+@click.option("--models", help="Models to ask, a,b,…  [default: all of the library]")
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Contact sheet, PNG.")
+@click.option("--open", "is_opened", is_flag=True, help="Show the contact sheet.")
+@url_option
+@library_option
+def search(file: Path, url: str, save: Path | None, is_opened: bool, **query: Any) -> None:
+    """Find the pictures nearest to FILE."""
+    from twinlens.cli.search import run_search
+    from twinlens.shared.messages import SearchQuery
+
+    names = query.pop("models")
+    wanted = SearchQuery(models=names.split(",") if names else None, **query)
+    run_search(file, wanted, url, save, is_opened=is_opened)
+
+
+@main.command()
+@click.argument("job_id", required=False, metavar="[ID]")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
+@url_option
+def jobs(job_id: str | None, limit: int, url: str) -> None:
+    """List jobs, or show one with its failed pictures."""
+    from twinlens.cli import tables
+
+    if job_id is None:
+        tables.show_jobs(url, limit)
+    else:
+        tables.show_job(url, job_id, limit)
+
+
+@main.command()
+@url_option
+def models(url: str) -> None:
+    """List the models that are served."""
+    from twinlens.cli import tables
+
+    tables.show_models(url)
+
+
+@main.command()
+@click.option("--data-dir", default=".demo", show_default=True, type=click.Path(path_type=Path))
+@click.option("--port", default=0, type=click.IntRange(0, 65535), help="[default: any free one]")
+@click.option("--keep", is_flag=True, help="Stay up until Ctrl-C.")
+def demo(data_dir: Path, port: int, keep: bool) -> None:
+    """Start everything, index real photos, search, and show the result."""
+    from twinlens.cli.demo import run_demo
+
+    run_demo(data_dir, port, keep=keep)
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    """Reads the settings; options that were given go first.
+
+    Raises:
+        CommandRefused: One is not valid.
+    """
+    from pydantic import ValidationError
+
+    from twinlens.cli.errors import CommandRefused
+    from twinlens.shared.settings import Settings
+
+    try:
+        return Settings(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(map(str, first["loc"])).upper()
+        raise CommandRefused(f"setting TWINLENS_{name}: {first['msg']}") from None
+
+
+if __name__ == "__main__":
+    main()

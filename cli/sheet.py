@@ -1,0 +1,83 @@
+"""A contact sheet: the query above, then one row of pictures for the fusion and each model."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageDraw, ImageFont
+
+from twinlens.models.pictures import thumbnail
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+MAX_COLUMNS = 8
+CELL_PX = 150
+GAP_PX = 12
+LINE_PX = 17
+TEXT_PX = 13
+TITLE_PX = 16
+# What a cell's width holds of TEXT_PX letters.
+MAX_CHARS = 21
+PAPER, INK, FADED, RULE = "white", "#1a1a1a", "#6b6b6b", "#dddddd"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture with two lines below it: its name, and what is said of it."""
+
+    thumbnail: bytes
+    name: str
+    caption: str
+
+
+def draw_sheet(query: bytes, title: str, rows: Mapping[str, Sequence[Cell]]) -> Image.Image:
+    """Draws a contact sheet.
+
+    Args:
+        query: The query picture's file.
+        title: A line beside it.
+        rows: Cells by the row's name, at most MAX_COLUMNS each.
+
+    Returns:
+        The sheet, RGB.
+    """
+    n_columns = max(3, *(len(cells) for cells in rows.values()))
+    width = GAP_PX + n_columns * (CELL_PX + GAP_PX)
+    row_px = LINE_PX + GAP_PX + CELL_PX + 2 * LINE_PX + GAP_PX
+    sheet = Image.new("RGB", (width, 2 * GAP_PX + CELL_PX + len(rows) * row_px), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    text, heading = ImageFont.load_default(TEXT_PX), ImageFont.load_default(TITLE_PX)
+
+    _paste(sheet, thumbnail(query, CELL_PX), GAP_PX, GAP_PX)
+    beside = 2 * GAP_PX + CELL_PX
+    draw.text((beside, GAP_PX), "query", INK, heading)
+    draw.text((beside, GAP_PX + 2 * LINE_PX), title, FADED, text)
+    top = 2 * GAP_PX + CELL_PX
+    for name, cells in rows.items():
+        draw.line((GAP_PX, top, width - GAP_PX, top), RULE)
+        draw.text((GAP_PX, top + GAP_PX // 2), name, INK, heading)
+        below = top + LINE_PX + GAP_PX
+        for column, cell in enumerate(cells[:MAX_COLUMNS]):
+            left = GAP_PX + column * (CELL_PX + GAP_PX)
+            _paste(sheet, cell.thumbnail, left, below)
+            draw.text((left, below + CELL_PX + 2), _shortened(cell.name), INK, text)
+            draw.text((left, below + CELL_PX + 2 + LINE_PX), cell.caption, FADED, text)
+        top += row_px
+    return sheet
+
+
+def _paste(sheet: Image.Image, picture: bytes, left: int, top: int) -> None:
+    with Image.open(io.BytesIO(picture)) as image:
+        image.thumbnail((CELL_PX, CELL_PX))
+        sheet.paste(
+            image, (left + (CELL_PX - image.width) // 2, top + (CELL_PX - image.height) // 2)
+        )
+
+
+def _shortened(name: str) -> str:
+    # The built-in font has Latin letters alone; a box says less than a question mark.
+    plain = name.encode("latin-1", "replace").decode("latin-1")
+    return plain if len(plain) <= MAX_CHARS else f"{plain[: MAX_CHARS - 1]}…"
