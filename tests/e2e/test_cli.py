@@ -1,0 +1,101 @@
+"""The commands, as a user types them, against a whole service."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from photos import jpeg, make_photos, source
+from PIL import Image
+
+from twinlens.cli.background import Running
+
+
+def twinlens(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "twinlens.cli.main", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "photos"
+    make_photos(folder, 8, seed=60)
+    make_photos(folder / "below", 4, seed=61)
+    make_photos(folder / ".hidden", 1, seed=62)
+    (folder / "notes.txt").write_text("no picture")
+    with zipfile.ZipFile(folder.parent / "more.zip", "w") as archive:
+        for path in make_photos(folder.parent / "zipped", 3, seed=63):
+            archive.write(path, path.name)
+    return folder
+
+
+def test_a_folder_and_an_archive_are_indexed_once(service: Running, folder: Path) -> None:
+    paths = (folder, folder.parent / "more.zip")
+    done = twinlens("index", *paths, "--url", service.url)
+    assert done.returncode == 0, done.stderr
+    assert "15 indexed, 0 already there, 0 failed" in done.stdout
+    again = twinlens("index", *paths, "--url", service.url)
+    assert "0 indexed, 15 already there, 0 failed" in again.stdout
+
+
+def test_what_fails_is_named_and_the_rest_goes_on(service: Running, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "good.jpg").write_bytes(jpeg(source("rocket.jpg").resize((211, 211))))
+    done = twinlens("index", tmp_path, "--url", service.url)
+    assert done.returncode == 1
+    assert "1 indexed, 0 already there, 2 failed" in done.stdout
+    for name in ("text.jpg", "empty.png"):
+        assert f"  {name}: " in done.stderr
+    jobs = twinlens("jobs", "--url", service.url, "--limit", "1").stdout
+    job_id = next(word for word in jobs.split() if len(word) == 32)
+    shown = twinlens("jobs", job_id, "--url", service.url).stdout
+    assert "status    succeeded" in shown
+    assert "text.jpg: " in shown
+
+
+def test_a_search_prints_a_table_and_draws_a_sheet(
+    service: Running, folder: Path, tmp_path: Path
+) -> None:
+    assert twinlens("index", folder, "--url", service.url).returncode == 0
+    query = min(folder.glob("*.jpg"))
+    sheet = tmp_path / "found.png"
+    done = twinlens("search", query, "-k", "3", "--save", sheet, "--url", service.url)
+    assert done.returncode == 0, done.stderr
+    first = next(line for line in done.stdout.splitlines() if line.split()[:1] == ["1"])
+    assert first.split()[:3] == ["1", "1.000", query.name]
+    with Image.open(sheet) as image:
+        assert image.format == "PNG"
+        # Four rows: fused, two networks, the hash.
+        assert image.height > 4 * 200
+
+
+def test_some_models_can_be_asked(service: Running, folder: Path) -> None:
+    assert twinlens("index", folder, "--url", service.url).returncode == 0
+    query = min(folder.glob("*.jpg"))
+    done = twinlens("search", query, "--models", "phash", "--url", service.url)
+    assert "one model was asked" in done.stdout
+    assert "efficientnet" not in done.stdout
+    wrong = twinlens("search", query, "--models", "resnet1", "--url", service.url)
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("twinlens: Library 'default' has no model 'resnet1'")
+
+
+def test_the_models_are_listed(service: Running) -> None:
+    shown = twinlens("models", "--url", service.url).stdout
+    for name in ("efficientnet-lite0", "efficientnet-lite2", "phash"):
+        assert name in shown
+
+
+@pytest.mark.parametrize(
+    "words", [("index", "."), ("search", "pyproject.toml"), ("jobs",), ("models",)]
+)
+def test_without_a_service_the_error_says_what_to_do(words: tuple[str, ...]) -> None:
+    done = twinlens(*words, "--url", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("twinlens: ")
+    if words != ("index", "."):
+        assert "twinlens up" in done.stderr

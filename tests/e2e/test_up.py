@@ -1,0 +1,152 @@
+"""`twinlens up` as an operator meets it: refusals, deaths, ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from e2e.conftest import WAIT, Client
+from photos import jpeg, make_photos, source
+from servers import running_milvus, running_valkey, wait_until
+
+from twinlens.cli.background import Running, running_service
+
+PARTS = ("valkey", "milvus", "worker-search", "worker-bulk", "api")
+
+
+def twinlens(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "twinlens.cli.main", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith("twinlens: ")
+    for word in words:
+        assert word in line
+
+
+def data_dir_of(service: Running) -> Path:
+    command = psutil.Process(service.process.pid).cmdline()
+    return Path(command[command.index("--data-dir") + 1])
+
+
+def pid_of(service: Running, name: str) -> int:
+    """Process id of a part as `up` notes it; 0 while there is none."""
+    noted = json.loads((data_dir_of(service) / "services.json").read_text(encoding="utf-8"))
+    return int(noted["pids"].get(name, 0))
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        done = twinlens("up", "--data-dir", str(tmp_path), "--port", str(port))
+    assert_refused(done, str(port), "in use", "--port")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_data_directory_in_use_is_refused(service: Running) -> None:
+    data_dir = str(data_dir_of(service))
+    assert_refused(twinlens("up", "--data-dir", data_dir, "--port", "0"), data_dir, "in use")
+
+
+def test_other_addresses_than_loopback_are_refused(tmp_path: Path) -> None:
+    done = twinlens("up", "--host", "0.0.0.0", "--data-dir", str(tmp_path))
+    assert_refused(done, "authentication")
+
+
+def test_a_bad_setting_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TWINLENS_CHUNK_ITEMS", "none")
+    assert_refused(twinlens("up", "--data-dir", str(tmp_path)), "TWINLENS_CHUNK_ITEMS")
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_killed_part_comes_back_and_nothing_is_lost(
+    service: Running, client: Client, name: str
+) -> None:
+    photo = jpeg(source("rocket.jpg").resize((300 + PARTS.index(name), 200)))
+    image = client.add(f"{name}.jpg", photo)["result"]
+    killed = pid_of(service, name)
+    os.kill(killed, signal.SIGKILL)
+
+    def is_back() -> bool:
+        return pid_of(service, name) not in (0, killed) and is_ready(service.url)
+
+    wait_until(is_back, 60)
+
+    def is_found() -> bool:
+        files = {"file": ("query.jpg", photo)}
+        answer = client.http.post("/v1/search", files=files, headers=WAIT)
+        if answer.status_code != 200 or answer.json()["status"] != "succeeded":
+            return False
+        return bool(answer.json()["result"]["hits"][0]["image"]["id"] == image["id"])
+
+    # What was begun with the old part may fail once; then it works as before.
+    wait_until(is_found, 30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_in_the_end_and_all_is_there_the_next_time(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    [photo] = make_photos(tmp_path / "photos", 1, seed=int(number))
+    with running_service(tmp_path / "data", 0, "--workers", "1") as service:
+        client = Client(service.url)
+        image = client.add("kept.jpg", photo.read_bytes())["result"]
+        client.http.close()
+        processes = psutil.Process(service.process.pid).children(recursive=True)
+        assert len(processes) >= len(PARTS)
+        service.process.send_signal(number)
+        status = service.process.wait(40)
+        assert status == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+        _, left = psutil.wait_procs(processes, timeout=5)
+        assert left == []
+    with running_service(tmp_path / "data", 0, "--workers", "1") as service:
+        client = Client(service.url)
+        hits = client.search(photo.read_bytes())["result"]["hits"]
+        client.http.close()
+    assert hits[0]["image"]["id"] == image["id"]
+
+
+def test_work_is_refused_at_once_while_an_outside_server_is_down(tmp_path: Path) -> None:
+    photo = {"file": ("a.jpg", jpeg(source("rocket.jpg")))}
+    with ExitStack() as valkey, ExitStack() as milvus, ExitStack() as services:
+        redis_url = valkey.enter_context(running_valkey(tmp_path))
+        milvus_uri = milvus.enter_context(running_milvus(tmp_path))
+        options = ("--redis-url", redis_url, "--milvus-uri", milvus_uri, "--workers", "1")
+        service = services.enter_context(running_service(tmp_path / "data", 0, *options))
+        children = psutil.Process(service.process.pid).children()
+        assert not any("valkey" in child.name() for child in children)
+
+        def refused(path: str) -> int:
+            began = time.monotonic()
+            answer = httpx.post(service.url + path, files=photo, headers=WAIT, timeout=30)
+            assert time.monotonic() - began < 5, "it hung"
+            assert answer.headers.get("Retry-After"), answer.text
+            return answer.status_code
+
+        milvus.close()
+        assert [refused("/v1/images"), refused("/v1/search")] == [503, 503]
+        assert not is_ready(service.url)
+        valkey.close()
+        assert [refused("/v1/images"), refused("/v1/search")] == [503, 503]
+        assert httpx.get(f"{service.url}/livez").status_code == 200

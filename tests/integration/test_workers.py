@@ -1,0 +1,246 @@
+"""What the tasks do, in this process, on the real Valkey, Milvus and models."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+from photos import jpeg, source
+from redis import Redis
+from servers import wait_until
+
+from twinlens.models.pictures import open_picture
+from twinlens.shared.blobs import image_id_of, image_key, thumbnail_key
+from twinlens.shared.errors import ContentMissing, ImageNotFound, ModelNotFound
+from twinlens.shared.messages import SearchQuery
+from twinlens.shared.queue import make_celery, query_key
+from twinlens.shared.settings import Settings
+from twinlens.workers.bulk import embed_chunk
+from twinlens.workers.images import count_vectors, delete_image, make_stored_thumbnail
+from twinlens.workers.runtime import Runtime, build_runtime
+from twinlens.workers.search import search
+from twinlens.workers.sweeper import MIN_AGE_S, requeue_lost_chunks
+
+NAMES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
+
+
+@pytest.fixture(scope="session")
+def small_photos() -> dict[str, bytes]:
+    """Photos by name, each a JPEG of 128 px: under the 10 kB that the test settings allow."""
+    found = {}
+    for name in NAMES:
+        photo = source(name)
+        photo.thumbnail((128, 128))
+        found[name] = jpeg(photo, quality=80)
+    return found
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture
+def runtime(
+    settings: Settings, redis: Redis, models_dir: Path, small_photos: dict[str, bytes]
+) -> Runtime:
+    settings.data_dir.joinpath("models").symlink_to(models_dir)
+    built = build_runtime(settings, "bulk")
+    # Redis and the blobs begin empty with each test; Milvus lasts as long as the session.
+    for model in built.embedders.values():
+        for content in small_photos.values():
+            built.vectors.delete("default", model.card, image_id_of(content))
+    return built
+
+
+def post(client: FlaskClient, files: list[tuple[str, bytes]]) -> str:
+    """Posts files as one bulk job and returns its id."""
+    answer = client.post(
+        "/v1/images/bulk",
+        data={"files": [(io.BytesIO(content), name) for name, content in files]},
+    )
+    assert answer.status_code == 202, answer.text
+    job_id: str = answer.json["id"]
+    return job_id
+
+
+def outcomes(runtime: Runtime, job_id: str, chunk: int = 0) -> list[str]:
+    return [item.outcome for item in embed_chunk(runtime, job_id, chunk)]
+
+
+@pytest.fixture
+def library(
+    client: FlaskClient, runtime: Runtime, small_photos: dict[str, bytes]
+) -> dict[str, str]:
+    """The small photos, embedded: image ids by name."""
+    job_id = post(client, list(small_photos.items()))
+    assert outcomes(runtime, job_id) == ["succeeded"] * len(NAMES)
+    return {name: image_id_of(content) for name, content in small_photos.items()}
+
+
+def test_a_repeated_chunk_has_the_same_outcomes(
+    client: FlaskClient, runtime: Runtime, small_photos: dict[str, bytes]
+) -> None:
+    coffee = small_photos["coffee.png"]
+    files = [("a.jpg", coffee), ("again.jpg", coffee), ("text.jpg", b"no picture")]
+    job_id = post(client, files)
+    first = embed_chunk(runtime, job_id, 0)
+    assert [item.outcome for item in first] == ["succeeded", "skipped", "failed"]
+    assert first[2].error is not None
+    assert first[2].error.status == 415
+    assert embed_chunk(runtime, job_id, 0) == first
+    assert count_vectors(runtime, "default") == dict.fromkeys(runtime.embedders, 1)
+
+
+def test_what_the_library_has_is_skipped(
+    client: FlaskClient,
+    runtime: Runtime,
+    library: dict[str, str],
+    small_photos: dict[str, bytes],
+) -> None:
+    assert len(library) == len(NAMES)
+    assert outcomes(runtime, post(client, list(small_photos.items()))) == ["skipped"] * 4
+
+
+def test_a_picture_that_was_removed_before_its_turn_fails_alone(
+    client: FlaskClient, runtime: Runtime, small_photos: dict[str, bytes]
+) -> None:
+    job_id = post(client, list(small_photos.items()))
+    gone = image_id_of(small_photos["rocket.jpg"])
+    runtime.blobs.delete(image_key("default", gone))
+    items = embed_chunk(runtime, job_id, 0)
+    assert [item.outcome for item in items] == ["succeeded"] * 3 + ["failed"]
+    assert items[3].error is not None
+    assert items[3].error.type.endswith(":content-missing")
+
+
+def test_a_picture_that_ends_its_worker_is_given_up_and_the_others_go_on(
+    client: FlaskClient, runtime: Runtime, small_photos: dict[str, bytes]
+) -> None:
+    job_id = post(client, list(small_photos.items()))
+    # As a process would leave it that was killed once with the chunk, twice at its second picture.
+    runtime.jobs.begin_try(job_id, "0")
+    for _ in range(2):
+        runtime.jobs.begin_try(job_id, f"{job_id}:0:1")
+    items = embed_chunk(runtime, job_id, 0)
+    assert [item.outcome for item in items] == ["succeeded", "failed", "succeeded", "succeeded"]
+    assert items[1].error is not None
+    assert items[1].error.type.endswith(":crashed")
+
+
+def test_lost_chunks_are_queued_again_but_only_when_nothing_is_queued(
+    client: FlaskClient,
+    runtime: Runtime,
+    settings: Settings,
+    redis: Redis,
+    small_photos: dict[str, bytes],
+) -> None:
+    files = [(f"{n}-{name}", c) for n in range(2) for name, c in small_photos.items()]
+    job_id = post(client, files)
+    redis.hset(f"tl:job:{job_id}", "created_at", repr(time.time() - MIN_AGE_S - 1))
+    runtime.jobs.start(job_id)
+    runtime.jobs.count_chunk(job_id, 0, embed_chunk(runtime, job_id, 0))
+    app = make_celery(settings, with_results=False)
+
+    requeue_lost_chunks(runtime, app)
+    assert redis.llen("bulk") == 2, "nothing was lost yet"
+    redis.delete("bulk")
+    requeue_lost_chunks(runtime, app)
+    assert redis.llen("bulk") == 1, "of two chunks, one was done"
+
+
+def test_a_search_shows_each_models_distance_of_every_hit(
+    runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
+) -> None:
+    runtime.pictures.set(query_key("q"), small_photos["coffee.png"])
+    result = search(runtime, "q", SearchQuery(), time.time())
+    assert [hit.rank for hit in result.hits] == [1, 2, 3, 4]
+    assert result.hits[0].image.id == library["coffee.png"]
+    for hit in result.hits:
+        assert set(hit.models) == set(runtime.embedders)
+    for name, ranking in result.by_model.items():
+        assert ranking[0].image_id == library["coffee.png"], name
+        assert ranking[0].distance == pytest.approx(0, abs=1e-4)
+        assert [one.distance for one in ranking] == sorted(one.distance for one in ranking)
+
+
+def test_a_search_with_a_stored_image_leaves_it_out(
+    runtime: Runtime, library: dict[str, str]
+) -> None:
+    query = SearchQuery(image_id=library["coffee.png"], models=["efficientnet-lite0"], k=2)
+    result = search(runtime, "q", query, time.time())
+    assert len(result.hits) == 2
+    assert library["coffee.png"] not in {hit.image.id for hit in result.hits}
+    assert set(result.by_model) == {"efficientnet-lite0"}
+    assert result.agreement.overlap_at_k is None
+
+
+def test_a_search_that_cannot_be_done_says_why(runtime: Runtime) -> None:
+    with pytest.raises(ModelNotFound, match="nonesuch"):
+        search(runtime, "q", SearchQuery(models=["nonesuch"]), time.time())
+    with pytest.raises(ImageNotFound):
+        search(runtime, "q", SearchQuery(image_id="0" * 64), time.time())
+
+
+def remove(client: FlaskClient, runtime: Runtime, image_id: str) -> None:
+    job_id = client.delete(f"/v1/images/{image_id}").json["id"]
+    delete_image(runtime, job_id, "default", image_id)
+
+
+def test_a_removed_image_is_gone_everywhere(
+    client: FlaskClient, runtime: Runtime, library: dict[str, str]
+) -> None:
+    gone = library["chelsea.png"]
+    make_stored_thumbnail(runtime, "default", gone)
+    remove(client, runtime, gone)
+    assert client.get(f"/v1/images/{gone}").status_code == 404
+    assert count_vectors(runtime, "default") == dict.fromkeys(runtime.embedders, 3)
+    for key in (image_key("default", gone), thumbnail_key("default", gone)):
+        with pytest.raises(FileNotFoundError):
+            runtime.blobs.get(key)
+
+
+def test_a_picture_that_was_posted_again_meanwhile_keeps_its_bytes(
+    client: FlaskClient, runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
+) -> None:
+    image_id = library["chelsea.png"]
+    removal = client.delete(f"/v1/images/{image_id}").json["id"]
+    path = runtime.settings.blob_dir / image_key("default", image_id)
+    posted_before = path.stat().st_mtime_ns
+    again = post(client, [("again.jpg", small_photos["chelsea.png"])])
+    # A clock of 4 ms resolution may give both the same time; the rule is for what is later.
+    os.utime(path, ns=(posted_before, max(path.stat().st_mtime_ns, time.time_ns())))
+    delete_image(runtime, removal, "default", image_id)
+    assert outcomes(runtime, again) == ["succeeded"]
+
+
+def test_a_thumbnail_is_small_and_carries_no_metadata(
+    runtime: Runtime, library: dict[str, str]
+) -> None:
+    make_stored_thumbnail(runtime, "default", library["rocket.jpg"])
+    content = runtime.blobs.get(thumbnail_key("default", library["rocket.jpg"]))
+    picture = open_picture(content)
+    assert max(picture.width, picture.height) <= 256
+    assert b"Exif" not in content
+    with pytest.raises(ImageNotFound):
+        make_stored_thumbnail(runtime, "default", "0" * 64)
+    runtime.blobs.delete(image_key("default", library["rocket.jpg"]))
+    with pytest.raises(ContentMissing):
+        make_stored_thumbnail(runtime, "default", library["rocket.jpg"])
+
+
+def test_wait_returns_as_soon_as_the_job_has_ended(
+    client: FlaskClient, runtime: Runtime, small_photos: dict[str, bytes]
+) -> None:
+    job_id = post(client, list(small_photos.items()))
+    assert client.get(f"/v1/jobs/{job_id}").json["status"] == "queued"
+    runtime.jobs.start(job_id)
+    runtime.jobs.count_chunk(job_id, 0, embed_chunk(runtime, job_id, 0))
+    wait_until(lambda: runtime.jobs.wait(job_id, 0).has_ended, 5)
+    job = client.get(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=30"}).json
+    assert job["status"] == "succeeded"
+    assert job["progress"] == {"total": 4, "succeeded": 4, "skipped": 0, "failed": 0}

@@ -1,0 +1,50 @@
+"""What is installed is what lies in the tree, and every example in it is true."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import twinlens
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("api", "workers", "models", "shared", "cli")
+
+
+def modules() -> list[str]:
+    return [found.name for found in pkgutil.walk_packages(twinlens.__path__, "twinlens.")]
+
+
+def test_the_wheel_has_every_module_of_the_tree(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    command += ["--no-build-isolation", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if name.startswith("twinlens/")}
+    tree = {
+        f"twinlens/{path.relative_to(ROOT)}"
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert packed == tree | {"twinlens/__init__.py", "twinlens/py.typed"}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_bare_folders_are_no_modules(folder: str) -> None:
+    code = f"import {folder}"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=False)
+    assert b"ModuleNotFoundError" in done.stderr
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if "wsgi" not in name])
+def test_the_examples_are_true(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
