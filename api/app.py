@@ -21,7 +21,7 @@ from twinlens.api.routes.images import images
 from twinlens.api.routes.jobs import jobs
 from twinlens.api.routes.models import models
 from twinlens.api.routes.search import search
-from twinlens.api.schemas import ProblemDetails
+from twinlens.api.schemas import LibraryPlan, ProblemDetails
 from twinlens.shared.errors import PayloadTooLarge
 from twinlens.shared.log import request_id
 from twinlens.shared.messages import SearchQuery
@@ -92,5 +92,6 @@ def _refuse_large_bodies(app: Flask, max_bytes: int) -> None:
 
 
 def _add_schemas(app: OpenAPI) -> None:
-    """Adds the schema that the document names, but that no view takes as its body."""
-    app.components_schemas["SearchQuery"] = SearchQuery.model_json_schema()
+    """Adds the schemas that the document names, but that no view takes as its body."""
+    for schema in (SearchQuery, LibraryPlan):
+        app.components_schemas[schema.__name__] = schema.model_json_schema()

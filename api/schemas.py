@@ -123,6 +123,25 @@ class SubmitHeaders(WaitHeaders):
     )
 
 
+class LibraryPath(BaseModel):
+    """Names a library. Milvus takes the name into its collections' names."""
+
+    name: str = Field(pattern="^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)
+
+
+class LibraryPlan(BaseModel):
+    """What a library is to be."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    models: list[str] = Field(
+        min_length=1, max_length=16, description="name@version, or name where there is one version"
+    )
+    weights: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(
+        default_factory=dict, description="weights in the fusion, by model name"
+    )
+
+
 # Answers.
 
 

@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from twinlens.api.schemas import ItemPage, JobAnswer, JobPage, ModelPage, ProblemDetails
+from twinlens.api.schemas import (
+    ItemPage,
+    JobAnswer,
+    JobPage,
+    LibraryPlan,
+    ModelPage,
+    ProblemDetails,
+)
 from twinlens.cli.addresses import is_loopback
 from twinlens.cli.errors import CommandFailed
-from twinlens.shared.messages import Image, SearchResult
+from twinlens.shared.messages import Image, Library, SearchResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -88,15 +95,16 @@ class Client:
             headers=headers,
         )
 
-    def search(self, name: str, picture: bytes, query: SearchQuery) -> SearchResult:
-        """Searches with a picture, and waits for the result."""
-        job = self._post(
-            JobAnswer,
-            "/v1/search",
-            files={"file": (name, picture)},
-            data={"query": query.model_dump_json(exclude_none=True)},
-            headers={"Prefer": "wait=60"},
-        )
+    def search(self, query: SearchQuery, picture: bytes | None = None) -> SearchResult:
+        """Searches with a picture, or with what the query names, and waits for the result."""
+        asked = query.model_dump_json(exclude_none=True)
+        wait = {"Prefer": "wait=60"}
+        if picture is None:
+            headers = {"Content-Type": "application/json", **wait}
+            job = self._post(JobAnswer, "/v1/search", content=asked, headers=headers)
+        else:
+            parts = {"file": ("query", picture), "query": (None, asked)}
+            job = self._post(JobAnswer, "/v1/search", files=parts, headers=wait)
         job = self.wait(job)
         if not isinstance(job.result, SearchResult):
             raise CommandFailed(f"the search {job.status}: {_reason(job)}")
@@ -137,6 +145,12 @@ class Client:
         """Reads the models that are served."""
         return self._get(ModelPage, "/v1/models", params={"limit": "1000"}).items
 
+    def put_library(self, name: str, plan: LibraryPlan) -> Library:
+        """Creates a library, or changes its weights."""
+        headers = {"Content-Type": "application/json"}
+        path, content = f"/v1/libraries/{name}", plan.model_dump_json()
+        return self._read_answer(Library, self._send("PUT", path, content=content, headers=headers))
+
     def image(self, image_id: str, library: str) -> Image:
         """Reads an image's record."""
         return self._get(Image, f"/v1/images/{image_id}", params={"library": library})
@@ -161,9 +175,10 @@ class Client:
     ) -> httpx.Response:
         """Sends a request, again where the service says that it may come later."""
         for n_tries in range(1, MAX_TRIES + 1):
-            content = make_content() if make_content else None
+            if make_content is not None:
+                request["content"] = make_content()
             try:
-                response = self._http.request(method, path, content=content, **request)
+                response = self._http.request(method, path, **request)
             except httpx.ConnectError:
                 raise CommandFailed(
                     f"nothing answers at {self.url}; start it with `twinlens up`, or name another"

@@ -82,18 +82,23 @@ def index(paths: tuple[Path, ...], url: str, library: str) -> None:
 
 
 @main.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument(
+    "file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option("--text", help="Words instead of FILE, for models that have a text encoder.")
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1, 1000), help="Hits.")
 @click.option("--models", help="Models to ask, a,b,…  [default: all of the library]")
 @click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Contact sheet, PNG.")
 @click.option("--open", "is_opened", is_flag=True, help="Show the contact sheet.")
 @url_option
 @library_option
-def search(file: Path, url: str, save: Path | None, is_opened: bool, **query: Any) -> None:
-    """Find the pictures nearest to FILE."""
+def search(file: Path | None, url: str, save: Path | None, is_opened: bool, **query: Any) -> None:
+    """Find the pictures nearest to FILE, or to words."""
     from twinlens.cli.search import run_search
     from twinlens.shared.messages import SearchQuery
 
+    if (file is None) == (query["text"] is None):
+        raise click.UsageError("give either FILE or --text")
     names = query.pop("models")
     wanted = SearchQuery(models=names.split(",") if names else None, **query)
     run_search(file, wanted, url, save, is_opened=is_opened)

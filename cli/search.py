@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def run_search(
-    file: Path, query: SearchQuery, url: str, save: Path | None, *, is_opened: bool
+    file: Path | None, query: SearchQuery, url: str, save: Path | None, *, is_opened: bool
 ) -> None:
-    """Searches with a picture, and shows what was found.
+    """Searches with a picture or with words, and shows what was found.
 
     Args:
-        file: The query picture.
+        file: The query picture, if the query has no text.
         query: What is asked.
         url: The service.
         save: Where a contact sheet goes, if anywhere.
@@ -32,9 +32,9 @@ def run_search(
     Raises:
         CommandFailed: The service refuses the picture or the query, or is not there.
     """
-    picture = file.read_bytes()
+    picture = file.read_bytes() if file else None
     with Client(url) as client:
-        result = client.search(file.name, picture, query)
+        result = client.search(query, picture)
         show_result(result)
         if save is None and is_opened:
             save = Path(tempfile.mkdtemp(prefix="twinlens-")) / "found.png"
@@ -74,7 +74,7 @@ def agreement_line(result: SearchResult) -> str:
 
 
 def save_sheet(
-    client: Client, result: SearchResult, picture: bytes, library: str, path: Path
+    client: Client, result: SearchResult, picture: bytes | None, library: str, path: Path
 ) -> None:
     """Draws the query, the fused hits and each model's own, and writes it as PNG.
 

@@ -33,11 +33,11 @@ class Cell:
     caption: str
 
 
-def draw_sheet(query: bytes, title: str, rows: Mapping[str, Sequence[Cell]]) -> Image.Image:
+def draw_sheet(query: bytes | None, title: str, rows: Mapping[str, Sequence[Cell]]) -> Image.Image:
     """Draws a contact sheet.
 
     Args:
-        query: The query picture's file.
+        query: The query picture's file, if it is a picture.
         title: A line beside it.
         rows: Cells by the row's name, at most MAX_COLUMNS each.
 
@@ -51,7 +51,8 @@ def draw_sheet(query: bytes, title: str, rows: Mapping[str, Sequence[Cell]]) -> 
     draw = ImageDraw.Draw(sheet)
     text, heading = ImageFont.load_default(TEXT_PX), ImageFont.load_default(TITLE_PX)
 
-    _paste(sheet, thumbnail(query, CELL_PX), GAP_PX, GAP_PX)
+    if query is not None:
+        _paste(sheet, thumbnail(query, CELL_PX), GAP_PX, GAP_PX)
     beside = 2 * GAP_PX + CELL_PX
     draw.text((beside, GAP_PX), "query", INK, heading)
     draw.text((beside, GAP_PX + 2 * LINE_PX), title, FADED, text)

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 
+import tomli_w
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -24,7 +25,9 @@ from twinlens.shared.errors import BadCard
 _NAME = r"^[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*$"
 _VERSION = r"^[A-Za-z0-9]+([_-][A-Za-z0-9]+)*$"
 # A plain file name: a card from elsewhere must not reach outside its directory.
-_FILE = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
+_FILE = r"^[A-Za-z0-9_][A-Za-z0-9._@-]*$"
+
+_SHA256 = r"^[0-9a-f]{64}$"
 
 _FileName = Annotated[str, StringConstraints(pattern=_FILE, max_length=128)]
 
@@ -98,6 +101,32 @@ class Golden(_Strict):
     embedding: str
 
 
+class TextSpec(_Strict):
+    """A text encoder of the same space as the pictures': an ONNX graph and its tokenizer.
+
+    The graph takes `input_ids` int64 [N, T], and `attention_mask` int64 [N, T] if it wants one;
+    its only output, or the one that `output` names, is float32 [N, dimension].
+    """
+
+    file: _FileName
+    sha256: str = Field(pattern=_SHA256)
+    tokenizer: _FileName
+    tokenizer_sha256: str = Field(pattern=_SHA256)
+    output: str | None = None
+    max_tokens: int = Field(default=77, ge=1, le=8192)
+
+
+class Comparison(_Strict):
+    """What was measured when a version was made from another: both on one machine, in turn."""
+
+    original: str = Field(description="name@version")
+    speed_ratio: float = Field(gt=0, description="pictures a second, over the original's")
+    mean_cosine: float | None = Field(description="null where the dimension differs")
+    top10_agreement: float = Field(ge=0, le=1)
+    bytes_per_vector: int = Field(ge=1)
+    n_pictures: int = Field(ge=1, description="how many the figures are of")
+
+
 class Card(_Strict):
     """A model's card, as its TOML file gives it."""
 
@@ -105,7 +134,7 @@ class Card(_Strict):
     version: str = Field(pattern=_VERSION, max_length=32)
     title: str = Field(min_length=1)
     file: _FileName
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: str = Field(pattern=_SHA256)
     output: OutputKind
     dimension: int = Field(ge=1, le=32768, description="numbers, or bits")
     metric: Metric
@@ -114,7 +143,14 @@ class Card(_Strict):
     licence: str = Field(min_length=1)
     source: str = Field(min_length=1)
     input: InputSpec
+    text: TextSpec | None = None
+    comparison: Comparison | None = None
     golden: tuple[Golden, ...] = ()
+
+    @property
+    def ref(self) -> str:
+        """What names this version of this model: efficientnet-lite0@1."""
+        return f"{self.name}@{self.version}"
 
     @property
     def key(self) -> str:
@@ -129,6 +165,11 @@ class Card(_Strict):
         if is_bits and self.dimension % 8:
             raise ValueError("bits come in bytes: dimension must be a multiple of 8")
         return self
+
+
+def dump_card(card: Card) -> str:
+    """Returns a card as the text of its TOML file."""
+    return tomli_w.dumps(card.model_dump(mode="json", exclude_none=True))
 
 
 def load_card(path: Path) -> Card:

@@ -1,12 +1,13 @@
 """A directory of models: each an ONNX file with its card beside it.
 
     models/
-    ├── efficientnet-lite0.toml     the card; its `file` names the ONNX file
-    ├── efficientnet-lite0-1.onnx
+    ├── efficientnet-lite0@1.toml   the card; its `file` names the ONNX file
+    ├── efficientnet-lite0@1.onnx
     ├── …
     └── golden/chelsea.png, …       pictures with known answers
 
-Any model of that form may be put there; the shipped ones are built on first use.
+Versions of a model lie beside each other. A model is named NAME@VERSION; NAME alone will do where
+there is one version. Shipped models are built on first use; any other of that form may be added.
 """
 
 from __future__ import annotations
@@ -18,32 +19,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twinlens.models.build import build_model
-from twinlens.models.card import Card, load_card
+from twinlens.models.card import Card, TextSpec, dump_card, load_card
 from twinlens.models.session import CPU_BATCH_SIZE, CPU_PROVIDERS, OnnxEmbedder
-from twinlens.models.verify import GOLDEN_DIRECTORY, check_golden
-from twinlens.shared.errors import BadCard, ModelNotFound, ModelRefused
+from twinlens.models.text import TextEncoder
+from twinlens.models.verify import GOLDEN_DIRECTORY, check_golden, make_golden
+from twinlens.shared.errors import BadCard, ModelExists, ModelNotFound, ModelRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 SHIPPED_CARDS = Path(__file__).parent / "cards"
+# What a new library searches with.
+DEFAULT_MODELS = ("efficientnet-lite0@1", "efficientnet-lite2@1", "phash@1")
 
 
-def ensure_models(directory: Path) -> list[Card]:
-    """Builds the shipped models that are not in `directory` yet, each with its card.
+def shipped_refs() -> list[str]:
+    """Returns the models that can be built here, as name@version."""
+    return [path.stem for path in sorted(SHIPPED_CARDS.glob("*.toml"))]
 
-    A model is there when its card is, in the shipped version, with the ONNX file that it names.
-    Several processes may do this at once: each writes whole files in one step.
+
+def ensure_models(directory: Path, refs: Iterable[str] | None = None) -> list[Card]:
+    """Builds shipped models that are not in `directory` yet, each with its card.
+
+    A model is there when its card is, with the ONNX file that it names. Several processes may do
+    this at once: each writes whole files in one step.
+
+    Args:
+        directory: Made if it is not there.
+        refs: Which; all by default.
 
     Returns:
-        The cards of the shipped models as they lie in `directory`.
+        Their cards as they lie in `directory`.
     """
-    (directory / GOLDEN_DIRECTORY).mkdir(parents=True, exist_ok=True)
-    for picture in sorted((SHIPPED_CARDS / GOLDEN_DIRECTORY).glob("*.png")):
-        target = directory / GOLDEN_DIRECTORY / picture.name
-        if not target.exists():
-            _write_whole(target, picture.read_bytes())
-    return [_ensure_model(path, directory) for path in sorted(SHIPPED_CARDS.glob("*.toml"))]
+    _ensure_golden_pictures(directory)
+    return [_ensure_model(ref, directory) for ref in refs or shipped_refs()]
 
 
 class Registry:
@@ -54,40 +63,45 @@ class Registry:
         self._directory = directory
 
     def cards(self) -> list[Card]:
-        """Reads every card, by name.
+        """Reads every card, by name and version.
 
         Raises:
             BadCard: a card is not valid, or two would share a Milvus collection.
         """
         cards = [load_card(path) for path in sorted(self._directory.glob("*.toml"))]
-        names: set[str] = set()
+        keys: set[str] = set()
         for card in cards:
             # a-b and a_b are one name to Milvus.
-            name = card.name.replace("-", "_").lower()
-            if name in names:
+            key = card.key.lower()
+            if key in keys:
                 raise BadCard(
-                    f"two models in the directory are named {card.name!r} (hyphen and underscore "
-                    "are one here): rename or remove one"
+                    f"two models in the directory are {card.ref!r} (hyphen and underscore are one "
+                    "here): rename or remove one"
                 )
-            names.add(name)
-        return sorted(cards, key=lambda card: card.name)
+            keys.add(key)
+        return sorted(cards, key=lambda card: (card.name, card.version))
 
-    def card(self, name: str) -> Card:
+    def card(self, ref: str) -> Card:
         """Reads one card.
 
+        Args:
+            ref: NAME@VERSION, or NAME where there is one version.
+
         Raises:
-            ModelNotFound: there is none of this name; the detail names those there are.
+            ModelNotFound: there is none, or several; the detail names those there are.
         """
         cards = self.cards()
-        for card in cards:
-            if card.name == name:
-                return card
-        known = ", ".join(card.name for card in cards) or "none"
-        raise ModelNotFound(f"no model is named {name!r}; there are: {known}")
+        found = [card for card in cards if ref in (card.name, card.ref)]
+        if len(found) == 1:
+            return found[0]
+        there = ", ".join(card.ref for card in found or cards) or "none"
+        if found:
+            raise ModelNotFound(f"model {ref!r} has several versions, name one of: {there}")
+        raise ModelNotFound(f"no model is named {ref!r}; there are: {there}")
 
     def open(
         self,
-        name: str,
+        ref: str,
         *,
         providers: Sequence[str] = CPU_PROVIDERS,
         batch_size: int = CPU_BATCH_SIZE,
@@ -98,44 +112,137 @@ class Registry:
             ModelNotFound: there is no such card.
             ModelRefused: the file is missing or another, or gives other embeddings.
         """
-        card = self.card(name)
-        model = _read_model(card, self._directory)
+        card = self.card(ref)
+        model = self._read(card, card.file, card.sha256)
         embedder = OnnxEmbedder(card, model, providers=providers, batch_size=batch_size)
         check_golden(embedder, self._directory)
         return embedder
 
+    def open_text(self, ref: str) -> TextEncoder:
+        """Opens a model's text encoder.
 
-def _read_model(card: Card, directory: Path) -> bytes:
-    try:
-        model = (directory / card.file).read_bytes()
-    except OSError as error:
-        raise ModelRefused(
-            f"model {card.name} {card.version}: {card.file} cannot be read ({error.strerror}); "
-            "put it beside its card, or delete the card of a shipped model to have it built again"
-        ) from error
-    # The bytes that are checked are the bytes that are run.
-    found = hashlib.sha256(model).hexdigest()
-    if found != card.sha256:
-        raise ModelRefused(
-            f"model {card.name} {card.version}: SHA-256 of {card.file} is {found}, and "
-            f"{card.sha256} by its card: the file was changed or damaged. Restore it; a shipped "
-            "model is built again once its card and its file are deleted"
-        )
-    return model
+        Raises:
+            ModelNotFound: there is no such card, or it names no text encoder.
+            ModelRefused: a file is missing or another, or the encoder does not fit the card.
+        """
+        card = self.card(ref)
+        text = card.text
+        if text is None:
+            raise ModelNotFound(f"model {card.ref} has no text encoder")
+        graph = self._read(card, text.file, text.sha256)
+        tokenizer = self._read(card, text.tokenizer, text.tokenizer_sha256)
+        return TextEncoder(card, graph, tokenizer)
+
+    def read(self, ref: str) -> tuple[Card, bytes]:
+        """Reads a model's card and its ONNX file, checked by its SHA-256."""
+        card = self.card(ref)
+        return card, self._read(card, card.file, card.sha256)
+
+    def add(self, card: Card, model: bytes, text: tuple[bytes, bytes] | None = None) -> Card:
+        """Adds a model, with golden embeddings of its own. Its card is written last, and whole.
+
+        Args:
+            card: What it is; file names, SHA-256 and golden embeddings are filled in here.
+            model: The ONNX file.
+            text: ONNX file and tokenizer of its text encoder, where `card.text` is given.
+
+        Returns:
+            The card as written.
+
+        Raises:
+            ModelExists: There is one of this name and version.
+            ModelRefused: The model does not run, or is not what the card says.
+        """
+        if any(one.key.lower() == card.key.lower() for one in self.cards()):
+            raise ModelExists(
+                f"model {card.ref} is there already; remove it first, or add the new one under "
+                "another name or version"
+            )
+        _ensure_golden_pictures(self._directory)
+        files = {f"{card.ref}.onnx": model}
+        filled = {"file": f"{card.ref}.onnx", "sha256": _sha256(model)}
+        card = card.model_copy(update=filled)
+        embedder = OnnxEmbedder(card, model)
+        if text is not None and card.text is not None:
+            card = card.model_copy(update={"text": _named_text(card, card.text, text)})
+            TextEncoder(card, *text)
+            files |= {f"{card.ref}.text.onnx": text[0], f"{card.ref}.tokenizer.json": text[1]}
+        card = card.model_copy(update={"golden": make_golden(embedder, self._directory)})
+        self._write(card, files)
+        return card
+
+    def remove(self, ref: str) -> Card:
+        """Removes a model. Its card goes first, so that nobody finds half of it."""
+        card = self.card(ref)
+        for path in self._directory.glob("*.toml"):
+            if load_card(path).ref == card.ref:
+                path.unlink()
+        for name in _files_of(card):
+            (self._directory / name).unlink(missing_ok=True)
+        return card
+
+    def _write(self, card: Card, files: Mapping[str, bytes]) -> None:
+        for name, content in files.items():
+            _write_whole(self._directory / name, content)
+        _write_whole(self._directory / f"{card.ref}.toml", dump_card(card).encode())
+
+    def _read(self, card: Card, name: str, sha256: str) -> bytes:
+        try:
+            content = (self._directory / name).read_bytes()
+        except OSError as error:
+            raise ModelRefused(
+                f"model {card.ref}: {name} cannot be read ({error.strerror}); put it beside its "
+                "card, or delete the card of a shipped model to have it built again"
+            ) from error
+        # The bytes that are checked are the bytes that are run.
+        found = _sha256(content)
+        if found != sha256:
+            raise ModelRefused(
+                f"model {card.ref}: SHA-256 of {name} is {found}, and {sha256} by its card: the "
+                "file was changed or damaged. Restore it; a shipped model is built again once its "
+                "card and its file are deleted"
+            )
+        return content
 
 
-def _ensure_model(shipped_path: Path, directory: Path) -> Card:
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _files_of(card: Card) -> list[str]:
+    return [card.file, *((card.text.file, card.text.tokenizer) if card.text else ())]
+
+
+def _named_text(card: Card, spec: TextSpec, text: tuple[bytes, bytes]) -> TextSpec:
+    graph, tokenizer = text
+    return spec.model_copy(
+        update={
+            "file": f"{card.ref}.text.onnx",
+            "sha256": _sha256(graph),
+            "tokenizer": f"{card.ref}.tokenizer.json",
+            "tokenizer_sha256": _sha256(tokenizer),
+        }
+    )
+
+
+def _ensure_golden_pictures(directory: Path) -> None:
+    (directory / GOLDEN_DIRECTORY).mkdir(parents=True, exist_ok=True)
+    for picture in sorted((SHIPPED_CARDS / GOLDEN_DIRECTORY).glob("*.png")):
+        target = directory / GOLDEN_DIRECTORY / picture.name
+        if not target.exists():
+            _write_whole(target, picture.read_bytes())
+
+
+def _ensure_model(ref: str, directory: Path) -> Card:
+    shipped_path = SHIPPED_CARDS / f"{ref}.toml"
     shipped = load_card(shipped_path)
     card_path = directory / shipped_path.name
-    if card_path.exists():
-        present = load_card(card_path)
-        if present.version == shipped.version and (directory / present.file).exists():
-            return present
-    model = build_model(shipped.name)
+    if card_path.exists() and (directory / load_card(card_path).file).exists():
+        return load_card(card_path)
+    model = build_model(ref)
     # Another onnx or protobuf may write the same graph in other bytes. So the card carries the
     # SHA-256 of the file that was built here; the golden embeddings are the check of the build.
-    sha256 = hashlib.sha256(model).hexdigest()
-    text = shipped_path.read_text(encoding="utf-8").replace(shipped.sha256, sha256)
+    text = shipped_path.read_text(encoding="utf-8").replace(shipped.sha256, _sha256(model))
     _write_whole(directory / shipped.file, model)
     _write_whole(card_path, text.encode())
     return load_card(card_path)

@@ -72,11 +72,11 @@ class OnnxEmbedder:
         self._batch_size = batch_size
         try:
             self._session = ort.InferenceSession(
-                model, sess_options=_session_options(), providers=list(providers)
+                model, sess_options=session_options(), providers=list(providers)
             )
         except Exception as error:  # onnxruntime has no common base of its errors
             raise ModelRefused(
-                f"model {card.name} {card.version}: onnxruntime cannot open {card.file}: {error}"
+                f"model {card.ref}: onnxruntime cannot open {card.file}: {error}"
             ) from error
         self._check_signature()
 
@@ -112,7 +112,7 @@ class OnnxEmbedder:
         embeddings = np.asarray(embeddings, self._dtype)
         if not self._is_bits and not np.isfinite(embeddings).all():
             raise BadEmbedding(
-                f"model {self._card.name} {self._card.version} gave a vector that is not finite; "
+                f"model {self._card.ref} gave a vector that is not finite; "
                 "no such vector is stored. Check the model with pictures of one colour"
             )
         return embeddings
@@ -132,12 +132,13 @@ class OnnxEmbedder:
         }
         if found != expected:
             raise ModelRefused(
-                f"model {self._card.name} {self._card.version}: {self._card.file} takes and gives "
+                f"model {self._card.ref}: {self._card.file} takes and gives "
                 f"{found}; its card says {expected}. Convert the model again, or correct the card"
             )
 
 
-def _session_options() -> ort.SessionOptions:
+def session_options() -> ort.SessionOptions:
+    """Returns the options of every session: one thread, which does not spin."""
     # Several sessions in one process, each with its own spinning threads, fight for the cores:
     # 161 ms instead of 77 for three models (onnxruntime#17011). Work is spread over processes.
     options = ort.SessionOptions()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from twinlens.models.card import Card, OutputKind
+from twinlens.models.card import Card, Golden, OutputKind
 from twinlens.models.pictures import open_picture
 from twinlens.shared.errors import BadCard, ModelRefused
 
@@ -43,11 +43,23 @@ def check_golden(embedder: Embedder, directory: Path) -> None:
         # Not `cosine < min_cosine`: that is false for a NaN.
         if not cosine >= card.min_cosine:
             raise ModelRefused(
-                f"model {card.name} {card.version}: {golden.picture} gives an embedding whose "
+                f"model {card.ref}: {golden.picture} gives an embedding whose "
                 f"cosine to the card's is {cosine:.6f}; at least {card.min_cosine} is needed. Its "
                 "vectors would not fit those already stored. Restore the model's file and the "
                 "golden pictures, or give the changed model a new version and new golden vectors"
             )
+
+
+def make_golden(embedder: Embedder, directory: Path) -> tuple[Golden, ...]:
+    """Embeds every golden picture of a directory of models, as a card keeps it."""
+    pictures = sorted((directory / GOLDEN_DIRECTORY).glob("*.png"))
+    card = embedder.card
+    return tuple(
+        Golden(
+            picture=picture.name, embedding=encode_embedding(card, embed_file(embedder, picture))
+        )
+        for picture in pictures
+    )
 
 
 def embed_file(embedder: Embedder, path: Path) -> NDArray[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from twinlens.shared.errors import ImageNotFound, LibraryNotFound
+from twinlens.shared.errors import ImageNotFound, LibraryNotFound, ModelNotFound
 from twinlens.shared.messages import CatalogEntry, Cursor, Library, ModelSummary
 from twinlens.shared.timeline import page_of
 
@@ -35,15 +35,40 @@ class Catalog:
     # Models and libraries: what the workers serve, written by them, read by the API.
 
     def publish_models(self, cards: Iterable[ModelSummary]) -> None:
-        cards = list(cards)
-        self._redis.hset(MODELS, mapping={card.name: card.model_dump_json() for card in cards})
+        """Says which models there are; those that were there before are forgotten."""
+        with self._redis.pipeline() as pipeline:
+            pipeline.delete(MODELS)
+            for card in cards:
+                pipeline.hset(MODELS, card.ref, card.model_dump_json())
+            pipeline.execute()
 
     def models(self) -> dict[str, ModelSummary]:
+        """Returns the models that there are, by name@version."""
         stored = self._redis.hgetall(MODELS)
         return {
-            str(name): ModelSummary.model_validate_json(text)
-            for name, text in sorted(stored.items())
+            str(ref): ModelSummary.model_validate_json(text) for ref, text in sorted(stored.items())
         }
+
+    def model(self, ref: str) -> ModelSummary:
+        """Reads one model, named with its version or, if there is only one, without.
+
+        Raises:
+            ModelNotFound: There is none, or there are several.
+        """
+        models = self.models()
+        found = [one for one in models.values() if ref in (one.name, one.ref)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            several = ", ".join(one.ref for one in found)
+            raise ModelNotFound(f"Model {ref!r} has several versions; name one of: {several}.")
+        raise ModelNotFound(
+            f"There is no model {ref!r}; there are: {', '.join(models) or 'none yet'}."
+        )
+
+    def put_library(self, library: Library) -> None:
+        """Creates a library, or replaces its record."""
+        self._redis.hset(LIBRARIES, library.name, library.model_dump_json())
 
     def ensure_library(self, library: Library) -> None:
         """Creates a library unless it is there."""

@@ -6,6 +6,7 @@
     ├── NotFound                   404
     │   ├── ImageNotFound, JobNotFound, LibraryNotFound, ModelNotFound
     │   └── ContentMissing         404  catalogued, but its bytes are gone from the store
+    ├── LibraryNotEmpty            409  its models can be changed only while it is empty
     ├── JobExpired                 410
     ├── PayloadTooLarge            413  a body over its limit
     ├── UnsupportedMedia           415  a content type that is not served
@@ -18,6 +19,7 @@
     ├── BadArchive                 422  an archive, or an entry of one, that is refused
     ├── ModelError
     │   ├── BadCard                500
+    │   ├── ModelExists            409  another of this name and version is there
     │   ├── ModelRefused           500  SHA-256 or golden vectors differ from the card
     │   └── BadEmbedding           500  a vector that is not finite
     ├── Crashed                    500  a picture that ended its worker three times
@@ -108,6 +110,10 @@ class ContentMissing(NotFound):
     code, title = "content-missing", "The picture's bytes are not in the store"
 
 
+class LibraryNotEmpty(TwinlensError):
+    code, title, status = "library-not-empty", "The library holds images", 409
+
+
 class JobExpired(TwinlensError):
     code, title, status = "job-expired", "The job has expired", 410
 
@@ -154,6 +160,10 @@ class ModelError(TwinlensError):
 
 class BadCard(ModelError):
     code, title = "bad-card", "A model card is not valid"
+
+
+class ModelExists(ModelError):
+    code, title, status = "model-exists", "There is such a model already", 409
 
 
 class ModelRefused(ModelError):

@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 import time
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-from twinlens.shared.errors import Problem
+from twinlens.shared.errors import ModelNotFound, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MAX_K = 1000
+MAX_TEXT_CHARS = 2000
 
 MetadataValue = str | bool | int | float | list[str]
 Metadata = dict[str, MetadataValue]
@@ -100,13 +104,43 @@ class ModelSummary(BaseModel):
     licence: str
     source: str
     sha256: str
+    has_text: bool = Field(False, description="it can be searched with words")
+
+    @property
+    def ref(self) -> str:
+        return f"{self.name}@{self.version}"
 
 
 class Library(BaseModel):
     """A named set of images that are searched together."""
 
     name: str
-    models: list[str]
+    models: list[str] = Field(description="as name@version; no name twice")
+    weights: dict[str, float] = Field(
+        default_factory=dict,
+        description="weights in the fusion, by model; where there is none, the card's",
+    )
+
+    def choose(self, wanted: Iterable[str] | None = None) -> list[str]:
+        """Returns the models that are wanted, as name@version; all by default.
+
+        Args:
+            wanted: Names, with or without version.
+
+        Raises:
+            ModelNotFound: One is not of this library.
+        """
+        if wanted is None:
+            return self.models
+        by_name = {ref.partition("@")[0]: ref for ref in self.models}
+        known = by_name | {ref: ref for ref in self.models}
+        for name in wanted:
+            if name not in known:
+                there = ", ".join(by_name) or "none yet"
+                raise ModelNotFound(
+                    f"Library {self.name!r} has no model {name!r}; it has: {there}."
+                )
+        return list(dict.fromkeys(known[name] for name in wanted))
 
 
 class SearchQuery(BaseModel):
@@ -121,6 +155,12 @@ class SearchQuery(BaseModel):
     k: int = Field(10, ge=1, le=MAX_K, description="how many hits")
     image_id: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="search with a stored image"
+    )
+    text: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_TEXT_CHARS,
+        description="search with words, under the models that have a text encoder",
     )
 
 

@@ -22,7 +22,6 @@ from twinlens.shared.messages import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from twinlens.models.card import Card
     from twinlens.models.session import Embedder, Pixels
     from twinlens.shared.errors import Problem
     from twinlens.workers.runtime import Runtime
@@ -56,7 +55,7 @@ def embed_chunk(runtime: Runtime, job_id: str, chunk: int) -> list[Item]:
     """
     head, entries = read_manifest(runtime, job_id, chunk)
     models = runtime.models_of(runtime.catalog.library(head.library))
-    versions = [_version_of(model.card) for model in models]
+    versions = [model.card.ref for model in models]
     known = runtime.catalog.find(head.library, [e.image_id for e in entries if e.image_id])
 
     outcomes: dict[int, Item] = {}
@@ -176,13 +175,9 @@ def _decode(runtime: Runtime, library: str, models: Sequence[Embedder], one: Pen
             format=f"image/{picture.format.lower()}",
             bytes=len(content),
             metadata=one.item.metadata,
-            models=[_version_of(model.card) for model in models],
+            models=[model.card.ref for model in models],
             added_at=now(),
         )
-
-
-def _version_of(card: Card) -> str:
-    return f"{card.name}@{card.version}"
 
 
 def _has_all(entry: CatalogEntry | None, versions: list[str]) -> bool:

@@ -40,6 +40,7 @@ class Heartbeat(threading.Thread):
                 announce(self._runtime.redis, self._status())
                 if time.monotonic() >= next_sweep:
                     next_sweep += SWEEP_S
+                    self._runtime.publish_models()
                     requeue_lost_chunks(self._runtime, self._app)
             except RedisError as error:
                 log.warning("no heartbeat: %s", error)

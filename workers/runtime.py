@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from twinlens.models.pictures import Picture, PictureLimits, open_picture
-from twinlens.models.registry import Registry, ensure_models
+from twinlens.models.registry import DEFAULT_MODELS, Registry, ensure_models
 from twinlens.shared.blobs import BlobStore
 from twinlens.shared.catalog import Catalog
-from twinlens.shared.errors import ModelNotFound, Unavailable
+from twinlens.shared.errors import Unavailable
 from twinlens.shared.jobs import Jobs
 from twinlens.shared.messages import Library, ModelSummary
 from twinlens.shared.queue import REDIS_RETRIES, Lane, connect
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from twinlens.models.card import Card
     from twinlens.models.session import Embedder, Pixels
+    from twinlens.models.text import TextEncoder
     from twinlens.shared.settings import Settings
 
 DEFAULT_LIBRARY = "default"
@@ -44,8 +45,10 @@ class Runtime:
     catalog: Catalog
     blobs: BlobStore
     vectors: Vectors
-    embedders: dict[str, Embedder]
-    n_pictures: int = field(default=0)
+    registry: Registry
+    n_pictures: int = 0
+    _embedders: dict[str, Embedder] = field(default_factory=dict)
+    _text_encoders: dict[str, TextEncoder] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -66,50 +69,66 @@ class Runtime:
         picture = open_picture(content, limits, wanted_px=wanted_px)
         return picture, [picture.pixels_for(spec) for spec in specs]
 
-    def warm_up(self) -> None:
-        """Makes the first search as quick as the later ones: 160 ms otherwise, in Milvus Lite."""
-        library = self.catalog.library(DEFAULT_LIBRARY)
-        with contextlib.suppress(Unavailable):
-            for model in self.models_of(library):
-                spec = model.card.input
-                blank = np.zeros((1, spec.height, spec.width, 3), np.uint8)
-                [embedding] = model.embed_batch(blank)
-                self.vectors.nearest(library.name, model.card, embedding, limit=1)
-
     def models_of(self, library: Library, wanted: Iterable[str] | None = None) -> list[Embedder]:
-        """Returns the loaded models of a library, or those of them that are wanted.
+        """Returns the models of a library, or those of them that are wanted, opened once.
 
         Raises:
-            ModelNotFound: One is not of this library, or this worker does not have it.
+            ModelNotFound: One is not of this library, or is not in this worker's directory.
+            ModelRefused: One is not what its card says.
         """
-        names = list(dict.fromkeys(wanted)) if wanted is not None else library.models
-        for name in names:
-            if name not in library.models or name not in self.embedders:
-                raise ModelNotFound(
-                    f"Library {library.name!r} has no model {name!r}; it has {library.models}."
-                )
-        return [self.embedders[name] for name in names]
+        return [self._embedder(ref) for ref in library.choose(wanted)]
+
+    def text_encoder(self, model: Embedder) -> TextEncoder:
+        """Returns a model's text encoder, opened once.
+
+        Raises:
+            ModelNotFound: It has none.
+            ModelRefused: It is not what the model's card says.
+        """
+        ref = model.card.ref
+        if ref not in self._text_encoders:
+            self._text_encoders[ref] = self.registry.open_text(ref)
+        return self._text_encoders[ref]
+
+    def publish_models(self) -> None:
+        """Tells the catalogue which models there are."""
+        self.catalog.publish_models(summary_of(card) for card in self.registry.cards())
+
+    def warm_up(self) -> None:
+        """Opens the default library's models, and makes the first search as quick as the later.
+
+        Raises:
+            ModelError: One is not what its card says.
+        """
+        library = self.catalog.library(DEFAULT_LIBRARY)
+        for model in self.models_of(library):
+            spec = model.card.input
+            blank = np.zeros((1, spec.height, spec.width, 3), np.uint8)
+            [embedding] = model.embed_batch(blank)
+            # Milvus Lite takes 160 ms for it.
+            with contextlib.suppress(Unavailable):
+                self.vectors.nearest(library.name, model.card, embedding, limit=1)
+
+    def _embedder(self, ref: str) -> Embedder:
+        if ref not in self._embedders:
+            self._embedders[ref] = self.registry.open(
+                ref,
+                providers=self.settings.execution_providers,
+                batch_size=self.settings.batch_size,
+            )
+        return self._embedders[ref]
 
 
 def build_runtime(settings: Settings, lane: Lane) -> Runtime:
-    """Loads and verifies the models, connects, and tells the catalogue which models there are.
+    """Connects, builds the default models, and tells the catalogue which models there are.
 
     Raises:
-        ModelError: A model is not what its card says.
+        ModelError: A card is not valid.
     """
-    ensure_models(settings.models_dir)
-    registry = Registry(settings.models_dir)
-    embedders: dict[str, Embedder] = {
-        card.name: registry.open(
-            card.name, providers=settings.execution_providers, batch_size=settings.batch_size
-        )
-        for card in registry.cards()
-    }
+    ensure_models(settings.models_dir, DEFAULT_MODELS)
     redis = connect(settings.redis_url, n_retries=REDIS_RETRIES)
     catalog = Catalog(redis)
-    catalog.publish_models(summary_of(embedder.card) for embedder in embedders.values())
-    catalog.ensure_library(Library(name=DEFAULT_LIBRARY, models=list(embedders)))
-    return Runtime(
+    runtime = Runtime(
         settings=settings,
         lane=lane,
         redis=redis,
@@ -118,10 +137,14 @@ def build_runtime(settings: Settings, lane: Lane) -> Runtime:
         catalog=catalog,
         blobs=BlobStore(settings.blob_dir),
         vectors=Vectors(settings),
-        embedders=embedders,
+        registry=Registry(settings.models_dir),
     )
+    runtime.publish_models()
+    catalog.ensure_library(Library(name=DEFAULT_LIBRARY, models=list(DEFAULT_MODELS)))
+    return runtime
 
 
 def summary_of(card: Card) -> ModelSummary:
     """Returns what clients are told of a model."""
-    return ModelSummary(**card.model_dump(mode="json", include=set(ModelSummary.model_fields)))
+    fields = card.model_dump(mode="json", include=set(ModelSummary.model_fields))
+    return ModelSummary(**fields, has_text=card.text is not None)

@@ -50,9 +50,15 @@ def search(runtime: Runtime, job_id: str, query: SearchQuery, submitted_at: floa
         Unavailable: Milvus does not answer.
     """
     watch = _Stopwatch(submitted_at)
-    models = runtime.models_of(runtime.catalog.library(query.library), query.models)
+    library = runtime.catalog.library(query.library)
+    models = runtime.models_of(library, query.models)
+    if query.text is not None:
+        models = [model for model in models if model.card.text is not None]
     by_name = {model.card.name: model for model in models}
-    if query.image_id is None:
+    if query.text is not None:
+        embeddings = _embed_text(runtime, query.text, models)
+        watch.lap("embed")
+    elif query.image_id is None:
         embeddings = _embed_query(runtime, job_id, models, watch)
     else:
         runtime.catalog.get(query.library, query.image_id)
@@ -65,11 +71,18 @@ def search(runtime: Runtime, job_id: str, query: SearchQuery, submitted_at: floa
     listed, exact = _find(runtime, query, by_name, embeddings)
     watch.lap("search")
     cards = {name: model.card for name, model in by_name.items()}
-    fused = fuse(exact, cards, {name: card.weight for name, card in cards.items()})
+    weights = {name: card.weight for name, card in cards.items()} | library.weights
+    fused = fuse(exact, cards, weights)
     result = _result(runtime, query, listed, fused)
     watch.lap("fuse")
     result.timing_ms = watch.timing()
     return result
+
+
+def _embed_text(runtime: Runtime, text: str, models: Sequence[Embedder]) -> dict[str, Any]:
+    if not models:
+        raise BadRequest("No model that was asked has a text encoder.")
+    return {model.card.name: runtime.text_encoder(model).encode(text) for model in models}
 
 
 def _embed_query(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from flask import Response
+from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 from pydantic import TypeAdapter
 
 from twinlens.api.answers import answer, page_by_name
 from twinlens.api.gateway import Gateway, current_gateway
+from twinlens.api.libraries import plan_library
 from twinlens.api.routes import DEFAULT_PROBLEM, problems
 from twinlens.api.schemas import (
     LibraryPage,
+    LibraryPath,
+    LibraryPlan,
     LibraryStats,
     ModelPage,
     ModelPath,
@@ -20,12 +21,10 @@ from twinlens.api.schemas import (
     PageParameters,
     Stats,
 )
-from twinlens.shared.errors import ModelNotFound, Unavailable
-from twinlens.shared.messages import ModelSummary
+from twinlens.api.uploads import MAX_QUERY_BYTES, as_chunks, parse_json, read_at_most
+from twinlens.shared.errors import PayloadTooLarge, Unavailable, UnsupportedMedia
+from twinlens.shared.messages import Library, ModelSummary
 from twinlens.shared.queue import COUNT_VECTORS
-
-if TYPE_CHECKING:
-    from twinlens.shared.messages import Library
 
 COUNT_TIMEOUT_S = 5
 
@@ -52,12 +51,8 @@ def list_models(query: PageParameters) -> Response:
     "/models/<name>", operation_id="getModel", responses={200: ModelSummary, **problems(404)}
 )
 def get_model(path: ModelPath, query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
-    """Get a model's card."""
-    found = current_gateway().catalog.models()
-    if path.name not in found:
-        there = ", ".join(found) or "none yet"
-        raise ModelNotFound(f"There is no model {path.name!r}; there are: {there}.")
-    return answer(found[path.name])
+    """Get a model's card, by name@version or, where there is one version, by name."""
+    return answer(current_gateway().catalog.model(path.name))
 
 
 @models.get(
@@ -68,6 +63,28 @@ def list_libraries(query: PageParameters) -> Response:
     found = [(library.name, library) for library in current_gateway().libraries()]
     items, cursor = page_by_name(found, query.limit, query.cursor)
     return answer(LibraryPage(items=items, next_cursor=cursor))
+
+
+@models.put(
+    "/libraries/<name>",
+    operation_id="putLibrary",
+    responses={200: Library, 201: Library, **problems(400, 404, 409, 415, 422, 503)},
+    request_body={
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/LibraryPlan"}}},
+    },
+)
+def put_library(path: LibraryPath, query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
+    """Create a library, or change its weights; its models only while it is empty."""
+    if request.mimetype != "application/json":
+        raise UnsupportedMedia("Send application/json.")
+    text = read_at_most(as_chunks(request.stream), MAX_QUERY_BYTES)
+    if text is None:
+        raise PayloadTooLarge(f"A library's plan has at most {MAX_QUERY_BYTES} bytes.")
+    library, is_new = plan_library(
+        current_gateway(), path.name, parse_json(LibraryPlan, text, location="")
+    )
+    return answer(library, 201 if is_new else 200)
 
 
 @models.get("/stats", operation_id="getStats", responses={200: Stats})

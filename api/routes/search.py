@@ -21,7 +21,6 @@ from twinlens.api.uploads import (
 )
 from twinlens.shared.errors import (
     FieldError,
-    ModelNotFound,
     PayloadTooLarge,
     UnsupportedMedia,
     ValidationFailed,
@@ -55,7 +54,8 @@ search = APIBlueprint(
 def search_images(query: NoParameters, header: SubmitHeaders) -> Response:  # noqa: ARG001 (refuses any)
     """Find the images nearest to a picture.
 
-    As multipart `file` with an optional JSON part `query`, or as JSON with `image_id`.
+    As multipart `file` with an optional JSON part `query`, or as JSON with `image_id`, or with
+    `text` where a model of the library has a text encoder.
     """
     gateway = current_gateway()
     gateway.check_ready("search")
@@ -73,8 +73,9 @@ def _read_query(max_picture: int) -> tuple[SearchQuery, bytes | None]:
         if text is None:
             raise PayloadTooLarge(f"A query has at most {MAX_QUERY_BYTES} bytes.")
         wanted = parse_json(SearchQuery, text, location="")
-        if wanted.image_id is None:
-            raise _bad_field("/image_id", "A query without a picture names a stored image.")
+        if (wanted.image_id is None) == (wanted.text is None):
+            message = "A query without a picture has either a stored image or a text."
+            raise _bad_field("/image_id", message)
         return wanted, None
     if request.mimetype == "multipart/form-data":
         return _read_form(request.content_type or "", max_picture)
@@ -87,8 +88,9 @@ def _read_form(content_type: str, max_picture: int) -> tuple[SearchQuery, bytes]
     wanted = parse_json(SearchQuery, b"{}" if sent.json is None else sent.json, location="query")
     if sent.content is None:
         raise _bad_field("file", "The part is missing.")
-    if wanted.image_id is not None:
-        raise _bad_field("query/image_id", "A query has a picture or a stored image, not both.")
+    for name in ("image_id", "text"):
+        if getattr(wanted, name) is not None:
+            raise _bad_field(f"query/{name}", "A query with a picture has nothing else to go by.")
     return wanted, sent.content
 
 
@@ -101,12 +103,19 @@ def _check_names(gateway: Gateway, wanted: SearchQuery) -> None:
         ImageNotFound: The library has no such image.
     """
     library = gateway.library(wanted.library)
-    for name in wanted.models or []:
-        if name not in library.models:
-            there = ", ".join(library.models) or "none yet"
-            raise ModelNotFound(f"Library {library.name!r} has no model {name!r}; it has: {there}.")
+    refs = library.choose(wanted.models)
+    if wanted.text is not None:
+        _check_text(gateway, refs, is_named=wanted.models is not None)
     if wanted.image_id is not None:
         gateway.catalog.get(library.name, wanted.image_id)
+
+
+def _check_text(gateway: Gateway, refs: list[str], *, is_named: bool) -> None:
+    """Refuses words where no model understands them, or one that was named does not."""
+    models = gateway.catalog.models()
+    deaf = [ref for ref in refs if ref not in models or not models[ref].has_text]
+    if len(deaf) == len(refs) or (deaf and is_named):
+        raise _bad_field("/text", f"Without a text encoder: {', '.join(deaf) or 'all models'}.")
 
 
 def _bad_field(location: str, message: str) -> ValidationFailed:

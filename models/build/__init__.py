@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 _BUILDERS: dict[str, Callable[[], ModelProto]] = {
-    LITE0.name: lambda: build_lite(LITE0),
-    LITE2.name: lambda: build_lite(LITE2),
-    "phash": build_phash,
+    f"{LITE0.name}@1": lambda: build_lite(LITE0),
+    f"{LITE2.name}@1": lambda: build_lite(LITE2),
+    "phash@1": build_phash,
 }
 
 
-def build_model(name: str) -> bytes:
-    """Builds a shipped model.
+def build_model(ref: str) -> bytes:
+    """Builds a shipped model, named as name@version.
 
     Returns:
         The ONNX file's bytes, the same at every call (with one version of onnx and protobuf).
@@ -29,7 +29,7 @@ def build_model(name: str) -> bytes:
     Raises:
         ModelNotFound: no model of this name is shipped.
     """
-    if name not in _BUILDERS:
-        raise ModelNotFound(f"no shipped model is named {name!r}; there are {sorted(_BUILDERS)}")
-    model: bytes = _BUILDERS[name]().SerializeToString(deterministic=True)
+    if ref not in _BUILDERS:
+        raise ModelNotFound(f"no shipped model is named {ref!r}; there are {sorted(_BUILDERS)}")
+    model: bytes = _BUILDERS[ref]().SerializeToString(deterministic=True)
     return model

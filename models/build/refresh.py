@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def refresh_card(path: Path) -> str:
     """Returns the text of a shipped card with what its model gives now."""
     card = load_card(path)
-    model = build_model(card.name)
+    model = build_model(card.ref)
     embedder = OnnxEmbedder(card, model)
     text = path.read_text(encoding="utf-8").replace(card.sha256, hashlib.sha256(model).hexdigest())
     head = text.partition("[[golden]]")[0]

@@ -103,7 +103,8 @@ class StandIn:
 
     def serve(self, *models: str, library: str = "default") -> None:
         self.catalog.publish_models(summary(name) for name in models)
-        self.catalog.ensure_library(Library(name=library, models=list(models)))
+        refs = [f"{name}@1" for name in models]
+        self.catalog.ensure_library(Library(name=library, models=refs))
 
     def add(self, image: Image, path: str = "nowhere") -> None:
         with self.redis.pipeline() as pipeline:
@@ -157,10 +158,10 @@ def image(image_id: str, name: str = "a.jpg", library: str = "default") -> Image
     )
 
 
-def summary(name: str) -> ModelSummary:
+def summary(name: str, version: str = "1", *, has_text: bool = False) -> ModelSummary:
     return ModelSummary(
         name=name,
-        version="1",
+        version=version,
         title=name,
         dimension=8,
         metric="L2",
@@ -169,6 +170,7 @@ def summary(name: str) -> ModelSummary:
         licence="Apache-2.0",
         source="https://example.org",
         sha256="0" * 64,
+        has_text=has_text,
     )
 
 

@@ -129,7 +129,7 @@ def test_raw_bytes_are_taken(
         ({"data": b"x"} | MULTIPART, 400, "bad-request", None),
     ],
 )  # fmt: skip
-def test_a_bad_upload_is_refused_and_leaves_no_job(  # noqa: PLR0917 (one row of the table)
+def test_a_bad_upload_is_refused_and_leaves_no_job(
     client: FlaskClient,
     worker: StandIn,
     options: dict[str, Any],

@@ -34,18 +34,18 @@ def test_models_are_listed_by_name(client: FlaskClient, worker: StandIn) -> None
     assert rest["next_cursor"] is None
     assert client.get("/v1/models/vgg").json == rest["items"][0]
     problem = assert_problem(client.get("/v1/models/none"), 404, "model-not-found")
-    assert "lite0, phash, vgg" in problem["detail"]
+    assert "lite0@1, phash@1, vgg@1" in problem["detail"]
     assert_problem(client.get("/v1/models/vgg?x=1"), 422, "validation-failed")
 
 
 def test_the_default_library_is_there_from_the_start(client: FlaskClient, worker: StandIn) -> None:
-    empty = {"name": "default", "models": []}
+    empty = {"name": "default", "models": [], "weights": {}}
     assert client.get("/v1/libraries").json == {"items": [empty], "next_cursor": None}
     worker.serve("lite0")
     worker.serve("phash", library="art")
     assert client.get("/v1/libraries").json["items"] == [
-        {"name": "art", "models": ["phash"]},
-        {"name": "default", "models": ["lite0"]},
+        {"name": "art", "models": ["phash@1"], "weights": {}},
+        {"name": "default", "models": ["lite0@1"], "weights": {}},
     ]
 
 
@@ -146,6 +146,7 @@ def test_the_document_is_valid_and_says_what_is_served(client: FlaskClient) -> N
         "GET /v1/models",
         "GET /v1/models/{name}",
         "GET /v1/libraries",
+        "PUT /v1/libraries/{name}",
         "GET /v1/stats",
         "GET /livez",
         "GET /readyz",

@@ -15,8 +15,8 @@ from twinlens.shared.errors import ImageNotFound, Unavailable
 from twinlens.shared.settings import Settings
 from twinlens.workers.vectors import Vectors, collection_of
 
-LITE0 = load_card(SHIPPED_CARDS / "efficientnet-lite0.toml")
-PHASH = load_card(SHIPPED_CARDS / "phash.toml")
+LITE0 = load_card(SHIPPED_CARDS / "efficientnet-lite0@1.toml")
+PHASH = load_card(SHIPPED_CARDS / "phash@1.toml")
 N_ROWS = 50
 
 

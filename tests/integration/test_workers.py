@@ -12,8 +12,10 @@ from flask.testing import FlaskClient
 from photos import jpeg, source
 from redis import Redis
 from servers import wait_until
+from tiny_pair import COLOURS, pair_card, picture_graph, plain_picture, text_graph, tokenizer_file
 
 from twinlens.models.pictures import open_picture
+from twinlens.models.session import Embedder
 from twinlens.shared.blobs import image_id_of, image_key, thumbnail_key
 from twinlens.shared.errors import ContentMissing, ImageNotFound, ModelNotFound
 from twinlens.shared.messages import SearchQuery
@@ -51,16 +53,24 @@ def runtime(
     settings.data_dir.joinpath("models").symlink_to(models_dir)
     built = build_runtime(settings, "bulk")
     # Redis and the blobs begin empty with each test; Milvus lasts as long as the session.
-    for model in built.embedders.values():
+    for model in models_of(built):
         for content in small_photos.values():
             built.vectors.delete("default", model.card, image_id_of(content))
     return built
 
 
-def post(client: FlaskClient, files: list[tuple[str, bytes]]) -> str:
+def models_of(runtime: Runtime) -> list[Embedder]:
+    return runtime.models_of(runtime.catalog.library("default"))
+
+
+def names_of(runtime: Runtime) -> list[str]:
+    return [model.card.name for model in models_of(runtime)]
+
+
+def post(client: FlaskClient, files: list[tuple[str, bytes]], library: str = "default") -> str:
     """Posts files as one bulk job and returns its id."""
     answer = client.post(
-        "/v1/images/bulk",
+        f"/v1/images/bulk?library={library}",
         data={"files": [(io.BytesIO(content), name) for name, content in files]},
     )
     assert answer.status_code == 202, answer.text
@@ -93,7 +103,7 @@ def test_a_repeated_chunk_has_the_same_outcomes(
     assert first[2].error is not None
     assert first[2].error.status == 415
     assert embed_chunk(runtime, job_id, 0) == first
-    assert count_vectors(runtime, "default") == dict.fromkeys(runtime.embedders, 1)
+    assert count_vectors(runtime, "default") == dict.fromkeys(names_of(runtime), 1)
 
 
 def test_what_the_library_has_is_skipped(
@@ -161,7 +171,7 @@ def test_a_search_shows_each_models_distance_of_every_hit(
     assert [hit.rank for hit in result.hits] == [1, 2, 3, 4]
     assert result.hits[0].image.id == library["coffee.png"]
     for hit in result.hits:
-        assert set(hit.models) == set(runtime.embedders)
+        assert set(hit.models) == set(names_of(runtime))
     for name, ranking in result.by_model.items():
         assert ranking[0].image_id == library["coffee.png"], name
         assert ranking[0].distance == pytest.approx(0, abs=1e-4)
@@ -186,6 +196,38 @@ def test_a_search_that_cannot_be_done_says_why(runtime: Runtime) -> None:
         search(runtime, "q", SearchQuery(image_id="0" * 64), time.time())
 
 
+def test_words_find_pictures_under_the_models_that_understand_them(
+    client: FlaskClient, runtime: Runtime, tmp_path: Path
+) -> None:
+    (tmp_path / "models").unlink()
+    runtime.registry.add(pair_card(), picture_graph(), (text_graph(), tokenizer_file()))
+    runtime.publish_models()
+    plan = {"models": ["colours"]}
+    assert client.put("/v1/libraries/plain", json=plan).status_code == 201
+    files = [(colour, plain_picture(colour)) for colour in COLOURS]
+    job_id = post(client, files, library="plain")
+    assert outcomes(runtime, job_id) == ["succeeded"] * 3
+    for colour in COLOURS:
+        query = SearchQuery(library="plain", text=f"something {colour}", k=3)
+        result = search(runtime, "q", query, time.time())
+        assert result.hits[0].image.name == colour
+        assert result.timing_ms.decode == 0
+
+
+def test_the_weights_of_a_library_count(
+    client: FlaskClient, runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
+) -> None:
+    runtime.pictures.set(query_key("q"), small_photos["coffee.png"])
+    names = names_of(runtime)
+    for favourite in names:
+        weights = {name: float(name == favourite) for name in names}
+        plan = {"models": names, "weights": weights}
+        assert client.put("/v1/libraries/default", json=plan).status_code == 200
+        result = search(runtime, "q", SearchQuery(), time.time())
+        for hit in result.hits:
+            assert hit.score == pytest.approx(hit.models[favourite].score)
+
+
 def remove(client: FlaskClient, runtime: Runtime, image_id: str) -> None:
     job_id = client.delete(f"/v1/images/{image_id}").json["id"]
     delete_image(runtime, job_id, "default", image_id)
@@ -198,7 +240,7 @@ def test_a_removed_image_is_gone_everywhere(
     make_stored_thumbnail(runtime, "default", gone)
     remove(client, runtime, gone)
     assert client.get(f"/v1/images/{gone}").status_code == 404
-    assert count_vectors(runtime, "default") == dict.fromkeys(runtime.embedders, 3)
+    assert count_vectors(runtime, "default") == dict.fromkeys(names_of(runtime), 3)
     for key in (image_key("default", gone), thumbnail_key("default", gone)):
         with pytest.raises(FileNotFoundError):
             runtime.blobs.get(key)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from twinlens.models.card import Fit, InputSpec, Metric, OutputKind, load_card
+from twinlens.models.card import Fit, InputSpec, Metric, OutputKind, dump_card, load_card
 from twinlens.models.registry import SHIPPED_CARDS
 from twinlens.shared.errors import BadCard
 
@@ -97,12 +97,21 @@ def test_the_crop_needs_a_larger_picture() -> None:
     assert spec.wanted_px == 256
 
 
-def test_the_shipped_cards_are_the_three_and_say_whose_they_are() -> None:
+def test_a_card_that_is_written_is_read_as_it_was(tmp_path: Path) -> None:
+    for path in SHIPPED_CARDS.glob("*.toml"):
+        card = load_card(path)
+        assert load_card(write(tmp_path, dump_card(card))) == card
+
+
+def test_the_shipped_cards_are_of_three_models_and_say_whose_they_are() -> None:
     cards = {path.stem: load_card(path) for path in SHIPPED_CARDS.glob("*.toml")}
 
-    assert set(cards) == {"efficientnet-lite0", "efficientnet-lite2", "phash"}
+    assert {card.name for card in cards.values()} == {
+        "efficientnet-lite0",
+        "efficientnet-lite2",
+        "phash",
+    }
     for stem, card in cards.items():
-        assert card.name == stem
-        assert card.version in card.file
+        assert (card.ref, card.file) == (stem, f"{stem}.onnx")
         assert len(card.golden) == 2
-    assert cards["phash"].weight == 0.0
+    assert cards["phash@1"].weight == 0.0

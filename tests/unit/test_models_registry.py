@@ -18,7 +18,7 @@ from twinlens.models.pictures import open_picture
 from twinlens.models.registry import SHIPPED_CARDS, Registry, ensure_models
 from twinlens.models.session import OnnxEmbedder
 from twinlens.models.verify import decode_embedding, encode_embedding
-from twinlens.shared.errors import BadCard, BadEmbedding, ModelNotFound, ModelRefused
+from twinlens.shared.errors import BadCard, BadEmbedding, ModelExists, ModelNotFound, ModelRefused
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +61,13 @@ def test_a_build_leaves_models_and_nothing_else(built: Path) -> None:
     assert sorted(path.name for path in built.rglob("*")) == [
         "chelsea.png",
         "coffee.png",
-        "efficientnet-lite0-1.onnx",
-        "efficientnet-lite0.toml",
-        "efficientnet-lite2-1.onnx",
-        "efficientnet-lite2.toml",
+        "efficientnet-lite0@1.onnx",
+        "efficientnet-lite0@1.toml",
+        "efficientnet-lite2@1.onnx",
+        "efficientnet-lite2@1.toml",
         "golden",
-        "phash-1.onnx",
-        "phash.toml",
+        "phash@1.onnx",
+        "phash@1.toml",
     ]
 
 
@@ -78,7 +78,7 @@ def test_the_shipped_cards_are_of_what_is_built_here(built: Path) -> None:
 
 
 def test_what_is_there_is_left_alone(models: Path) -> None:
-    edit(models / "phash.toml", "weight = 0.0", "weight = 0.5")
+    edit(models / "phash@1.toml", "weight = 0.0", "weight = 0.5")
     before = {path: path.stat().st_mtime_ns for path in models.iterdir()}
 
     cards = ensure_models(models)
@@ -87,7 +87,7 @@ def test_what_is_there_is_left_alone(models: Path) -> None:
     assert {card.name: card.weight for card in cards}["phash"] == 0.5
 
 
-@pytest.mark.parametrize("lost", ["phash.toml", "phash-1.onnx"])
+@pytest.mark.parametrize("lost", ["phash@1.toml", "phash@1.onnx"])
 def test_what_is_lost_is_built_again(models: Path, lost: str) -> None:
     (models / lost).unlink()
 
@@ -96,12 +96,33 @@ def test_what_is_lost_is_built_again(models: Path, lost: str) -> None:
     Registry(models).open("phash")
 
 
-def test_another_version_is_replaced(models: Path) -> None:
-    edit(models / "phash.toml", 'version = "1"', 'version = "0"')
+def test_versions_lie_beside_each_other_and_are_told_apart(models: Path) -> None:
+    registry = Registry(models)
+    card, model = registry.read("phash")
+    added = registry.add(card.model_copy(update={"version": "2", "title": "newer"}), model)
 
-    ensure_models(models)
+    assert (added.ref, added.file) == ("phash@2", "phash@2.onnx")
+    assert added.golden == card.golden
+    assert registry.card("phash@1") == card
+    assert registry.open("phash@2").card == added
+    with pytest.raises(ModelNotFound, match="several versions, name one of: phash@1, phash@2"):
+        registry.card("phash")
+    with pytest.raises(ModelExists, match="phash@2 is there already"):
+        registry.add(added, model)
 
-    assert Registry(models).card("phash").version == "1"
+    registry.remove("phash@2")
+    assert registry.card("phash") == card
+    assert not list(models.glob("phash@2*"))
+
+
+def test_a_model_that_is_not_what_its_card_says_is_not_added(models: Path) -> None:
+    registry = Registry(models)
+    card, model = registry.read("efficientnet-lite0")
+    before = sorted(path.name for path in models.iterdir())
+    wrong = card.model_copy(update={"version": "2", "dimension": 5})
+    with pytest.raises(ModelRefused, match="its card says"):
+        registry.add(wrong, model)
+    assert sorted(path.name for path in models.iterdir()) == before
 
 
 def test_several_processes_may_build_at_once(tmp_path: Path) -> None:
@@ -115,7 +136,7 @@ def test_several_processes_may_build_at_once(tmp_path: Path) -> None:
 
 
 def test_a_changed_file_is_refused(models: Path) -> None:
-    with (models / "phash-1.onnx").open("ab") as stream:
+    with (models / "phash@1.onnx").open("ab") as stream:
         stream.write(b"\0")
 
     with pytest.raises(ModelRefused, match="SHA-256") as refused:
@@ -124,14 +145,14 @@ def test_a_changed_file_is_refused(models: Path) -> None:
 
 
 def test_a_missing_file_is_refused(models: Path) -> None:
-    (models / "phash-1.onnx").unlink()
+    (models / "phash@1.onnx").unlink()
 
     with pytest.raises(ModelRefused, match="cannot be read"):
         Registry(models).open("phash")
 
 
 def test_other_weights_under_a_right_sha256_are_refused(models: Path) -> None:
-    path, card_path = models / "efficientnet-lite0-1.onnx", models / "efficientnet-lite0.toml"
+    path, card_path = models / "efficientnet-lite0@1.onnx", models / "efficientnet-lite0@1.toml"
     model = onnx.load(path)
     stem = next(w for w in model.graph.initializer if w.name == "_conv_stem.weight")
     # Blue for red: the mistake of a caller who reads pictures with OpenCV.
@@ -146,14 +167,14 @@ def test_other_weights_under_a_right_sha256_are_refused(models: Path) -> None:
 
 
 def test_another_preprocessing_is_refused(models: Path) -> None:
-    edit(models / "efficientnet-lite0.toml", 'resample = "bicubic"', 'resample = "lanczos"')
+    edit(models / "efficientnet-lite0@1.toml", 'resample = "bicubic"', 'resample = "lanczos"')
 
     with pytest.raises(ModelRefused, match="cosine"):
         Registry(models).open("efficientnet-lite0")
 
 
 def test_a_model_without_known_answers_is_refused(models: Path) -> None:
-    path = models / "phash.toml"
+    path = models / "phash@1.toml"
     path.write_text(path.read_text(encoding="utf-8").partition("[[golden]]")[0], encoding="utf-8")
 
     with pytest.raises(BadCard, match="no golden embedding"):
@@ -168,30 +189,30 @@ def test_a_missing_golden_picture_is_refused(models: Path) -> None:
 
 
 def test_an_input_that_is_not_the_cards_is_refused(models: Path) -> None:
-    edit(models / "phash.toml", "width = 32", "width = 64")
+    edit(models / "phash@1.toml", "width = 32", "width = 64")
 
     with pytest.raises(ModelRefused, match="its card says"):
         Registry(models).open("phash")
 
 
 def test_a_file_that_is_no_model_is_refused(models: Path) -> None:
-    (models / "phash-1.onnx").write_bytes(b"junk")
-    card = load_card(models / "phash.toml")
-    edit(models / "phash.toml", card.sha256, hashlib.sha256(b"junk").hexdigest())
+    (models / "phash@1.onnx").write_bytes(b"junk")
+    card = load_card(models / "phash@1.toml")
+    edit(models / "phash@1.toml", card.sha256, hashlib.sha256(b"junk").hexdigest())
 
     with pytest.raises(ModelRefused, match="onnxruntime cannot open"):
         Registry(models).open("phash")
 
 
 def test_an_unknown_model_names_the_known(built: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match="efficientnet-lite0, efficientnet-lite2, phash"):
+    with pytest.raises(ModelNotFound, match="efficientnet-lite0@1, efficientnet-lite2@1, phash@1"):
         Registry(built).card("resnet")
     with pytest.raises(ModelNotFound, match="there are: none"):
         Registry(tmp_path).open("resnet")
 
 
 def test_two_models_that_would_share_a_collection_are_refused(models: Path) -> None:
-    shutil.copy(models / "efficientnet-lite0.toml", models / "other.toml")
+    shutil.copy(models / "efficientnet-lite0@1.toml", models / "other.toml")
     edit(models / "other.toml", 'name = "efficientnet-lite0"', 'name = "efficientnet_lite0"')
 
     with pytest.raises(BadCard, match="rename or remove"):

@@ -17,7 +17,7 @@ GOLDEN = SHIPPED_CARDS / "golden"
 
 @pytest.fixture(scope="module")
 def phash() -> OnnxEmbedder:
-    return OnnxEmbedder(load_card(SHIPPED_CARDS / "phash.toml"), build_model("phash"))
+    return OnnxEmbedder(load_card(SHIPPED_CARDS / "phash@1.toml"), build_model("phash@1"))
 
 
 def reference_hash(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

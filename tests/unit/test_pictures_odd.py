@@ -75,8 +75,8 @@ def rows() -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def embedder() -> OnnxEmbedder:
-    card = load_card(SHIPPED_CARDS / "efficientnet-lite0.toml")
-    return OnnxEmbedder(card, build_model(card.name))
+    card = load_card(SHIPPED_CARDS / "efficientnet-lite0@1.toml")
+    return OnnxEmbedder(card, build_model(card.ref))
 
 
 def embed(embedder: OnnxEmbedder, name: str) -> NDArray[np.float32]:

@@ -1,0 +1,101 @@
+"""Libraries: which models they have, and how much each counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from integration.conftest import assert_problem, image, summary
+
+if TYPE_CHECKING:
+    from flask.testing import FlaskClient
+    from integration.conftest import StandIn
+
+
+def put(client: FlaskClient, name: str, **plan: Any) -> Any:
+    return client.put(f"/v1/libraries/{name}", json=plan)
+
+
+def test_a_library_is_made_and_its_weights_are_changed(
+    client: FlaskClient, worker: StandIn
+) -> None:
+    worker.serve("lite0", "phash")
+    made = put(client, "art", models=["lite0", "phash@1"])
+    expected = {"name": "art", "models": ["lite0@1", "phash@1"], "weights": {}}
+    assert (made.status_code, made.json) == (201, expected)
+
+    worker.add(image("a" * 64, library="art"))
+    changed = put(client, "art", models=["phash", "lite0"], weights={"phash": 0.2})
+    assert (changed.status_code, changed.json["weights"]) == (200, {"phash": 0.2})
+    assert client.get("/v1/libraries").json["items"][0] == changed.json
+
+
+def test_models_change_only_while_a_library_is_empty(client: FlaskClient, worker: StandIn) -> None:
+    worker.serve("lite0", "phash")
+    assert put(client, "default", models=["phash"]).status_code == 200
+    worker.add(image("a" * 64))
+    problem = assert_problem(put(client, "default", models=["lite0"]), 409, "library-not-empty")
+    assert "phash@1" in problem["detail"]
+    assert client.get("/v1/libraries").json["items"][0]["models"] == ["phash@1"]
+
+
+def test_a_version_must_be_named_where_there_are_several(
+    client: FlaskClient, worker: StandIn
+) -> None:
+    worker.catalog.publish_models([summary("lite0"), summary("lite0", "1-int8")])
+    problem = assert_problem(put(client, "art", models=["lite0"]), 404, "model-not-found")
+    assert "lite0@1, lite0@1-int8" in problem["detail"]
+    assert put(client, "art", models=["lite0@1-int8"]).json["models"] == ["lite0@1-int8"]
+    for name, status in (("lite0", 404), ("lite0@1-int8", 200), ("lite0@2", 404)):
+        assert client.get(f"/v1/models/{name}").status_code == status
+    both = put(client, "art", models=["lite0@1", "lite0@1-int8"])
+    assert assert_problem(both, 422, "validation-failed")["errors"][0]["location"] == "/models"
+
+
+@pytest.mark.parametrize(
+    ("name", "plan", "status", "location"),
+    [
+        ("art", {"models": []}, 422, "/models"),
+        ("art", {"models": ["none"]}, 404, None),
+        ("art", {"models": ["lite0"], "weights": {"phash": 1}}, 422, "/weights/phash"),
+        ("art", {"models": ["lite0"], "weights": {"lite0": -1}}, 422, "/weights/lite0"),
+        ("art", {"models": ["lite0"], "colour": 1}, 422, "/colour"),
+        ("Art", {"models": ["lite0"]}, 422, "name"),
+        ("a_b", {"models": ["lite0"]}, 422, "name"),
+        ("a--b", {"models": ["lite0"]}, 422, "name"),
+        ("a" * 65, {"models": ["lite0"]}, 422, "name"),
+    ],
+)
+def test_a_bad_plan_is_refused_and_makes_nothing(
+    client: FlaskClient,
+    worker: StandIn,
+    name: str,
+    plan: dict[str, Any],
+    status: int,
+    location: str | None,
+) -> None:
+    worker.serve("lite0", "phash")
+    response = put(client, name, **plan)
+    assert response.status_code == status, response.text
+    if location is not None:
+        assert response.json["errors"][0]["location"] == location
+    assert [one["name"] for one in client.get("/v1/libraries").json["items"]] == ["default"]
+
+
+def test_words_are_searched_with_where_a_model_understands_them(
+    client: FlaskClient, worker: StandIn
+) -> None:
+    worker.serve("lite0", "clip")
+    worker.catalog.publish_models([summary("lite0"), summary("clip", has_text=True)])
+    accepted = client.post("/v1/search", json={"text": "a cat", "k": 3})
+    assert accepted.status_code == 202
+    [task] = worker.queued()
+    assert task["kwargs"]["query"]["text"] == "a cat"
+    for query in (
+        {"text": "a cat", "models": ["lite0"]},
+        {"text": "a cat", "models": ["lite0", "clip"]},
+        {"text": ""},
+        {"text": "x" * 2001},
+        {"text": "a cat", "image_id": "a" * 64},
+    ):
+        assert_problem(client.post("/v1/search", json=query), 422, "validation-failed")
