@@ -1,0 +1,299 @@
+"""Rewrites any ONNX network of pictures into the one form.
+
+    images ─ presets.py ─ the network, cut by surgery.py ─ pooling ─ L2 norm ─ embedding
+
+Every rewritten graph is tried (trial.py) beside the network as it came.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
+from pydantic import ValidationError
+
+from twinlens.models.build.graph import (
+    describe,
+    find_dims,
+    is_channels_last,
+    parse_network,
+    read_network,
+)
+from twinlens.models.build.lite import SMALLEST_NORM
+from twinlens.models.build.presets import PRESETS, Preprocessing, add_preprocessing
+from twinlens.models.build.surgery import PREFIX, add_prefix, convert_opset, cut_network, free_batch
+from twinlens.models.build.trial import (
+    CLOSE,
+    CLOSE_FLOAT16,
+    NOISE,
+    check_embeddings,
+    probe_pictures,
+    run_network,
+)
+from twinlens.models.card import Fit, InputSpec, Resample
+from twinlens.models.session import INPUT_NAME, OUTPUT_NAME
+from twinlens.shared.errors import ModelError
+
+__all__ = ["PRESETS", "Adapted", "Pool", "Preprocessing", "adapt_graph", "read_network"]
+
+Pool = Literal["max", "avg", "none"]
+
+# Of card.py's `Card.dimension`, which has it from Milvus.
+LARGEST_DIMENSION = 32768
+
+_POOLS = {"max": "GlobalMaxPool", "avg": "GlobalAveragePool"}
+_IMAGE_TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8}
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A network in the one form: the ONNX file's bytes, and what its card must say of it."""
+
+    model: bytes
+    input: InputSpec
+    dimension: int
+
+
+@dataclass(frozen=True)
+class _Image:
+    """The network's own input. `n_batch` is 0 where it takes any number of pictures."""
+
+    name: str
+    dtype: int
+    n_batch: int
+    height_px: int
+    width_px: int
+
+    def batch_of(self, picture: NDArray[np.float32]) -> NDArray[Any]:
+        """One picture, as often as the network wants pictures, in its type."""
+        dtype = helper.tensor_dtype_to_np_dtype(self.dtype)
+        return np.ascontiguousarray(picture.repeat(self.n_batch or 1, axis=0), dtype)
+
+
+@dataclass(frozen=True)
+class _Features:
+    """What the network gave of one picture, [1, dimension] or of rank 4, and how to pool it."""
+
+    values: NDArray[Any]
+    is_channels_last: bool
+    pool: Pool
+
+    @cached_property
+    def embedding(self) -> NDArray[np.float64]:
+        """[dimension], of length 1: in numpy what `_add_head` does in a graph."""
+        values = self.values.astype(np.float64)
+        if self.pool != "none":
+            axes = (1, 2) if self.is_channels_last else (2, 3)
+            values = values.max(axes) if self.pool == "max" else values.mean(axes)
+        flat = values.ravel()
+        # Numbers that are not finite go on as such, to be refused with the graph's own.
+        with np.errstate(invalid="ignore"):
+            return flat / max(float(np.linalg.norm(flat)), SMALLEST_NORM)
+
+
+def adapt_graph(  # noqa: PLR0913 - each is an option of `models add`, and passed by name
+    model: bytes,
+    preprocessing: Preprocessing,
+    *,
+    size_px: int | None = None,
+    resample: Resample = Resample.BICUBIC,
+    fit: Fit = Fit.SQUASH,
+    crop_fraction: float = 1.0,
+    output: str | None = None,
+    pool: Pool = "none",
+) -> Adapted:
+    """Rewrites a network into the one form.
+
+    Args:
+        model: an ONNX file with its weights inside (`read_network` takes them in). It takes one
+            picture: float32, float16 or uint8 of rank 4 with 3 channels.
+        preprocessing: what the network wants done to pixels: one of `PRESETS`, or its own.
+        size_px: side of the picture, where the graph takes any size.
+        resample: how a picture is brought to that size.
+        fit: how one of another shape is.
+        crop_fraction: see `InputSpec`.
+        output: the tensor to take the embedding from, any of the graph; None for its only output.
+        pool: how [N, channels, height, width] becomes [N, channels]; "none" where the tensor is
+            [N, dimension], or height and width are 1.
+
+    Returns:
+        A graph with input `images` uint8 [N, height, width, 3] RGB and output `embedding`
+        float32 [N, dimension], each row of length 1.
+
+    Raises:
+        ModelError: the graph cannot be rewritten like this; the message says what was found,
+            what was expected, and which option to pass.
+        ModelRefused: it was, but its vectors are not of length 1, or not those of the network
+            as it came, or depend on the other pictures of a batch.
+    """
+    network = parse_network(model)
+    cut_network(network, output)
+    image = _find_image(network.graph, preprocessing, size_px)
+    spec = _input_spec(image, resample, fit, crop_fraction)
+    pictures = probe_pictures(spec)
+    batch = image.batch_of(preprocessing.apply(pictures[NOISE]))
+    values = run_network(network, batch)[:1]
+    features = _find_features(network.graph, values, preprocessing, pool)
+    limit = CLOSE_FLOAT16 if _has_float16(network.graph) else CLOSE
+    network = convert_opset(network, values.dtype)
+    add_prefix(network.graph)
+    free_batch(network.graph, PREFIX + image.name, image.n_batch)
+    adapted = _assemble(network, preprocessing, image, features)
+    check_embeddings(adapted, pictures, features.embedding, limit)
+    return Adapted(adapted, spec, features.embedding.size)
+
+
+def _find_image(graph: GraphProto, preprocessing: Preprocessing, size_px: int | None) -> _Image:
+    found = f"{graph.output[0].name!r} is made of {describe(graph.input)}"
+    if len(graph.input) != 1:
+        raise ModelError(
+            f"{found}; one input, a picture, is expected. Pass --output with a tensor that is "
+            "made of the picture alone"
+        )
+    value = graph.input[0]
+    dtype, dims = value.type.tensor_type.elem_type, find_dims(value)
+    if dtype not in _IMAGE_TYPES or dims is None or len(dims) != 4:
+        raise ModelError(
+            f"{found}; a picture is expected: float, float16 or uint8 of rank 4. Export the "
+            "network with such an input"
+        )
+    _check_channels(found, dims, preprocessing)
+    if dtype == TensorProto.UINT8 and not preprocessing.is_identity:
+        raise ModelError(
+            f"{found}: bytes, so the arithmetic on pixels is inside already. Pass --scale 1 "
+            "--mean 0,0,0 --std 1,1,1"
+        )
+    at = 2 if preprocessing.layout == "nchw" else 1
+    height, width = (_side(found, dim, size_px) for dim in dims[at : at + 2])
+    return _Image(value.name, dtype, dims[0], height, width)
+
+
+def _check_channels(found: str, dims: list[int], preprocessing: Preprocessing) -> None:
+    at, other = (1, 3) if preprocessing.layout == "nchw" else (3, 1)
+    if dims[at] in (0, 3):
+        return
+    remedy = "Export a network of colour pictures"
+    if dims[other] == 3:
+        remedy = f"Pass --layout {'nhwc' if at == 1 else 'nchw'}"
+    raise ModelError(
+        f"{found}; 3 channels are expected, in layout {preprocessing.layout} as dimension {at} "
+        f"(from 0). {remedy}"
+    )
+
+
+def _side(found: str, dim: int, size_px: int | None) -> int:
+    if not dim and size_px is None:
+        raise ModelError(f"{found}, of any height or width: pass --size with the side in pixels")
+    if dim and size_px not in (None, dim):
+        raise ModelError(
+            f"{found}, and --size {size_px} does not fit: leave it out, or export the network "
+            "with a free height and width"
+        )
+    return dim or size_px or 0
+
+
+def _input_spec(image: _Image, resample: Resample, fit: Fit, crop_fraction: float) -> InputSpec:
+    try:
+        return InputSpec(
+            width=image.width_px,
+            height=image.height_px,
+            resample=resample,
+            fit=fit,
+            crop_fraction=crop_fraction,
+        )
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'input'}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise ModelError(f"{faults}. Correct --size, --resize or --crop") from error
+
+
+def _find_features(
+    graph: GraphProto, values: NDArray[Any], preprocessing: Preprocessing, pool: Pool
+) -> _Features:
+    sides = list(values.shape[1:])
+    found = f"{graph.output[0].name!r} has shape {['N', *sides]}"
+    is_maps = len(sides) == 3
+    if not is_maps and len(sides) != 1:
+        raise ModelError(
+            f"{found}; [N, dimension] or [N, channels, height, width] is expected. Pass --output "
+            "with a tensor of such a shape"
+        )
+    if is_maps and pool == "none" and sorted(sides)[:2] != [1, 1]:
+        raise ModelError(f"{found}, and [N, dimension] is expected: pass --pool max or avg")
+    if not is_maps and pool != "none":
+        raise ModelError(f"{found}, which has no height and width to pool: leave --pool out")
+    is_last = is_channels_last(graph, image_is_channels_last=preprocessing.layout == "nhwc")
+    features = _Features(values, is_last, pool)
+    if not 0 < features.embedding.size <= LARGEST_DIMENSION:
+        raise ModelError(
+            f"{found}, which makes an embedding of {features.embedding.size} numbers; at most "
+            f"{LARGEST_DIMENSION} are expected. Pass --pool, or --output with a smaller tensor"
+        )
+    return features
+
+
+def _assemble(
+    network: ModelProto, preprocessing: Preprocessing, image: _Image, features: _Features
+) -> bytes:
+    graph = GraphProto(name="adapted")
+    add_preprocessing(graph, preprocessing, image.dtype, PREFIX + image.name)
+    graph.node.extend(network.graph.node)
+    graph.initializer.extend(network.graph.initializer)
+    graph.sparse_initializer.extend(network.graph.sparse_initializer)
+    _add_head(graph, network.graph.output[0].name, features)
+    graph.input.append(
+        helper.make_tensor_value_info(
+            INPUT_NAME, TensorProto.UINT8, ["N", image.height_px, image.width_px, 3]
+        )
+    )
+    graph.output.append(
+        helper.make_tensor_value_info(
+            OUTPUT_NAME, TensorProto.FLOAT, ["N", features.embedding.size]
+        )
+    )
+    model = helper.make_model(
+        graph,
+        opset_imports=network.opset_import,
+        ir_version=network.ir_version,
+        producer_name="twinlens",
+    )
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def _add_head(graph: GraphProto, tensor: str, features: _Features) -> None:
+    """Adds the nodes from the network's tensor to `embedding`, as lite.py has them."""
+
+    def add(kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        name = output if output == OUTPUT_NAME else f"head/{output}"
+        graph.node.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
+        return name
+
+    if features.values.dtype != np.float32:
+        tensor = add("Cast", [tensor], "numbers", to=TensorProto.FLOAT)
+    if features.pool != "none":
+        if features.is_channels_last:
+            tensor = add("Transpose", [tensor], "channels_first", perm=[0, 3, 1, 2])
+        tensor = add(_POOLS[features.pool], [tensor], "pooled_maps")
+    if features.values.ndim == 4:
+        tensor = add("Flatten", [tensor], "pooled")
+    axes, smallest = np.array([1], np.int64), np.array(SMALLEST_NORM, np.float32)
+    graph.initializer.append(numpy_helper.from_array(axes, "head/axes"))
+    graph.initializer.append(numpy_helper.from_array(smallest, "head/smallest_norm"))
+    # From opset 18 on, the axes are an input.
+    squares = add("Mul", [tensor, tensor], "squares")
+    total = add("ReduceSum", [squares, "head/axes"], "sum_of_squares", keepdims=1)
+    norm = add("Sqrt", [total], "norm")
+    # A picture that stirs nothing would be 0/0; so its vector is 0, which is refused below.
+    norm = add("Max", [norm, "head/smallest_norm"], "norm_above_zero")
+    add("Div", [tensor, norm], OUTPUT_NAME)
+
+
+def _has_float16(graph: GraphProto) -> bool:
+    return any(tensor.data_type == TensorProto.FLOAT16 for tensor in graph.initializer)
