@@ -1,0 +1,115 @@
+"""The list of labelled pictures of an evaluation: a CSV with the columns `file` and `label`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinlens.shared.errors import BadRequest
+
+FILE_COLUMN, LABEL_COLUMN = "file", "label"
+
+PHOTOS = "photos"
+
+# A picture is a query when two others have its label: with one, a single place decides all.
+MIN_PICTURES = 3
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A picture file, and what it shows; "" where that is not said."""
+
+    path: Path
+    label: str
+
+
+def read_labels(path: Path) -> list[Labelled]:
+    """Reads a CSV with the columns `file` and `label`; other columns are ignored.
+
+    A file is looked for beside the CSV, then in a folder `photos` there. A line that comes twice
+    counts once. A picture without a label is one more among which others are looked for.
+
+    Raises:
+        BadRequest: the CSV cannot be read, lacks a column or a name, names files that are not
+            there, gives one file two labels, or its labels are too few to compare.
+    """
+    found: dict[Path, str] = {}
+    missing: list[str] = []
+    for line, name, label in _read_lines(path):
+        file = _find_file(path.parent, name)
+        if file is None:
+            missing.append(name)
+        elif found.setdefault(file, label) != label:
+            raise BadRequest(
+                f"{path.name}, line {line}: {name} has the label {label!r} here and "
+                f"{found[file]!r} above; a picture has one label"
+            )
+    _check_complete(path, missing)
+    _check_labels(path, Counter(label for label in found.values() if label))
+    return [Labelled(file, label) for file, label in found.items()]
+
+
+def _read_lines(path: Path) -> list[tuple[int, str, str]]:
+    """Line number, file and label of every line."""
+    try:
+        lines = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
+        names = [str(name).strip().lower() for name in lines.fieldnames or ()]
+        lines.fieldnames = names
+        _check_columns(path, names)
+        return [(lines.line_num, *_read_line(path, lines.line_num, line)) for line in lines]
+    except OSError as error:
+        raise BadRequest(f"{path.name} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"{path.name} is not UTF-8 text; save it as 'CSV UTF-8'") from error
+    except csv.Error as error:
+        raise BadRequest(f"{path.name} is not CSV: {error}") from error
+
+
+def _read_line(path: Path, number: int, line: Mapping[str, str | None]) -> tuple[str, str]:
+    name, label = ((line[column] or "").strip() for column in (FILE_COLUMN, LABEL_COLUMN))
+    if not name:
+        raise BadRequest(f"{path.name}, line {number}: no file is named; fill or delete the line")
+    return name, label
+
+
+def _check_columns(path: Path, names: Sequence[str]) -> None:
+    missing = [name for name in (FILE_COLUMN, LABEL_COLUMN) if name not in names]
+    if missing:
+        raise BadRequest(
+            f"{path.name} has the columns {', '.join(names) or '(none)'}; its first line must "
+            f"name {' and '.join(missing)} too, with commas between"
+        )
+
+
+def _find_file(folder: Path, name: str) -> Path | None:
+    candidates = (folder / name, folder / PHOTOS / name)
+    # Path.is_file raises on a name that is too long; os.path.isfile says no.
+    return next((path for path in candidates if os.path.isfile(path)), None)  # noqa: PTH113
+
+
+def _check_complete(path: Path, missing: Sequence[str]) -> None:
+    if missing:
+        raise BadRequest(
+            f"{path.name} names {len(missing)} files that are not there: "
+            f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}; they are looked for in "
+            f"{path.parent.resolve()} and in {PHOTOS}/ there"
+        )
+
+
+def _check_labels(path: Path, n_pictures: Counter[str]) -> None:
+    if len(n_pictures) < 2:
+        raise BadRequest(
+            f"{path.name} has {len(n_pictures)} labels; at least 2 are needed to tell whether "
+            "a model finds the right one"
+        )
+    label, n_most = n_pictures.most_common(1)[0]
+    if n_most < MIN_PICTURES:
+        raise BadRequest(
+            f"{path.name}: no label has {MIN_PICTURES} pictures, the most has {label!r} with "
+            f"{n_most}; a picture is looked for by another of its label, so label more of each"
+        )

@@ -1,0 +1,250 @@
+"""Scores and ranks many pictures for many queries at once, by one model or by several combined.
+
+Distances are as Milvus defines them, equal ones are ranked by image id: as the service does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from itertools import combinations, product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinlens.models.card import Metric
+from twinlens.models.embeddings import Embedded
+from twinlens.models.fusion import Measured
+
+# Cormack, Clarke, Büttcher, Reciprocal Rank Fusion outperforms Condorcet and individual Rank
+# Learning Methods, 2009: k = 60 was near the best in their pilot and kept.
+RRF_K = 60
+
+# What a model may weigh beside the heaviest, which weighs 1.
+WEIGHTS = (1.0, 0.5, 0.2)
+
+# Beyond it, the pairs and all together: 6 models have 57 subsets.
+MAX_MODELS_OF_ALL_SUBSETS = 4
+
+# Scores of a block of queries: some 8 MB each, a few of them by model.
+_BLOCK_SCORES = 1_000_000
+
+
+class Method(StrEnum):
+    """How the similarities of several models become one score."""
+
+    SINGLE = "single"
+    WEIGHTED = "weighted"
+    RRF = "rrf"
+    MAX = "max"
+    MIN = "min"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Models, and how they are combined. `weights` are those of WEIGHTED, 1 for the heaviest."""
+
+    models: tuple[str, ...]
+    method: Method
+    weights: tuple[float, ...] = ()
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether all models weigh the same."""
+        return len(set(self.weights)) <= 1
+
+    @property
+    def title(self) -> str:
+        """For people: `a + b, 1 : 0.5`.
+
+        >>> Recipe(("a", "b"), Method.WEIGHTED, (1.0, 0.2)).title
+        'a + b, 1 : 0.2'
+        """
+        names = " + ".join(self.models)
+        match self.method:
+            case Method.SINGLE:
+                return names
+            case Method.WEIGHTED if self.is_equal:
+                return f"{names}, equal weights"
+            case Method.WEIGHTED:
+                return f"{names}, {' : '.join(f'{weight:g}' for weight in self.weights)}"
+        return f"{names}, {self.method.value}"
+
+
+def list_recipes(models: Iterable[str]) -> list[Recipe]:
+    """Lists what is measured of these models: each alone, and every way to combine them.
+
+    All subsets of 2 or more; of more than MAX_MODELS_OF_ALL_SUBSETS models the pairs and all.
+    Weights are those of WEIGHTS: each beside each for up to 3 models, for more at most one below 1.
+    """
+    names = sorted(models)
+    n_names = len(names)
+    sizes = range(2, n_names + 1) if n_names <= MAX_MODELS_OF_ALL_SUBSETS else (2, n_names)
+    recipes = [Recipe((name,), Method.SINGLE) for name in names]
+    for subset in (chosen for size in sizes for chosen in combinations(names, size)):
+        recipes += [Recipe(subset, Method.WEIGHTED, w) for w in _weight_grid(len(subset))]
+        recipes += [Recipe(subset, m) for m in (Method.RRF, Method.MAX, Method.MIN)]
+    return recipes
+
+
+def pairwise_distances(
+    queries: NDArray[Any], gallery: NDArray[Any], model: Measured
+) -> NDArray[np.float64]:
+    """Measures every query against every picture, as Milvus does for the model's metric.
+
+    L2 is squared; IP and COSINE are products, larger is nearer; HAMMING is a number of bits.
+
+    Args:
+        queries: [m, dim] numbers, or uint8 [m, dim / 8] of packed bits.
+        gallery: the same, [n, …].
+        model: its metric and dimension.
+
+    Returns:
+        float64 [m, n].
+    """
+    if model.metric is Metric.HAMMING:
+        # Of bits as +1 and -1 the product is n_equal - n_different.
+        n_more_equal: NDArray[np.float64] = _signs(queries) @ _signs(gallery).T
+        return np.asarray((model.dimension - n_more_equal) / 2.0)
+    left, right = queries.astype(np.float64), gallery.astype(np.float64)
+    if model.metric is Metric.COSINE:
+        left /= np.linalg.norm(left, axis=1, keepdims=True)
+        right /= np.linalg.norm(right, axis=1, keepdims=True)
+    products: NDArray[np.float64] = left @ right.T
+    if model.metric is not Metric.L2:
+        return products
+    squares: NDArray[np.float64] = (left**2).sum(axis=1)[:, np.newaxis] + (right**2).sum(axis=1)
+    # Of equal vectors the difference may be some 1e-16 below 0.
+    return np.clip(squares - 2.0 * products, 0.0, np.inf)
+
+
+def similarities(distances: NDArray[np.float64], model: Measured) -> NDArray[np.float64]:
+    """Turns distances into scores from 0 to 1, as `fusion.similarity` does one."""
+    match model.metric:
+        case Metric.L2:
+            cosines = 1.0 - distances / 2.0
+        case Metric.IP | Metric.COSINE:
+            cosines = distances
+        case Metric.HAMMING:
+            cosines = 1.0 - 2.0 * distances / model.dimension
+    return np.clip(cosines, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class View:
+    """One model's view of a block of queries, the pictures by image id.
+
+    `distances` is float64 [m, n]; `own` has the place of each query among the pictures, which is
+    never found: it is the last in every order.
+    """
+
+    model: Measured
+    distances: NDArray[np.float64]
+    own: NDArray[np.intp] | None = None
+
+    @cached_property
+    def nearness(self) -> NDArray[np.float64]:
+        """Larger is nearer; not clipped, so that opposites keep their order."""
+        is_product = self.model.metric in (Metric.IP, Metric.COSINE)
+        return self._without_own(self.distances if is_product else -self.distances)
+
+    @cached_property
+    def similarity(self) -> NDArray[np.float64]:
+        """From 0 to 1, of the query itself less than any number."""
+        return self._without_own(similarities(self.distances, self.model))
+
+    @cached_property
+    def ranks(self) -> NDArray[np.intp]:
+        """From 1; equal distances by image id, which is the pictures' order."""
+        order = order_by_score(self.nearness)
+        ranks = np.empty_like(order)
+        np.put_along_axis(ranks, order, np.arange(1, order.shape[1] + 1)[np.newaxis], axis=1)
+        return ranks
+
+    def _without_own(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.own is None:
+            return scores
+        scores = scores.copy()
+        scores[np.arange(len(scores)), self.own] = -np.inf
+        return scores
+
+
+def view_of(gallery: Embedded, name: str, queries: NDArray[np.intp]) -> View:
+    """Measures some of the pictures, by their places, against all."""
+    rows, model = gallery.rows[name], gallery.models[name]
+    return View(model, pairwise_distances(rows[queries], rows, model), queries)
+
+
+def blocks_of(queries: NDArray[np.intp], n_pictures: int) -> list[NDArray[np.intp]]:
+    """Cuts queries into blocks, so that memory stays flat however many there are."""
+    n_block = max(1, _BLOCK_SCORES // n_pictures)
+    return [queries[start : start + n_block] for start in range(0, len(queries), n_block)]
+
+
+def order_by_score(scores: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Orders each row, the highest score first, equal ones as they stand: [m, n] places."""
+    return np.argsort(-scores, axis=1, kind="stable")
+
+
+def fuse_scores(recipe: Recipe, views: Mapping[str, View]) -> NDArray[np.float64]:
+    """Scores every picture for every query, larger is nearer.
+
+    SINGLE is the distance with its sign turned, WEIGHTED the weighted mean of similarities (as
+    `fusion.fuse`), MAX and MIN are of similarities, RRF is the sum of 1 / (RRF_K + rank).
+
+    Args:
+        recipe: what is combined, and how.
+        views: what each of its models sees.
+
+    Returns:
+        float64 [m, n].
+    """
+    seen = [views[name] for name in recipe.models]
+    scores: NDArray[np.float64]
+    match recipe.method:
+        case Method.SINGLE:
+            scores = seen[0].nearness
+        case Method.WEIGHTED:
+            weighted = [(w, v) for w, v in zip(recipe.weights, seen, strict=True) if w > 0]
+            parts = [weight * view.similarity for weight, view in weighted]
+            scores = np.add.reduce(parts) / sum(weight for weight, _ in weighted)
+        case Method.RRF:
+            scores = np.add.reduce([1.0 / (RRF_K + view.ranks) for view in seen])
+        case Method.MAX:
+            scores = np.maximum.reduce([view.similarity for view in seen])
+        case Method.MIN:
+            scores = np.minimum.reduce([view.similarity for view in seen])
+    return scores
+
+
+def measure_rankings(
+    scores: NDArray[np.float64], is_relevant: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Measures each query's ranking.
+
+    Args:
+        scores: [m, n], larger is nearer.
+        is_relevant: [m, n], at least one in each row.
+
+    Returns:
+        float64 [3, m]: average precision, precision@1, precision@5.
+    """
+    hits = np.take_along_axis(is_relevant, order_by_score(scores), axis=1)
+    precisions = hits.cumsum(axis=1) / np.arange(1, hits.shape[1] + 1)
+    average = np.where(hits, precisions, 0.0).sum(axis=1) / hits.sum(axis=1)
+    return np.stack([average, hits[:, 0], hits[:, :5].sum(axis=1) / 5.0]).astype(np.float64)
+
+
+def _signs(packed: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return np.where(np.unpackbits(packed, axis=1), 1.0, -1.0)
+
+
+def _weight_grid(n_models: int) -> list[tuple[float, ...]]:
+    """Weights to try, the heaviest 1; equal ones first, so that they win a tie."""
+    grid = [weights for weights in product(WEIGHTS, repeat=n_models) if max(weights) == 1.0]
+    if n_models <= 3:
+        return grid
+    return [weights for weights in grid if weights.count(1.0) >= n_models - 1]

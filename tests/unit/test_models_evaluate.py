@@ -1,0 +1,141 @@
+"""An evaluation: what it is of, what it recommends, and what it does not judge itself by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from random_sets import Model, random_set
+
+from twinlens.models.card import Metric
+from twinlens.models.evaluate import Contender, Evaluation, evaluate
+from twinlens.models.labels import Labelled
+from twinlens.models.scores import (
+    list_recipes,
+)
+from twinlens.shared.errors import BadRequest
+
+
+def contender(evaluation: Evaluation, title: str) -> Contender:
+    [found] = [found for found in evaluation.contenders if found.title == title]
+    return found
+
+
+def test_pictures_without_label_are_in_the_way_and_never_right() -> None:
+    embedded, pictures = random_set((5, 4, 3))
+    bare = [Labelled(p.path, "" if p.label == "label 2" else p.label) for p in pictures]
+
+    evaluation = evaluate(embedded, bare, n_bootstrap=5)
+
+    assert (evaluation.n_pictures, evaluation.n_queries, evaluation.n_labels) == (12, 9, 2)
+    apart = [Labelled(p.path, p.label or f"own {p.path}") for p in bare]
+    assert evaluation.contenders == evaluate(embedded, apart, n_bootstrap=5).contenders
+
+
+def test_no_label_with_three_embedded_pictures_is_refused() -> None:
+    embedded, pictures = random_set((2, 2, 1))
+
+    with pytest.raises(BadRequest, match="no label has 3 pictures that could be embedded"):
+        evaluate(embedded, pictures)
+
+
+def test_many_models_are_combined_in_pairs_and_all_together() -> None:
+    def subsets(n_models: int) -> list[int]:
+        recipes = list_recipes([f"m{i}" for i in range(n_models)])
+        return sorted(len(names) for names in {recipe.models for recipe in recipes})
+
+    assert subsets(1) == [1]
+    assert subsets(3) == [1, 1, 1, 2, 2, 2, 3]
+    assert subsets(5) == [1] * 5 + [2] * 10 + [5]
+    weights = [recipe.weights for recipe in list_recipes("ab") if recipe.weights]
+    assert weights == [(1, 1), (1, 0.5), (1, 0.2), (0.5, 1), (0.2, 1)]
+
+
+def noisy_set(noises: dict[str, float], sizes: tuple[int, ...] = (10,) * 12) -> Any:
+    """Models that see the same labels, each with its own noise."""
+    rng = np.random.default_rng(3)
+    models = {name: Model(Metric.L2, 24) for name in noises}
+    embedded, pictures = random_set(sizes, models=models)
+    codes = np.array([int(picture.label.split()[1]) for picture in pictures])
+    centres = rng.normal(size=(len(sizes), 24))[codes]
+    for name, noise in noises.items():
+        rows = centres + rng.normal(size=centres.shape) * noise
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        embedded.rows[name] = rows.astype(np.float32)  # type: ignore[index]
+    return embedded, pictures
+
+
+def test_models_that_help_each_other_are_combined_with_equal_weights() -> None:
+    found = evaluate(*noisy_set({"a": 1.5, "b": 1.5})).recommendation
+
+    assert found.weights == {"a": 1.0, "b": 1.0}
+    assert found.sentence.startswith("Combine a + b, equal weights: mAP 0.")
+    assert " above " in found.sentence
+
+
+def test_a_model_that_adds_nothing_is_left_away() -> None:
+    evaluation = evaluate(*noisy_set({"good": 1.0, "noise": 50.0}))
+
+    assert evaluation.recommendation.weights == {"good": 1.0}
+    assert evaluation.recommendation.sentence.startswith("Use good alone: mAP 0.")
+    assert contender(evaluation, "good").gain.value == 0.0
+    assert contender(evaluation, "noise").gain.high < 0.0
+
+
+def test_a_combination_that_may_be_better_by_chance_alone_is_not_recommended() -> None:
+    evaluation = evaluate(*noisy_set({"strong": 1.2, "weak": 3.0}))
+
+    assert evaluation.contenders[0].title == "strong + weak, 1 : 0.2 (chosen)"
+    assert evaluation.contenders[0].gain.low < 0.0 < evaluation.contenders[0].gain.value
+    assert evaluation.recommendation.weights == {"strong": 1.0}
+    assert evaluation.recommendation.sentence.endswith("above it, which may be chance.")
+
+
+def test_a_weaker_model_weighs_less_when_that_is_clearly_better() -> None:
+    evaluation = evaluate(*noisy_set({"strong": 1.2, "weak": 2.0}))
+
+    weights = evaluation.recommendation.weights
+    assert weights["strong"] == 1.0
+    assert weights["weak"] < 1.0
+    assert evaluation.recommendation.sentence.startswith("Combine strong + weak, 1 : ")
+
+
+def test_one_model_alone_is_recommended_for_want_of_another() -> None:
+    found = evaluate(*noisy_set({"only": 1.0})).recommendation
+
+    assert found.weights == {"only": 1.0}
+    assert "give more models" in found.sentence
+
+
+def test_weights_are_not_judged_by_the_labels_that_they_were_chosen_by() -> None:
+    # Noise alone: whatever weights look best do so by chance.
+    gaps = []
+    for seed in range(8):
+        models = {name: Model(Metric.L2, 4) for name in ("a", "b")}
+        embedded, pictures = random_set((3,) * 10, seed=seed, models=models)
+        rng = np.random.default_rng(seed)
+        for name in models:
+            rows = rng.normal(size=(30, 4))
+            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+            embedded.rows[name] = rows.astype(np.float32)  # type: ignore[index]
+        evaluation = evaluate(embedded, pictures, seed=seed, n_bootstrap=5)
+        by_recipe = dict(evaluation.tried)
+        gaps += [
+            by_recipe[found.recipe] - found.mean_average_precision.value
+            for found in evaluation.contenders
+            if found.is_tuned
+        ]
+    assert len(gaps) >= 4
+    assert np.mean(gaps) > 0.005
+    assert min(gaps) >= -1e-9
+
+
+def test_the_interval_is_that_of_resampled_queries() -> None:
+    embedded, pictures = random_set((10,) * 6)
+    evaluation = evaluate(embedded, pictures, n_bootstrap=4000)
+
+    found = contender(evaluation, "l2").precision_at_1
+    n_queries, share = 60, found.value
+    half = 1.96 * (share * (1 - share) / n_queries) ** 0.5
+    assert (found.low, found.high) == pytest.approx((share - half, share + half), abs=0.03)

@@ -1,0 +1,81 @@
+"""The list of labelled pictures: what is read, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from twinlens.models.labels import Labelled, read_labels
+from twinlens.shared.errors import BadRequest
+
+
+def write_list(folder: Path, text: str, files: str = "abcdef") -> Path:
+    for name in files:
+        (folder / f"{name}.jpg").touch()
+    path = folder / "labels.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+GOOD = "file,label\na.jpg,cat\nb.jpg,cat\nc.jpg,cat\nd.jpg,dog\n"
+
+
+def test_a_list_is_read_in_its_order(tmp_path: Path) -> None:
+    found = read_labels(write_list(tmp_path, GOOD))
+
+    assert found[0] == Labelled(tmp_path / "a.jpg", "cat")
+    assert [picture.label for picture in found] == ["cat", "cat", "cat", "dog"]
+
+
+def test_columns_may_have_any_order_case_and_company_and_lines_may_repeat(tmp_path: Path) -> None:
+    text = '\ufeffFILE, Label ,licence\na.jpg,"red, round",x\n\na.jpg,"red, round",x\n'
+    text += 'b.jpg,"red, round",x\nc.jpg,"red, round",x\nd.jpg,dog,x\ne.jpg,,x\n'
+
+    found = read_labels(write_list(tmp_path, text))
+
+    assert [picture.label for picture in found] == ["red, round"] * 3 + ["dog", ""]
+
+
+def test_files_may_lie_in_a_folder_photos_beside_the_list(tmp_path: Path) -> None:
+    path = write_list(tmp_path, GOOD, files="ab")
+    (tmp_path / "photos").mkdir()
+    for name in "acd":
+        (tmp_path / "photos" / f"{name}.jpg").touch()
+
+    found = [picture.path.relative_to(tmp_path).as_posix() for picture in read_labels(path)]
+
+    assert found == ["a.jpg", "b.jpg", "photos/c.jpg", "photos/d.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"has the columns \(none\).*name file and label too"),
+        ("file;label\na.jpg;cat\n", "has the columns file;label.*with commas"),
+        ("file,coarse\na.jpg,cat\n", "has the columns file, coarse; .* name label too"),
+        ("file,label\n", "has 0 labels; at least 2"),
+        ("file,label\na.jpg,cat\nb.jpg,cat\nc.jpg,cat\nd.jpg,\n", "has 1 labels; at least 2"),
+        ("file,label\na.jpg,cat\nb.jpg,cat\nc.jpg,dog\n", "no label has 3 .* 'cat' with 2"),
+        ("file,label\na.jpg,cat\n,dog\n", "line 3: no file is named"),
+        ("file,label\na.jpg,cat\na.jpg,dog\n", "line 3: a.jpg has the label 'dog' here and 'cat'"),
+        (GOOD + "x.jpg,dog\n", "names 1 files that are not there: x.jpg; .* photos/"),
+        (
+            GOOD + "".join(f"x{i}.jpg,dog\n" for i in range(5)),
+            "5 files .*: x0.jpg, x1.jpg, x2.jpg, …",
+        ),
+        (GOOD + f"{'x' * 5000}.jpg,dog\n", "names 1 files"),
+        (GOOD + f"{'x' * 200_000},dog\n", "is not CSV: field larger"),
+    ],
+)
+def test_a_list_that_cannot_be_used_says_why(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(BadRequest, match=message):
+        read_labels(write_list(tmp_path, text))
+
+
+def test_a_list_that_is_not_there_or_no_text_says_so(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match=r"labels.csv cannot be read: No such file"):
+        read_labels(tmp_path / "labels.csv")
+    (tmp_path / "labels.csv").write_bytes(b"file,label\na.jpg,K\xe4se\n")
+    with pytest.raises(BadRequest, match="not UTF-8"):
+        read_labels(tmp_path / "labels.csv")
