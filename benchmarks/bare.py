@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twinlens.models.pictures import open_picture
-from twinlens.models.registry import Registry
+from twinlens.models.registry import DEFAULT_MODELS, Registry
 
 if TYPE_CHECKING:
     from twinlens.models.session import Embedder
@@ -21,7 +21,7 @@ _models: list[Embedder] = []
 
 def _load(models_dir: Path) -> None:
     registry = Registry(models_dir)
-    _models.extend(registry.open(card.name) for card in registry.cards())
+    _models.extend(registry.open(ref) for ref in DEFAULT_MODELS)
 
 
 def _embed(path: Path) -> None:

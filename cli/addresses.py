@@ -9,6 +9,7 @@ import socket
 
 from twinlens.cli.errors import CommandRefused
 
+DEFAULT_URL = "http://127.0.0.1:8000"
 # Below the ports that systems give to outgoing connections (from 32768 on Linux, 49152 on macOS).
 # Above, a client that tries again while its server is down can be given that very port, connect
 # to itself, and keep the server from ever coming back.

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from twinlens import __version__
+from twinlens.cli.addresses import DEFAULT_URL
+from twinlens.cli.models import compare_models, evaluate_models, models
 
 if TYPE_CHECKING:
     from twinlens.shared.queue import Lane
     from twinlens.shared.settings import Settings
-
-DEFAULT_URL = "http://127.0.0.1:8000"
 
 url_option = click.option(
     "--url",
@@ -27,7 +27,25 @@ url_option = click.option(
 library_option = click.option("--library", default="default", show_default=True)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """Ends a command with one line where the project's own errors end it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            from twinlens.cli.errors import CommandFailed
+            from twinlens.shared.errors import TwinlensError
+
+            if isinstance(error, TwinlensError):
+                raise CommandFailed(error.detail) from None
+            raise
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="twinlens")
 def main() -> None:
     """Self-hosted image search that asks several models at once."""
@@ -118,13 +136,8 @@ def jobs(job_id: str | None, limit: int, url: str) -> None:
         tables.show_job(url, job_id, limit)
 
 
-@main.command()
-@url_option
-def models(url: str) -> None:
-    """List the models that are served."""
-    from twinlens.cli import tables
-
-    tables.show_models(url)
+for command in (models, evaluate_models, compare_models):
+    main.add_command(command)
 
 
 @main.command()

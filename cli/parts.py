@@ -6,6 +6,8 @@ import http.client
 import os
 import socket
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -16,8 +18,6 @@ from twinlens.shared.presence import WORKERS
 from twinlens.shared.queue import LANES, Lane
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from twinlens.shared.settings import Settings
 
 PROBE_TIMEOUT_S = 2.0
@@ -58,18 +58,18 @@ def milvus(data_dir: Path, port: int) -> Service:
     Raises:
         CommandRefused: It is not installed.
     """
-    try:
-        from milvus_lite.server import Server  # noqa: PLC0415 (an extra)
-    except ImportError:
-        raise _not_installed("Milvus Lite", "--milvus-uri") from None
+    # Found and not imported: importing it takes pkg_resources, which setuptools 82 and a new
+    # virtual environment of Python 3.12 no longer have. Its server module starts this program.
+    package = find_spec("milvus_lite")
+    if package is None or package.origin is None:
+        raise _not_installed("Milvus Lite", "--milvus-uri")
     data_dir.mkdir(parents=True, exist_ok=True)
-    server = Server(str(data_dir / "milvus.db"), address=f"127.0.0.1:{port}")
-    library_dir = os.path.dirname(server.milvus_bin)  # noqa: PTH120 (a str)
+    programs = Path(package.origin).parent / "lib"
     env = dict(os.environ)
     for name in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"):
-        env[name] = ":".join(filter(None, [library_dir, env.get(name)]))
-    command = [str(word) for word in server.args]
-    return Service("milvus", command, env, is_ready=lambda: _accepts(port))
+        env[name] = ":".join(filter(None, [str(programs), env.get(name)]))
+    words = (programs / "milvus", data_dir / "milvus.db", f"127.0.0.1:{port}", "ERROR")
+    return Service("milvus", [*map(str, words)], env, is_ready=lambda: _accepts(port))
 
 
 def workers(settings: Settings, n_bulk: int) -> list[Service]:

@@ -53,7 +53,7 @@ def show_job(url: str, job_id: str, limit: int) -> None:
         click.echo(f"  {item.name}: {item.error.detail if item.error else 'no reason is known'}")
 
 
-def show_models(url: str) -> None:
+def show_served_models(url: str) -> None:
     """Lists the models that are served."""
     with Client(url) as client:
         models = client.models()

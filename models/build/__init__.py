@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from twinlens.models.build.int8 import build_int8
 from twinlens.models.build.lite import LITE0, LITE2, build_lite
 from twinlens.models.build.phash import build_phash
 from twinlens.shared.errors import ModelNotFound
@@ -13,11 +14,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-_BUILDERS: dict[str, Callable[[], ModelProto]] = {
-    f"{LITE0.name}@1": lambda: build_lite(LITE0),
-    f"{LITE2.name}@1": lambda: build_lite(LITE2),
-    "phash@1": build_phash,
-}
+    from twinlens.models.build.lite import LiteVariant
 
 
 def build_model(ref: str) -> bytes:
@@ -31,5 +28,26 @@ def build_model(ref: str) -> bytes:
     """
     if ref not in _BUILDERS:
         raise ModelNotFound(f"no shipped model is named {ref!r}; there are {sorted(_BUILDERS)}")
-    model: bytes = _BUILDERS[ref]().SerializeToString(deterministic=True)
-    return model
+    return _BUILDERS[ref]()
+
+
+def _bytes_of(model: ModelProto) -> bytes:
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def _lite(variant: LiteVariant) -> dict[str, Callable[[], bytes]]:
+    def build() -> bytes:
+        return _bytes_of(build_lite(variant))
+
+    return {
+        f"{variant.name}@1": build,
+        f"{variant.name}@1-int8": lambda: build_int8(variant.name, build()),
+    }
+
+
+_BUILDERS: dict[str, Callable[[], bytes]] = {
+    **_lite(LITE0),
+    **_lite(LITE2),
+    "phash@1": lambda: _bytes_of(build_phash()),
+}

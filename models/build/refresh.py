@@ -11,8 +11,9 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from twinlens.models.build import build_model
+from twinlens.models.build.int8 import measure_shipped_ranges
 from twinlens.models.card import load_card
-from twinlens.models.registry import SHIPPED_CARDS
+from twinlens.models.registry import SHIPPED_CARDS, shipped_refs
 from twinlens.models.session import OnnxEmbedder
 from twinlens.models.verify import GOLDEN_DIRECTORY, embed_file, encode_embedding
 
@@ -35,6 +36,15 @@ def refresh_card(path: Path) -> str:
     return head + "\n".join(golden)
 
 
+def refresh_ranges(ref: str) -> None:
+    """Measures anew the ranges that an int8 version is built from."""
+    card = load_card(SHIPPED_CARDS / f"{ref.removesuffix('-int8')}.toml")
+    measure_shipped_ranges(card.name, build_model(card.ref), card.input)
+
+
 if __name__ == "__main__":
+    for card_ref in shipped_refs():
+        if card_ref.endswith("-int8"):
+            refresh_ranges(card_ref)
     for card_path in sorted(SHIPPED_CARDS.glob("*.toml")):
         card_path.write_text(refresh_card(card_path), encoding="utf-8")

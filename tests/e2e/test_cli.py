@@ -85,13 +85,13 @@ def test_some_models_can_be_asked(service: Running, folder: Path) -> None:
 
 
 def test_the_models_are_listed(service: Running) -> None:
-    shown = twinlens("models", "--url", service.url).stdout
+    shown = twinlens("models", "list", "--url", service.url).stdout
     for name in ("efficientnet-lite0", "efficientnet-lite2", "phash"):
         assert name in shown
 
 
 @pytest.mark.parametrize(
-    "words", [("index", "."), ("search", "pyproject.toml"), ("jobs",), ("models",)]
+    "words", [("index", "."), ("search", "pyproject.toml"), ("jobs",), ("models", "list")]
 )
 def test_without_a_service_the_error_says_what_to_do(words: tuple[str, ...]) -> None:
     done = twinlens(*words, "--url", "http://127.0.0.1:9")

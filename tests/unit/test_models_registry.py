@@ -15,7 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from twinlens.models.card import load_card
 from twinlens.models.pictures import open_picture
-from twinlens.models.registry import SHIPPED_CARDS, Registry, ensure_models
+from twinlens.models.registry import (
+    DEFAULT_MODELS,
+    SHIPPED_CARDS,
+    Registry,
+    ensure_models,
+    shipped_refs,
+)
 from twinlens.models.session import OnnxEmbedder
 from twinlens.models.verify import decode_embedding, encode_embedding
 from twinlens.shared.errors import BadCard, BadEmbedding, ModelExists, ModelNotFound, ModelRefused
@@ -42,13 +48,10 @@ def edit(path: Path, old: str, new: str) -> None:
 def test_every_shipped_model_is_built_and_opens(built: Path) -> None:
     registry = Registry(built)
 
-    assert [card.name for card in registry.cards()] == [
-        "efficientnet-lite0",
-        "efficientnet-lite2",
-        "phash",
-    ]
+    assert [card.ref for card in registry.cards()] == shipped_refs()
+    assert set(DEFAULT_MODELS) < set(shipped_refs())
     for card in registry.cards():
-        embedder = registry.open(card.name)
+        embedder = registry.open(card.ref)
         spec = card.input
         pixels = np.zeros((3, spec.height, spec.width, 3), np.uint8)
         embeddings = embedder.embed_batch(pixels)
@@ -59,10 +62,15 @@ def test_every_shipped_model_is_built_and_opens(built: Path) -> None:
 
 def test_a_build_leaves_models_and_nothing_else(built: Path) -> None:
     assert sorted(path.name for path in built.rglob("*")) == [
+        ".lock",
         "chelsea.png",
         "coffee.png",
+        "efficientnet-lite0@1-int8.onnx",
+        "efficientnet-lite0@1-int8.toml",
         "efficientnet-lite0@1.onnx",
         "efficientnet-lite0@1.toml",
+        "efficientnet-lite2@1-int8.onnx",
+        "efficientnet-lite2@1-int8.toml",
         "efficientnet-lite2@1.onnx",
         "efficientnet-lite2@1.toml",
         "golden",
@@ -117,7 +125,7 @@ def test_versions_lie_beside_each_other_and_are_told_apart(models: Path) -> None
 
 def test_a_model_that_is_not_what_its_card_says_is_not_added(models: Path) -> None:
     registry = Registry(models)
-    card, model = registry.read("efficientnet-lite0")
+    card, model = registry.read("efficientnet-lite0@1")
     before = sorted(path.name for path in models.iterdir())
     wrong = card.model_copy(update={"version": "2", "dimension": 5})
     with pytest.raises(ModelRefused, match="its card says"):
@@ -131,7 +139,7 @@ def test_several_processes_may_build_at_once(tmp_path: Path) -> None:
         found = list(pool.map(ensure_models, [tmp_path] * 3))
 
     assert found[0] == found[1] == found[2]
-    assert not list(tmp_path.glob(".*"))
+    assert [path.name for path in tmp_path.glob(".*")] == [".lock"]
     Registry(tmp_path).open("phash")
 
 
@@ -162,7 +170,7 @@ def test_other_weights_under_a_right_sha256_are_refused(models: Path) -> None:
     edit(card_path, load_card(card_path).sha256, sha256)
 
     with pytest.raises(ModelRefused, match=r"chelsea\.png gives an embedding") as refused:
-        Registry(models).open("efficientnet-lite0")
+        Registry(models).open("efficientnet-lite0@1")
     assert "new version" in refused.value.detail
 
 
@@ -170,7 +178,7 @@ def test_another_preprocessing_is_refused(models: Path) -> None:
     edit(models / "efficientnet-lite0@1.toml", 'resample = "bicubic"', 'resample = "lanczos"')
 
     with pytest.raises(ModelRefused, match="cosine"):
-        Registry(models).open("efficientnet-lite0")
+        Registry(models).open("efficientnet-lite0@1")
 
 
 def test_a_model_without_known_answers_is_refused(models: Path) -> None:
@@ -205,7 +213,9 @@ def test_a_file_that_is_no_model_is_refused(models: Path) -> None:
 
 
 def test_an_unknown_model_names_the_known(built: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match="efficientnet-lite0@1, efficientnet-lite2@1, phash@1"):
+    with pytest.raises(
+        ModelNotFound, match="efficientnet-lite0@1, efficientnet-lite0@1-int8, efficientnet-lite2@1"
+    ):
         Registry(built).card("resnet")
     with pytest.raises(ModelNotFound, match="there are: none"):
         Registry(tmp_path).open("resnet")
@@ -238,7 +248,7 @@ def test_a_vector_that_is_not_finite_is_refused(built: Path) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     embedder = OnnxEmbedder(
-        Registry(built).card("efficientnet-lite0"), model.SerializeToString(), batch_size=2
+        Registry(built).card("efficientnet-lite0@1"), model.SerializeToString(), batch_size=2
     )
     pixels = np.ones((3, 224, 224, 3), np.uint8)
 
@@ -250,12 +260,12 @@ def test_a_vector_that_is_not_finite_is_refused(built: Path) -> None:
 
 def test_batches_give_what_single_pictures_give(built: Path) -> None:
     registry = Registry(built)
-    spec = registry.card("efficientnet-lite0").input
+    spec = registry.card("efficientnet-lite0@1").input
     golden = sorted((built / "golden").glob("*.png"))
     pixels = np.stack([open_picture(path.read_bytes()).pixels_for(spec) for path in golden * 2])
 
-    single = registry.open("efficientnet-lite0").embed_batch(pixels)
-    batched = registry.open("efficientnet-lite0", batch_size=3).embed_batch(pixels)
+    single = registry.open("efficientnet-lite0@1").embed_batch(pixels)
+    batched = registry.open("efficientnet-lite0@1", batch_size=3).embed_batch(pixels)
 
     assert single.dtype == batched.dtype == np.float32
     assert np.abs(single - batched).max() < 1e-4
@@ -265,7 +275,7 @@ def test_embeddings_survive_the_card(built: Path) -> None:
     registry = Registry(built)
     numbers = np.linspace(-1, 1, 1280, dtype=np.float32)
     bits = np.arange(8, dtype=np.uint8)
-    lite, phash = registry.card("efficientnet-lite0"), registry.card("phash")
+    lite, phash = registry.card("efficientnet-lite0@1"), registry.card("phash")
 
     assert np.abs(decode_embedding(lite, encode_embedding(lite, numbers)) - numbers).max() < 5e-4
     assert decode_embedding(phash, encode_embedding(phash, bits)).tolist() == bits.tolist()

@@ -1,0 +1,168 @@
+"""`twinlens evaluate` and `compare-models`: which models find what, on the user's own photos."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from twinlens.api.schemas import LibraryPlan
+from twinlens.cli.client import Client
+from twinlens.cli.errors import CommandFailed
+from twinlens.cli.index import find_files
+from twinlens.cli.sheet import MAX_COLUMNS, Cell, draw_sheet
+from twinlens.cli.tables import print_table
+from twinlens.models.edits import EDITS, N_EDITED, embed_edits
+from twinlens.models.embeddings import EmbeddingCache, embed_all
+from twinlens.models.evaluate import Estimate, evaluate
+from twinlens.models.labels import read_labels
+from twinlens.models.pictures import thumbnail
+from twinlens.models.report import ComparedRankings, compare_rankings, render_report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from twinlens.models.evaluate import Contender, Recommendation
+    from twinlens.models.registry import Registry
+    from twinlens.models.session import Embedder
+
+
+def run_evaluate(
+    registry: Registry, labels: Path, refs: Sequence[str], cache: Path, report: Path
+) -> Callable[[str, str], None]:
+    """Evaluates models and their fusions, prints a table and writes a report.
+
+    Args:
+        registry: The models.
+        labels: CSV of `file` and `label`.
+        refs: Which models.
+        cache: Keeps embeddings, so that a second run, or one that was interrupted, goes on.
+        report: The HTML file.
+
+    Returns:
+        A function of a service's URL and a library, which makes what is recommended its plan.
+
+    Raises:
+        CommandFailed: The report cannot be written.
+    """
+    pictures = read_labels(labels)
+    embedders = [registry.open(ref) for ref in refs]
+    kept = EmbeddingCache(cache)
+    files = [picture.path for picture in pictures]
+    with _progress("embedding", len(files)) as on_progress:
+        embedded = embed_all(embedders, files, kept, on_progress)
+    with _progress("edited copies", min(N_EDITED, len(files)) * len(EDITS)) as on_progress:
+        edits = embed_edits(embedders, embedded, kept, on_progress)
+    found = evaluate(embedded, pictures, edits)
+    print_table(
+        ("models", "mAP", "95 %", "P@1", "P@5", "edits @1", "gain", "95 %"),
+        [_row(contender) for contender in found.contenders],
+        f"{found.n_queries} queries of {found.n_query_labels} labels, {found.n_pictures} pictures",
+    )
+    click.echo(found.recommendation.sentence)
+    try:
+        report.write_text(render_report(found, embedded, pictures, labels.name), encoding="utf-8")
+    except OSError as error:
+        raise CommandFailed(f"cannot write {report}: {error.strerror}") from error
+    click.echo(f"report: {report}")
+
+    def apply(url: str, library: str) -> None:
+        _apply(found.recommendation, embedders, url, library)
+
+    return apply
+
+
+def run_compare(
+    registry: Registry, query: Path, folder: Path, refs: Sequence[str], cache: Path, save: Path
+) -> None:
+    """Ranks a folder's pictures by each of two models, and draws both rankings.
+
+    Raises:
+        CommandFailed: The picture cannot be written.
+    """
+    embedders = [registry.open(ref) for ref in refs]
+    files = [query, *(path for path in find_files([folder]).pictures if path != query)]
+    with _progress("embedding", len(files)) as on_progress:
+        embedded = embed_all(embedders, files, EmbeddingCache(cache), on_progress)
+    found = compare_rankings(embedded, query, MAX_COLUMNS)
+    rows = [
+        (str(place + 1), *(_hit_text(found, model, place) for model in found.rankings))
+        for place in range(max(len(ranking) for ranking in found.rankings.values()))
+    ]
+    print_table(("#", *found.rankings), rows)
+    click.echo(_agreement(found))
+    try:
+        draw_sheet(query.read_bytes(), _agreement(found), _cells(found)).save(save, "PNG")
+    except OSError as error:
+        raise CommandFailed(f"cannot write {save}: {error.strerror}") from error
+    click.echo(f"saved {save}")
+
+
+def _row(contender: Contender) -> tuple[str, ...]:
+    precision, near = contender.mean_average_precision, contender.near_duplicates
+    return (
+        contender.title,
+        f"{precision.value:.3f}",
+        _interval(precision),
+        f"{contender.precision_at_1.value:.3f}",
+        f"{contender.precision_at_5.value:.3f}",
+        f"{near.value:.3f}" if near else "",
+        f"{contender.gain.value:+.3f}",
+        _interval(contender.gain, sign="+"),
+    )
+
+
+def _interval(estimate: Estimate, sign: str = "") -> str:
+    return f"{estimate.low:{sign}.3f} to {estimate.high:{sign}.3f}"
+
+
+def _apply(
+    recommended: Recommendation, embedders: Sequence[Embedder], url: str, library: str
+) -> None:
+    refs = {embedder.card.name: embedder.card.ref for embedder in embedders}
+    refs |= {ref: ref for ref in refs.values()}
+    models = [refs[name] for name in recommended.recipe.models]
+    weights = {refs[name].partition("@")[0]: w for name, w in recommended.weights.items()}
+    with Client(url) as client:
+        made = client.put_library(library, LibraryPlan(models=models, weights=weights))
+    click.echo(f"library {made.name} at {url} has {', '.join(made.models)} now")
+
+
+def _hit_text(found: ComparedRankings, model: str, place: int) -> str:
+    hits = found.rankings[model][place : place + 1]
+    return "".join(f"{hit.path.name}  {hit.distance:.3f}" for hit in hits)
+
+
+def _cells(found: ComparedRankings) -> dict[str, list[Cell]]:
+    return {
+        model: [
+            Cell(
+                thumbnail(hit.path.read_bytes()),
+                hit.path.name,
+                f"{rank}. distance {hit.distance:.3f}",
+            )
+            for rank, hit in enumerate(ranking, start=1)
+        ]
+        for model, ranking in found.rankings.items()
+    }
+
+
+def _agreement(found: ComparedRankings) -> str:
+    line = f"overlap of the first {MAX_COLUMNS}: {found.overlap_at_k:.0%}"
+    if found.rank_correlation is not None:
+        line += f"; rank correlation over all pictures: {found.rank_correlation:.2f}"
+    return line
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Shows a bar, and yields what moves it to a number of files."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda n_done: progress.update(task, completed=n_done)
