@@ -66,7 +66,8 @@ def decode_name(raw: bytes) -> str:
 def is_noise(name: str) -> bool:
     """Tells if an entry is a folder, or what macOS adds to an archive."""
     parts = name.split("/")
-    return name.endswith("/") or parts[0] == "__MACOSX" or parts[-1] == ".DS_Store"
+    is_of_macos = parts[-1] == ".DS_Store" or parts[-1].startswith("._")
+    return name.endswith("/") or parts[0] == "__MACOSX" or is_of_macos
 
 
 def is_unsafe(name: str) -> bool:
@@ -78,7 +79,7 @@ def is_unsafe(name: str) -> bool:
 
 def _read_entry(name: str, chunks: Iterable[bytes], max_picture: int) -> Entry:
     try:
-        content = _read_bounded(chunks, max_picture)
+        content = read_bounded(chunks, max_picture)
     except IntegrityError:
         # The stream stands behind the entry, so the rest can be read.
         return refused_entry(name, BadArchive("The entry's bytes are damaged (its CRC differs)."))
@@ -87,7 +88,7 @@ def _read_entry(name: str, chunks: Iterable[bytes], max_picture: int) -> Entry:
     return picture_entry(name, content, max_picture)
 
 
-def _read_bounded(chunks: Iterable[bytes], max_picture: int) -> bytes | None:
+def read_bounded(chunks: Iterable[bytes], max_picture: int) -> bytes | None:
     """Reads an entry, keeping nothing past the limit of a picture (then None).
 
     Raises:

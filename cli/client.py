@@ -75,16 +75,19 @@ class Client:
         files = [("files", (name, content)) for name, content in pictures]
         return self._post(JobAnswer, "/v1/images/bulk", params={"library": library}, files=files)
 
-    def add_archive(self, archive: Path, library: str, on_sent: Callable[[int], None]) -> JobAnswer:
-        """Streams a zip archive as one bulk job.
+    def add_archive(
+        self, archive: Path, media_type: str, library: str, on_sent: Callable[[int], None]
+    ) -> JobAnswer:
+        """Streams an archive as one bulk job.
 
         Args:
             archive: The file.
+            media_type: What it is.
             library: Where its pictures go.
             on_sent: Told how many bytes were sent, again and again.
         """
         headers = {
-            "Content-Type": "application/zip",
+            "Content-Type": media_type,
             "Content-Length": str(archive.stat().st_size),
         }
         return self._post(

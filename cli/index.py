@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".avif"}
 )
+ARCHIVE_TYPES = {
+    ".zip": "application/zip",
+    ".tar": "application/x-tar",
+    ".tar.gz": "application/gzip",
+    ".tgz": "application/gzip",
+    ".tar.zst": "application/zstd",
+}
 # A batch's bytes are held in memory, and sent once more if the service is busy.
 MAX_BATCH_FILES = 256
 MAX_BATCH_BYTES = 64 * 1024 * 1024
@@ -91,6 +98,13 @@ def upload(client: Client, paths: Sequence[Path], library: str) -> Totals:
     return totals
 
 
+def archive_type(path: Path) -> str | None:
+    """Returns the media type of an archive by its name; None of anything else."""
+    name = path.name.lower()
+    found = (kind for suffix, kind in ARCHIVE_TYPES.items() if name.endswith(suffix))
+    return next(found, None)
+
+
 class Files(NamedTuple):
     """What is to be uploaded: pictures in batches, each archive as one job."""
 
@@ -103,7 +117,7 @@ class Files(NamedTuple):
 
 
 def find_files(paths: Iterable[Path]) -> Files:
-    """Returns the pictures and the zip archives that paths name.
+    """Returns the pictures and the archives that paths name.
 
     In folders, whatever is hidden or no picture is passed over.
 
@@ -115,7 +129,7 @@ def find_files(paths: Iterable[Path]) -> Files:
     for path in paths:
         if path.is_dir():
             pictures += _pictures_in(path)
-        elif path.suffix.lower() == ".zip":
+        elif archive_type(path):
             archives.append(path)
         else:
             pictures.append(path)
@@ -172,7 +186,7 @@ def _send_all(
             yield client.add_pictures(pictures, library)
             on_sent(sum(len(content) for _, content in pictures))
     for archive in files.archives:
-        yield client.add_archive(archive, library, on_sent)
+        yield client.add_archive(archive, archive_type(archive) or "", library, on_sent)
 
 
 def _read_pictures(paths: Iterable[Path], totals: Totals) -> Iterator[tuple[str, bytes]]:

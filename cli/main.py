@@ -93,7 +93,7 @@ def worker(lane: Lane, processes: int) -> None:
 @url_option
 @library_option
 def index(paths: tuple[Path, ...], url: str, library: str) -> None:
-    """Upload folders, pictures and zip archives, and wait until they can be found."""
+    """Upload folders, pictures and archives (zip, tar), and wait until they can be found."""
     from twinlens.cli.index import run_index
 
     run_index(paths, url, library)

@@ -13,6 +13,7 @@ from twinlens.api.gateway import current_gateway
 from twinlens.api.intake import QUEUE_OF_KIND, accept_upload, scoped_key
 from twinlens.api.routes import DEFAULT_PROBLEM, binary, form, problems
 from twinlens.api.schemas import InLibrary, JobAnswer, SubmitHeaders
+from twinlens.api.tars import tar_entries
 from twinlens.api.uploads import as_chunks, form_entries
 from twinlens.shared.errors import UnsupportedMedia
 
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
     from twinlens.shared.settings import Settings
 
 ZIP_TYPES = ("application/zip", "application/x-zip-compressed")
+# How it is packed is seen in the bytes.
+TAR_TYPES = (
+    "application/x-tar",
+    "application/gzip",
+    "application/x-gzip",
+    "application/x-gtar",
+    "application/zstd",
+)
 
 bulk = APIBlueprint(
     "bulk",
@@ -42,14 +51,15 @@ bulk = APIBlueprint(
         "content": form(
             "files", files={"type": "array", "items": {"type": "string", "format": "binary"}}
         )
-        | binary("application/zip"),
+        | binary("application/zip", "application/x-tar", "application/gzip", "application/zstd"),
     },
 )
 def add_images(query: InLibrary, header: SubmitHeaders) -> Response:
     """Add many pictures.
 
-    As multipart with any number of `files`, or as a ZIP archive. A bad picture is a failed item
-    of the job; an archive that cannot be read to its end is refused whole.
+    As multipart with any number of `files`, or as a ZIP or tar archive (plain, gzip or zstd). A
+    bad picture is a failed item of the job; an archive that cannot be read to its end is refused
+    whole.
     """
     gateway = current_gateway()
     gateway.check_ready(QUEUE_OF_KIND["bulk"])
@@ -67,4 +77,9 @@ def _entries(settings: Settings) -> Iterator[Entry]:
         return form_entries(request.content_type or "", body, *limits)
     if request.mimetype in ZIP_TYPES:
         return zip_entries(body, *limits)
-    raise UnsupportedMedia("Send multipart/form-data with parts `files`, or application/zip.")
+    if request.mimetype in TAR_TYPES:
+        return tar_entries(body, *limits)
+    raise UnsupportedMedia(
+        "Send multipart/form-data with parts `files`, application/zip, or application/x-tar, plain"
+        " or packed with gzip or zstd."
+    )

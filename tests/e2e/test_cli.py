@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -29,16 +30,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(folder.parent / "more.zip", "w") as archive:
         for path in make_photos(folder.parent / "zipped", 3, seed=63):
             archive.write(path, path.name)
+    with tarfile.open(folder.parent / "still.tar.gz", "w:gz") as packed:
+        packed.add(make_photos(folder.parent / "packed", 2, seed=64)[0].parent, "below")
     return folder
 
 
 def test_a_folder_and_an_archive_are_indexed_once(service: Running, folder: Path) -> None:
-    paths = (folder, folder.parent / "more.zip")
+    paths = (folder, folder.parent / "more.zip", folder.parent / "still.tar.gz")
     done = twinlens("index", *paths, "--url", service.url)
     assert done.returncode == 0, done.stderr
-    assert "15 indexed, 0 already there, 0 failed" in done.stdout
+    assert "17 indexed, 0 already there, 0 failed" in done.stdout
     again = twinlens("index", *paths, "--url", service.url)
-    assert "0 indexed, 15 already there, 0 failed" in again.stdout
+    assert "0 indexed, 17 already there, 0 failed" in again.stdout
 
 
 def test_what_fails_is_named_and_the_rest_goes_on(service: Running, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tarfile
 import tracemalloc
 import zipfile
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,21 @@ def items_of(settings: Settings, job_id: str) -> list[ManifestItem]:
     return [item for _, items in manifest(settings, job_id) for item in items]
 
 
-@pytest.mark.parametrize("post", [post_files, lambda c, f, **o: post_zip(c, archive(f), **o)])
+def post_tar(client: FlaskClient, files: Mapping[str, bytes], **options: Any) -> Any:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as file:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+    content_type = "application/gzip"
+    body = buffer.getvalue()
+    return client.post("/v1/images/bulk", data=body, content_type=content_type, **options)
+
+
+@pytest.mark.parametrize(
+    "post", [post_files, post_tar, lambda c, f, **o: post_zip(c, archive(f), **o)]
+)
 def test_many_pictures_become_one_job_of_chunks(
     client: FlaskClient, worker: StandIn, settings: Settings, post: Any
 ) -> None:
@@ -201,7 +216,8 @@ def test_compressions(client: FlaskClient, settings: Settings, compression: int)
         ({"data": {}, "content_type": "multipart/form-data"}, 422, "validation-failed"),
         ({"data": b"x", "content_type": "multipart/form-data; boundary=b"}, 400, "bad-request"),
         ({"data": {"file": (io.BytesIO(b"x"), "a")}}, 422, "validation-failed"),
-        ({"data": b"x", "content_type": "application/x-tar"}, 415, "unsupported-media"),
+        ({"data": b"x", "content_type": "application/x-tar"}, 422, "bad-archive"),
+        ({"data": b"x", "content_type": "application/x-7z-compressed"}, 415, "unsupported-media"),
         ({"data": b"x", "content_type": "image/png"}, 415, "unsupported-media"),
     ],
 )  # fmt: skip

@@ -13,14 +13,13 @@ from twinlens.cli.index import find_files, make_batches
 
 
 def test_pictures_and_archives_are_told_apart_and_named_once(tmp_path: Path) -> None:
-    for name in ("b.JPG", "a.png", ".c.jpg", "notes.txt", "more.zip"):
+    for name in ("b.JPG", "a.png", ".c.jpg", "notes.txt", "more.zip", "x.tar.GZ"):
         (tmp_path / name).touch()
-    files = find_files(
-        [tmp_path, tmp_path / "a.png", tmp_path / "notes.txt", tmp_path / "more.zip"]
-    )
+    named = [tmp_path / name for name in ("a.png", "notes.txt", "more.zip", "x.tar.GZ")]
+    files = find_files([tmp_path, *named])
     # What is named is sent, whatever it is called: the service says what it thinks of it.
     assert [path.name for path in files.pictures] == ["a.png", "b.JPG", "notes.txt"]
-    assert [path.name for path in files.archives] == ["more.zip"]
+    assert [path.name for path in files.archives] == ["more.zip", "x.tar.GZ"]
 
 
 def test_nothing_to_upload_is_an_error(tmp_path: Path) -> None:
