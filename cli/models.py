@@ -171,7 +171,11 @@ def quantize(ref: str, photos: Path, version: str | None, directory: Path | None
 @models.command()
 @ref_argument
 @click.option("--dim", required=True, type=click.IntRange(1), help="Numbers in an embedding.")
-@click.option("--whiten", is_flag=True, help="Give every direction the same variance.")
+@click.option(
+    "--whiten",
+    is_flag=True,
+    help="Give every direction the same variance; it lost mAP wherever it was measured.",
+)
 @photos_option
 @version_option
 @dir_option

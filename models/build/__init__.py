@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from twinlens.models.build.int8 import build_int8
 from twinlens.models.build.lite import LITE0, LITE2, build_lite
 from twinlens.models.build.phash import build_phash
 from twinlens.shared.errors import ModelNotFound
@@ -42,8 +41,15 @@ def _lite(variant: LiteVariant) -> dict[str, Callable[[], bytes]]:
 
     return {
         f"{variant.name}@1": build,
-        f"{variant.name}@1-int8": lambda: build_int8(variant.name, build()),
+        f"{variant.name}@1-int8": lambda: _int8(variant.name, build()),
     }
+
+
+def _int8(name: str, model: bytes) -> bytes:
+    # Imported here: it needs this package, and onnxruntime's quantiser takes 0.1 s.
+    from twinlens.models.build.int8 import build_int8  # noqa: PLC0415
+
+    return build_int8(name, model)
 
 
 _BUILDERS: dict[str, Callable[[], bytes]] = {

@@ -45,6 +45,20 @@ def test_the_bare_folders_are_no_modules(folder: str) -> None:
     assert b"ModuleNotFoundError" in done.stderr
 
 
+def test_each_part_of_models_can_be_imported_first() -> None:
+    names = [name for name in modules() if name.startswith("twinlens.models.")]
+    code = "import importlib, sys\n" + "\n".join(
+        f"importlib.import_module({name!r})\n"
+        "for each in [m for m in sys.modules if m.startswith('twinlens')]: del sys.modules[each]"
+        for name in names
+        if not name.endswith("refresh")
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("name", [name for name in modules() if "wsgi" not in name])
 def test_the_examples_are_true(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
