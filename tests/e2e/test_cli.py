@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import httpx
 import pytest
 from photos import jpeg, make_photos, source
 from PIL import Image
@@ -102,3 +103,27 @@ def test_without_a_service_the_error_says_what_to_do(words: tuple[str, ...]) -> 
     assert done.stderr.splitlines()[-1].startswith("twinlens: ")
     if words != ("index", "."):
         assert "twinlens up" in done.stderr
+
+
+def test_words_are_refused_where_no_model_understands_them(service: Running) -> None:
+    done = twinlens("search", "--text", "a cat", "--url", service.url)
+    assert done.returncode == 1
+    assert "Without a text encoder" in done.stderr
+    assert twinlens("search", "--url", service.url).returncode == 2
+
+
+def test_what_an_evaluation_recommends_is_applied(service: Running, tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos", 30, seed=65)
+    lines = [f"{path.name},photo {place % 5}" for place, path in enumerate(photos)]
+    (tmp_path / "labels.csv").write_text("file,label\n" + "\n".join(lines), encoding="utf-8")
+    command = ("evaluate", tmp_path / "labels.csv", "--url", service.url, "--apply")
+    options = ("--library", "chosen", "--cache", tmp_path / "cache", "--dir", tmp_path / "models")
+    report = tmp_path / "report.html"
+    done = twinlens(*command, *options, "--report", report)
+    assert done.returncode == 0, done.stderr
+    assert "library chosen at" in done.stdout
+    assert report.stat().st_size > 10_000
+    found = httpx.get(f"{service.url}/v1/libraries").json()["items"]
+    [library] = [one for one in found if one["name"] == "chosen"]
+    assert all("@" in ref for ref in library["models"])
+    assert set(library["weights"]) == {ref.partition("@")[0] for ref in library["models"]}
