@@ -32,9 +32,6 @@ Lane = Literal["search", "bulk"]
 LANES: dict[Lane, tuple[str, ...]] = {"search": ("search",), "bulk": ("single", "bulk")}
 QUEUES = tuple(queue for queues in LANES.values() for queue in queues)
 
-# Shorter than a chunk of the largest allowed pictures would need on a slow machine is a lost
-# chunk; longer is a stuck core. 32 pictures of 48 MP took 25 s on one core.
-CHUNK_TIME_LIMIT_S = 300
 SEARCH_TIME_LIMIT_S = 60
 
 # How long a part may be away before what needs it gives up: a restart takes seconds.
@@ -90,7 +87,7 @@ def make_celery(settings: Settings, *, with_results: bool) -> Celery:
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,
-        task_time_limit=CHUNK_TIME_LIMIT_S,
+        task_time_limit=settings.chunk_time_limit_s,
         result_expires=settings.job_ttl_s,
         result_backend_always_retry=True,
         result_backend_max_retries=20,

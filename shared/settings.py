@@ -37,6 +37,10 @@ class Settings(BaseSettings):
     max_job_items: int = Field(1_000_000, gt=0, description="Most pictures in one bulk job")
     max_queued_tasks: int = Field(50_000, gt=0, description="Queue length past which 503 answers")
     chunk_items: int = Field(32, ge=1, le=256, description="Pictures in one task")
+    # 32 pictures of 48 MP took 25 s on one core; VGG16 takes a second a picture.
+    chunk_time_limit_s: int = Field(
+        300, ge=1, description="How long a task may run before it is ended and begun anew"
+    )
     job_ttl_s: int = Field(7 * 86_400, gt=0, description="How long an ended job is kept")
     search_candidates: int = Field(100, ge=1, description="Least candidates asked of a model")
     batch_size: int = Field(1, ge=1, le=256, description="Pictures in one onnxruntime call")

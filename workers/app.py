@@ -6,16 +6,19 @@ import functools
 import logging
 import os
 import signal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
 from twinlens.shared import log
-from twinlens.shared.queue import LANES, Lane, make_celery
+from twinlens.shared.queue import LANES, REDIS_RETRIES, Lane, connect, make_celery
 from twinlens.shared.settings import Settings
 from twinlens.workers.heartbeat import Heartbeat
 from twinlens.workers.lease import LeaseRenewal
 from twinlens.workers.runtime import Runtime, build_runtime
+
+if TYPE_CHECKING:
+    from redis import Redis
 
 # Bulk work gives way to searches on the same cores: a search waited 11 ms (p99) under full load.
 BULK_NICENESS = 10
@@ -37,6 +40,15 @@ def runtime() -> Runtime:
     """
     lane: Any = os.environ.get(LANE_VARIABLE, "bulk")
     return build_runtime(settings, lane)
+
+
+@functools.cache
+def redis_of_parent() -> Redis:
+    """Returns a Redis client for what is told of tasks that end without their process.
+
+    The parent ends what runs too long, and must not call `runtime`.
+    """
+    return connect(settings.redis_url, n_retries=REDIS_RETRIES)
 
 
 def run_worker(lane: Lane, n_processes: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from twinlens.shared.messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from twinlens.models.session import Embedder, Pixels
     from twinlens.shared.errors import Problem
@@ -109,23 +110,32 @@ def _embed_pending(
     pending: Sequence[Pending],
 ) -> None:
     """Embeds all at once; one by one where the chunk took its worker process with it before."""
-    jobs, job_id = runtime.jobs, head.job_id
-    n_tries = jobs.begin_try(job_id, str(chunk))
-    try:
+    with _counted_try(runtime, head.job_id, str(chunk)) as n_tries:
         if n_tries == 1:
             _embed_together(runtime, head.library, models, pending)
             return
         for one in pending:
             # The try of the whole chunk was the first.
-            if jobs.begin_try(job_id, one.tag) >= MAX_TRIES:
-                one.error = Crashed(
-                    f"The picture ended its worker process {MAX_TRIES} times and was given up."
-                ).to_problem()
-            else:
-                _embed_together(runtime, head.library, models, [one])
-            jobs.end_try(job_id, one.tag)
-    finally:
-        jobs.end_try(job_id, str(chunk))
+            with _counted_try(runtime, head.job_id, one.tag) as n_alone:
+                if n_alone >= MAX_TRIES:
+                    one.error = Crashed(
+                        f"The picture ended its worker process {MAX_TRIES} times and was given up."
+                    ).to_problem()
+                else:
+                    _embed_together(runtime, head.library, models, [one])
+
+
+@contextmanager
+def _counted_try(runtime: Runtime, job_id: str, part: str) -> Iterator[int]:
+    """Yields how often a part was begun, this time with it, and not ended since."""
+    n_tries = runtime.jobs.begin_try(job_id, part)
+    try:
+        yield n_tries
+    except Exception:
+        runtime.jobs.end_try(job_id, part)
+        raise
+    # Not in a `finally`: a time limit ends the process by SystemExit, and that was a try.
+    runtime.jobs.end_try(job_id, part)
 
 
 def _embed_together(

@@ -6,13 +6,15 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
+from celery.exceptions import TimeLimitExceeded
 from redis import RedisError
 
 from twinlens.shared import queue
 from twinlens.shared.errors import Crashed, Internal, Problem, TwinlensError, Unavailable
+from twinlens.shared.jobs import Jobs
 from twinlens.shared.messages import Item, SearchQuery
 from twinlens.workers import images
-from twinlens.workers.app import celery_app, runtime
+from twinlens.workers.app import celery_app, redis_of_parent, runtime
 from twinlens.workers.bulk import MAX_TRIES, fail_chunk
 from twinlens.workers.bulk import embed_chunk as embed_stored_chunk
 from twinlens.workers.search import search as search_library
@@ -56,7 +58,13 @@ class ChunkTask(BaseTask):
         kwargs: Any,
         einfo: Any,
     ) -> None:
-        runtime().jobs.finish(kwargs["job_id"], problem_of(exc))
+        jobs = Jobs(redis_of_parent())
+        if isinstance(exc, TimeLimitExceeded):
+            # Its next try goes picture by picture, so it gets further each time.
+            log.warning("chunk %d of job %s ran too long", kwargs["chunk"], kwargs["job_id"])
+            queue.publish_chunk(celery_app, jobs.get(kwargs["job_id"]), kwargs["chunk"])
+            return
+        jobs.finish(kwargs["job_id"], problem_of(exc))
 
 
 class JobTask(BaseTask):
@@ -76,7 +84,7 @@ class JobTask(BaseTask):
         kwargs: Any,
         einfo: Any,
     ) -> None:
-        runtime().jobs.finish(task_id, problem_of(exc))
+        Jobs(redis_of_parent()).finish(task_id, problem_of(exc))
 
 
 class CallTask(BaseTask):
@@ -99,7 +107,7 @@ class CallTask(BaseTask):
         self._reply(task_id, queue.Reply(error=problem_of(exc)))
 
     def _reply(self, task_id: str, reply: queue.Reply) -> None:
-        with runtime().redis.pipeline() as pipeline:
+        with redis_of_parent().pipeline() as pipeline:
             pipeline.rpush(queue.reply_key(task_id), reply.model_dump_json())
             pipeline.expire(queue.reply_key(task_id), REPLY_TTL_S)
             pipeline.execute()

@@ -6,6 +6,7 @@ import functools
 import threading
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+import grpc
 import numpy as np
 from pymilvus import DataType, MilvusClient, MilvusException
 
@@ -37,6 +38,9 @@ def _needs_milvus(call: Callable[P, R]) -> Callable[P, R]:
             return call(*args, **kwargs)
         except MilvusException as error:
             raise Unavailable(f"Milvus did not answer as it should: {error.message}") from error
+        except grpc.RpcError as error:
+            # pymilvus lets it through where a call's time is up.
+            raise Unavailable("Milvus did not answer in time.") from error
 
     return guarded
 

@@ -295,6 +295,9 @@ def _run_tf2onnx(network: _Network, saved: Path, converted: Path) -> None:
 
 
 def _last_words(done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode < 0:
+        # EfficientNetV2L, of 480 MB, took it 15.7 GB.
+        return f"it was ended by signal {-done.returncode}; had it too little memory?"
     lines = [line.strip() for line in done.stderr.splitlines()]
     said = [line for line in lines if line and not _TENSORFLOW_LOG.match(line)]
     return _one_line(said[-1]) if said else f"it ended with status {done.returncode}"

@@ -7,11 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from e2e.conftest import Client
 from photos import make_photos
 
+from twinlens.cli.background import running_service
+
 N_PICTURES = 500
 NETWORKS = ("efficientnet-lite0", "efficientnet-lite2")
+
+
+def test_a_chunk_that_runs_too_long_is_gone_on_with_picture_by_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # More pictures in one chunk than a process embeds in three seconds.
+    monkeypatch.setenv("TWINLENS_CHUNK_ITEMS", "256")
+    monkeypatch.setenv("TWINLENS_CHUNK_TIME_LIMIT_S", "3")
+    photos = make_photos(tmp_path / "photos", 256, seed=501)
+    with running_service(tmp_path / "data", 0, "--workers", "1") as slow:
+        client = Client(slow.url)
+        job = client.index(photos)
+        outcomes = [item["outcome"] for item in client.items(job)]
+        client.http.close()
+    assert "ran too long" in (tmp_path / "data/logs/worker-bulk.log").read_text()
+    assert job["progress"] == {"total": 256, "succeeded": 256, "skipped": 0, "failed": 0}
+    assert outcomes == ["succeeded"] * 256
 
 
 def bulk_worker(service: Any) -> psutil.Process:

@@ -310,6 +310,12 @@ def test_the_converters_last_words_are_told(tf: Any, tmp_path: Path) -> None:
     assert is_one_line(error)
 
 
+def test_a_converter_that_was_killed_is_told_apart() -> None:
+    done = subprocess.CompletedProcess([], -9, stderr="INFO - Optimizing ONNX model")
+
+    assert "signal 9" in build_keras._last_words(done)
+
+
 def test_functions_for_xla_are_traced_into(tf: Any) -> None:
     grouped = tf.keras.layers.Conv2D(8, 3, groups=4)
     grouped.build((None, 8, 8, 8))
