@@ -29,8 +29,9 @@ RATIO_GRACE_BYTES = 64 * 1024 * 1024
 MAX_ZSTD_WINDOW_BYTES = 128 * 1024 * 1024
 # A name, or the attributes of a file: tarfile reads them whole.
 MAX_HEADER_BYTES = 1024 * 1024
-# Two empty blocks end an archive.
-_END = bytes(1024)
+# Two empty blocks end an archive, which is made of whole ones.
+BLOCK_BYTES = tarfile.BLOCKSIZE
+_END = bytes(2 * BLOCK_BYTES)
 
 
 def tar_entries(body: Iterable[bytes], max_items: int, max_picture: int) -> Iterator[Entry]:
@@ -51,7 +52,7 @@ def tar_entries(body: Iterable[bytes], max_items: int, max_picture: int) -> Iter
             pass
     except (tarfile.TarError, EOFError, OSError, zlib.error, zstandard.ZstdError) as error:
         raise BadArchive(f"The archive cannot be read: {error}.") from None
-    if unpacked.tail != _END:
+    if unpacked.tail != _END or unpacked.n_bytes % BLOCK_BYTES:
         raise BadArchive("The archive is cut short: its end is missing.")
 
 
@@ -150,7 +151,7 @@ class _Unpacked(io.RawIOBase):
     def __init__(self, stream: IO[bytes], packed: _Counted) -> None:
         self._stream = stream
         self._packed = packed
-        self._n_bytes = 0
+        self.n_bytes = 0
         self.tail = b""
 
     def readable(self) -> bool:
@@ -158,8 +159,8 @@ class _Unpacked(io.RawIOBase):
 
     def read(self, size: int = -1, /) -> bytes:
         content = self._stream.read(size)
-        self._n_bytes += len(content)
+        self.n_bytes += len(content)
         self.tail = (self.tail + content[-len(_END) :])[-len(_END) :]
-        if self._n_bytes > MAX_RATIO * self._packed.n_bytes + RATIO_GRACE_BYTES:
+        if self.n_bytes > MAX_RATIO * self._packed.n_bytes + RATIO_GRACE_BYTES:
             raise BadArchive(f"The archive unpacks to more than {MAX_RATIO} times its size.")
         return content

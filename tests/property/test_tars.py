@@ -28,7 +28,9 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "zstd": zstandard.compress,
 }
-names = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=150)
+names = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=150
+).filter(lambda name: not name.endswith("/"))  # that would be a folder
 contents = st.binary(max_size=2 * LIMIT)
 files = st.lists(st.tuples(names, contents), max_size=5, unique_by=lambda file: file[0])
 packers = st.sampled_from(sorted(PACKERS))
@@ -68,9 +70,7 @@ def test_an_archive_gives_what_was_put_in(
     files: list[tuple[str, bytes]], packer: str, size: int
 ) -> None:
     entries = read(PACKERS[packer](tar_of(files)), size)
-    # tarfile takes slashes off the end of a name.
-    named = [(name.rstrip("/"), content) for name, content in files]
-    wanted = [(name, content) for name, content in named if not is_noise(name)]
+    wanted = [(name, content) for name, content in files if not is_noise(name)]
     assert [entry.name for entry in entries] == [name for name, _ in wanted]
     for entry, (name, content) in zip(entries, wanted, strict=True):
         is_good = 0 < len(content) <= LIMIT and not is_unsafe(name)
