@@ -15,7 +15,7 @@ from twinlens.models.build.int8 import measure_shipped_ranges
 from twinlens.models.card import load_card
 from twinlens.models.registry import SHIPPED_CARDS, shipped_refs
 from twinlens.models.session import OnnxEmbedder
-from twinlens.models.verify import GOLDEN_DIRECTORY, embed_file, encode_embedding
+from twinlens.models.verify import make_golden
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,9 +29,8 @@ def refresh_card(path: Path) -> str:
     text = path.read_text(encoding="utf-8").replace(card.sha256, hashlib.sha256(model).hexdigest())
     head = text.partition("[[golden]]")[0]
     golden = [
-        f'[[golden]]\npicture = "{picture.name}"\n'
-        f'embedding = "{encode_embedding(card, embed_file(embedder, picture))}"\n'
-        for picture in sorted((path.parent / GOLDEN_DIRECTORY).glob("*.png"))
+        f'[[golden]]\npicture = "{one.picture}"\nembedding = "{one.embedding}"\n'
+        for one in make_golden(embedder, path.parent)
     ]
     return head + "\n".join(golden)
 
