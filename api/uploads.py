@@ -6,7 +6,7 @@ Nothing here looks into a picture: what the bytes are is the worker's to say.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -42,12 +42,13 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture of an upload: its bytes, or why it is refused."""
+    """A picture of an upload: its bytes, where they are, or why it is refused."""
 
     name: str
     content: bytes = b""
     metadata: Metadata = field(default_factory=dict)
     error: Problem | None = None
+    uri: str | None = None  # where the worker is to fetch the bytes
 
 
 def clean_name(name: str) -> str:
@@ -154,15 +155,58 @@ def form_entries(
 ) -> Iterator[Entry]:
     """Gives the pictures of a form with any number of `files`.
 
+    A JSON part `metadata` is of the `files` that comes next. If it is not valid, that picture is
+    given as refused, and the rest goes on.
+
     Raises:
-        ValidationFailed: A part has another name.
-        PayloadTooLarge: There are too many.
+        ValidationFailed: A part has another name, or a `metadata` has no picture.
+        PayloadTooLarge: There are too many pictures.
     """
-    for part in read_parts(content_type, body, max_parts=max_items):
+    n_items = 0
+    metadata: Metadata | ValidationFailed | None = None
+    for part in read_parts(content_type, body, max_parts=2 * max_items + 2):
+        if part.name == "metadata":
+            if metadata is not None:
+                raise _lone_metadata()
+            metadata = _read_metadata(part)
+            continue
         if part.name != "files":
-            raise _unexpected(part, "Only `files` are taken.")
-        content = read_at_most(part.chunks, max_picture)
-        yield picture_entry(clean_name(part.file_name), content, max_picture)
+            raise _unexpected(part, "Only `files`, each with a `metadata` before it, are taken.")
+        n_items += 1
+        if n_items > max_items:
+            raise PayloadTooLarge(f"The form has more than {max_items} pictures.")
+        yield _form_entry(part, metadata, max_picture)
+        metadata = None
+    if metadata is not None:
+        raise _lone_metadata()
+
+
+def _form_entry(
+    part: Part, metadata: Metadata | ValidationFailed | None, max_picture: int
+) -> Entry:
+    name = clean_name(part.file_name)
+    if isinstance(metadata, ValidationFailed):
+        return refused_entry(name, metadata)
+    entry = picture_entry(name, read_at_most(part.chunks, max_picture), max_picture)
+    return replace(entry, metadata=metadata or {})
+
+
+def _read_metadata(part: Part) -> Metadata | ValidationFailed:
+    """Returns a picture's metadata, or why they are refused: the picture comes after them."""
+    text = read_at_most(part.chunks, MAX_METADATA_BYTES)
+    if text is None:
+        return ValidationFailed(f"The metadata has more than {MAX_METADATA_BYTES} bytes.")
+    try:
+        return parse_metadata(text)
+    except ValidationFailed as error:
+        return error
+
+
+def _lone_metadata() -> ValidationFailed:
+    message = "It goes before the `files` part that it is of."
+    return ValidationFailed(
+        "A `metadata` part has no picture.", [FieldError(location="metadata", message=message)]
+    )
 
 
 def parse_metadata(text: bytes | None) -> Metadata:

@@ -10,7 +10,11 @@
     ├── JobExpired                 410
     ├── PayloadTooLarge            413  a body over its limit
     ├── UnsupportedMedia           415  a content type that is not served
+    ├── UploadInProgress           409  one idempotency key, whose first request still arrives
     ├── IdempotencyConflict        422  one key, two different requests
+    ├── UploadBroken               400  the connection ended before the upload did
+    ├── SourceRefused              403  a listed picture that may not be fetched
+    ├── SourceFailed               502  a listed picture that could not be fetched
     ├── PictureError
     │   ├── PictureTooLarge        413  refused on its header, before decoding
     │   ├── UnsupportedPicture     415  not a picture type that is served
@@ -24,8 +28,10 @@
     │   └── BadEmbedding           500  a vector that is not finite
     ├── Crashed                    500  a picture that ended its worker three times
     ├── Internal                   500
+    ├── RateLimited                429
     ├── Unavailable                503  Redis, Milvus or the workers do not answer
-    └── QueueFull                  503
+    ├── QueueFull                  503
+    └── StorageFull                507  the disk is below its reserve
 
 Workers hand errors on as data (`Problem`), never as pickled exceptions.
 """
@@ -61,10 +67,17 @@ class TwinlensError(Exception):
     status = 500
     retryable = False
 
-    def __init__(self, detail: str, errors: list[FieldError] | None = None) -> None:
+    def __init__(
+        self,
+        detail: str,
+        errors: list[FieldError] | None = None,
+        *,
+        retry_after_s: int | None = None,
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.errors = errors or []
+        self.retry_after_s = retry_after_s  # where it is known better than by the kind
 
     def to_problem(self) -> Problem:
         """Returns this error as data, to be stored or answered."""
@@ -126,8 +139,25 @@ class UnsupportedMedia(TwinlensError):
     code, title, status = "unsupported-media", "The content type is not served", 415
 
 
+class UploadInProgress(TwinlensError):
+    code, title, status = "upload-in-progress", "The first request still arrives", 409
+    retryable = True
+
+
 class IdempotencyConflict(TwinlensError):
     code, title, status = "idempotency-conflict", "The idempotency key was used before", 422
+
+
+class UploadBroken(TwinlensError):
+    code, title, status = "upload-broken", "The upload ended too early", 400
+
+
+class SourceRefused(TwinlensError):
+    code, title, status = "source-refused", "The source is not allowed", 403
+
+
+class SourceFailed(TwinlensError):
+    code, title, status, retryable = "source-failed", "The source cannot be read", 502, True
 
 
 class PictureError(TwinlensError):
@@ -182,9 +212,17 @@ class Internal(TwinlensError):
     """A bug of ours: the log has the rest, under the request's id."""
 
 
+class RateLimited(TwinlensError):
+    code, title, status, retryable = "rate-limited", "Too many requests", 429, True
+
+
 class Unavailable(TwinlensError):
     code, title, status, retryable = "unavailable", "A part of the service is down", 503, True
 
 
 class QueueFull(TwinlensError):
     code, title, status, retryable = "queue-full", "Too much is waiting", 503, True
+
+
+class StorageFull(TwinlensError):
+    code, title, status, retryable = "storage-full", "The disk is below its reserve", 507, True

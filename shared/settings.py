@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from platformdirs import user_data_path
-from pydantic import Field
+from pydantic import Field, IPvAnyNetwork
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
@@ -35,7 +35,28 @@ class Settings(BaseSettings):
     max_picture_px: int = Field(80_000_000, gt=0, description="Most pixels in a picture")
     max_body_bytes: int = Field(16 * 1024 * MIB, gt=0, description="Largest request body")
     max_job_items: int = Field(1_000_000, gt=0, description="Most pictures in one bulk job")
-    max_queued_tasks: int = Field(50_000, gt=0, description="Queue length past which 503 answers")
+    max_queued_tasks: int = Field(
+        50_000, gt=0, description="Waiting searches or single uploads past which 503 answers"
+    )
+    max_backlog: int = Field(
+        5_000_000, gt=0, description="Pictures waiting in bulk jobs past which 503 answers"
+    )
+    disk_reserve_bytes: int = Field(
+        512 * MIB, ge=0, description="Free space of the data directory below which 507 answers"
+    )
+    requests_per_minute: int = Field(
+        0, ge=0, description="Requests of one caller, past which 429 answers; 0: no limit"
+    )
+    allowed_roots: list[Path] = Field(
+        [], description="Directories of which a listing may name files (JSON list)"
+    )
+    allowed_hosts: list[str] = Field(
+        [], description="Hosts of which a listing may name https: pictures (JSON list)"
+    )
+    allowed_networks: list[IPvAnyNetwork] = Field(
+        [], description="Private networks in which an allowed host may be (JSON list)"
+    )
+    fetch_timeout_s: float = Field(30.0, gt=0, description="Limit of fetching one listed picture")
     chunk_items: int = Field(32, ge=1, le=256, description="Pictures in one task")
     # 32 pictures of 48 MP took 25 s on one core; VGG16 takes a second a picture.
     chunk_time_limit_s: int = Field(
@@ -43,12 +64,17 @@ class Settings(BaseSettings):
     )
     job_ttl_s: int = Field(7 * 86_400, gt=0, description="How long an ended job is kept")
     search_candidates: int = Field(100, ge=1, description="Least candidates asked of a model")
-    batch_size: int = Field(1, ge=1, le=256, description="Pictures in one onnxruntime call")
+    batch_size: int | None = Field(
+        None, ge=1, le=256, description="Pictures in one onnxruntime call; else 1, on a GPU 32"
+    )
     execution_providers: list[str] = Field(
         ["CPUExecutionProvider"], description="onnxruntime providers, best first (JSON list)"
     )
     visibility_timeout_s: int = Field(
         15, ge=3, description="Silence after which a lost worker's task is queued again"
+    )
+    worker_grace_s: int = Field(
+        15, ge=1, description="What a worker has, once told to stop, before it hands its tasks back"
     )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
 
