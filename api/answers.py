@@ -106,7 +106,8 @@ _COPIED = {
 
 def job_links(job_id: str) -> dict[str, str]:
     """Returns where a job and its outcomes are."""
-    return {"self": f"/v1/jobs/{job_id}", "items": f"/v1/jobs/{job_id}/items"}
+    path = f"/v1/jobs/{job_id}"
+    return {"self": path, "items": f"{path}/items", "events": f"{path}/events"}
 
 
 def with_links(image: Image) -> Image:

@@ -13,7 +13,7 @@ from flask_openapi.models.info import Info
 from flask_openapi.openapi import OpenAPI
 
 from twinlens import __version__
-from twinlens.api import problems
+from twinlens.api import problems, rates
 from twinlens.api.gateway import EXTENSION
 from twinlens.api.routes.bulk import bulk
 from twinlens.api.routes.health import docs, health
@@ -56,6 +56,7 @@ def create_app(settings: Settings, gateway: Gateway) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.extensions[EXTENSION] = gateway
     _identify_requests(app)
+    rates.install(app, settings)
     _refuse_large_bodies(app, settings.max_body_bytes)
     problems.install(app)
     for routes in (images, bulk, search, jobs, models, health):

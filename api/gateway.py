@@ -9,23 +9,26 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from flask import current_app
 from pydantic import TypeAdapter
 
+from twinlens.api.idempotency import IdempotencyKeys, check_same_request
+from twinlens.api.limits import Limits
 from twinlens.api.probe import is_listening
 from twinlens.shared import queue
 from twinlens.shared.blobs import BlobStore
 from twinlens.shared.catalog import Catalog
-from twinlens.shared.errors import LibraryNotFound, QueueFull, Unavailable
+from twinlens.shared.errors import LibraryNotFound, Unavailable
+from twinlens.shared.feed import Feed
 from twinlens.shared.jobs import Job, Jobs
 from twinlens.shared.log import request_id
 from twinlens.shared.messages import Item, Library, SearchResult
 from twinlens.shared.presence import WorkerStatus, live_workers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from twinlens.shared.settings import Settings
 
@@ -65,6 +68,9 @@ class Gateway:
         self.redis = queue.connect(settings.redis_url)
         self._pictures = queue.connect(settings.redis_url, decode=False)
         self.jobs = Jobs(self.redis)
+        self.feed = Feed(self.redis)
+        self.keys = IdempotencyKeys(self.redis)
+        self.limits = Limits(settings, self.redis, self.feed)
         self.catalog = Catalog(self.redis)
         self.blobs = BlobStore(settings.blob_dir)
         self._celery = queue.make_celery(settings, with_results=False)
@@ -105,23 +111,43 @@ class Gateway:
         """Tells if something accepts connections at Milvus' address."""
         return is_listening(self.settings.milvus_uri)
 
-    def check_ready(self, queue_name: str) -> None:
+    def check_ready(self, queue_name: Literal["search", "single"]) -> None:
         """Refuses work that could not go on, before its body is read.
 
         Raises:
             Unavailable: Milvus is down (a dead Redis raises its own error).
             QueueFull: Too many tasks wait.
         """
-        n_waiting: Any = self.redis.llen(queue_name)
-        if n_waiting >= self.settings.max_queued_tasks:
-            raise QueueFull(f"{n_waiting} tasks wait in the queue {queue_name!r}; try again later.")
+        self.limits.check_queue(queue_name)
+        self._check_milvus()
+
+    def check_ready_for_bulk(self, n_bytes: int) -> None:
+        """Refuses a bulk upload that could not go on, before its body is read.
+
+        Args:
+            n_bytes: Of the body, as far as they are known.
+
+        Raises:
+            Unavailable: Milvus is down (a dead Redis raises its own error).
+            QueueFull: Too many pictures wait.
+            StorageFull: The disk has no room for it.
+        """
+        self.limits.check_backlog()
+        self.limits.check_disk(n_bytes)
+        self._check_milvus()
+
+    def _check_milvus(self) -> None:
         if not self.is_milvus_listening():
             raise Unavailable("Milvus does not accept connections.")
 
     # Queueing.
 
-    def submit(self, job: Job, tasks: Iterable[TaskMessage], claim: Claim | None = None) -> str:
-        """Records a job and queues its tasks.
+    def feed_workers(self) -> None:
+        """Queues chunks of bulk uploads, as many as keep the workers busy."""
+        self.feed.top_up(self._celery)
+
+    def submit(self, job: Job, task: TaskMessage, claim: Claim | None = None) -> str:
+        """Records a job of one task, and queues it.
 
         The record comes first: whoever repeats the request with the same idempotency key
         meanwhile is told of a job that is there.
@@ -136,18 +162,18 @@ class Gateway:
         is_claimed = False
         try:
             if claim is not None:
-                owner = self.jobs.claim_idempotency_key(claim.key, claim.fingerprint, job.id)
-                if owner != job.id:
+                owner = self.keys.claim(claim.key, job.id, claim.fingerprint)
+                is_claimed = owner.job_id == job.id
+                if not is_claimed:
+                    check_same_request(owner, claim.fingerprint)
                     self.jobs.forget(job.id)
-                    return owner
-                is_claimed = True
-            for task in tasks:
-                self._publish(task)
+                    return owner.job_id
+            self._publish(task)
         except Exception:
             # If Redis is what failed, this raises as well: the record stays, and the
-            # sweeper queues its chunks.
+            # sweeper queues its task.
             if claim is not None and is_claimed:
-                self.jobs.release_idempotency_key(claim.key)
+                self.keys.release(claim.key)
             self.jobs.forget(job.id)
             raise
         return job.id
@@ -166,7 +192,7 @@ class Gateway:
         Raises:
             Unavailable: No search worker lives, or none answered in time.
         """
-        if not any(worker.lane == "search" for worker in self.workers()):
+        if not any("search" in worker.lanes for worker in self.workers()):
             raise Unavailable("No search worker is running.")
         task_id = uuid.uuid4().hex
         task = TaskMessage(name, kwargs, task_id, "search")

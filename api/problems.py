@@ -19,6 +19,7 @@ from twinlens.shared.errors import (
     NotFound,
     PayloadTooLarge,
     Problem,
+    StorageFull,
     TwinlensError,
     Unavailable,
     UnsupportedMedia,
@@ -103,8 +104,25 @@ def refuse_parameters(error: ValidationError) -> Response:
     ) from error
 
 
+def as_own(error: Exception) -> TwinlensError:
+    """Returns what an error means here: itself, or what its kind stands for."""
+    if isinstance(error, TwinlensError):
+        return error
+    if isinstance(error, HTTPException) and error.code in _BY_STATUS:
+        return _BY_STATUS[error.code](error.description or error.name)
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return StorageFull("There is no space left for pictures.")
+    for foreign, own, detail in _FOREIGN:
+        if isinstance(error, foreign):
+            return own(detail)
+    return Internal("This is a fault of the service; its log has the reason.")
+
+
 def _answer_own(error: TwinlensError) -> Response:
-    return answer_problem(error.to_problem())
+    response = answer_problem(error.to_problem())
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    return response
 
 
 def _answer_http(error: HTTPException) -> Response | HTTPException:
@@ -127,11 +145,9 @@ def _problem_of_status(status: int, error: HTTPException) -> Problem:
 
 
 def _answer_other(error: Exception) -> Response:
-    for foreign, own, detail in _FOREIGN:
-        if isinstance(error, foreign):
-            log.warning("%s %s: %s", request.method, request.path, detail, exc_info=error)
-            return _answer_own(own(detail))
-    log.error("%s %s failed unexpectedly", request.method, request.path, exc_info=error)
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
-        return _answer_own(Unavailable("There is no space left for pictures."))
-    return _answer_own(Internal("This is a fault of the service; its log has the reason."))
+    own = as_own(error)
+    if isinstance(own, Internal):
+        log.error("%s %s failed unexpectedly", request.method, request.path, exc_info=error)
+    else:
+        log.warning("%s %s: %s", request.method, request.path, own.detail, exc_info=error)
+    return _answer_own(own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -111,6 +112,14 @@ class WaitHeaders(BaseModel):
     )
 
 
+class EventHeaders(BaseModel):
+    """Headers of a stream of events."""
+
+    last_event_id: str | None = Field(
+        None, alias="Last-Event-ID", description="go on behind this event"
+    )
+
+
 class SubmitHeaders(WaitHeaders):
     """Headers of a request that makes a job."""
 
@@ -142,16 +151,31 @@ class LibraryPlan(BaseModel):
     )
 
 
+class MissingQuery(BaseModel):
+    """Names pictures that a client could upload."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: list[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(
+        max_length=MAX_PAGE, description="lower-case hex SHA-256 of the files"
+    )
+
+
 # Answers.
 
 
 class Progress(BaseModel):
     """How many pictures of a job have which outcome. Other jobs count as one."""
 
-    total: int
+    total: int | None = Field(description="null while the upload is still being read")
+    received: int = Field(description="stored so far")
     succeeded: int
     skipped: int
     failed: int
+    pictures_per_s: float | None = Field(
+        None, description="of late; over the whole job once it has ended"
+    )
+    eta: Moment | None = Field(None, description="when it will have ended, at this rate")
 
 
 class JobAnswer(BaseModel):
@@ -194,6 +218,12 @@ class ImagePage(BaseModel):
     next_cursor: str | None
 
 
+class MissingImages(BaseModel):
+    """Which pictures are worth an upload."""
+
+    missing: list[str] = Field(description="ids that were asked for, in their order")
+
+
 class ModelPage(BaseModel):
     """A page of models, by name."""
 
@@ -215,11 +245,25 @@ class LibraryStats(BaseModel):
     vectors: dict[str, int] | None = Field(description="by model; null if no worker answered")
 
 
+class Backlog(BaseModel):
+    """The pictures of bulk jobs that wait, and what it takes to embed them."""
+
+    pictures: int = Field(description="stored, not yet done")
+    pictures_per_s: float = Field(description="of all bulk processes, over the last minute")
+    process_pictures_per_s: float | None = Field(
+        description="of one process while it works; null before the first picture"
+    )
+    processes_for_an_hour: int | None = Field(
+        description="bulk processes that would empty it in an hour"
+    )
+
+
 class Stats(BaseModel):
     """What is stored, what waits, and who works."""
 
     libraries: dict[str, LibraryStats]
-    queues: dict[str, int] = Field(description="tasks that wait")
+    queues: dict[str, int] = Field(description="tasks that wait in Celery's queues")
+    backlog: Backlog
     workers: list[WorkerStatus]
 
 
@@ -240,13 +284,28 @@ class Ready(BaseModel):
 
 def progress_of(job: Job) -> Progress:
     """Returns a job's progress. One that is not counted in pictures is one whole."""
-    if job.kind in ("embed", "bulk"):
+    if job.kind not in ("embed", "bulk"):
         return Progress(
-            total=job.total, succeeded=job.succeeded, skipped=job.skipped, failed=job.failed
+            total=1,
+            received=1,
+            succeeded=int(job.status == "succeeded"),
+            skipped=0,
+            failed=int(job.status == "failed"),
         )
+    rate = job.pictures_per_s
     return Progress(
-        total=1,
-        succeeded=int(job.status == "succeeded"),
-        skipped=0,
-        failed=int(job.status == "failed"),
+        total=job.total,
+        received=job.received,
+        succeeded=job.succeeded,
+        skipped=job.skipped,
+        failed=job.failed,
+        pictures_per_s=rate and round(rate, 2),
+        eta=_eta_of(job, rate),
     )
+
+
+def _eta_of(job: Job, rate: float | None) -> Moment | None:
+    """Goes by what the record says alone: an entity tag stands for one answer."""
+    if job.total is None or job.counted_at is None or job.has_ended or not rate:
+        return None
+    return job.counted_at + timedelta(seconds=(job.total - job.n_counted) / rate)

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from twinlens.cli.addresses import url_of
 from twinlens.cli.errors import CommandRefused
 from twinlens.cli.supervisor import Service
-from twinlens.shared.presence import WORKERS
 from twinlens.shared.queue import LANES, Lane
+from twinlens.shared.scripts import WORKERS
 
 if TYPE_CHECKING:
     from twinlens.shared.settings import Settings
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 PROBE_TIMEOUT_S = 2.0
 # The first start builds the models, on as many cores as there are.
 FIRST_START_S = 300.0
-WORKER_GRACE_S = 20.0
+# What a worker needs, once its grace time is over, to hand its tasks back.
+HAND_BACK_S = 5.0
 
 
 def valkey(data_dir: Path, port: int) -> Service:
@@ -72,9 +73,9 @@ def milvus(data_dir: Path, port: int) -> Service:
     return Service("milvus", [*map(str, words)], env, is_ready=lambda: _accepts(port))
 
 
-def workers(settings: Settings, n_bulk: int) -> list[Service]:
+def workers(settings: Settings, n_bulk: int | None) -> list[Service]:
     """Returns the workers of each lane: a search must not wait behind uploads."""
-    n_processes: dict[Lane, int] = {"search": 1, "bulk": n_bulk}
+    n_processes: dict[Lane, int | None] = {"search": None, "bulk": n_bulk}
     return [_worker(lane, n_processes[lane], settings) for lane in LANES]
 
 
@@ -91,13 +92,14 @@ def api(settings: Settings) -> Service:
     )
 
 
-def _worker(lane: Lane, n_processes: int, settings: Settings) -> Service:
+def _worker(lane: Lane, n_processes: int | None, settings: Settings) -> Service:
+    wanted = [] if n_processes is None else ["--processes", str(n_processes)]
     return Service(
         f"worker-{lane}",
-        _twinlens("worker", "--lane", lane, "--processes", str(n_processes)),
+        _twinlens("worker", "--lanes", lane, *wanted),
         # Each process computes on one core; more threads would only wait for each other.
         {**_env_of(settings), "OMP_NUM_THREADS": "1"},
-        grace_s=WORKER_GRACE_S,
+        grace_s=settings.worker_grace_s + HAND_BACK_S,
     )
 
 

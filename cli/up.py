@@ -33,7 +33,7 @@ def run_up(settings: Settings, n_workers: int | None) -> None:
 
     Args:
         settings: A `redis_url` or `milvus_uri` that was set names a server that runs already.
-        n_workers: Bulk processes; one a core by default.
+        n_workers: Bulk processes; by default one a core, or one on a GPU.
 
     Raises:
         CommandRefused: The address or the data directory cannot be had.
@@ -48,8 +48,7 @@ def run_up(settings: Settings, n_workers: int | None) -> None:
         chosen = {"data_dir": data_dir, "port": settings.port or pick_port(settings.host)}
         settings = settings.model_copy(update=chosen)
         settings, stores = _embed_stores(settings, state)
-        bulk = n_workers or _n_cores()
-        steps = [*([store] for store in stores), parts.workers(settings, bulk)]
+        steps = [*([store] for store in stores), parts.workers(settings, n_workers)]
         steps.append([parts.api(settings)])
         state.keep(settings)
         supervisor = Supervisor(steps, data_dir / "logs", _say, state.keep_pids)
@@ -129,14 +128,6 @@ def _lock(data_dir: Path) -> Iterator[int]:
                     ) from None
                 time.sleep(0.05)
         yield file.fileno()
-
-
-def _n_cores() -> int:
-    """Returns how many cores we may use, which in a container may be few of many."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1
 
 
 def _say(line: str) -> None:

@@ -20,8 +20,19 @@ Embeddings = NDArray[np.float32] | NDArray[np.uint8]
 INPUT_NAME, OUTPUT_NAME = "images", "embedding"
 CPU_PROVIDERS = ("CPUExecutionProvider",)
 # On a CPU a batch is no faster than its pictures one by one, and takes more memory. On a GPU it
-# is: pass 32 or so there.
+# is.
 CPU_BATCH_SIZE = 1
+GPU_BATCH_SIZE = 32
+
+
+def is_cpu(providers: Sequence[str]) -> bool:
+    """Tells if a session with these providers computes on the processor."""
+    return list(providers[:1]) == list(CPU_PROVIDERS)
+
+
+def default_batch_size(providers: Sequence[str]) -> int:
+    """Returns how many pictures best go through a model at a time."""
+    return CPU_BATCH_SIZE if is_cpu(providers) else GPU_BATCH_SIZE
 
 
 class Embedder(Protocol):

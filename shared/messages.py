@@ -65,6 +65,7 @@ class ManifestItem(BaseModel):
     """One line of a manifest: a picture that was accepted, or one refused on the way in."""
 
     name: str
+    uri: str | None = Field(None, description="where a worker fetches the bytes, of a listing")
     image_id: str | None = None
     n_bytes: int = 0
     metadata: Metadata = Field(default_factory=dict)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, Field
 
 from twinlens.shared.queue import Lane
+from twinlens.shared.scripts import WORKERS
 
 if TYPE_CHECKING:
     from redis import Redis
 
-WORKERS = "tl:workers"
 BEAT_S = 2.0
 # Three beats missed: the process is gone or hangs.
 SILENCE_S = 3 * BEAT_S
@@ -21,12 +21,14 @@ SILENCE_S = 3 * BEAT_S
 class WorkerStatus(BaseModel):
     """One worker process, as of its last heartbeat."""
 
-    name: str = Field(description="lane@host:pid")
-    lane: Lane
+    name: str = Field(description="lanes@host:pid")
+    lanes: list[Lane]
     beat_at: float = Field(description="Unix time of the heartbeat, in seconds")
     milvus: str = Field(description="`ok`, or why it does not answer")
     n_pictures: int = Field(description="pictures embedded since the process started")
     pictures_per_s: float = Field(description="over the last minute")
+    tasks_per_s: float = Field(description="over the last minute")
+    busy_s: float = Field(description="spent on bulk tasks since the process started")
 
 
 def announce(redis: Redis, status: WorkerStatus) -> None:

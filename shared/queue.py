@@ -16,7 +16,6 @@ from twinlens.shared.errors import Problem
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from twinlens.shared.jobs import Job
     from twinlens.shared.settings import Settings
 
 # Tasks, by name alone: neither side imports the other.
@@ -119,7 +118,7 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
 UNACKED_KEY = "unacked"
 
 
-def publish_chunk(app: Celery, job: Job, chunk: int) -> None:
+def publish_chunk(app: Celery, queue: str, job_id: str, chunk: int, request_id: str) -> None:
     """Queues one chunk of an upload.
 
     Raises:
@@ -127,10 +126,10 @@ def publish_chunk(app: Celery, job: Job, chunk: int) -> None:
     """
     app.send_task(
         EMBED_CHUNK,
-        kwargs={"job_id": job.id, "chunk": chunk},
-        task_id=chunk_task_id(job.id, chunk),
-        queue="single" if job.kind == "embed" else "bulk",
-        headers={"request_id": job.request_id},
+        kwargs={"job_id": job_id, "chunk": chunk},
+        task_id=chunk_task_id(job_id, chunk),
+        queue=queue,
+        headers={"request_id": request_id},
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,16 +21,20 @@ from twinlens.shared.messages import (
     ManifestItem,
     now,
 )
+from twinlens.workers.listed import store_listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from twinlens.models.session import Embedder, Pixels
+    from twinlens.models.session import Embedder, Embeddings, Pixels
     from twinlens.shared.errors import Problem
     from twinlens.workers.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
+# A model at a time over some pictures keeps its weights in the processor's cache: a fifth faster
+# than picture by picture. With fewer, decoding and embedding overlap from sooner on.
+GROUP_ITEMS = 16
 # A picture that ends its worker process is given up after this many tries.
 MAX_TRIES = 3
 
@@ -55,6 +61,7 @@ def embed_chunk(runtime: Runtime, job_id: str, chunk: int) -> list[Item]:
         Unavailable: Milvus is away; nothing is lost, the chunk is to be run again.
     """
     head, entries = read_manifest(runtime, job_id, chunk)
+    store_listed(runtime, head.library, entries)
     models = runtime.models_of(runtime.catalog.library(head.library))
     versions = [model.card.ref for model in models]
     known = runtime.catalog.find(head.library, [e.image_id for e in entries if e.image_id])
@@ -141,15 +148,39 @@ def _counted_try(runtime: Runtime, job_id: str, part: str) -> Iterator[int]:
 def _embed_together(
     runtime: Runtime, library: str, models: Sequence[Embedder], pending: Sequence[Pending]
 ) -> None:
-    for one in pending:
-        _decode(runtime, library, models, one)
-    good = [one for one in pending if one.error is None]
-    if not good:
-        return
+    """Embeds a group of pictures under each model while the next one is read and decoded."""
+    decoding = [runtime.decoders.submit(_decode, runtime, library, models, p) for p in pending]
+    good: list[Pending] = []
+    embeddings: list[list[Embeddings]] = [[] for _ in models]
+    for start in range(0, len(pending), GROUP_ITEMS):
+        group = slice(start, start + GROUP_ITEMS)
+        wait(decoding[group])
+        decoded = [one for one in pending[group] if one.error is None]
+        if not decoded:
+            continue
+        good += decoded
+        for place, model in enumerate(models):
+            pixels = np.stack([one.pixels[place] for one in decoded])
+            embeddings[place].append(model.embed_batch(pixels))
+    if good:
+        _write(runtime, library, models, good, embeddings)
+
+
+def _write(
+    runtime: Runtime,
+    library: str,
+    models: Sequence[Embedder],
+    good: Sequence[Pending],
+    embeddings: Sequence[Sequence[Embeddings]],
+) -> None:
+    """Writes to Milvus, once a model and all at once, then to the catalogue."""
     ids = [one.image_id for one in good]
-    for place, model in enumerate(models):
-        pixels = np.stack([one.pixels[place] for one in good])
-        runtime.vectors.upsert(library, model.card, ids, model.embed_batch(pixels))
+    writing = [
+        runtime.writers.submit(runtime.vectors.upsert, library, model.card, ids, chain(*rows))
+        for model, rows in zip(models, embeddings, strict=True)
+    ]
+    for done in writing:
+        done.result()
     with runtime.redis.pipeline() as pipeline:
         for one in good:
             assert one.image is not None

@@ -12,7 +12,7 @@ from redis import RedisError
 
 from twinlens.shared.errors import Unavailable
 from twinlens.shared.presence import BEAT_S, WorkerStatus, announce
-from twinlens.workers.sweeper import SWEEP_S, requeue_lost_chunks
+from twinlens.workers.sweeper import SWEEP_S, sweep
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -31,7 +31,7 @@ class Heartbeat(threading.Thread):
         super().__init__(name="heartbeat", daemon=True)
         self._runtime = runtime
         self._app = app
-        self._counts = deque([(time.monotonic(), 0)])
+        self._counts = deque([(time.monotonic(), 0, 0)])
 
     def run(self) -> None:
         next_sweep = time.monotonic() + SWEEP_S
@@ -41,7 +41,7 @@ class Heartbeat(threading.Thread):
                 if time.monotonic() >= next_sweep:
                     next_sweep += SWEEP_S
                     self._runtime.publish_models()
-                    requeue_lost_chunks(self._runtime, self._app)
+                    sweep(self._runtime, self._app)
             except RedisError as error:
                 log.warning("no heartbeat: %s", error)
             except Exception:
@@ -54,19 +54,25 @@ class Heartbeat(threading.Thread):
             self._runtime.vectors.ping(timeout_s=BEAT_S)
         except Unavailable as error:
             milvus = error.detail
+        pictures_per_s, tasks_per_s = self._rates()
         return WorkerStatus(
             name=self._runtime.name,
-            lane=self._runtime.lane,
+            lanes=list(self._runtime.lanes),
             beat_at=time.time(),
             milvus=milvus,
             n_pictures=self._runtime.n_pictures,
-            pictures_per_s=round(self._rate(), 2),
+            pictures_per_s=round(pictures_per_s, 2),
+            tasks_per_s=round(tasks_per_s, 2),
+            busy_s=round(self._runtime.busy_s, 2),
         )
 
-    def _rate(self) -> float:
-        moment, count = time.monotonic(), self._runtime.n_pictures
-        self._counts.append((moment, count))
+    def _rates(self) -> tuple[float, float]:
+        """Returns pictures and tasks a second, over the last minute."""
+        moment = time.monotonic()
+        n_pictures, n_tasks = self._runtime.n_pictures, self._runtime.n_tasks
+        self._counts.append((moment, n_pictures, n_tasks))
         while moment - self._counts[0][0] > RATE_WINDOW_S:
             self._counts.popleft()
-        since, earlier = self._counts[0]
-        return (count - earlier) / max(moment - since, BEAT_S)
+        since, pictures_then, tasks_then = self._counts[0]
+        took_s = max(moment - since, BEAT_S)
+        return (n_pictures - pictures_then) / took_s, (n_tasks - tasks_then) / took_s

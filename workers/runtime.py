@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,12 +14,16 @@ import numpy as np
 
 from twinlens.models.pictures import Picture, PictureLimits, open_picture
 from twinlens.models.registry import DEFAULT_MODELS, Registry, ensure_models
+from twinlens.models.session import default_batch_size, is_cpu
 from twinlens.shared.blobs import BlobStore
 from twinlens.shared.catalog import Catalog
 from twinlens.shared.errors import Unavailable
+from twinlens.shared.feed import Feed
 from twinlens.shared.jobs import Jobs
 from twinlens.shared.messages import Library, ModelSummary
 from twinlens.shared.queue import REDIS_RETRIES, Lane, connect
+from twinlens.workers.cores import n_cores
+from twinlens.workers.sources import Sources
 from twinlens.workers.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -31,6 +37,8 @@ if TYPE_CHECKING:
     from twinlens.shared.settings import Settings
 
 DEFAULT_LIBRARY = "default"
+N_WRITERS = 4
+N_FETCHERS = 8
 
 
 @dataclass
@@ -38,21 +46,31 @@ class Runtime:
     """The parts that tasks work with."""
 
     settings: Settings
-    lane: Lane
+    lanes: Sequence[Lane]
     redis: Redis
     pictures: Redis  # the same server, for raw bytes
     jobs: Jobs
+    feed: Feed
     catalog: Catalog
     blobs: BlobStore
     vectors: Vectors
     registry: Registry
+    decoders: ThreadPoolExecutor
+    writers: ThreadPoolExecutor  # one thread a model: each write waits for Milvus
+    fetchers: ThreadPoolExecutor
     n_pictures: int = 0
+    n_tasks: int = 0
+    busy_s: float = 0.0
     _embedders: dict[str, Embedder] = field(default_factory=dict)
     _text_encoders: dict[str, TextEncoder] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        return f"{self.lane}@{socket.gethostname()}:{os.getpid()}"
+        return f"{'+'.join(self.lanes)}@{socket.gethostname()}:{os.getpid()}"
+
+    @functools.cached_property
+    def sources(self) -> Sources:
+        return Sources(self.settings)
 
     def decode(self, content: bytes, models: Sequence[Embedder]) -> tuple[Picture, list[Pixels]]:
         """Decodes a picture once, and resizes it for each model.
@@ -111,15 +129,16 @@ class Runtime:
 
     def _embedder(self, ref: str) -> Embedder:
         if ref not in self._embedders:
+            providers = self.settings.execution_providers
             self._embedders[ref] = self.registry.open(
                 ref,
-                providers=self.settings.execution_providers,
-                batch_size=self.settings.batch_size,
+                providers=providers,
+                batch_size=self.settings.batch_size or default_batch_size(providers),
             )
         return self._embedders[ref]
 
 
-def build_runtime(settings: Settings, lane: Lane) -> Runtime:
+def build_runtime(settings: Settings, lanes: Sequence[Lane]) -> Runtime:
     """Connects, builds the default models, and tells the catalogue which models there are.
 
     Raises:
@@ -130,18 +149,27 @@ def build_runtime(settings: Settings, lane: Lane) -> Runtime:
     catalog = Catalog(redis)
     runtime = Runtime(
         settings=settings,
-        lane=lane,
+        lanes=lanes,
         redis=redis,
         pictures=connect(settings.redis_url, n_retries=REDIS_RETRIES, decode=False),
         jobs=Jobs(redis),
+        feed=Feed(redis),
         catalog=catalog,
         blobs=BlobStore(settings.blob_dir),
         vectors=Vectors(settings),
         registry=Registry(settings.models_dir),
+        decoders=ThreadPoolExecutor(_n_decoders(settings), "decode"),
+        writers=ThreadPoolExecutor(N_WRITERS, "write"),
+        fetchers=ThreadPoolExecutor(N_FETCHERS, "fetch"),
     )
     runtime.publish_models()
     catalog.ensure_library(Library(name=DEFAULT_LIBRARY, models=list(DEFAULT_MODELS)))
     return runtime
+
+
+def _n_decoders(settings: Settings) -> int:
+    """Returns how many threads decode: one beside one core's inference, all for a GPU."""
+    return 1 if is_cpu(settings.execution_providers) else n_cores()
 
 
 def summary_of(card: Card) -> ModelSummary:

@@ -49,6 +49,7 @@ class ChunkTask(BaseTask):
     def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
         items = [Item.model_validate(item) for item in retval]
         runtime().jobs.count_chunk(kwargs["job_id"], kwargs["chunk"], items)
+        runtime().feed.top_up(celery_app)
 
     def on_failure(
         self,
@@ -62,7 +63,9 @@ class ChunkTask(BaseTask):
         if isinstance(exc, TimeLimitExceeded):
             # Its next try goes picture by picture, so it gets further each time.
             log.warning("chunk %d of job %s ran too long", kwargs["chunk"], kwargs["job_id"])
-            queue.publish_chunk(celery_app, jobs.get(kwargs["job_id"]), kwargs["chunk"])
+            job = jobs.get(kwargs["job_id"])
+            name = "single" if job.kind == "embed" else "bulk"
+            queue.publish_chunk(celery_app, name, job.id, kwargs["chunk"], job.request_id)
             return
         jobs.finish(kwargs["job_id"], problem_of(exc))
 

@@ -14,7 +14,7 @@ from twinlens.models.card import Card, OutputKind
 from twinlens.shared.errors import ImageNotFound, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from twinlens.shared.settings import Settings
 
@@ -70,14 +70,16 @@ class Vectors:
         self._client.list_collections(timeout=timeout_s)
 
     @_needs_milvus
-    def upsert(self, library: str, card: Card, ids: Sequence[str], embeddings: Any) -> None:
+    def upsert(
+        self, library: str, card: Card, ids: Sequence[str], embeddings: Iterable[Any]
+    ) -> None:
         """Writes one vector per id; repeating it changes nothing.
 
         Args:
             library: The library.
             card: The model that made the vectors.
             ids: Image ids, none twice.
-            embeddings: float32 [n, dimension], or uint8 [n, dimension / 8] for a hash.
+            embeddings: Of each id, float32 [dimension], or uint8 [dimension / 8] for a hash.
         """
         rows = [
             {ID_FIELD: image_id, VECTOR_FIELD: _to_milvus(embedding)}

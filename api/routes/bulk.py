@@ -9,8 +9,10 @@ from flask_openapi.blueprint import APIBlueprint
 
 from twinlens.api.answers import answer_accepted
 from twinlens.api.archives import zip_entries
+from twinlens.api.arrival import accept_bulk
 from twinlens.api.gateway import current_gateway
-from twinlens.api.intake import QUEUE_OF_KIND, accept_upload, scoped_key
+from twinlens.api.idempotency import scoped_key
+from twinlens.api.listings import listing_entries
 from twinlens.api.routes import DEFAULT_PROBLEM, binary, form, problems
 from twinlens.api.schemas import InLibrary, JobAnswer, SubmitHeaders
 from twinlens.api.tars import tar_entries
@@ -18,7 +20,7 @@ from twinlens.api.uploads import as_chunks, form_entries
 from twinlens.shared.errors import UnsupportedMedia
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from twinlens.api.uploads import Entry
     from twinlens.shared.settings import Settings
@@ -32,6 +34,7 @@ TAR_TYPES = (
     "application/x-gtar",
     "application/zstd",
 )
+LISTING_TYPES = ("application/x-ndjson", "application/jsonl")
 
 bulk = APIBlueprint(
     "bulk",
@@ -45,41 +48,49 @@ bulk = APIBlueprint(
 @bulk.post(
     "",
     operation_id="addImages",
-    responses={200: JobAnswer, 202: JobAnswer, **problems(400, 404, 413, 415, 422, 503)},
+    responses={200: JobAnswer, 202: JobAnswer, **problems(400, 404, 409, 413, 415, 422, 503, 507)},
     request_body={
         "required": True,
         "content": form(
             "files", files={"type": "array", "items": {"type": "string", "format": "binary"}}
         )
-        | binary("application/zip", "application/x-tar", "application/gzip", "application/zstd"),
+        | binary("application/zip", "application/x-tar", "application/gzip", "application/zstd")
+        | {"application/x-ndjson": {"schema": {"type": "string"}}},
     },
 )
 def add_images(query: InLibrary, header: SubmitHeaders) -> Response:
     """Add many pictures.
 
-    As multipart with any number of `files`, or as a ZIP or tar archive (plain, gzip or zstd). A
-    bad picture is a failed item of the job; an archive that cannot be read to its end is refused
-    whole.
+    As multipart with any number of `files`, each with a JSON part `metadata` before it if it has
+    any; as a ZIP or tar archive (plain, gzip or zstd); or as a listing of `{"uri": …, "name": …,
+    "metadata": {…}}`, one a line, of files and https: pictures that the service is allowed to
+    read. Pictures are embedded while the rest still arrives. A bad picture is a failed item of
+    the job. Where an upload ends too early or cannot be read to its end, a job keeps what arrived
+    and ends as failed; one that is refused in its first pictures leaves nothing.
     """
     gateway = current_gateway()
-    gateway.check_ready(QUEUE_OF_KIND["bulk"])
+    gateway.check_ready_for_bulk(request.content_length or 0)
     gateway.library(query.library)
-    entries = _entries(gateway.settings)
+    read = _reader(gateway.settings)
+    body = as_chunks(request.stream)
     key = scoped_key(request.method, request.path, header.idempotency_key)
-    accepted = accept_upload(gateway, "bulk", query.library, entries, key)
+    accepted = accept_bulk(gateway, query.library, body, read, key)
     return answer_accepted(gateway, accepted, header.prefer)
 
 
-def _entries(settings: Settings) -> Iterator[Entry]:
-    limits = settings.max_job_items, settings.max_picture_bytes
-    body = as_chunks(request.stream)
+def _reader(settings: Settings) -> Callable[[Iterable[bytes]], Iterator[Entry]]:
+    """Returns what makes entries of a body of the request's type."""
+    n_items, n_bytes = settings.max_job_items, settings.max_picture_bytes
     if request.mimetype == "multipart/form-data":
-        return form_entries(request.content_type or "", body, *limits)
+        content_type = request.content_type or ""
+        return lambda body: form_entries(content_type, body, n_items, n_bytes)
     if request.mimetype in ZIP_TYPES:
-        return zip_entries(body, *limits)
+        return lambda body: zip_entries(body, n_items, n_bytes)
     if request.mimetype in TAR_TYPES:
-        return tar_entries(body, *limits)
+        return lambda body: tar_entries(body, n_items, n_bytes)
+    if request.mimetype in LISTING_TYPES:
+        return lambda body: listing_entries(body, n_items)
     raise UnsupportedMedia(
-        "Send multipart/form-data with parts `files`, application/zip, or application/x-tar, plain"
-        " or packed with gzip or zstd."
+        "Send multipart/form-data with parts `files`, application/zip, application/x-tar, plain or"
+        " packed with gzip or zstd, or application/x-ndjson."
     )

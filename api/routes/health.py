@@ -89,12 +89,12 @@ def home() -> ResponseReturnValue:
 
 
 def _count(lane: str, workers: list[WorkerStatus]) -> int:
-    return sum(worker.lane == lane for worker in workers)
+    return sum(lane in worker.lanes for worker in workers)
 
 
 def _lack_of(lane: str, workers: list[WorkerStatus]) -> FieldError | None:
     """Tells what a lane lacks: a worker, or one that reaches Milvus."""
-    states = [worker.milvus for worker in workers if worker.lane == lane]
+    states = [worker.milvus for worker in workers if lane in worker.lanes]
     if "ok" in states:
         return None
     message = f"Its workers do not reach Milvus: {states[0]}" if states else "No worker lives."

@@ -12,7 +12,8 @@ from werkzeug.exceptions import RequestedRangeNotSatisfiable
 
 from twinlens.api.answers import answer, answer_accepted, read_cursor, with_links
 from twinlens.api.gateway import Gateway, current_gateway
-from twinlens.api.intake import QUEUE_OF_KIND, accept_removal, accept_upload, scoped_key
+from twinlens.api.idempotency import scoped_key
+from twinlens.api.intake import accept_picture, accept_removal
 from twinlens.api.problems import answer_problem
 from twinlens.api.routes import DEFAULT_PROBLEM, binary, form, problems
 from twinlens.api.schemas import (
@@ -21,6 +22,8 @@ from twinlens.api.schemas import (
     ImagePath,
     InLibrary,
     JobAnswer,
+    MissingImages,
+    MissingQuery,
     SubmitHeaders,
     UploadParameters,
     WaitHeaders,
@@ -30,7 +33,9 @@ from twinlens.api.uploads import (
     Entry,
     as_chunks,
     clean_name,
+    parse_json,
     parse_metadata,
+    read_at_most,
     read_form,
     read_picture,
 )
@@ -39,6 +44,7 @@ from twinlens.shared.errors import (
     ContentMissing,
     FieldError,
     ImageNotFound,
+    PayloadTooLarge,
     UnsupportedMedia,
     ValidationFailed,
 )
@@ -50,6 +56,8 @@ if TYPE_CHECKING:
 
 # A thumbnail of the largest picture takes about a second, behind what searches wait.
 THUMBNAIL_TIMEOUT_S = 10
+# A thousand ids, with room for white space.
+MAX_MISSING_BYTES = 128 * 1024
 # The bytes under an id never change: the id is their hash.
 IMMUTABLE = "private, max-age=31536000, immutable"
 
@@ -65,7 +73,7 @@ images = APIBlueprint(
 @images.post(
     "",
     operation_id="addImage",
-    responses={200: JobAnswer, 202: JobAnswer, **problems(404, 413, 415, 422, 503)},
+    responses={200: JobAnswer, 202: JobAnswer, **problems(404, 413, 415, 422, 503, 507)},
     request_body={
         "required": True,
         "content": form(
@@ -82,11 +90,12 @@ def add_image(query: UploadParameters, header: SubmitHeaders) -> Response:
     As multipart `file` with an optional JSON part `metadata`, or as raw bytes.
     """
     gateway = current_gateway()
-    gateway.check_ready(QUEUE_OF_KIND["embed"])
+    gateway.check_ready("single")
+    gateway.limits.check_disk(request.content_length or 0)
     gateway.library(query.library)
     entry = _uploaded(gateway, query.name)
     key = scoped_key(request.method, request.path, header.idempotency_key)
-    accepted = accept_upload(gateway, "embed", query.library, [entry], key)
+    accepted = accept_picture(gateway, query.library, entry, key)
     return answer_accepted(gateway, accepted, header.prefer)
 
 
@@ -98,6 +107,28 @@ def list_images(query: ImageListParameters) -> Response:
     entries, cursor = gateway.catalog.page(query.library, query.limit, read_cursor(query.cursor))
     items = [with_links(entry.image) for entry in entries]
     return answer(ImagePage(items=items, next_cursor=cursor.encode() if cursor else None))
+
+
+@images.post(
+    "/missing",
+    operation_id="listMissingImages",
+    responses={200: MissingImages, **problems(400, 404, 413, 415, 422)},
+    request_body={
+        "required": True,
+        "content": {"application/json": {"schema": MissingQuery.model_json_schema()}},
+    },
+)
+def list_missing(query: InLibrary) -> Response:
+    """Tell which pictures are new, so that no other is uploaded.
+
+    Of the ids in the body, those that the library does not have with all of its models.
+    """
+    gateway = current_gateway()
+    versions = set(gateway.library(query.library).models)
+    ids = _asked_ids()
+    found = gateway.catalog.find(query.library, ids)
+    known = {id_ for id_, entry in found.items() if versions <= set(entry.image.models)}
+    return answer(MissingImages(missing=[id_ for id_ in ids if id_ not in known]))
 
 
 @images.get("/<image_id>", operation_id="getImage", responses={200: Image, **problems(404)})
@@ -152,7 +183,7 @@ def get_thumbnail(path: ImagePath, query: InLibrary) -> Response:
 def delete_image(path: ImagePath, query: InLibrary, header: WaitHeaders) -> Response:
     """Remove an image from the store, the catalogue and every model's collection."""
     gateway = current_gateway()
-    gateway.check_ready(QUEUE_OF_KIND["delete"])
+    gateway.check_ready("single")
     _find(gateway, query.library, path.image_id)
     accepted = accept_removal(gateway, query.library, path.image_id)
     return answer_accepted(gateway, accepted, header.prefer)
@@ -163,6 +194,15 @@ def _find(gateway: Gateway, library: str, image_id: str) -> CatalogEntry:
     if not re.fullmatch("[0-9a-f]{64}", image_id):
         raise ImageNotFound("An image id has 64 hexadecimal digits, in lower case.")
     return gateway.catalog.get(library, image_id)
+
+
+def _asked_ids() -> list[str]:
+    if request.mimetype != "application/json":
+        raise UnsupportedMedia("Send application/json.")
+    text = read_at_most(as_chunks(request.stream), MAX_MISSING_BYTES)
+    if text is None:
+        raise PayloadTooLarge(f"The ids have at most {MAX_MISSING_BYTES} bytes.")
+    return parse_json(MissingQuery, text, location="").ids
 
 
 def _uploaded(gateway: Gateway, name: str | None) -> Entry:

@@ -9,9 +9,11 @@ from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 
 from twinlens.api.answers import answer, answer_job, bad_cursor, job_answer, read_cursor
+from twinlens.api.events import has_more, place_of, stream_events
 from twinlens.api.gateway import Gateway, current_gateway
 from twinlens.api.routes import DEFAULT_PROBLEM, problems
 from twinlens.api.schemas import (
+    EventHeaders,
     ItemListParameters,
     ItemPage,
     JobAnswer,
@@ -59,6 +61,33 @@ def list_jobs(query: JobListParameters) -> Response:
 def get_job(path: JobPath, query: NoParameters, header: WaitHeaders) -> Response:  # noqa: ARG001 (refuses any)
     """Get a job. Cheap to poll with `If-None-Match`, or wait with `Prefer: wait=S`."""
     return answer_job(current_gateway(), path.job_id, header.prefer)
+
+
+@jobs.get(
+    "/<job_id>/events",
+    operation_id="streamJobEvents",
+    responses={
+        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        204: {"description": "There is nothing more to come"},
+        **problems(404, 410, 422, 503),
+    },
+)
+def stream_job_events(path: JobPath, query: NoParameters, header: EventHeaders) -> Response:  # noqa: ARG001 (refuses any)
+    """Follow a job: `progress`, `item_failed` and `done`, as server-sent events.
+
+    `Last-Event-ID` goes on behind an event, without loss.
+    """
+    gateway = current_gateway()
+    place = place_of(header.last_event_id)
+    if not has_more(gateway, path.job_id, place):
+        return Response(status=204)  # an EventSource then connects no more
+    slot = gateway.limits.take_stream()
+    events = stream_events(gateway, path.job_id, place)
+    response = Response(events, mimetype="text/event-stream")
+    response.call_on_close(slot.release)
+    response.cache_control.no_store = True
+    response.headers["X-Accel-Buffering"] = "no"  # nginx would hold events back
+    return response
 
 
 @jobs.get(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 from pydantic import TypeAdapter
@@ -11,6 +13,7 @@ from twinlens.api.gateway import Gateway, current_gateway
 from twinlens.api.libraries import plan_library
 from twinlens.api.routes import DEFAULT_PROBLEM, problems
 from twinlens.api.schemas import (
+    Backlog,
     LibraryPage,
     LibraryPath,
     LibraryPlan,
@@ -24,9 +27,11 @@ from twinlens.api.schemas import (
 from twinlens.api.uploads import MAX_QUERY_BYTES, as_chunks, parse_json, read_at_most
 from twinlens.shared.errors import PayloadTooLarge, Unavailable, UnsupportedMedia
 from twinlens.shared.messages import Library, ModelSummary
+from twinlens.shared.presence import WorkerStatus
 from twinlens.shared.queue import COUNT_VECTORS
 
 COUNT_TIMEOUT_S = 5
+HOUR_S = 3600
 
 _COUNTS = TypeAdapter(dict[str, int])
 
@@ -89,9 +94,9 @@ def put_library(path: LibraryPath, query: NoParameters) -> Response:  # noqa: AR
 
 @models.get("/stats", operation_id="getStats", responses={200: Stats})
 def get_stats(query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
-    """Count images and vectors by library, waiting tasks by queue, and list the workers."""
+    """Count images and vectors by library, and what waits; list the workers."""
     gateway = current_gateway()
-    libraries = gateway.libraries()
+    libraries, workers = gateway.libraries(), gateway.workers()
     vectors = _count_vectors(gateway, libraries)
     return answer(
         Stats(
@@ -102,8 +107,22 @@ def get_stats(query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
                 for library in libraries
             },
             queues=gateway.queue_lengths(),
-            workers=gateway.workers(),
+            backlog=_backlog_of(gateway.feed.backlog(), workers),
+            workers=workers,
         )
+    )
+
+
+def _backlog_of(n_pictures: int, workers: list[WorkerStatus]) -> Backlog:
+    bulk = [worker for worker in workers if "bulk" in worker.lanes]
+    busy_s = sum(worker.busy_s for worker in bulk)
+    n_done = sum(worker.n_pictures for worker in bulk)
+    one_per_s = n_done / busy_s if n_done else None
+    return Backlog(
+        pictures=n_pictures,
+        pictures_per_s=round(sum(worker.pictures_per_s for worker in bulk), 2),
+        process_pictures_per_s=one_per_s and round(one_per_s, 2),
+        processes_for_an_hour=one_per_s and math.ceil(n_pictures / one_per_s / HOUR_S),
     )
 
 

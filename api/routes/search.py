@@ -9,7 +9,8 @@ from flask_openapi.blueprint import APIBlueprint
 
 from twinlens.api.answers import answer_accepted
 from twinlens.api.gateway import current_gateway
-from twinlens.api.intake import accept_search, scoped_key
+from twinlens.api.idempotency import scoped_key
+from twinlens.api.intake import accept_search
 from twinlens.api.routes import DEFAULT_PROBLEM, form, problems
 from twinlens.api.schemas import JobAnswer, NoParameters, SubmitHeaders
 from twinlens.api.uploads import (

@@ -70,3 +70,8 @@ def client(service: Any) -> Iterator[Client]:
     found = Client(service.url)
     yield found
     found.http.close()
+
+
+def counts(job: dict[str, Any]) -> dict[str, int | None]:
+    """Returns how many pictures of a job have which outcome."""
+    return {name: job["progress"][name] for name in ("total", "succeeded", "skipped", "failed")}

@@ -93,11 +93,13 @@ class StandIn:
     def announce(self, lane: Any, milvus: str = "ok") -> None:
         status = WorkerStatus(
             name=f"{lane}@test:1",
-            lane=lane,
+            lanes=[lane],
             beat_at=time.time(),
             milvus=milvus,
             n_pictures=3,
             pictures_per_s=1.5,
+            tasks_per_s=0.5,
+            busy_s=2.0,
         )
         announce(self.redis, status)
 
@@ -199,3 +201,8 @@ def assert_problem(response: Any, status: int, code: str) -> dict[str, Any]:
         "errors",
     }
     return problem
+
+
+def counts(job: dict[str, Any]) -> dict[str, int | None]:
+    """Returns how many pictures of a job have which outcome."""
+    return {name: job["progress"][name] for name in ("total", "succeeded", "skipped", "failed")}

@@ -8,7 +8,7 @@ import zipfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.conftest import assert_problem, client_of, form_body
+from integration.conftest import assert_problem, client_of, counts, form_body
 
 from twinlens.shared.blobs import BlobStore, image_key, manifest_key
 from twinlens.shared.messages import Item, ManifestHead, ManifestItem
@@ -96,7 +96,8 @@ def test_many_pictures_become_one_job_of_chunks(
         key = image_key("default", hashlib.sha256(content).hexdigest())
         assert blobs.get(key) == content
     tasks = worker.queued()
-    assert [task["id"] for task in tasks] == [f"{job['id']}.{n}" for n in range(3)]
+    # Of the three, as many as fit a service without a worker.
+    assert [task["id"] for task in tasks] == [f"{job['id']}.{n}" for n in range(2)]
     assert {task["queue"] for task in tasks} == {"bulk"}
     assert {task["request_id"] for task in tasks} == {"bulk-1"}
 
@@ -166,7 +167,7 @@ def test_names_are_utf8_or_code_page_437(client: FlaskClient, settings: Settings
     assert [item.name for item in items] == ["né.jpg", "xéz.jpg"]
 
 
-WHOLE = archive({f"p{n}": bytes([n]) * 100 for n in range(6)})
+WHOLE = archive({f"p{n}": bytes([n]) * 100 for n in range(4)})
 ENCRYPTED = bytearray(archive({"a": b"secret"}, zipfile.ZIP_STORED))
 ENCRYPTED[6] |= 1  # bit 0 of the flags in the local header
 
@@ -229,8 +230,8 @@ def test_other_requests_are_refused(
 
 
 def test_too_many_pictures_are_refused(settings: Settings, worker: StandIn) -> None:
-    client = client_of(settings.model_copy(update={"max_job_items": 5}))
-    files = {f"{n}": b"%d" % n for n in range(6)}
+    client = client_of(settings.model_copy(update={"max_job_items": 3}))
+    files = {f"{n}": b"%d" % n for n in range(4)}
     for response in (post_files(client, files), post_zip(client, archive(files))):
         assert_problem(response, 413, "payload-too-large")
     assert worker.queued() == []
@@ -245,7 +246,7 @@ def test_a_repeated_batch_is_one_job(client: FlaskClient, worker: StandIn) -> No
         post_zip(client, WHOLE, headers=headers),
     )
     assert first.json["id"] == again.json["id"]
-    assert len(worker.queued()) == 2
+    assert len(worker.queued()) == 1
     other = post_zip(client, archive({"other": b"1"}), headers=headers)
     assert_problem(other, 422, "idempotency-conflict")
 
@@ -262,7 +263,7 @@ def test_outcomes_are_paged_in_order_and_filtered(client: FlaskClient, worker: S
 
     job = client.get(f"/v1/jobs/{job_id}").json
     assert (job["status"], job["result"]) == ("succeeded", None)
-    assert job["progress"] == {"total": 10, "succeeded": 6, "skipped": 0, "failed": 4}
+    assert counts(job) == {"total": 10, "succeeded": 6, "skipped": 0, "failed": 4}
     for limit in (1, 3, 4, 10, 1000):
         assert [item["name"] for item in pages(client, job_id, limit=limit)] == list(files)
     failed = pages(client, job_id, limit=2, outcome="failed")

@@ -6,13 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.conftest import (
-    assert_problem,
-    client_of,
-    form_body,
-    image,
-    read_task,
-)
+from integration.conftest import assert_problem, client_of, counts, form_body, image, read_task
 from servers import free_port
 
 from twinlens.shared.blobs import BlobStore, image_key, manifest_key, thumbnail_key
@@ -70,8 +64,8 @@ def test_an_upload_is_stored_before_it_is_accepted(
     assert int(response.headers["Retry-After"]) >= 1
     assert response.headers["Vary"] == "Prefer"
     assert (job["kind"], job["library"], job["status"]) == ("embed", "default", "queued")
-    assert job["progress"] == {"total": 1, "succeeded": 0, "skipped": 0, "failed": 0}
-    assert set(job["links"]) == {"self", "items"}
+    assert counts(job) == {"total": 1, "succeeded": 0, "skipped": 0, "failed": 0}
+    assert set(job["links"]) == {"self", "items", "events"}
 
     blobs = BlobStore(settings.blob_dir)
     assert blobs.get(image_key("default", ID)) == PICTURE

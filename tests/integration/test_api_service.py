@@ -57,6 +57,12 @@ def test_stats(client: FlaskClient, worker: StandIn, settings: Settings) -> None
     assert alone == {
         "libraries": {"default": {"images": 1, "vectors": None}},
         "queues": {"search": 0, "single": 1, "bulk": 0},
+        "backlog": {
+            "pictures": 0,
+            "pictures_per_s": 0.0,
+            "process_pictures_per_s": None,
+            "processes_for_an_hour": None,
+        },
         "workers": [],
     }
 
@@ -74,7 +80,9 @@ def test_stats(client: FlaskClient, worker: StandIn, settings: Settings) -> None
     stats = client.get("/v1/stats").json
     thread.join()
     assert stats["libraries"] == {"default": {"images": 1, "vectors": {"lite0": 7}}}
-    assert [(one["lane"], one["pictures_per_s"]) for one in stats["workers"]] == [("search", 1.5)]
+    assert [(one["lanes"], one["pictures_per_s"]) for one in stats["workers"]] == [
+        (["search"], 1.5)
+    ]
 
 
 def test_readiness_names_what_is_missing(
@@ -135,6 +143,7 @@ def test_the_document_is_valid_and_says_what_is_served(client: FlaskClient) -> N
         "POST /v1/images",
         "GET /v1/images",
         "POST /v1/images/bulk",
+        "POST /v1/images/missing",
         "GET /v1/images/{image_id}",
         "DELETE /v1/images/{image_id}",
         "GET /v1/images/{image_id}/content",
@@ -143,6 +152,7 @@ def test_the_document_is_valid_and_says_what_is_served(client: FlaskClient) -> N
         "GET /v1/jobs",
         "GET /v1/jobs/{job_id}",
         "GET /v1/jobs/{job_id}/items",
+        "GET /v1/jobs/{job_id}/events",
         "GET /v1/models",
         "GET /v1/models/{name}",
         "GET /v1/libraries",

@@ -1,0 +1,118 @@
+"""A job's events, as a stream that can be resumed without loss (server-sent events).
+
+An event's id is its entry in the job's stream in Redis, and for a failed picture its place among
+the entry's failures: `1700000000000-0.2`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from twinlens.api.answers import job_answer
+from twinlens.api.schemas import progress_of
+from twinlens.shared.errors import FieldError, ValidationFailed
+from twinlens.shared.jobs import ENDED, Event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pydantic import BaseModel
+
+    from twinlens.api.gateway import Gateway
+
+# A proxy, and a client, take a silent connection for a dead one.
+COMMENT_S = 15.0
+# The sooner a stream looks up, the sooner it sees that its client is gone; Redis blocks for less
+# than its clients' socket timeout.
+BLOCK_S = 2.0
+# Entries read at once. A client that comes late is told the progress once for so many chunks.
+BATCH = 100
+RETRY_MS = 2000
+
+
+class Place(NamedTuple):
+    """Where a client is: behind an entry, or behind some failures of it."""
+
+    entry: str = "0-0"
+    n_failures: int | None = None  # None: behind all of it
+
+
+def place_of(last_event_id: str | None) -> Place:
+    """Reads a Last-Event-ID.
+
+    Raises:
+        ValidationFailed: We never gave it out.
+    """
+    if not last_event_id:
+        return Place()
+    found = re.fullmatch(r"([0-9]{1,19}-[0-9]{1,9})(?:\.([0-9]{1,9}))?", last_event_id)
+    if found is None:
+        message = "It is not the id of an event."
+        raise ValidationFailed(
+            "The Last-Event-ID is not valid.",
+            [FieldError(location="Last-Event-ID", message=message)],
+        )
+    return Place(found[1], None if found[2] is None else int(found[2]))
+
+
+def has_more(gateway: Gateway, job_id: str, place: Place) -> bool:
+    """Tells if a client has not yet seen the job's end.
+
+    Raises:
+        JobNotFound: There is no such job.
+        JobExpired: It has expired.
+    """
+    if not gateway.jobs.get(job_id).has_ended or place.n_failures is not None:
+        return True
+    return bool(gateway.jobs.read_events(job_id, place.entry, count=1, block_s=0.001))
+
+
+def stream_events(gateway: Gateway, job_id: str, place: Place) -> Iterator[str]:
+    """Gives a job's events behind a place, as they happen, until it has ended."""
+    yield f"retry: {RETRY_MS}\n\n"
+    if place.n_failures is not None:
+        begun = gateway.jobs.read_event(job_id, place.entry)
+        if begun is not None:
+            yield from _failures(gateway, job_id, begun, place.n_failures)
+            yield from _summary(gateway, job_id, begun)
+            if begun.status in ENDED:
+                return
+    last, comment_at = place.entry, time.monotonic() + COMMENT_S
+    while True:
+        events = gateway.jobs.read_events(job_id, last, count=BATCH, block_s=BLOCK_S)
+        for event in events:
+            yield from _failures(gateway, job_id, event, 0)
+        if events:
+            last, comment_at = events[-1].id, time.monotonic() + COMMENT_S
+            yield from _summary(gateway, job_id, events[-1])
+            if events[-1].status in ENDED:
+                return
+        elif time.monotonic() >= comment_at:
+            if gateway.jobs.get(job_id).has_ended:  # its last event was lost with Redis
+                return
+            comment_at = time.monotonic() + COMMENT_S
+            yield ": still here\n\n"
+
+
+def _failures(gateway: Gateway, job_id: str, event: Event, n_seen: int) -> Iterator[str]:
+    if not event.n_failed:
+        return
+    [items] = gateway.chunk_items(job_id, [event.chunk])
+    failed = [item for item in items if item.outcome == "failed"]
+    for number, item in enumerate(failed[n_seen:], start=n_seen + 1):
+        yield _told("item_failed", f"{event.id}.{number}", item)
+
+
+def _summary(gateway: Gateway, job_id: str, event: Event) -> Iterator[str]:
+    """Tells how far the job is now, which may be further than the event."""
+    job = gateway.jobs.get(job_id)
+    if event.status in ENDED:
+        yield _told("done", event.id, job_answer(gateway, job))
+    else:
+        yield _told("progress", event.id, progress_of(job))
+
+
+def _told(name: str, event_id: str, content: BaseModel) -> str:
+    return f"id: {event_id}\nevent: {name}\ndata: {content.model_dump_json()}\n\n"

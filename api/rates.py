@@ -1,0 +1,53 @@
+"""How often a caller may ask, told in the RateLimit fields of the IETF's draft 10."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+from flask import Flask, Response, g, request
+from limits import RateLimitItemPerMinute
+from limits.storage import RedisStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+
+from twinlens.shared.errors import RateLimited
+
+if TYPE_CHECKING:
+    from twinlens.shared.settings import Settings
+
+WINDOW_S = 60
+# What watches the service must not be sent away.
+PREFIX = "/v1/"
+
+
+def install(app: Flask, settings: Settings) -> None:
+    """Limits the requests of each caller, if that is set.
+
+    docs/decisions/0005-rate-limits.md.
+    """
+    if not settings.requests_per_minute:
+        return
+    quota = RateLimitItemPerMinute(settings.requests_per_minute)
+    limiter = SlidingWindowCounterRateLimiter(RedisStorage(settings.redis_url))
+
+    @app.before_request
+    def count() -> None:
+        if not request.path.startswith(PREFIX):
+            return
+        caller = request.remote_addr or ""
+        is_taken = limiter.hit(quota, caller)
+        window = limiter.get_window_stats(quota, caller)
+        reset_s = max(1, math.ceil(window.reset_time - time.time()))
+        g.rate_limit = f'"requests";r={window.remaining};t={reset_s}'
+        if not is_taken:
+            raise RateLimited(
+                f"More than {quota.amount} requests came in a minute.", retry_after_s=reset_s
+            )
+
+    @app.after_request
+    def tell(response: Response) -> Response:
+        if "rate_limit" in g:
+            response.headers["RateLimit-Policy"] = f'"requests";q={quota.amount};w={WINDOW_S}'
+            response.headers["RateLimit"] = g.rate_limit
+        return response
