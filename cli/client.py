@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -13,11 +14,15 @@ from twinlens.api.schemas import (
     JobAnswer,
     JobPage,
     LibraryPlan,
+    MissingImages,
+    MissingQuery,
     ModelPage,
     ProblemDetails,
+    Stats,
 )
 from twinlens.cli.addresses import is_loopback
 from twinlens.cli.errors import CommandFailed
+from twinlens.cli.patience import Patience, may_come_later
 from twinlens.shared.messages import Image, Library, SearchResult
 
 if TYPE_CHECKING:
@@ -25,27 +30,45 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from twinlens.shared.messages import Item, ModelSummary, SearchQuery
+    from twinlens.shared.messages import Item, Metadata, ModelSummary, SearchQuery
 
 # An answer to an upload comes when all of it is on the service's disk.
 TIMEOUT = httpx.Timeout(90, connect=5, read=600)
 READ_BYTES = 1024 * 1024
-MAX_TRIES = 5
-MAX_RETRY_AFTER_S = 10
+
+# What a network does while a service is started again.
+_AWAY = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
 
 Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class UploadRefused(CommandFailed):
+    """The service will not have what it was sent; something else it may."""
+
+
+class Picture(NamedTuple):
+    """A picture to be uploaded."""
+
+    name: str
+    content: bytes
+    metadata: Metadata
 
 
 class Client:
     """Asks one service. Every method raises CommandFailed, with the service's own words."""
 
-    def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self, url: str, transport: httpx.BaseTransport | None = None, outage_s: float = 0
+    ) -> None:
         """Names the service.
 
         Args:
             url: Its address.
             transport: Stands for the network; for tests.
+            outage_s: How long a service may be away once it has answered.
         """
+        self._outage_s = outage_s
+        self._has_answered = False
         self.url = url.rstrip("/")
         try:
             host = httpx.URL(self.url).host
@@ -70,33 +93,45 @@ class Client:
     ) -> None:
         self._http.close()
 
-    def add_pictures(self, pictures: Sequence[tuple[str, bytes]], library: str) -> JobAnswer:
-        """Uploads pictures, as (name, bytes), in one bulk job."""
-        files = [("files", (name, content)) for name, content in pictures]
-        return self._post(JobAnswer, "/v1/images/bulk", params={"library": library}, files=files)
+    def missing(self, ids: Sequence[str], library: str) -> list[str]:
+        """Asks which pictures a library does not have with all of its models; at most 1000."""
+        content = MissingQuery(ids=list(ids)).model_dump_json()
+        headers = {"Content-Type": "application/json"}
+        path, params = "/v1/images/missing", {"library": library}
+        return self._post(
+            MissingImages, path, params=params, content=content, headers=headers
+        ).missing
+
+    def add_pictures(self, pictures: Iterable[Picture], library: str) -> JobAnswer:
+        """Uploads pictures in one bulk job, each with its metadata before it."""
+        parts: list[tuple[str, Any]] = []
+        for name, content, metadata in pictures:
+            if metadata:
+                parts.append(("metadata", (None, json.dumps(metadata), "application/json")))
+            parts.append(("files", (name, content)))
+        return self._add_many(library, files=parts)
 
     def add_archive(
         self, archive: Path, media_type: str, library: str, on_sent: Callable[[int], None]
     ) -> JobAnswer:
-        """Streams an archive as one bulk job.
+        """Streams an archive or a listing as one bulk job.
 
         Args:
             archive: The file.
             media_type: What it is.
             library: Where its pictures go.
             on_sent: Told how many bytes were sent, again and again.
+
+        Raises:
+            UploadRefused: The service will not have it, or it cannot be read.
         """
-        headers = {
-            "Content-Type": media_type,
-            "Content-Length": str(archive.stat().st_size),
-        }
-        return self._post(
-            JobAnswer,
-            "/v1/images/bulk",
-            params={"library": library},
-            make_content=lambda: _read(archive, on_sent),
-            headers=headers,
-        )
+        try:
+            n_bytes = archive.stat().st_size
+        except OSError as error:
+            raise UploadRefused(f"it cannot be read: {error.strerror}") from None
+        headers = {"Content-Type": media_type, "Content-Length": str(n_bytes)}
+        make_content = partial(_read, archive, on_sent)
+        return self._add_many(library, make_content=make_content, headers=headers)
 
     def search(self, query: SearchQuery, picture: bytes | None = None) -> SearchResult:
         """Searches with a picture, or with what the query names, and waits for the result."""
@@ -144,6 +179,10 @@ class Client:
         """Reads the newest jobs."""
         return self._get(JobPage, "/v1/jobs", params={"limit": str(limit)}).items
 
+    def stats(self) -> Stats:
+        """Reads who works and what waits."""
+        return self._get(Stats, "/v1/stats")
+
     def models(self) -> list[ModelSummary]:
         """Reads the models that are served."""
         return self._get(ModelPage, "/v1/models", params={"limit": "1000"}).items
@@ -163,6 +202,14 @@ class Client:
         path = f"/v1/images/{image_id}/thumbnail"
         return self._send("GET", path, params={"library": library}).content
 
+    def _add_many(self, library: str, **request: Any) -> JobAnswer:
+        """Posts a bulk job.
+
+        Without an idempotency key: after a broken connection the service keeps one busy for
+        minutes. A second job of the same pictures skips what the first has done.
+        """
+        return self._post(JobAnswer, "/v1/images/bulk", params={"library": library}, **request)
+
     def _get(self, kind: type[Answer], path: str, **request: Any) -> Answer:
         return self._read_answer(kind, self._send("GET", path, **request))
 
@@ -176,27 +223,34 @@ class Client:
         make_content: Callable[[], Iterable[bytes]] | None = None,
         **request: Any,
     ) -> httpx.Response:
-        """Sends a request, again where the service says that it may come later."""
-        for n_tries in range(1, MAX_TRIES + 1):
+        """Sends a request, again while the service is away or says that it may come later."""
+        patience = Patience(self._outage_s)
+        while True:
             if make_content is not None:
                 request["content"] = make_content()
             try:
                 response = self._http.request(method, path, **request)
-            except httpx.ConnectError:
-                raise CommandFailed(
-                    f"nothing answers at {self.url}; start it with `twinlens up`, or name another"
-                    " service with --url"
-                ) from None
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                reason = str(error) or type(error).__name__
-                raise CommandFailed(f"{self.url} does not answer as it should: {reason}") from None
+                # Who never answered is not away, but is not there.
+                may_be_back = self._has_answered and self._outage_s > 0
+                if not (may_be_back and isinstance(error, _AWAY) and patience.wait()):
+                    raise self._no_answer(error) from None
+                continue
+            self._has_answered = True
+            if response.is_success:
+                return response
             retry_after = response.headers.get("Retry-After", "")
-            if response.is_success or n_tries == MAX_TRIES or not retry_after.isdigit():
-                break
-            time.sleep(min(int(retry_after), MAX_RETRY_AFTER_S))
-        if not response.is_success:
-            raise _problem_of(response)
-        return response
+            if not may_come_later(response) or not patience.wait(retry_after):
+                raise _problem_of(response)
+
+    def _no_answer(self, error: httpx.HTTPError | httpx.InvalidURL) -> CommandFailed:
+        if isinstance(error, httpx.ConnectError):
+            return CommandFailed(
+                f"nothing answers at {self.url}; start it with `twinlens up`, or name another"
+                " service with --url"
+            )
+        reason = str(error) or type(error).__name__
+        return CommandFailed(f"{self.url} does not answer as it should: {reason}")
 
     def _read_answer(self, kind: type[Answer], response: httpx.Response) -> Answer:
         try:
@@ -206,19 +260,23 @@ class Client:
 
 
 def _read(archive: Path, on_sent: Callable[[int], None]) -> Iterator[bytes]:
-    with archive.open("rb") as file:
-        while chunk := file.read(READ_BYTES):
-            yield chunk
-            on_sent(len(chunk))
+    try:
+        with archive.open("rb") as file:
+            while chunk := file.read(READ_BYTES):
+                yield chunk
+                on_sent(len(chunk))
+    except OSError as error:
+        raise UploadRefused(f"it cannot be read: {error.strerror}") from None
 
 
 def _problem_of(response: httpx.Response) -> CommandFailed:
+    kind = UploadRefused if response.status_code in {413, 415, 422} else CommandFailed
     try:
         problem = ProblemDetails.model_validate_json(response.content)
     except ValidationError:
-        return CommandFailed(f"{response.url} answered {response.status_code}")
+        return kind(f"{response.url} answered {response.status_code}")
     fields = "".join(f" {field.location}: {field.message}" for field in problem.errors)
-    return CommandFailed(f"{problem.detail}{fields} (request {problem.request_id})")
+    return kind(f"{problem.detail}{fields} (request {problem.request_id})")
 
 
 def _reason(job: JobAnswer) -> str:

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from twinlens.api.schemas import LibraryPlan
 from twinlens.cli.client import Client
 from twinlens.cli.errors import CommandFailed
-from twinlens.cli.index import find_files
 from twinlens.cli.sheet import MAX_COLUMNS, Cell, draw_sheet
+from twinlens.cli.sources import find_files
 from twinlens.cli.tables import print_table
 from twinlens.models.edits import EDITS, N_EDITED, embed_edits
 from twinlens.models.embeddings import EmbeddingCache, embed_all

@@ -1,259 +1,131 @@
-"""`twinlens index`: uploads pictures, and waits until they can be found."""
+"""`twinlens index`: uploads pictures, and waits until they can be found.
+
+    sources ─▶ batches ─▶ on threads: read, hash, ask what is missing, upload ─▶ jobs ─▶ totals
+
+Nothing is noted on this side: what the service has already is not sent again, so a command that
+was broken off goes on where it stopped when it is run again.
+"""
 
 from __future__ import annotations
 
-import os
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Self
+from functools import partial
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from twinlens.cli.client import Client
+from twinlens.cli.coco import Annotations, read_coco
 from twinlens.cli.errors import CommandFailed
+from twinlens.cli.parallel import run_parallel
+from twinlens.cli.plan import Plan, make_batches
+from twinlens.cli.sending import Sender, Sent
+from twinlens.cli.tracking import MAX_SHOWN_FAILURES, Bars, Totals, Tracker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
-    from types import TracebackType
 
-    from twinlens.api.schemas import JobAnswer
-
-# What a worker may serve; what is none of these is left where it is.
-PICTURE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".avif"}
-)
-ARCHIVE_TYPES = {
-    ".zip": "application/zip",
-    ".tar": "application/x-tar",
-    ".tar.gz": "application/gzip",
-    ".tgz": "application/gzip",
-    ".tar.zst": "application/zstd",
-}
-# A batch's bytes are held in memory, and sent once more if the service is busy.
-MAX_BATCH_FILES = 256
-MAX_BATCH_BYTES = 64 * 1024 * 1024
-MAX_SHOWN_FAILURES = 20
-MB = 1_000_000
+N_THREADS = 4
+# A service that is started again, with all of its parts, is back by then.
+OUTAGE_S = 60
+INTERRUPTED = 130  # 128 and SIGINT, as shells have it
 
 
-@dataclass
-class Totals:
-    """What became of the pictures."""
-
-    n_indexed: int = 0
-    n_there: int = 0
-    n_failed: int = 0
-    failures: list[str] = field(default_factory=list)
-    took_s: float = 0.0
-
-    @property
-    def pictures_per_s(self) -> float:
-        return (self.n_indexed + self.n_there) / self.took_s if self.took_s else 0.0
-
-    def fail(self, name: str, reason: str) -> None:
-        """Counts a picture that failed."""
-        self.n_failed += 1
-        self.failures.append(f"{name}: {reason}")
-
-    def __str__(self) -> str:
-        return (
-            f"{self.n_indexed} indexed, {self.n_there} already there, {self.n_failed} failed;"
-            f" {self.pictures_per_s:.1f} pictures/s"
-        )
-
-
-def run_index(paths: Sequence[Path], url: str, library: str) -> None:
+def run_index(
+    paths: Sequence[Path], url: str, library: str, n_threads: int, coco: Path | None
+) -> None:
     """Uploads, waits, and tells what became of it.
 
     Raises:
-        CommandFailed: A picture failed, or the service is not there.
+        CommandFailed: The service is not there, or the paths or the annotations cannot be read.
+        Exit: A picture failed, or the user broke off.
     """
-    with Client(url) as client:
-        totals = upload(client, paths, library)
-    click.echo(str(totals))
-    for line in totals.failures[:MAX_SHOWN_FAILURES]:
-        click.echo(f"  {line}", err=True)
-    if totals.n_failed > MAX_SHOWN_FAILURES:
-        click.echo(f"  … and {totals.n_failed - MAX_SHOWN_FAILURES} more", err=True)
+    totals = Totals()
+    try:
+        with Client(url, outage_s=OUTAGE_S) as client:
+            # Fails at once where nothing answers, or there is no such library.
+            client.missing([], library)
+            annotations = None if coco is None else read_coco(coco)
+            upload(client, paths, library, n_threads, annotations, totals)
+    except KeyboardInterrupt:
+        _tell_broken_off(totals)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    except CommandFailed:
+        if totals.took_s:
+            _tell_broken_off(totals)
+        raise
+    _tell(totals)
     if totals.n_failed:
         raise click.exceptions.Exit(1)
 
 
-def upload(client: Client, paths: Sequence[Path], library: str) -> Totals:
-    """Uploads pictures and archives, and returns when they are searchable or have failed."""
+def upload(
+    client: Client,
+    paths: Sequence[Path],
+    library: str,
+    n_threads: int = N_THREADS,
+    annotations: Annotations | None = None,
+    totals: Totals | None = None,
+) -> Totals:
+    """Uploads pictures and archives, and returns when they are searchable or have failed.
+
+    Args:
+        client: The service.
+        paths: Folders, pictures, archives.
+        library: Where they go.
+        n_threads: How many uploads run at the same time.
+        annotations: Metadata of the pictures. With them, zip archives are read on this side.
+        totals: Where it is counted, so that it is known if this ends with an error.
+
+    Raises:
+        CommandFailed: There is nothing to upload, or the service does not answer as it should.
+    """
+    totals = Totals() if totals is None else totals
+    plan = Plan(paths, annotations)
+    size = plan.measure()
     began = time.monotonic()
-    totals = Totals()
-    files = find_files(paths)
-    with _Bars(files.n_bytes) as bars:
-        jobs = []
-        for job in _send_all(client, files, library, totals, bars.add_sent):
-            bars.add_accepted(job)
-            jobs.append(job)
-        for job in jobs:
-            _add_up(client, bars.follow(client, job), totals)
-    totals.took_s = time.monotonic() - began
+    with Bars(size.n_bytes) as bars:
+        tracker = Tracker(client, totals, bars, size.n_pictures)
+        sender = Sender(client, library, annotations, bars.add_read)
+        try:
+            for sent in run_parallel(_tasks(plan, sender, totals), n_threads):
+                _count(sent, totals, tracker)
+            tracker.wait()
+        finally:
+            totals.n_waiting = tracker.n_waiting
+            totals.took_s = time.monotonic() - began
     return totals
 
 
-def archive_type(path: Path) -> str | None:
-    """Returns the media type of an archive by its name; None of anything else."""
-    name = path.name.lower()
-    found = (kind for suffix, kind in ARCHIVE_TYPES.items() if name.endswith(suffix))
-    return next(found, None)
+def _tasks(plan: Plan, sender: Sender, totals: Totals) -> Iterator[Callable[[], Sent]]:
+    for archive in plan.archives:
+        yield partial(sender.send_archive, archive)
+    for batch in make_batches(plan.sources(on_error=totals.fail_file)):
+        yield partial(sender.send_batch, batch)
 
 
-class Files(NamedTuple):
-    """What is to be uploaded: pictures in batches, each archive as one job."""
-
-    pictures: list[Path]
-    archives: list[Path]
-
-    @property
-    def n_bytes(self) -> int:
-        return sum(_size_of(path) for path in [*self.pictures, *self.archives])
+def _count(sent: Sent, totals: Totals, tracker: Tracker) -> None:
+    totals.n_there += sent.n_there
+    for failure in sent.failures:
+        totals.fail(failure.name, failure.reason)
+    if sent.job is not None:
+        tracker.add(sent.job, is_archive=sent.is_archive)
+    tracker.look()
 
 
-def find_files(paths: Iterable[Path]) -> Files:
-    """Returns the pictures and the archives that paths name.
-
-    In folders, whatever is hidden or no picture is passed over.
-
-    Raises:
-        CommandFailed: There are none.
-    """
-    pictures: list[Path] = []
-    archives: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            pictures += _pictures_in(path)
-        elif archive_type(path):
-            archives.append(path)
-        else:
-            pictures.append(path)
-    if not pictures and not archives:
-        raise CommandFailed(f"there is no picture in {', '.join(map(str, paths))}")
-    return Files(list(dict.fromkeys(pictures)), list(dict.fromkeys(archives)))
+def _tell(totals: Totals) -> None:
+    click.echo(str(totals))
+    for line in totals.failures:
+        click.echo(f"  {line}", err=True)
+    if totals.n_failed > MAX_SHOWN_FAILURES:
+        click.echo(f"  … and {totals.n_failed - MAX_SHOWN_FAILURES} more", err=True)
 
 
-def make_batches(
-    sized: Iterable[tuple[Path, int]],
-    max_files: int = MAX_BATCH_FILES,
-    max_bytes: int = MAX_BATCH_BYTES,
-) -> Iterator[list[Path]]:
-    """Groups files, given with their sizes, under both limits; a larger file goes alone."""
-    batch: list[Path] = []
-    n_bytes = 0
-    for path, size in sized:
-        if batch and (len(batch) == max_files or n_bytes + size > max_bytes):
-            yield batch
-            batch, n_bytes = [], 0
-        batch.append(path)
-        n_bytes += size
-    if batch:
-        yield batch
-
-
-def _pictures_in(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a str)
-            if not name.startswith(".") and suffix in PICTURE_SUFFIXES:
-                yield folder.__class__(parent, name)
-
-
-def _size_of(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:  # told when it is read
-        return 0
-
-
-def _send_all(
-    client: Client,
-    files: Files,
-    library: str,
-    totals: Totals,
-    on_sent: Callable[[int], None],
-) -> Iterator[JobAnswer]:
-    """Uploads everything, and gives each job as it is accepted."""
-    for batch in make_batches((path, _size_of(path)) for path in files.pictures):
-        pictures = [*_read_pictures(batch, totals)]
-        if pictures:
-            yield client.add_pictures(pictures, library)
-            on_sent(sum(len(content) for _, content in pictures))
-    for archive in files.archives:
-        yield client.add_archive(archive, archive_type(archive) or "", library, on_sent)
-
-
-def _read_pictures(paths: Iterable[Path], totals: Totals) -> Iterator[tuple[str, bytes]]:
-    for path in paths:
-        try:
-            yield path.name, path.read_bytes()
-        except OSError as error:
-            totals.fail(str(path), error.strerror or str(error))
-
-
-def _add_up(client: Client, job: JobAnswer, totals: Totals) -> None:
-    totals.n_indexed += job.progress.succeeded
-    totals.n_there += job.progress.skipped
-    n_missed = job.progress.failed
-    room = MAX_SHOWN_FAILURES - len(totals.failures)
-    if n_missed and room > 0:
-        for item in client.failed_items(job.id, room):
-            n_missed -= 1
-            totals.fail(item.name, item.error.detail if item.error else "no reason is known")
-    totals.n_failed += n_missed
-    if job.status != "succeeded":
-        reason = job.error.detail if job.error else "no reason is known"
-        totals.fail(f"job {job.id}", f"{job.status}: {reason}")
-
-
-class _Bars:
-    """What was sent, in MB, and how many pictures are done, of those accepted so far."""
-
-    def __init__(self, n_bytes: int) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-        )
-        self._sent = self._progress.add_task("MB sent         ", total=n_bytes / MB)
-        self._done = self._progress.add_task("pictures indexed", total=None)
-        self._n_accepted = 0
-        self._n_done = 0
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
-
-    def add_sent(self, n_bytes: int) -> None:
-        self._progress.advance(self._sent, n_bytes / MB)
-
-    def add_accepted(self, job: JobAnswer) -> None:
-        self._n_accepted += job.progress.total
-        self._progress.update(self._done, total=self._n_accepted)
-
-    def follow(self, client: Client, job: JobAnswer) -> JobAnswer:
-        """Returns a job when it has ended; until then the bar moves."""
-        while True:
-            job = client.job(job.id, wait_s=0 if job.finished_at else 1)
-            seen = job.progress
-            n_here = seen.succeeded + seen.skipped + seen.failed
-            self._progress.update(self._done, completed=self._n_done + n_here)
-            if job.finished_at is not None:
-                self._n_done += n_here
-                return job
+def _tell_broken_off(totals: Totals) -> None:
+    _tell(totals)
+    click.echo(
+        f"broken off; {totals.n_waiting} more are uploaded and go on being indexed. Run the same"
+        " command again: it uploads what is not there yet.",
+        err=True,
+    )

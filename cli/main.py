@@ -13,7 +13,6 @@ from twinlens.cli.addresses import DEFAULT_URL
 from twinlens.cli.models import compare_models, evaluate_models, models
 
 if TYPE_CHECKING:
-    from twinlens.shared.queue import Lane
     from twinlens.shared.settings import Settings
 
 url_option = click.option(
@@ -76,27 +75,54 @@ def api(**options: Any) -> None:
 
 
 @main.command()
-@click.option("--lane", type=click.Choice(["search", "bulk"]), required=True)
-@click.option("--processes", type=click.IntRange(1), default=1, show_default=True)
-def worker(lane: Lane, processes: int) -> None:
+@click.option("--lanes", required=True, help="search, bulk, or both: search,bulk.")
+@click.option(
+    "--processes", type=click.IntRange(1), help="[default: bulk one a core, search 1, on a GPU 1]"
+)
+def worker(lanes: str, processes: int | None) -> None:
     """Run a worker alone; settings come from the environment."""
+    from twinlens.shared.queue import LANES
+
+    wanted: list[Any] = lanes.split(",")
+    if not set(wanted) <= LANES.keys():
+        raise click.BadParameter(f"there are the lanes {', '.join(LANES)}", param_hint="--lanes")
     _settings({})
     from twinlens.workers.app import run_worker
 
-    run_worker(lane, processes)
+    run_worker(wanted, processes)
 
 
 @main.command()
 @click.argument(
     "paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="PATH…"
 )
+@click.option(
+    "--coco",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE.json",
+    help="COCO annotations: what is on a picture becomes its metadata.",
+)
+@click.option(
+    "--parallel",
+    "n_threads",
+    default=4,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Uploads at a time.",
+)
 @url_option
 @library_option
-def index(paths: tuple[Path, ...], url: str, library: str) -> None:
-    """Upload folders, pictures and archives (zip, tar), and wait until they can be found."""
+def index(
+    paths: tuple[Path, ...], url: str, library: str, n_threads: int, coco: Path | None
+) -> None:
+    """Upload folders, pictures, archives (zip, tar) and listings (ndjson), and wait.
+
+    It ends when all of them can be found. Run it again if it was broken off: what is there already
+    is not uploaded again.
+    """
     from twinlens.cli.index import run_index
 
-    run_index(paths, url, library)
+    run_index(paths, url, library, n_threads, coco)
 
 
 @main.command()
@@ -120,6 +146,15 @@ def search(file: Path | None, url: str, save: Path | None, is_opened: bool, **qu
     names = query.pop("models")
     wanted = SearchQuery(models=names.split(",") if names else None, **query)
     run_search(file, wanted, url, save, is_opened=is_opened)
+
+
+@main.command()
+@url_option
+def stats(url: str) -> None:
+    """Show the workers, their rates, and what waits."""
+    from twinlens.cli.stats import show_stats
+
+    show_stats(url)
 
 
 @main.command()

@@ -15,7 +15,7 @@ from twinlens.cli.client import Client
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from twinlens.api.schemas import JobAnswer
+    from twinlens.api.schemas import JobAnswer, Progress
 
 
 def print_table(
@@ -79,11 +79,15 @@ def _job_row(job: JobAnswer) -> tuple[str, ...]:
         job.id,
         job.kind,
         job.status,
-        f"{seen.succeeded + seen.skipped} of {seen.total}",
+        f"{seen.succeeded + seen.skipped} of {_total(seen)}",
         str(seen.failed),
         f"{job.created_at:%Y-%m-%d %H:%M:%S}Z",
         job.library,
     )
+
+
+def _total(seen: Progress) -> str:
+    return f"{seen.received}+" if seen.total is None else str(seen.total)
 
 
 def _facts(job: JobAnswer) -> list[tuple[str, str]]:
@@ -93,8 +97,12 @@ def _facts(job: JobAnswer) -> list[tuple[str, str]]:
         ("kind", job.kind),
         ("library", job.library),
         ("status", job.status),
-        ("pictures", f"{seen.succeeded + seen.skipped} of {seen.total}, {seen.failed} failed"),
+        ("pictures", f"{seen.succeeded + seen.skipped} of {_total(seen)}, {seen.failed} failed"),
     ]
+    if seen.pictures_per_s is not None:
+        facts.append(("rate", f"{seen.pictures_per_s:.1f} pictures/s"))
+    if seen.eta is not None:
+        facts.append(("ready", f"about {seen.eta:%Y-%m-%d %H:%M:%S}Z"))
     if job.finished_at and job.started_at:
         took = job.finished_at - job.started_at
         facts.append(("took", f"{took.total_seconds():.1f} s"))

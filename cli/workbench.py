@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from twinlens.cli.errors import CommandFailed
-from twinlens.cli.index import find_files
+from twinlens.cli.sources import find_files
 from twinlens.cli.tables import print_table
 from twinlens.models.card import Card, Fit, Metric, OutputKind, Resample, TextSpec, dump_card
 from twinlens.models.compare import (

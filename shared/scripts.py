@@ -12,7 +12,7 @@ TOMBSTONE_S = 30 * 86_400
 RATE_WINDOW_S = 30
 
 # An upload of which nothing was heard for so long has lost its API process, or its client.
-ARRIVAL_TTL_S = 300
+ARRIVAL_TTL_S = 120
 
 # Uploads that are still being read, and single pictures that are not yet embedded: what the
 # sweeper looks through.

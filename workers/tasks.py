@@ -70,6 +70,11 @@ class ChunkTask(BaseTask):
         jobs.finish(kwargs["job_id"], problem_of(exc))
 
 
+    def on_retry(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        # A worker that is told to stop hands its chunk back so: that was no try of the pictures.
+        Jobs(redis_of_parent()).end_try(kwargs["job_id"], str(kwargs["chunk"]))
+
+
 class JobTask(BaseTask):
     """Ends its job's record, after the result is stored."""
 

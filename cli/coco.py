@@ -1,0 +1,115 @@
+"""COCO annotation files: what is on each picture, as its metadata.
+
+Source:
+    Format: https://cocodataset.org/#format-data, "Object Detection".
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter, ValidationError
+
+from twinlens.cli.errors import CommandFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path, PurePath
+
+    from twinlens.shared.messages import Metadata
+
+
+# Of each, what we need. With slots: there are 860,000 annotations of train2017.
+@dataclass(slots=True)
+class _Image:
+    id: int
+    file_name: str
+
+
+@dataclass(slots=True)
+class _Annotation:
+    image_id: int
+    category_id: int
+
+
+@dataclass(slots=True)
+class _Category:
+    id: int
+    name: str
+    supercategory: str = ""
+
+
+@dataclass(slots=True)
+class _Instances:
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+_INSTANCES = TypeAdapter(_Instances)
+
+
+class Annotations:
+    """Metadata of pictures by their file names."""
+
+    def __init__(self, by_name: Mapping[str, Metadata]) -> None:
+        self._by_name = by_name
+
+    def of(self, path: PurePath) -> Metadata:
+        """Returns a picture's metadata; none of one that the file does not name.
+
+        A file name of COCO may have folders: the longest end of the path that is known counts.
+        """
+        for start in range(len(path.parts)):
+            found = self._by_name.get("/".join(path.parts[start:]))
+            if found is not None:
+                return found
+        return {}
+
+
+def read_coco(path: Path) -> Annotations:
+    """Reads a COCO file of instances, and keeps the metadata of each picture alone.
+
+    Raises:
+        CommandFailed: It cannot be read, or is no such file.
+    """
+    try:
+        return Annotations(_metadata_of(_INSTANCES.validate_json(path.read_bytes()), path))
+    except OSError as error:
+        raise CommandFailed(f"{path} cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        reason = f"{place}: {first['msg']}" if place else first["msg"]
+        raise CommandFailed(
+            f"{path} is no COCO file of instances ({reason}); it needs images (id, file_name),"
+            " annotations (image_id, category_id) and categories (id, name)"
+        ) from None
+
+
+def _metadata_of(coco: _Instances, path: Path) -> dict[str, Metadata]:
+    categories = {category.id: category for category in coco.categories}
+    seen: defaultdict[int, set[int]] = defaultdict(set)
+    for annotation in coco.annotations:
+        if annotation.category_id not in categories:
+            raise CommandFailed(
+                f"{path} is not whole: an annotation of image {annotation.image_id} has the"
+                f" category {annotation.category_id}, which its categories lack"
+            )
+        seen[annotation.image_id].add(annotation.category_id)
+    return {
+        image.file_name: _metadata(image.id, [categories[id_] for id_ in seen.get(image.id, ())])
+        for image in coco.images
+    }
+
+
+def _metadata(image_id: int, found: list[_Category]) -> Metadata:
+    metadata: Metadata = {"coco_id": image_id}
+    if found:
+        metadata["categories"] = sorted({category.name for category in found})
+    supercategories = {category.supercategory for category in found} - {""}
+    if supercategories:
+        metadata["supercategories"] = sorted(supercategories)
+    return metadata
