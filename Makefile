@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # A fresh virtual environment each time a lock file changes keeps out what is no longer locked.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: install demo test check bench lock clean
+.PHONY: install demo test check bench bench-peers lock clean
 
 install: $(VENV)/.installed
 
@@ -38,6 +38,16 @@ test: check
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks
 
+# Other servers live in an environment of their own, with the same onnxruntime and Pillow as ours.
+PEERS := .venv-peers
+bench-peers: $(VENV)/.installed-test $(PEERS)/.installed
+	$(BIN)/python -m benchmarks.peers
+
+$(PEERS)/.installed: locks/peers.txt
+	$(PYTHON) -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
 # Resolves anew what pyproject.toml allows, for every platform and Python from 3.11 on.
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml
@@ -46,8 +56,9 @@ lock: $(VENV)/.installed
 	$(COMPILE) --extra embedded --extra demo --extra export --extra test locks/build.in -o locks/test.txt
 	$(COMPILE) --extra embedded --extra demo locks/build.in -c locks/test.txt -o locks/demo.txt
 	$(COMPILE) locks/build.in -c locks/test.txt -o locks/runtime.txt
+	$(subst pyproject.toml,,$(COMPILE)) locks/peers.in -c locks/test.txt -o locks/peers.txt
 
 clean:
-	rm -rf $(VENV) .demo .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
+	rm -rf $(VENV) $(PEERS) .demo .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
 		.hypothesis dist twinlens-demo.png
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
