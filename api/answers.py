@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
 from flask import Response, request
+from pydantic import BaseModel
 
 from twinlens.api.schemas import JobAnswer, progress_of
 from twinlens.shared.errors import FieldError, ValidationFailed
@@ -15,8 +16,6 @@ from twinlens.shared.messages import Cursor, Image, SearchResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from pydantic import BaseModel
 
     from twinlens.api.gateway import Gateway
     from twinlens.api.intake import Accepted
@@ -170,17 +169,25 @@ def _result_of(gateway: Gateway, job: Job) -> SearchResult | Image | None:
     if job.status != "succeeded":
         return None
     if job.kind == "search":
-        return _linked(gateway.search_result(job.id))
+        return _found(job)
     if job.kind == "embed":
         return _embedded(gateway, job)
     return None
 
 
-def _linked(result: SearchResult | None) -> SearchResult | None:
-    if result is not None:
-        for hit in result.hits:
-            hit.image = with_links(hit.image)
-    return result
+class _Stored(BaseModel):
+    """What Celery's result backend has of a search."""
+
+    result: SearchResult
+
+
+def _found(job: Job) -> SearchResult | None:
+    if job.result is None:
+        return None
+    found = _Stored.model_validate_json(job.result).result
+    for hit in found.hits:
+        hit.image = with_links(hit.image)
+    return found
 
 
 def _embedded(gateway: Gateway, job: Job) -> Image | None:

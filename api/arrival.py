@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# A task should be short, so that jobs take turns often and the last ones end together, and long
+# beside the 10 ms that it costs by itself. From 16 to 64 pictures of 7 to 19 ms the rate was the
+# same within 2 %.
+TASK_S = 0.5
+CHUNK_ITEMS = 32  # before anything is measured
+MIN_CHUNK_ITEMS, MAX_CHUNK_ITEMS = 16, 64
 # How often Redis is told that an upload still arrives: many times in ARRIVAL_TTL_S.
 RENEW_S = 20.0
 
@@ -68,6 +74,7 @@ class _Arrival:
         self._gateway = gateway
         self._key = key
         self._job = new_job(gateway, "bulk", library)
+        self._chunk_items = gateway.settings.chunk_items or _chunk_items(gateway, library)
         self._digest = hashlib.sha256(f"bulk {library}".encode())
         self._chunk: list[ManifestItem] = []
         self._n_chunks = 0
@@ -81,7 +88,7 @@ class _Arrival:
         with self._gateway.blobs.batch() as batch:
             try:
                 for entry in read(self._watched(body)):
-                    if len(self._chunk) == self._gateway.settings.chunk_items:
+                    if len(self._chunk) == self._chunk_items:
                         self._close_chunk(batch, is_last=False)
                     self._chunk.append(self._store(batch, entry))
                 if not self._chunk:
@@ -197,3 +204,11 @@ class _Arrival:
         """
         for chunk in range(self._n_chunks):
             self._gateway.blobs.delete(manifest_key(self._job.id, chunk))
+
+
+def _chunk_items(gateway: Gateway, library: str) -> int:
+    """Returns how many pictures of a library take about `TASK_S`."""
+    cost_s = gateway.catalog.cost_s(library)
+    if not cost_s:
+        return CHUNK_ITEMS
+    return max(MIN_CHUNK_ITEMS, min(round(TASK_S / cost_s), MAX_CHUNK_ITEMS))

@@ -6,6 +6,7 @@ starts, and says what is missing, while the parts behind it are down.
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from twinlens.shared.errors import LibraryNotFound, Unavailable
 from twinlens.shared.feed import Feed
 from twinlens.shared.jobs import Job, Jobs
 from twinlens.shared.log import request_id
-from twinlens.shared.messages import Item, Library, SearchResult
+from twinlens.shared.messages import Item, Library
 from twinlens.shared.presence import WorkerStatus, live_workers
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ EXTENSION = "twinlens"
 DEFAULT_LIBRARY = "default"
 # The picture of a search waits in Redis no longer than anyone would wait for the answer.
 QUERY_TTL_S = 600
+# A search does not connect to Milvus only to see that it is there.
+MILVUS_SEEN_S = 1.0
 # Shorter than the client's socket timeout, which would end a longer BLPOP with an error.
 _REPLY_SLICE_S = 2.0
 
@@ -66,13 +69,13 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.redis = queue.connect(settings.redis_url)
-        self._pictures = queue.connect(settings.redis_url, decode=False)
         self.jobs = Jobs(self.redis)
         self.feed = Feed(self.redis)
         self.keys = IdempotencyKeys(self.redis)
         self.limits = Limits(settings, self.redis, self.feed)
         self.catalog = Catalog(self.redis)
         self.blobs = BlobStore(settings.blob_dir)
+        self._milvus_seen_at = -math.inf
         self._celery = queue.make_celery(settings, with_results=False)
 
     # What is there.
@@ -108,8 +111,12 @@ class Gateway:
             return dict(zip(queue.QUEUES, pipeline.execute(), strict=True))
 
     def is_milvus_listening(self) -> bool:
-        """Tells if something accepts connections at Milvus' address."""
-        return is_listening(self.settings.milvus_uri)
+        """Tells if something accepts connections at Milvus' address, or did a moment ago."""
+        if time.monotonic() >= self._milvus_seen_at + MILVUS_SEEN_S:
+            if not is_listening(self.settings.milvus_uri):
+                return False
+            self._milvus_seen_at = time.monotonic()
+        return True
 
     def check_ready(self, queue_name: Literal["search", "single"]) -> None:
         """Refuses work that could not go on, before its body is read.
@@ -146,8 +153,14 @@ class Gateway:
         """Queues chunks of bulk uploads, as many as keep the workers busy."""
         self.feed.top_up(self._celery)
 
-    def submit(self, job: Job, task: TaskMessage, claim: Claim | None = None) -> str:
-        """Records a job of one task, and queues it.
+    def submit(
+        self,
+        job: Job,
+        task: TaskMessage,
+        claim: Claim | None = None,
+        picture: bytes | None = None,
+    ) -> str:
+        """Records a job of one task, with a search's picture, and queues it.
 
         The record comes first: whoever repeats the request with the same idempotency key
         meanwhile is told of a job that is there.
@@ -158,7 +171,8 @@ class Gateway:
         Raises:
             IdempotencyConflict: The key was sent with another request.
         """
-        self.jobs.create(job)
+        key = queue.query_key(job.id)
+        self.jobs.create(job, {} if picture is None else {key: (picture, QUERY_TTL_S)})
         is_claimed = False
         try:
             if claim is not None:
@@ -166,7 +180,7 @@ class Gateway:
                 is_claimed = owner.job_id == job.id
                 if not is_claimed:
                     check_same_request(owner, claim.fingerprint)
-                    self.jobs.forget(job.id)
+                    self._forget(job.id)
                     return owner.job_id
             self._publish(task)
         except Exception:
@@ -174,17 +188,13 @@ class Gateway:
             # sweeper queues its task.
             if claim is not None and is_claimed:
                 self.keys.release(claim.key)
-            self.jobs.forget(job.id)
+            self._forget(job.id)
             raise
         return job.id
 
-    def keep_query_picture(self, job_id: str, content: bytes) -> None:
-        """Stores the picture of a search where its worker looks for it."""
-        self._pictures.set(queue.query_key(job_id), content, ex=QUERY_TTL_S)
-
-    def drop_query_picture(self, job_id: str) -> None:
-        """Removes the picture of a search that is not queued after all."""
-        self._pictures.delete(queue.query_key(job_id))
+    def _forget(self, job_id: str) -> None:
+        self.jobs.forget(job_id)
+        self.redis.delete(queue.query_key(job_id))
 
     def call(self, name: str, kwargs: dict[str, Any], timeout_s: float) -> queue.Reply:
         """Queues a short task and waits for its answer.
@@ -225,11 +235,6 @@ class Gateway:
         return [
             _ITEMS.validate_python(items or []) for items in queue.read_results(self.redis, ids)
         ]
-
-    def search_result(self, job_id: str) -> SearchResult | None:
-        """Reads what a search found; None where there is nothing (more)."""
-        [result] = queue.read_results(self.redis, [job_id])
-        return None if result is None else SearchResult.model_validate(result)
 
 
 def current_gateway() -> Gateway:

@@ -82,15 +82,7 @@ def accept_search(
         "query": query.model_dump(mode="json"),
         "submitted_at": job.created_at.timestamp(),
     }
-    if picture is not None:
-        gateway.keep_query_picture(job.id, picture)
-    accepted = None
-    try:
-        accepted = _submit(gateway, job, TaskMessage(SEARCH, kwargs, job.id, "search"), claim)
-    finally:
-        if accepted is None or not accepted.is_new:
-            gateway.drop_query_picture(job.id)
-    return accepted
+    return _submit(gateway, job, TaskMessage(SEARCH, kwargs, job.id, "search"), claim, picture)
 
 
 def accept_removal(gateway: Gateway, library: str, image_id: str) -> Accepted:
@@ -143,8 +135,14 @@ def write_manifest(
     batch.sync()
 
 
-def _submit(gateway: Gateway, job: Job, task: TaskMessage, claim: Claim | None) -> Accepted:
-    job_id = gateway.submit(job, task, claim)
+def _submit(
+    gateway: Gateway,
+    job: Job,
+    task: TaskMessage,
+    claim: Claim | None,
+    picture: bytes | None = None,
+) -> Accepted:
+    job_id = gateway.submit(job, task, claim, picture)
     if job_id == job.id:
         return Accepted(job, is_new=True)
     return Accepted(gateway.jobs.get(job_id), is_new=False)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import fsum, isfinite
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from twinlens.models.card import Metric
 
@@ -25,8 +25,7 @@ class Measured(Protocol):
         """Numbers or bits of an embedding."""
 
 
-@dataclass(frozen=True)
-class ModelView:
+class ModelView(NamedTuple):
     """One model's view of one candidate.
 
     `rank` is from 1 among the candidates that the model has a distance of. Where it has none,
@@ -38,8 +37,7 @@ class ModelView:
     score: float
 
 
-@dataclass(frozen=True)
-class FusedEntry:
+class FusedEntry(NamedTuple):
     """A candidate: its fused score from 0 to 1, larger is nearer, and each model's view of it."""
 
     image_id: str
@@ -74,21 +72,15 @@ def similarity(distance: float, metric: Metric, dimension: int) -> float:
         metric: what it is.
         dimension: numbers or bits of an embedding.
     """
-    match metric:
-        case Metric.L2:
-            cosine = 1.0 - distance / 2.0
-        case Metric.IP | Metric.COSINE:
-            cosine = distance
-        case Metric.HAMMING:
-            cosine = 1.0 - 2.0 * distance / dimension
-    # float32 rounding takes a picture's distance to itself below 0.
-    return min(1.0, max(0.0, cosine))
+    start, slope = _line(metric, dimension)
+    return _clip(start + slope * distance)
 
 
 def fuse(
     distances: Mapping[str, Distances],
     models: Mapping[str, Measured],
     weights: Mapping[str, float],
+    limit: int | None = None,
 ) -> list[FusedEntry]:
     """Ranks candidates by the weighted mean of their similarities.
 
@@ -101,23 +93,39 @@ def fuse(
         distances: by model, then by image_id.
         models: metric and dimension, by model.
         weights: by model, 0 or more.
+        limit: how many of the best are wanted; all by default.
 
     Returns:
-        Every candidate once, the highest score first, equal scores by image_id.
+        Each of them once, the highest score first, equal scores by image_id.
 
     Raises:
         ValueError: a model of `distances` has no weight, or a negative or infinite one.
     """
-    shares = _shares({name: weights[name] for name in distances if name in weights}, distances)
-    views = {name: _views(distances[name], models[name]) for name in sorted(distances)}
-    absent = ModelView(None, None, 0.0)
-    candidates = {image_id for name in shares for image_id in distances[name]}
-    entries = []
-    for image_id in candidates:
-        seen = {name: view.get(image_id, absent) for name, view in views.items()}
-        score = fsum(share * seen[name].score for name, share in shares.items())
-        entries.append(FusedEntry(image_id, min(1.0, score), seen))
-    return sorted(entries, key=lambda entry: (-entry.score, entry.image_id))
+    known = {name: weights[name] for name in distances if name in weights}
+    counted = list(_shares(known, distances).items())
+    scores = {name: _similarities(distances[name], models[name]) for name in distances}
+    ranks = {name: _ranks(distances[name], models[name]) for name in distances}
+    fused = {
+        image_id: min(1.0, fsum(share * scores[name].get(image_id, 0.0) for name, share in counted))
+        for image_id in {image_id for name, _ in counted for image_id in distances[name]}
+    }
+    # Views are made of the best alone: 200 candidates took half a millisecond.
+    best = sorted((-score, image_id) for image_id, score in fused.items())[:limit]
+    return [
+        FusedEntry(
+            image_id,
+            -negated,
+            {
+                name: ModelView(
+                    ranks[name].get(image_id),
+                    distances[name].get(image_id),
+                    scores[name].get(image_id, 0.0),
+                )
+                for name in sorted(distances)
+            },
+        )
+        for negated, image_id in best
+    ]
 
 
 def agreement(rankings: Mapping[str, Sequence[str]], k: int) -> Agreement | None:
@@ -163,14 +171,32 @@ def _shares(weights: Mapping[str, float], distances: Mapping[str, Distances]) ->
     return {name: weight / largest / total for name, weight in counting.items()}
 
 
-def _views(distances: Distances, model: Measured) -> dict[str, ModelView]:
+def _line(metric: Metric, dimension: int) -> tuple[float, float]:
+    """Returns the cosine at distance 0, and by how much it rises with the distance."""
+    match metric:
+        case Metric.L2:
+            return 1.0, -0.5
+        case Metric.IP | Metric.COSINE:
+            return 0.0, 1.0
+        case Metric.HAMMING:
+            return 1.0, -2.0 / dimension
+
+
+def _clip(cosine: float) -> float:
+    # float32 rounding takes a picture's distance to itself below 0.
+    return min(1.0, max(0.0, cosine))
+
+
+def _similarities(distances: Distances, model: Measured) -> dict[str, float]:
+    start, slope = _line(model.metric, model.dimension)
+    return {image_id: _clip(start + slope * far) for image_id, far in distances.items()}
+
+
+def _ranks(distances: Distances, model: Measured) -> dict[str, int]:
     # By distance and not by score: scores are clipped, which makes ties of what is not.
     sign = -1.0 if model.metric in (Metric.IP, Metric.COSINE) else 1.0
-    ordered = sorted(distances.items(), key=lambda item: (sign * item[1], item[0]))
-    return {
-        image_id: ModelView(rank, distance, similarity(distance, model.metric, model.dimension))
-        for rank, (image_id, distance) in enumerate(ordered, start=1)
-    }
+    ordered = sorted((sign * far, image_id) for image_id, far in distances.items())
+    return {image_id: rank for rank, (_, image_id) in enumerate(ordered, start=1)}
 
 
 def _overlap(first: Sequence[str], second: Sequence[str]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twinlens.shared.errors import ImageNotFound, LibraryNotFound, ModelNotFound
 from twinlens.shared.messages import CatalogEntry, Cursor, Library, ModelSummary
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 LIBRARIES = "tl:libraries"
 MODELS = "tl:models"
+# Seconds that a picture of a library took lately, by library.
+COSTS = "tl:costs"
 
 
 def _records(library: str) -> str:
@@ -90,6 +92,15 @@ class Catalog:
     def libraries(self) -> list[Library]:
         stored = self._redis.hgetall(LIBRARIES)
         return [Library.model_validate_json(text) for _, text in sorted(stored.items())]
+
+    def note_cost(self, library: str, picture_s: float) -> None:
+        """Says how long a picture of a library takes with all its models, on one core."""
+        self._redis.hset(COSTS, library, repr(picture_s))
+
+    def cost_s(self, library: str) -> float | None:
+        """Returns how long a picture took lately; None before the first."""
+        text: Any = self._redis.hget(COSTS, library)
+        return None if text is None else float(text)
 
     # Images.
 

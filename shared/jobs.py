@@ -15,16 +15,17 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from twinlens.shared import scripts
 from twinlens.shared.errors import JobExpired, JobNotFound, Problem
 from twinlens.shared.messages import Cursor, Item, Moment, now
+from twinlens.shared.queue import result_key, result_meta
 from twinlens.shared.scripts import ARRIVING, SINGLES, arrival, done, events, record
 from twinlens.shared.timeline import page_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from redis import Redis
 
@@ -39,6 +40,7 @@ SEARCHES = "tl:jobs:search"
 SEARCH_TTL_S = 3_600
 # A waiting caller wakes up this often to see that it is still wanted.
 WAIT_SLICE_S = 2.0
+WAIT_EVENTS = 1000
 
 
 def _tries(job_id: str) -> str:
@@ -69,6 +71,8 @@ class Job(BaseModel):
     error: Problem | None = None
     ttl_s: int
     revision: int = 0
+    # What a job of one task came to, as Celery's result backend has it; only read, never set.
+    result: str | None = Field(None, exclude=True)
 
     @property
     def has_ended(self) -> bool:
@@ -112,8 +116,13 @@ class Jobs:
         self._finish = redis.register_script(scripts.FINISH)
         self._count = redis.register_script(scripts.COUNT)
 
-    def create(self, job: Job) -> None:
-        """Records a new job."""
+    def create(self, job: Job, keep: Mapping[str, tuple[bytes, int]] | None = None) -> None:
+        """Records a new job.
+
+        Args:
+            job: The job.
+            keep: Values to be kept with it, each under its key and for its seconds.
+        """
         fields: dict[Any, Any] = {
             name: _to_field(value)
             for name, value in job.model_dump(mode="json").items()
@@ -121,6 +130,8 @@ class Jobs:
         }
         fields["created_at"] = repr(job.created_at.timestamp())
         with self._redis.pipeline() as pipeline:
+            for key, (content, ttl_s) in (keep or {}).items():
+                pipeline.set(key, content, ex=ttl_s)
             pipeline.hset(record(job.id), mapping=fields)
             pipeline.zadd(_list_of(job.kind), {job.id: job.created_at.timestamp()})
             if job.kind == "embed":
@@ -171,11 +182,30 @@ class Jobs:
         ]
         self._count(keys=scripts.keys(job_id), args=[chunk, *tally, repr(time.time()), problem])
 
-    def finish(self, job_id: str, error: Problem | None = None) -> None:
-        """Ends a job that is not counted in chunks; once ended it stays as it is."""
+    def begin(self, job_id: str) -> int:
+        """Marks a job of one task as running, and notes that the task is begun.
+
+        Returns:
+            0 if there is nothing (more) to do for it; else the number of this try, as of
+            `begin_try`.
+        """
+        keys = [*scripts.keys(job_id), _tries(job_id)]
+        n_tries: Any = self._start(keys=keys, args=[repr(time.time()), SEARCH_TTL_S])
+        return int(n_tries)
+
+    def finish(self, job_id: str, error: Problem | None = None, result: str | None = None) -> None:
+        """Ends a job that is not counted in chunks; once ended it stays as it is.
+
+        Args:
+            job_id: The job.
+            error: Why it failed.
+            result: JSON of what it came to; in one step with the end, which a caller waits for.
+        """
         status = "succeeded" if error is None else "failed"
         problem = "" if error is None else error.model_dump_json()
-        self._finish(keys=scripts.keys(job_id), args=[status, repr(time.time()), problem])
+        kept = () if result is None else (result_key(job_id), result_meta(job_id, result))
+        args = [status, repr(time.time()), problem, *kept]
+        self._finish(keys=scripts.keys(job_id), args=args)
 
     def begin_try(self, job_id: str, part: str) -> int:
         """Notes that a part of a job is begun. Returns how often that was not followed by an end.
@@ -200,30 +230,30 @@ class Jobs:
             JobNotFound: There never was one of this id, or long ago.
             JobExpired: It ended more than its life ago.
         """
-        fields: dict[str, Any] = self._redis.hgetall(record(job_id))  # type: ignore[assignment]
-        if not fields:
-            raise JobNotFound(f"There is no job {job_id!r}.")
-        if "error" in fields:
-            fields["error"] = json.loads(fields["error"])
-        job = Job.model_validate(fields)
-        if job.expires_at is not None and job.expires_at < now():
-            raise JobExpired(f"Job {job_id!r} ended at {fields['finished_at']} and has expired.")
-        return job
+        # In one round trip: a search waits for it.
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.hgetall(record(job_id))
+            pipeline.get(result_key(job_id))
+            return _read(job_id, *pipeline.execute())
 
     def wait(self, job_id: str, timeout_s: float) -> Job:
         """Returns the job as soon as it has ended, or as it is when the time is up."""
         deadline = time.monotonic() + timeout_s
-        while True:
-            # The stream's end is read before the record, so no event falls between the two.
-            last: Any = self._redis.xrevrange(events(job_id), count=1)
-            job = self.get(job_id)
-            left_s = deadline - time.monotonic()
-            if job.has_ended or left_s <= 0:
-                return job
-            self._redis.xread(
-                {events(job_id): last[0][0] if last else "0-0"},
-                block=max(1, int(min(left_s, WAIT_SLICE_S) * 1000)),
-            )
+        # The stream's end is read before the record, so no event falls between the two.
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.xrevrange(events(job_id), count=1)
+            pipeline.hgetall(record(job_id))
+            pipeline.get(result_key(job_id))
+            last, *found = pipeline.execute()
+        job, seen = _read(job_id, *found), last[0][0] if last else "0-0"
+        while not job.has_ended and (left_s := deadline - time.monotonic()) > 0:
+            block_s = min(left_s, WAIT_SLICE_S)
+            new = self.read_events(job_id, seen, count=WAIT_EVENTS, block_s=block_s)
+            if new:
+                seen = new[-1].id
+            if not new or new[-1].status in ENDED:
+                job = self.get(job_id)
+        return self.get(job_id) if not job.has_ended else job
 
     def page(
         self, limit: int, after: Cursor | None, wanted: dict[str, Any]
@@ -268,6 +298,17 @@ class Jobs:
         """Reads one event again."""
         rows: Any = self._redis.xrange(events(job_id), event_id, event_id)
         return _event(*rows[0]) if rows else None
+
+
+def _read(job_id: str, fields: dict[str, Any], result: str | None) -> Job:
+    if not fields:
+        raise JobNotFound(f"There is no job {job_id!r}.")
+    if "error" in fields:
+        fields["error"] = json.loads(fields["error"])
+    job = Job.model_validate(fields | {"result": result})
+    if job.expires_at is not None and job.expires_at < now():
+        raise JobExpired(f"Job {job_id!r} ended at {fields['finished_at']} and has expired.")
+    return job
 
 
 def _event(event_id: str, fields: dict[str, Any]) -> Event:

@@ -133,8 +133,14 @@ def publish_chunk(app: Celery, queue: str, job_id: str, chunk: int, request_id: 
     )
 
 
-# Celery's own key for a result; its RedisBackend has it as `task_keyprefix`.
-RESULT_KEY_PREFIX = "celery-task-meta-"
+def result_key(task_id: str) -> str:
+    """Returns where Celery's Redis backend has a result; `task_keyprefix` in its source."""
+    return f"celery-task-meta-{task_id}"
+
+
+def result_meta(task_id: str, result: str) -> str:
+    """Returns a task's result, given as JSON, as that backend stores it."""
+    return f'{{"task_id": "{task_id}", "status": "SUCCESS", "result": {result}}}'
 
 
 def read_results(client: redis.Redis, task_ids: Sequence[str]) -> list[Any]:
@@ -145,7 +151,7 @@ def read_results(client: redis.Redis, task_ids: Sequence[str]) -> list[Any]:
     """
     if not task_ids:
         return []
-    texts = client.mget([RESULT_KEY_PREFIX + task_id for task_id in task_ids])
+    texts = client.mget([result_key(task_id) for task_id in task_ids])
     metas = [json.loads(text) if text else {} for text in texts]
     return [meta["result"] if meta.get("status") == "SUCCESS" else None for meta in metas]
 

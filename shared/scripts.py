@@ -93,7 +93,8 @@ local status = get('status')
 local is_open = status == 'queued' or status == 'running'
 """
 
-# ARGV: moment. Returns whether there is something to do.
+# ARGV: moment. KEYS[4], if given: the tries of a job of one task, and ARGV[2] how long they are
+# kept. Returns 0 if there is nothing to do, else the number of this try, or 1.
 START = (
     _COMMON
     + """
@@ -102,15 +103,19 @@ if status == 'queued' then
   redis.call('HSET', record, 'status', 'running', 'started_at', ARGV[1])
   announce(-1, 0)
 end
-return 1
+if not KEYS[4] then return 1 end
+local n_tries = redis.call('HINCRBY', KEYS[4], 'task', 1)
+redis.call('EXPIRE', KEYS[4], ARGV[2])
+return n_tries
 """
 )
 
-# ARGV: status, moment, problem.
+# ARGV: status, moment, problem, and where the result goes and what it is, if there is one.
 FINISH = (
     _COMMON
     + """
 if not is_open then return 0 end
+if ARGV[4] then redis.call('SET', ARGV[4], ARGV[5], 'EX', get('ttl_s')) end
 finish(ARGV[1], ARGV[2], ARGV[3])
 announce(-1, 0)
 return 1

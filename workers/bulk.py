@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -149,6 +150,7 @@ def _embed_together(
     runtime: Runtime, library: str, models: Sequence[Embedder], pending: Sequence[Pending]
 ) -> None:
     """Embeds a group of pictures under each model while the next one is read and decoded."""
+    began = time.monotonic()
     decoding = [runtime.decoders.submit(_decode, runtime, library, models, p) for p in pending]
     good: list[Pending] = []
     embeddings: list[list[Embeddings]] = [[] for _ in models]
@@ -164,6 +166,7 @@ def _embed_together(
             embeddings[place].append(model.embed_batch(pixels))
     if good:
         _write(runtime, library, models, good, embeddings)
+        runtime.catalog.note_cost(library, (time.monotonic() - began) / len(good))
 
 
 def _write(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from twinlens.models.fusion import FusedEntry
     from twinlens.models.session import Embedder
-    from twinlens.shared.messages import SearchQuery
+    from twinlens.shared.messages import CatalogEntry, SearchQuery
     from twinlens.workers.runtime import Runtime
 
 # Hits past k that are at hand when some of the best are being deleted just now.
@@ -72,7 +72,7 @@ def search(runtime: Runtime, job_id: str, query: SearchQuery, submitted_at: floa
     watch.lap("search")
     cards = {name: model.card for name, model in by_name.items()}
     weights = {name: card.weight for name, card in cards.items()} | library.weights
-    fused = fuse(exact, cards, weights)
+    fused = fuse(exact, cards, weights, limit=query.k + SPARE_HITS)
     result = _result(runtime, query, listed, fused)
     watch.lap("fuse")
     result.timing_ms = watch.timing()
@@ -139,9 +139,7 @@ def _find(
 def _result(
     runtime: Runtime, query: SearchQuery, listed: Distances, fused: Sequence[FusedEntry]
 ) -> SearchResult:
-    best = fused[: query.k + SPARE_HITS]
-    images = runtime.catalog.find(query.library, [one.image_id for one in best])
-    shown = [one for one in best if one.image_id in images][: query.k]
+    shown, images = _shown(runtime, query, fused)
     tops = {name: list(found)[: query.k] for name, found in listed.items()}
     agreed = agreement(tops, query.k)
     return SearchResult(
@@ -171,6 +169,21 @@ def _result(
         ),
         timing_ms=SearchTiming(queued=0, decode=0, embed=0, search=0, fuse=0, total=0),
     )
+
+
+def _shown(
+    runtime: Runtime, query: SearchQuery, fused: Sequence[FusedEntry]
+) -> tuple[list[FusedEntry], dict[str, CatalogEntry]]:
+    """Returns the first k that are catalogued: some of the best may be being deleted just now."""
+    shown: list[FusedEntry] = []
+    images: dict[str, CatalogEntry] = {}
+    place = 0
+    while len(shown) < query.k and place < len(fused):
+        some = fused[place : place + query.k]
+        images |= runtime.catalog.find(query.library, [one.image_id for one in some])
+        shown += [one for one in some if one.image_id in images]
+        place += query.k
+    return shown[: query.k], images
 
 
 class _Stopwatch:

@@ -69,7 +69,6 @@ class ChunkTask(BaseTask):
             return
         jobs.finish(kwargs["job_id"], problem_of(exc))
 
-
     def on_retry(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         # A worker that is told to stop hands its chunk back so: that was no try of the pictures.
         Jobs(redis_of_parent()).end_try(kwargs["job_id"], str(kwargs["chunk"]))
@@ -127,12 +126,10 @@ def _begin(job_id: str) -> bool:
     Raises:
         Crashed: It has taken its worker process with it too often.
     """
-    jobs = runtime().jobs
-    if not jobs.start(job_id):
-        return False
-    if jobs.begin_try(job_id, "task") > MAX_TRIES:
+    n_tries = runtime().jobs.begin(job_id)
+    if n_tries > MAX_TRIES:
         raise Crashed(f"The task ended its worker process {MAX_TRIES} times and was given up.")
-    return True
+    return n_tries > 0
 
 
 @celery_app.task(name=queue.EMBED_CHUNK, base=ChunkTask, bind=True, max_retries=None)
@@ -149,12 +146,14 @@ def embed_chunk(self: BaseTask, job_id: str, chunk: int) -> list[dict[str, Any]]
     return [item.model_dump(mode="json") for item in items]
 
 
-@celery_app.task(name=queue.SEARCH, base=JobTask, time_limit=queue.SEARCH_TIME_LIMIT_S)
-def search(job_id: str, query: dict[str, Any], submitted_at: float) -> dict[str, Any] | None:
+@celery_app.task(
+    name=queue.SEARCH, base=JobTask, time_limit=queue.SEARCH_TIME_LIMIT_S, ignore_result=True
+)
+def search(job_id: str, query: dict[str, Any], submitted_at: float) -> None:
     if not _begin(job_id):
-        return None
+        return
     result = search_library(runtime(), job_id, SearchQuery.model_validate(query), submitted_at)
-    return result.model_dump(mode="json")
+    runtime().jobs.finish(job_id, result=result.model_dump_json())
 
 
 @celery_app.task(name=queue.DELETE_IMAGE, base=JobTask, bind=True, max_retries=None)

@@ -121,8 +121,7 @@ class StandIn:
 
     def finish_search(self, job_id: str, result: dict[str, Any]) -> None:
         self.jobs.start(job_id)
-        self._backend.store_result(job_id, result, "SUCCESS")
-        self.jobs.finish(job_id)
+        self.jobs.finish(job_id, result=json.dumps(result))
 
     def queued(self) -> list[dict[str, Any]]:
         """Returns the waiting tasks: name, queue, id, kwargs, request_id."""

@@ -231,6 +231,22 @@ def test_a_listing_becomes_items_without_bytes(
     assert items[1]["error"]["status"] == 422
 
 
+@pytest.mark.parametrize(
+    ("cost_s", "sizes"),
+    [(None, [32, 32, 6]), (0.001, [64, 6]), (0.02, [25, 25, 20]), (1.0, [16, 16, 16, 16, 6])],
+)
+def test_chunks_are_as_long_as_pictures_of_the_library_take(
+    settings: Settings, redis: Redis, worker: StandIn, cost_s: float | None, sizes: list[int]
+) -> None:
+    client = client_of(settings.model_copy(update={"chunk_items": None}))
+    if cost_s is not None:
+        worker.catalog.note_cost("default", cost_s)
+    job = post(client, [*parts(70), END]).json
+    folder = settings.blob_dir / "manifests" / job["id"]
+    found = [len(path.read_text().splitlines()) - 1 for path in sorted(folder.iterdir())]
+    assert found == sizes
+
+
 # Fair shares.
 
 
