@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 # An entry that inflates to this many times the limit of a picture is a bomb, not a picture.
 MAX_OVERSIZE = 16
+# Pictures hardly pack; a flat BMP does by some hundred. An archive that is far past it is a bomb.
+MAX_RATIO = 200
+RATIO_GRACE_BYTES = 64 * 1024 * 1024
 # The end record has 22 bytes, then a comment of up to 65,535.
 _END_RECORD = b"PK\x05\x06"
 _END_BYTES = 22
@@ -36,11 +39,13 @@ def zip_entries(body: Iterable[bytes], max_items: int, max_picture: int) -> Iter
         PayloadTooLarge: It has too many entries.
     """
     tail = _Tail(body)
-    n_items = 0
+    n_items = n_unpacked = 0
     try:
         for raw_name, _, chunks in stream_unzip(tail, chunk_size=65_536):
             name = decode_name(raw_name)
             entry = _read_entry(name, chunks, max_picture)
+            n_unpacked += len(entry.content)
+            check_ratio(n_unpacked, tail.n_bytes)
             if is_noise(name):
                 continue
             n_items += 1
@@ -105,20 +110,36 @@ def read_bounded(chunks: Iterable[bytes], max_picture: int) -> bytes | None:
     return bytes(kept) if n_bytes <= max_picture else None
 
 
+def check_ratio(n_unpacked: int, n_packed: int) -> None:
+    """Refuses an archive that unpacks to far more than pictures do.
+
+    Args:
+        n_unpacked: Bytes that have come out of it.
+        n_packed: Bytes that have gone in.
+
+    Raises:
+        BadArchive: It does.
+    """
+    if n_unpacked > MAX_RATIO * n_packed + RATIO_GRACE_BYTES:
+        raise BadArchive(f"The archive unpacks to more than {MAX_RATIO} times its size.")
+
+
 def _reason(error: ValueError) -> str:
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", type(error).__name__.removesuffix("Error"))
     return words.lower()
 
 
 class _Tail:
-    """Passes a stream on, and remembers its last bytes."""
+    """Passes a stream on, counts its bytes, and remembers the last ones."""
 
     def __init__(self, body: Iterable[bytes]) -> None:
         self._body = body
         self._last = b""
+        self.n_bytes = 0
 
     def __iter__(self) -> Iterator[bytes]:
         for chunk in self._body:
+            self.n_bytes += len(chunk)
             self._last = (self._last + chunk)[-_TAIL_BYTES:]
             yield chunk
 

@@ -20,7 +20,7 @@ from twinlens.api.idempotency import KeyOwner, check_same_request
 from twinlens.api.intake import Accepted, new_job, store_entry, write_manifest
 from twinlens.api.problems import as_own
 from twinlens.shared.blobs import manifest_key
-from twinlens.shared.errors import StorageFull, UploadBroken, ValidationFailed
+from twinlens.shared.errors import UploadBroken, ValidationFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -79,6 +79,7 @@ class _Arrival:
         self._chunk: list[ManifestItem] = []
         self._n_chunks = 0
         self._n_kept = 0
+        self._is_closing = False  # a chunk: while it is, or if that failed
         self._owner: KeyOwner | None = None  # once the job, or an earlier one, is there
         self._renew_at = time.monotonic() + RENEW_S
 
@@ -141,6 +142,7 @@ class _Arrival:
     def _close_chunk(self, batch: BlobBatch, *, is_last: bool) -> None:
         """Queues the chunk, once its pictures and its manifest are on the disk."""
         n_pictures, number = len(self._chunk), self._n_chunks
+        self._is_closing = True
         if not self._is_repeat:
             self._gateway.limits.check_disk()
             write_manifest(batch, self._job, number, self._chunk, is_last=is_last)
@@ -148,10 +150,12 @@ class _Arrival:
         if self._owner is None:
             self._owner = self._open(is_whole=is_last)
         if not self._is_repeat:
-            self._gateway.feed.add_chunk(self._job.id, n_pictures)
+            if not self._gateway.feed.add_chunk(self._job.id, n_pictures):
+                raise UploadBroken("The upload stood still for so long that its job was closed.")
             self._n_kept += n_pictures
             self._gateway.feed_workers()
         self._chunk = []
+        self._is_closing = False
 
     def _open(self, *, is_whole: bool) -> KeyOwner:
         """Makes the job, unless the key stands for one."""
@@ -185,7 +189,8 @@ class _Arrival:
         if self._is_repeat:
             return
         is_worth_keeping = self._owner is not None or isinstance(reason, UploadBroken)
-        if is_worth_keeping and self._chunk and not isinstance(reason, StorageFull):
+        # What could not be stored, or is not taken any more, is not tried a second time.
+        if is_worth_keeping and self._chunk and not self._is_closing:
             self._close_chunk(batch, is_last=True)
         if self._owner is None:
             self._remove_manifest()

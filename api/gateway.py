@@ -6,7 +6,6 @@ starts, and says what is missing, while the parts behind it are down.
 
 from __future__ import annotations
 
-import math
 import time
 import uuid
 from dataclasses import dataclass
@@ -37,8 +36,6 @@ EXTENSION = "twinlens"
 DEFAULT_LIBRARY = "default"
 # The picture of a search waits in Redis no longer than anyone would wait for the answer.
 QUERY_TTL_S = 600
-# A search does not connect to Milvus only to see that it is there.
-MILVUS_SEEN_S = 1.0
 # Shorter than the client's socket timeout, which would end a longer BLPOP with an error.
 _REPLY_SLICE_S = 2.0
 
@@ -75,7 +72,6 @@ class Gateway:
         self.limits = Limits(settings, self.redis, self.feed)
         self.catalog = Catalog(self.redis)
         self.blobs = BlobStore(settings.blob_dir)
-        self._milvus_seen_at = -math.inf
         self._celery = queue.make_celery(settings, with_results=False)
 
     # What is there.
@@ -111,12 +107,8 @@ class Gateway:
             return dict(zip(queue.QUEUES, pipeline.execute(), strict=True))
 
     def is_milvus_listening(self) -> bool:
-        """Tells if something accepts connections at Milvus' address, or did a moment ago."""
-        if time.monotonic() >= self._milvus_seen_at + MILVUS_SEEN_S:
-            if not is_listening(self.settings.milvus_uri):
-                return False
-            self._milvus_seen_at = time.monotonic()
-        return True
+        """Tells if something accepts connections at Milvus' address."""
+        return is_listening(self.settings.milvus_uri)
 
     def check_ready(self, queue_name: Literal["search", "single"]) -> None:
         """Refuses work that could not go on, before its body is read.

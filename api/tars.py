@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import zstandard
 
-from twinlens.api.archives import is_noise, is_unsafe, read_bounded
+from twinlens.api.archives import check_ratio, is_noise, is_unsafe, read_bounded
 from twinlens.api.uploads import READ_BYTES, Entry, as_chunks, picture_entry, refused_entry
 from twinlens.shared.errors import BadArchive, PayloadTooLarge
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-# Pictures hardly pack; a flat BMP does by some hundred. What is far past it is a bomb.
-MAX_RATIO = 200
-RATIO_GRACE_BYTES = 64 * 1024 * 1024
 # A zstd frame may ask for a window of 2 TiB; `zstd --long` writes up to this much.
 MAX_ZSTD_WINDOW_BYTES = 128 * 1024 * 1024
 # A name, or the attributes of a file: tarfile reads them whole.
@@ -161,6 +158,5 @@ class _Unpacked(io.RawIOBase):
         content = self._stream.read(size)
         self.n_bytes += len(content)
         self.tail = (self.tail + content[-len(_END) :])[-len(_END) :]
-        if self.n_bytes > MAX_RATIO * self._packed.n_bytes + RATIO_GRACE_BYTES:
-            raise BadArchive(f"The archive unpacks to more than {MAX_RATIO} times its size.")
+        check_ratio(self.n_bytes, self._packed.n_bytes)
         return content

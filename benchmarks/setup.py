@@ -19,7 +19,7 @@ class Size:
 
     rounds: int = 5
     photos: int = 256  # of a bulk job
-    scaling_photos: int = 512  # the same, where the last chunk of one worker counts the most
+    scaling_photos: int = 1024  # the same, where the last chunk of one worker counts the most
     seed_photos: int = 24  # embedded as the article did, a round
     short_rounds: int = 15  # of what takes a second
     model_photos: int = 32

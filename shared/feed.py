@@ -32,7 +32,7 @@ class Feed:
         self._take = redis.register_script(scripts.TAKE)
 
     def add_chunk(self, job_id: str, n_pictures: int) -> bool:
-        """Makes a stored chunk one to be worked on. Returns False if the job has ended."""
+        """Makes a stored chunk one to be worked on. Returns False if the job takes no more."""
         return bool(self._add_chunk(keys=keys(job_id), args=[n_pictures]))
 
     def seal(self, job_id: str, error: Problem | None = None) -> None:

@@ -15,19 +15,20 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, TypeAdapter
 
 from twinlens.shared import scripts
 from twinlens.shared.errors import JobExpired, JobNotFound, Problem
 from twinlens.shared.messages import Cursor, Item, Moment, now
-from twinlens.shared.queue import result_key, result_meta
+from twinlens.shared.queue import chunk_task_id, result_key, result_meta
 from twinlens.shared.scripts import ARRIVING, SINGLES, arrival, done, events, record
 from twinlens.shared.timeline import page_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from redis import Redis
+    from redis.client import Pipeline
 
 JobKind = Literal["embed", "bulk", "search", "reindex", "delete"]
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -38,6 +39,7 @@ JOBS = "tl:jobs"
 SEARCHES = "tl:jobs:search"
 # A search is not worth keeping as long as an upload: its result is in the answer.
 SEARCH_TTL_S = 3_600
+ITEMS = TypeAdapter(list[Item])
 # A waiting caller wakes up this often to see that it is still wanted.
 WAIT_SLICE_S = 2.0
 WAIT_EVENTS = 1000
@@ -114,7 +116,6 @@ class Jobs:
         self._redis = redis
         self._start = redis.register_script(scripts.START)
         self._finish = redis.register_script(scripts.FINISH)
-        self._count = redis.register_script(scripts.COUNT)
 
     def create(self, job: Job, keep: Mapping[str, tuple[bytes, int]] | None = None) -> None:
         """Records a new job.
@@ -164,23 +165,33 @@ class Jobs:
         """Marks a job as running. Returns False if there is nothing (more) to do for it."""
         return bool(self._start(keys=scripts.keys(job_id), args=[repr(time.time())]))
 
-    def count_chunk(self, job_id: str, chunk: int, items: Iterable[Item]) -> None:
-        """Adds a chunk's outcomes to the progress, once however often it is called.
+    def count_chunk(
+        self, job_id: str, chunk: int, items: Sequence[Item], pipeline: Pipeline
+    ) -> None:
+        """Stores a chunk's outcomes and adds them to the progress, once however often it is called.
 
         The job ends with its last chunk. A job of one picture (`embed`) ends as failed if that
         picture failed; in a bulk job a failed picture is an outcome like another.
+
+        Args:
+            job_id: The job.
+            chunk: Its number.
+            items: The outcomes, in the order of the manifest.
+            pipeline: A transaction, which is executed with it.
         """
-        items = list(items)
-        failed = [item for item in items if item.error is not None]
-        problem = ""
-        if len(items) == 1 and failed and self._redis.hget(record(job_id), "kind") == "embed":
-            assert failed[0].error is not None
-            problem = failed[0].error.model_dump_json()
+        error = items[0].error if len(items) == 1 else None
         tally = [
             sum(item.outcome == outcome for item in items)
             for outcome in ("succeeded", "skipped", "failed")
         ]
-        self._count(keys=scripts.keys(job_id), args=[chunk, *tally, repr(time.time()), problem])
+        problem = "" if error is None else error.model_dump_json()
+        task_id = chunk_task_id(job_id, chunk)
+        outcomes = result_meta(task_id, ITEMS.dump_json(list(items)).decode())
+        args: list[Any] = [chunk, *tally, repr(time.time()), problem]
+        args += [result_key(task_id), outcomes]
+        # The whole script: in a transaction, one that Redis has forgotten would be left out.
+        pipeline.eval(scripts.COUNT, len(scripts.keys(job_id)), *scripts.keys(job_id), *args)
+        pipeline.execute()
 
     def begin(self, job_id: str) -> int:
         """Marks a job of one task as running, and notes that the task is begun.

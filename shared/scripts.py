@@ -6,8 +6,10 @@ stream of its events always tell the same.
 
 from __future__ import annotations
 
-# An expired job still answers 410 for this long, before its id is forgotten (404).
+# An expired job still answers 410 for this long, before its id is forgotten (404). Searches come by
+# the thousand.
 TOMBSTONE_S = 30 * 86_400
+SEARCH_TOMBSTONE_S = 86_400
 # The rate is an average whose weights fall by e in this time: some chunks of a slow model.
 RATE_WINDOW_S = 30
 
@@ -71,7 +73,8 @@ local function finish(status, moment, problem)
   redis.call('HSET', record, 'status', status, 'finished_at', moment,
              'expires_at', tostring(tonumber(moment) + ttl))
   if problem and problem ~= '' then redis.call('HSET', record, 'error', problem) end
-  redis.call('EXPIRE', record, ttl + {TOMBSTONE_S})
+  local tombstone = get('kind') == 'search' and {SEARCH_TOMBSTONE_S} or {TOMBSTONE_S}
+  redis.call('EXPIRE', record, ttl + tombstone)
   redis.call('EXPIRE', events, ttl)
   redis.call('EXPIRE', done, ttl)
   redis.call('SREM', '{ARRIVING}', get('id'))
@@ -122,11 +125,11 @@ return 1
 """
 )
 
-# ARGV: how many pictures. Returns whether the job is still open.
+# ARGV: how many pictures. Returns whether the job still takes any.
 ADD_CHUNK = (
     _COMMON
     + f"""
-if not is_open then return 0 end
+if not is_open or get('total') then return 0 end
 add('n_chunks', 1)
 add('received', ARGV[1])
 redis.call('INCRBY', '{BACKLOG}', ARGV[1])
@@ -154,7 +157,8 @@ return 1
 """
 )
 
-# ARGV: chunk, succeeded, skipped, failed, moment, the problem of a single picture or ''.
+# ARGV: chunk, succeeded, skipped, failed, moment, the problem of a single picture or '', and where
+# the outcomes go and what they are.
 # The rate is an exponential moving average of n / dt over the chunks, dt being the time since the
 # one before. `progress_of` divides it by the weight that there is so far.
 COUNT = (
@@ -162,6 +166,7 @@ COUNT = (
     + f"""
 redis.call('ZREM', '{FED}', get('id') .. '.' .. ARGV[1])
 if not is_open then return 0 end
+redis.call('SET', ARGV[7], ARGV[8], 'EX', get('ttl_s'))
 if redis.call('SETBIT', done, ARGV[1], 1) == 1 then return 0 end
 local n = ARGV[2] + ARGV[3] + ARGV[4]
 add('succeeded', ARGV[2])
@@ -175,7 +180,7 @@ local fade = math.exp(-dt / {RATE_WINDOW_S})
 local rate = number('rate') * fade + n / dt * (1 - fade)
 redis.call('HSET', record, 'rate', tostring(rate), 'counted_at', ARGV[5])
 if get('kind') == 'bulk' then redis.call('DECRBY', '{BACKLOG}', n) end
-end_if_all_is_counted(ARGV[5], ARGV[6])
+end_if_all_is_counted(ARGV[5], get('kind') == 'embed' and ARGV[6] or '')
 announce(ARGV[1], ARGV[4])
 return 1
 """

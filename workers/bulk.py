@@ -25,7 +25,9 @@ from twinlens.shared.messages import (
 from twinlens.workers.listed import store_listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from redis.client import Pipeline
 
     from twinlens.models.session import Embedder, Embeddings, Pixels
     from twinlens.shared.errors import Problem
@@ -53,7 +55,7 @@ class Pending:
 
 
 def embed_chunk(runtime: Runtime, job_id: str, chunk: int) -> list[Item]:
-    """Embeds the pictures of one chunk. Repeating it gives the same outcomes.
+    """Embeds the pictures of one chunk, and counts it. Repeating it gives the same outcomes.
 
     Returns:
         The outcome of each line of the chunk's manifest, in its order.
@@ -90,13 +92,19 @@ def embed_chunk(runtime: Runtime, job_id: str, chunk: int) -> list[Item]:
     for index, image_id in places.items():
         outcomes[index] = _outcome(entries[index], pending[image_id], is_first=image_id not in seen)
         seen.add(image_id)
-    return [outcomes[index] for index in range(len(entries))]
+    items = [outcomes[index] for index in range(len(entries))]
+    with runtime.redis.pipeline() as pipeline:
+        _add_to_catalog(runtime, pipeline, pending.values())
+        runtime.jobs.count_chunk(job_id, chunk, items, pipeline)
+    return items
 
 
-def fail_chunk(runtime: Runtime, job_id: str, chunk: int, problem: Problem) -> list[Item]:
-    """Returns a failed outcome for each picture of a chunk that could not be run."""
+def fail_chunk(runtime: Runtime, job_id: str, chunk: int, problem: Problem) -> None:
+    """Counts each picture of a chunk that could not be run as failed."""
     _, entries = read_manifest(runtime, job_id, chunk)
-    return [_failed(entry, entry.error or problem) for entry in entries]
+    items = [_failed(entry, entry.error or problem) for entry in entries]
+    with runtime.redis.pipeline() as pipeline:
+        runtime.jobs.count_chunk(job_id, chunk, items, pipeline)
 
 
 def read_manifest(
@@ -131,6 +139,10 @@ def _embed_pending(
                     ).to_problem()
                 else:
                     _embed_together(runtime, head.library, models, [one])
+                    # Whatever ends this process next, the next try goes on from here.
+                    with runtime.redis.pipeline() as pipeline:
+                        _add_to_catalog(runtime, pipeline, [one])
+                        pipeline.execute()
 
 
 @contextmanager
@@ -176,7 +188,7 @@ def _write(
     good: Sequence[Pending],
     embeddings: Sequence[Sequence[Embeddings]],
 ) -> None:
-    """Writes to Milvus, once a model and all at once, then to the catalogue."""
+    """Writes to Milvus, once a model and all models at once."""
     ids = [one.image_id for one in good]
     writing = [
         runtime.writers.submit(runtime.vectors.upsert, library, model.card, ids, chain(*rows))
@@ -184,15 +196,16 @@ def _write(
     ]
     for done in writing:
         done.result()
-    with runtime.redis.pipeline() as pipeline:
-        for one in good:
-            assert one.image is not None
-            entry = CatalogEntry(
-                image=one.image, path=image_key(library, one.image_id), added_by=one.tag
-            )
-            runtime.catalog.add(pipeline, entry)
-        pipeline.execute()
     runtime.n_pictures += len(good)
+
+
+def _add_to_catalog(runtime: Runtime, pipeline: Pipeline, pending: Iterable[Pending]) -> None:
+    """Queues the writing of the images that were embedded. Repeating it changes nothing."""
+    for one in pending:
+        if one.image is not None:
+            path = image_key(one.image.library, one.image_id)
+            entry = CatalogEntry(image=one.image, path=path, added_by=one.tag)
+            runtime.catalog.add(pipeline, entry)
 
 
 def _decode(runtime: Runtime, library: str, models: Sequence[Embedder], one: Pending) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from twinlens.shared.errors import JobExpired, JobNotFound, UploadBroken
 from twinlens.shared.messages import now
+from twinlens.shared.presence import live_workers
 from twinlens.shared.queue import UNACKED_KEY, chunk_task_id, publish_chunk
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def sweep(runtime: Runtime, app: Celery) -> None:
     """Queues lost chunks again, and seals lost uploads. One worker of all does it at a time."""
     if not runtime.redis.set("tl:sweep", runtime.name, nx=True, ex=int(SWEEP_S)):
         return
+    live_workers(runtime.redis)  # forgets the dead: chunks are fed by the number of the living
     _seal_lost_uploads(runtime)
     _requeue_lost_chunks(runtime, app)
     _requeue_lost_singles(runtime, app)

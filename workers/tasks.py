@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
 from celery.exceptions import TimeLimitExceeded
+from kombu.exceptions import OperationalError
 from redis import RedisError
 
 from twinlens.shared import queue
 from twinlens.shared.errors import Crashed, Internal, Problem, TwinlensError, Unavailable
 from twinlens.shared.jobs import Jobs
-from twinlens.shared.messages import Item, SearchQuery
+from twinlens.shared.messages import SearchQuery
 from twinlens.workers import images
 from twinlens.workers.app import celery_app, redis_of_parent, runtime
 from twinlens.workers.bulk import MAX_TRIES, fail_chunk
@@ -29,8 +31,6 @@ log = logging.getLogger(__name__)
 # Milvus may be away for as long as a restart or a repair takes: what was accepted waits.
 RETRY_AFTER_S = 5
 REPLY_TTL_S = 60
-# Celery logs what a task returned; a search's hits would fill the log.
-LOGGED_RESULT_CHARS = 80
 
 
 def problem_of(error: BaseException) -> Problem:
@@ -42,14 +42,7 @@ def problem_of(error: BaseException) -> Problem:
 
 
 class ChunkTask(BaseTask):
-    """Counts a chunk after its outcomes are stored, so that who sees the count can read them."""
-
-    resultrepr_maxsize = LOGGED_RESULT_CHARS
-
-    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
-        items = [Item.model_validate(item) for item in retval]
-        runtime().jobs.count_chunk(kwargs["job_id"], kwargs["chunk"], items)
-        runtime().feed.top_up(celery_app)
+    """Does not fail a job for what can be tried again."""
 
     def on_failure(
         self,
@@ -75,9 +68,8 @@ class ChunkTask(BaseTask):
 
 
 class JobTask(BaseTask):
-    """Ends its job's record, after the result is stored."""
+    """Ends its job's record, unless the task has done so."""
 
-    resultrepr_maxsize = LOGGED_RESULT_CHARS
     throws = (TwinlensError,)
 
     def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
@@ -132,18 +124,29 @@ def _begin(job_id: str) -> bool:
     return n_tries > 0
 
 
-@celery_app.task(name=queue.EMBED_CHUNK, base=ChunkTask, bind=True, max_retries=None)
-def embed_chunk(self: BaseTask, job_id: str, chunk: int) -> list[dict[str, Any]]:
-    if not runtime().jobs.start(job_id):
-        return []
+@celery_app.task(
+    name=queue.EMBED_CHUNK, base=ChunkTask, bind=True, max_retries=None, ignore_result=True
+)
+def embed_chunk(self: BaseTask, job_id: str, chunk: int) -> None:
     try:
-        items = embed_stored_chunk(runtime(), job_id, chunk)
+        if runtime().jobs.start(job_id):
+            _embed_or_fail(job_id, chunk)
+        else:
+            runtime().feed.forget_chunk(job_id, chunk)
     except (Unavailable, RedisError) as error:
         log.warning("chunk %d of job %s waits: %s", chunk, job_id, error)
         raise self.retry(exc=error, countdown=RETRY_AFTER_S) from error
+    with contextlib.suppress(RedisError, OperationalError):  # the sweeper does it as well
+        runtime().feed.top_up(celery_app)
+
+
+def _embed_or_fail(job_id: str, chunk: int) -> None:
+    try:
+        embed_stored_chunk(runtime(), job_id, chunk)
+    except (Unavailable, RedisError):
+        raise
     except Exception as error:  # noqa: BLE001 (a bug of ours must not hold up the rest of the job)
-        items = fail_chunk(runtime(), job_id, chunk, problem_of(error))
-    return [item.model_dump(mode="json") for item in items]
+        fail_chunk(runtime(), job_id, chunk, problem_of(error))
 
 
 @celery_app.task(

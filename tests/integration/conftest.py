@@ -18,7 +18,7 @@ from twinlens.shared.catalog import Catalog
 from twinlens.shared.jobs import Jobs
 from twinlens.shared.messages import CatalogEntry, Image, Item, Library, ModelSummary, now
 from twinlens.shared.presence import WorkerStatus, announce
-from twinlens.shared.queue import QUEUES, chunk_task_id, connect, make_celery
+from twinlens.shared.queue import QUEUES, connect
 from twinlens.shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -77,18 +77,17 @@ def client_of(settings: Settings) -> FlaskClient:
 
 
 @pytest.fixture
-def worker(settings: Settings, redis: Redis) -> StandIn:
-    return StandIn(settings, redis)
+def worker(redis: Redis) -> StandIn:
+    return StandIn(redis)
 
 
 class StandIn:
     """Does what workers do, through the interfaces that API and workers share."""
 
-    def __init__(self, settings: Settings, redis: Redis) -> None:
+    def __init__(self, redis: Redis) -> None:
         self.redis = redis
         self.jobs = Jobs(redis)
         self.catalog = Catalog(redis)
-        self._backend = make_celery(settings, with_results=True).backend
 
     def announce(self, lane: Any, milvus: str = "ok") -> None:
         status = WorkerStatus(
@@ -115,9 +114,8 @@ class StandIn:
 
     def finish_chunk(self, job_id: str, chunk: int, items: list[Item]) -> None:
         self.jobs.start(job_id)
-        outcomes = [item.model_dump(mode="json") for item in items]
-        self._backend.store_result(chunk_task_id(job_id, chunk), outcomes, "SUCCESS")
-        self.jobs.count_chunk(job_id, chunk, items)
+        with self.redis.pipeline() as pipeline:
+            self.jobs.count_chunk(job_id, chunk, items, pipeline)
 
     def finish_search(self, job_id: str, result: dict[str, Any]) -> None:
         self.jobs.start(job_id)

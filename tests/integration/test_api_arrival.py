@@ -12,6 +12,7 @@ from werkzeug.exceptions import ClientDisconnected
 
 from twinlens.api.gateway import Gateway
 from twinlens.shared.blobs import image_id_of
+from twinlens.shared.errors import UploadBroken
 from twinlens.shared.jobs import Job, Jobs
 from twinlens.shared.messages import Item, Library, now
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from twinlens.shared.settings import Settings
-
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
 
 
 def part(name: str, content: bytes) -> bytes:
@@ -207,6 +206,19 @@ def test_a_key_is_free_again_after_a_break(client: FlaskClient) -> None:
     again = post(client, [*parts(6), END], key="k")
     assert again.status_code == 202
     assert len(client.get("/v1/jobs").json["items"]) == 2
+
+
+def test_an_upload_that_was_given_up_is_told_so(
+    client: FlaskClient, settings: Settings, worker: StandIn
+) -> None:
+    def give_up() -> None:
+        Gateway(settings).feed.seal(the_job(client)["id"], UploadBroken("Lost.").to_problem())
+
+    problem = assert_problem(
+        post(client, [*parts(6), give_up, *parts(9), END]), 400, "upload-broken"
+    )
+    assert "The 4 pictures before it are kept" in problem["detail"]
+    assert the_job(client)["progress"]["total"] == 4
 
 
 def test_a_listing_becomes_items_without_bytes(

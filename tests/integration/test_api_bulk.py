@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from twinlens.shared.settings import Settings
 
-# Celery's result backend calls it.
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
-
 
 ZIP = {"content_type": "application/zip"}
 

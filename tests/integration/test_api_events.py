@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from flask.testing import FlaskClient
     from integration.conftest import StandIn
 
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
 
 BROKEN = BrokenPicture("It is broken.").to_problem()
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from twinlens.shared.settings import Settings
 
-# Celery's result backend calls it.
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
 
 PICTURE = b"\xff\xd8 the API never looks into a picture"
 FORM = "multipart/form-data"

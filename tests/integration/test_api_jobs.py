@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from flask.testing import FlaskClient
     from integration.conftest import StandIn
 
-# Celery's result backend calls it.
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
-
 
 def submit(client: FlaskClient, content: bytes = b"picture") -> str:
     response = client.post("/v1/images", data=content, content_type="image/png")

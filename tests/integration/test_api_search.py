@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from twinlens.shared.settings import Settings
 
-# Celery's result backend calls it.
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
 
 ID = "a" * 64
 FORM = {"content_type": "multipart/form-data"}

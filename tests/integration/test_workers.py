@@ -161,7 +161,7 @@ def test_lost_chunks_are_queued_again(
     files = [(f"{n}-{name}", c) for n in range(2) for name, c in small_photos.items()]
     job_id = post(client, files)
     runtime.jobs.start(job_id)
-    runtime.jobs.count_chunk(job_id, 0, embed_chunk(runtime, job_id, 0))
+    embed_chunk(runtime, job_id, 0)
     app = make_celery(settings, with_results=False)
 
     sweep_later(runtime, app)
@@ -209,7 +209,8 @@ def test_an_upload_whose_api_process_is_gone_ends_as_failed(
     sweep_later(runtime, app)
     runtime.jobs.start("lost")
     outcome = Item(name="a", image_id=None, outcome="skipped")
-    runtime.jobs.count_chunk("lost", 0, [outcome] * 4)
+    with runtime.redis.pipeline() as pipeline:
+        runtime.jobs.count_chunk("lost", 0, [outcome] * 4, pipeline)
     job_now = client.get("/v1/jobs/lost").json
     assert (job_now["status"], job_now["progress"]["skipped"]) == ("failed", 4)
     assert job_now["error"]["type"].endswith(":upload-broken")
@@ -333,8 +334,51 @@ def test_wait_returns_as_soon_as_the_job_has_ended(
     job_id = post(client, list(small_photos.items()))
     assert client.get(f"/v1/jobs/{job_id}").json["status"] == "queued"
     runtime.jobs.start(job_id)
-    runtime.jobs.count_chunk(job_id, 0, embed_chunk(runtime, job_id, 0))
+    embed_chunk(runtime, job_id, 0)
     wait_until(lambda: runtime.jobs.wait(job_id, 0).has_ended, 5)
     job = client.get(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=30"}).json
     assert job["status"] == "succeeded"
     assert counts(job) == {"total": 4, "succeeded": 4, "skipped": 0, "failed": 0}
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider'")
+def test_a_gpu_takes_real_batches_with_the_same_outcome(
+    client: FlaskClient, settings: Settings, runtime: Runtime, small_photos: dict[str, bytes]
+) -> None:
+    """Without a GPU, onnxruntime goes on to the next provider; all before it is the same."""
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    gpu = build_runtime(settings.model_copy(update={"execution_providers": providers}), ["bulk"])
+    job_id = post(client, list(small_photos.items()))
+    items = embed_chunk(gpu, job_id, 0)
+    assert [item.outcome for item in items] == ["succeeded"] * 4
+    for model in models_of(gpu):
+        for content in small_photos.values():
+            image_id = image_id_of(content)
+            _, pixels = runtime.decode(content, [model])
+            [alone] = model.embed_batch(pixels[0][None])
+            stored = gpu.vectors.fetch("default", model.card, image_id)
+            assert stored == pytest.approx(alone, abs=1e-5)
+
+
+def test_listed_pictures_are_fetched_and_stored(
+    client: FlaskClient, settings: Settings, runtime: Runtime, small_photos: dict[str, bytes]
+) -> None:
+    folder = settings.data_dir / "listed"
+    folder.mkdir()
+    for name, content in small_photos.items():
+        (folder / name).write_bytes(content)
+    paths = [folder / "coffee.png", settings.data_dir / "outside", folder / "coffee.png"]
+    lines = [json.dumps({"uri": path.as_uri()}) for path in paths]
+    answer = client.post(
+        "/v1/images/bulk", data="\n".join(lines), content_type="application/x-ndjson"
+    )
+    job_id = answer.json["id"]
+    runtime.settings = settings.model_copy(update={"allowed_roots": [folder]})
+    for outcomes in (["succeeded", "failed", "skipped"],) * 2:  # a repeat says the same
+        items = embed_chunk(runtime, job_id, 0)
+        assert [item.outcome for item in items] == outcomes
+    coffee = image_id_of(small_photos["coffee.png"])
+    assert [item.image_id for item in items] == [coffee, None, coffee]
+    assert items[1].error is not None
+    assert items[1].error.type.endswith(":source-refused")
+    assert runtime.blobs.get(image_key("default", coffee)) == small_photos["coffee.png"]

@@ -12,8 +12,8 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from twinlens.api.archives import is_noise, is_unsafe
-from twinlens.api.tars import MAX_HEADER_BYTES, MAX_RATIO, RATIO_GRACE_BYTES, tar_entries
+from twinlens.api.archives import MAX_RATIO, RATIO_GRACE_BYTES, is_noise, is_unsafe
+from twinlens.api.tars import MAX_HEADER_BYTES, tar_entries
 from twinlens.api.uploads import Entry
 from twinlens.shared.errors import BadArchive, PayloadTooLarge, TwinlensError
 

@@ -10,7 +10,13 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from twinlens.api.archives import is_noise, is_unsafe, zip_entries
+from twinlens.api.archives import (
+    MAX_RATIO,
+    RATIO_GRACE_BYTES,
+    is_noise,
+    is_unsafe,
+    zip_entries,
+)
 from twinlens.api.multipart import read_parts
 from twinlens.api.uploads import MAX_NAME_CHARS, Entry, clean_name, form_entries, read_at_most
 from twinlens.shared.errors import BadArchive, BadRequest, PayloadTooLarge, TwinlensError
@@ -176,3 +182,12 @@ def test_more_entries_than_allowed_are_refused(n_files: int) -> None:
         list(form_entries(content_type, [body], 10, LIMIT))
     with pytest.raises(PayloadTooLarge):
         list(zip_entries([zip_of(files, zipfile.ZIP_STORED)], 10, LIMIT))
+
+
+def test_a_zip_that_unpacks_to_far_more_than_pictures_do_is_refused() -> None:
+    # Each entry is below the limit of a picture, and there are many of them.
+    n_bytes = RATIO_GRACE_BYTES // 32
+    archive = zip_of([(f"{n}", bytes(n_bytes)) for n in range(64)], zipfile.ZIP_DEFLATED)
+    with pytest.raises(BadArchive, match=f"more than {MAX_RATIO} times"):
+        for _ in zip_entries(pieces(archive, 65_536), 100, n_bytes):
+            pass
