@@ -31,6 +31,8 @@ MAX_NAME_CHARS = 255
 MAX_METADATA_BYTES = 16 * 1024
 MAX_QUERY_BYTES = 64 * 1024
 READ_BYTES = 64 * 1024
+# Gunicorn receives up to so much at once, and copies what it holds with each smaller read.
+BODY_BYTES = 1024 * 1024
 METADATA_RULE = "It is a flat JSON object of strings, numbers, booleans and lists of strings."
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]|[\ud800-\udfff]")
@@ -257,6 +259,6 @@ def _unexpected(part: Part, message: str) -> ValidationFailed:
     )
 
 
-def as_chunks(stream: Any) -> Iterator[bytes]:
+def as_chunks(stream: Any, n_bytes: int = READ_BYTES) -> Iterator[bytes]:
     """Gives a file-like object in pieces."""
-    return iter(lambda: stream.read(READ_BYTES), b"")
+    return iter(lambda: stream.read(n_bytes), b"")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ class Service:
     """A service that is up."""
 
     client: httpx.Client
+    connection: HTTPConnection
     data_dir: Path
 
     def put_library(self, name: str, models: list[str]) -> None:
@@ -101,4 +103,6 @@ def serve(setup: Setup, *options: str, name: str = "data") -> Iterator[Service]:
         running_service(data_dir, 0, *options) as running,
         httpx.Client(base_url=running.url, timeout=TIMEOUT_S) as client,
     ):
-        yield Service(client, data_dir)
+        connection = HTTPConnection(client.base_url.host, client.base_url.port)
+        yield Service(client, connection, data_dir)
+        connection.close()

@@ -16,7 +16,7 @@ from twinlens.api.listings import listing_entries
 from twinlens.api.routes import DEFAULT_PROBLEM, binary, form, problems
 from twinlens.api.schemas import InLibrary, JobAnswer, SubmitHeaders
 from twinlens.api.tars import tar_entries
-from twinlens.api.uploads import as_chunks, form_entries
+from twinlens.api.uploads import BODY_BYTES, as_chunks, form_entries
 from twinlens.shared.errors import UnsupportedMedia
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def add_images(query: InLibrary, header: SubmitHeaders) -> Response:
     gateway.check_ready_for_bulk(request.content_length or 0)
     gateway.library(query.library)
     read = _reader(gateway.settings)
-    body = as_chunks(request.stream)
+    body = as_chunks(request.stream, BODY_BYTES)
     key = scoped_key(request.method, request.path, header.idempotency_key)
     accepted = accept_bulk(gateway, query.library, body, read, key)
     return answer_accepted(gateway, accepted, header.prefer)
