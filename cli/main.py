@@ -132,6 +132,13 @@ def index(
 @click.option("--text", help="Words instead of FILE, for models that have a text encoder.")
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1, 1000), help="Hits.")
 @click.option("--models", help="Models to ask, a,b,…  [default: all of the library]")
+@click.option(
+    "--rerank",
+    type=click.Choice(["neighbours", "none"]),
+    default="neighbours",
+    show_default=True,
+    help="Whether hits that are near each other as well move up.",
+)
 @click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Contact sheet, PNG.")
 @click.option("--open", "is_opened", is_flag=True, help="Show the contact sheet.")
 @url_option

@@ -36,6 +36,7 @@ from twinlens.models.scores import (
     list_recipes,
     measure_rankings,
     pairwise_distances,
+    rerank_scores,
     view_of,
 )
 from twinlens.shared.errors import BadRequest
@@ -191,9 +192,18 @@ def _measure_queries(
         views = {name: view_of(gallery, name, own) for name in gallery.models}
         is_relevant = codes[own][:, np.newaxis] == codes
         is_relevant[np.arange(len(own)), own] = False
-        scores = (fuse_scores(recipe, views) for recipe in recipes)
+        scores = (_scores_of(recipe, views, gallery, own) for recipe in recipes)
         measured.append([measure_rankings(found, is_relevant) for found in scores])
     return np.concatenate(measured, axis=2)
+
+
+def _scores_of(
+    recipe: Recipe, views: Mapping[str, View], gallery: Embedded, own: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    scores = fuse_scores(recipe, views)
+    if recipe.method is Method.NEIGHBOURS:
+        return rerank_scores(scores, recipe, gallery, own)
+    return scores
 
 
 def _measure_edits(
@@ -287,7 +297,8 @@ def _choose(rows: Sequence[_Row], counts: NDArray[np.int64]) -> tuple[int, int, 
     """The row to recommend, the best one, and by how much that is better.
 
     Recommended is the simplest that the best is not clearly better than: fewer models first, then
-    equal weights. RRF, MAX and MIN are for comparison: the service combines by weights.
+    equal weights. RRF, MAX and MIN are for comparison: the service combines by weights. Whether to
+    re-rank is the query's to say, and not the library's.
     """
     usable = [i for i, row in enumerate(rows) if row.recipe.method in _USABLE]
     precisions = np.array([rows[i].measured[0] for i in usable])

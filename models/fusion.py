@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import fsum, isfinite
@@ -101,8 +101,7 @@ def fuse(
     Raises:
         ValueError: a model of `distances` has no weight, or a negative or infinite one.
     """
-    known = {name: weights[name] for name in distances if name in weights}
-    counted = list(_shares(known, distances).items())
+    counted = list(shares_of(weights, distances).items())
     scores = {name: _similarities(distances[name], models[name]) for name in distances}
     ranks = {name: _ranks(distances[name], models[name]) for name in distances}
     fused = {
@@ -156,15 +155,26 @@ def agreement(rankings: Mapping[str, Sequence[str]], k: int) -> Agreement | None
     )
 
 
-def _shares(weights: Mapping[str, float], distances: Mapping[str, Distances]) -> dict[str, float]:
-    """Shares of the models that count, together 1; by name, so that their order adds nothing."""
-    for name in distances:
+def shares_of(weights: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
+    """Returns the shares of the models that count, together 1, by name.
+
+    A model of weight 0 does not count, unless all are 0: then all count the same.
+
+    Args:
+        weights: by model, 0 or more.
+        names: the models.
+
+    Raises:
+        ValueError: a model has no weight, or a negative or infinite one.
+    """
+    names = sorted(names)
+    for name in names:
         weight = weights.get(name)
         if weight is None or not isfinite(weight) or weight < 0:
             raise ValueError(f"model {name!r} has weight {weight}; give a number of 0 or more")
-    counting = {name: weights[name] for name in sorted(weights) if weights[name] > 0}
+    counting = {name: weights[name] for name in names if weights[name] > 0}
     if not counting:
-        counting = dict.fromkeys(sorted(weights), 1.0)
+        counting = dict.fromkeys(names, 1.0)
     # By the largest first: the sum of very large weights would be infinite.
     largest = max(counting.values(), default=1.0)
     total = fsum(weight / largest for weight in counting.values())

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from twinlens.models.card import Metric
 from twinlens.models.embeddings import Embedded
 from twinlens.models.fusion import Measured
+from twinlens.models.rerank import N_RERANKED, rerank
 
 # Cormack, Clarke, Büttcher, Reciprocal Rank Fusion outperforms Condorcet and individual Rank
 # Learning Methods, 2009: k = 60 was near the best in their pilot and kept.
@@ -38,6 +39,7 @@ class Method(StrEnum):
 
     SINGLE = "single"
     WEIGHTED = "weighted"
+    NEIGHBOURS = "neighbours"
     RRF = "rrf"
     MAX = "max"
     MIN = "min"
@@ -71,6 +73,8 @@ class Recipe:
                 return f"{names}, equal weights"
             case Method.WEIGHTED:
                 return f"{names}, {' : '.join(f'{weight:g}' for weight in self.weights)}"
+            case Method.NEIGHBOURS:
+                return f"{names}, re-ranked by neighbours"
         return f"{names}, {self.method.value}"
 
 
@@ -86,6 +90,7 @@ def list_recipes(models: Iterable[str]) -> list[Recipe]:
     recipes = [Recipe((name,), Method.SINGLE) for name in names]
     for subset in (chosen for size in sizes for chosen in combinations(names, size)):
         recipes += [Recipe(subset, Method.WEIGHTED, w) for w in _weight_grid(len(subset))]
+        recipes.append(Recipe(subset, Method.NEIGHBOURS, (1.0,) * len(subset)))
         recipes += [Recipe(subset, m) for m in (Method.RRF, Method.MAX, Method.MIN)]
     return recipes
 
@@ -194,6 +199,7 @@ def fuse_scores(recipe: Recipe, views: Mapping[str, View]) -> NDArray[np.float64
 
     SINGLE is the distance with its sign turned, WEIGHTED the weighted mean of similarities (as
     `fusion.fuse`), MAX and MIN are of similarities, RRF is the sum of 1 / (RRF_K + rank).
+    NEIGHBOURS is WEIGHTED until `rerank_scores` has reordered its first.
 
     Args:
         recipe: what is combined, and how.
@@ -207,7 +213,7 @@ def fuse_scores(recipe: Recipe, views: Mapping[str, View]) -> NDArray[np.float64
     match recipe.method:
         case Method.SINGLE:
             scores = seen[0].nearness
-        case Method.WEIGHTED:
+        case Method.WEIGHTED | Method.NEIGHBOURS:
             weighted = [(w, v) for w, v in zip(recipe.weights, seen, strict=True) if w > 0]
             parts = [weight * view.similarity for weight, view in weighted]
             scores = np.add.reduce(parts) / sum(weight for weight, _ in weighted)
@@ -218,6 +224,37 @@ def fuse_scores(recipe: Recipe, views: Mapping[str, View]) -> NDArray[np.float64
         case Method.MIN:
             scores = np.minimum.reduce([view.similarity for view in seen])
     return scores
+
+
+def rerank_scores(
+    scores: NDArray[np.float64],
+    recipe: Recipe,
+    gallery: Embedded,
+    queries: NDArray[np.intp],
+) -> NDArray[np.float64]:
+    """Reorders each query's first pictures by their neighbours, as a search does.
+
+    Args:
+        scores: of NEIGHBOURS, from `fuse_scores`, [m, n].
+        recipe: whose they are.
+        gallery: the pictures.
+        queries: [m] places of the queries among the pictures.
+
+    Returns:
+        float64 [m, n]: scores by which the reordered come first; the rest as it was.
+    """
+    first = order_by_score(scores)[:, : min(N_RERANKED, scores.shape[1] - 1)]
+    changed = scores.copy()
+    for row, (query, places) in enumerate(zip(queries, first, strict=True)):
+        some = np.r_[query, places]
+        views = {
+            name: View(model, pairwise_distances(rows, rows, model))
+            for name, model in gallery.models.items()
+            for rows in [gallery.rows[name][some]]
+        }
+        order = rerank(fuse_scores(recipe, views))
+        changed[row, places[order]] = scores[row].max() + np.arange(len(order), 0, -1)
+    return changed
 
 
 def measure_rankings(

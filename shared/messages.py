@@ -163,6 +163,11 @@ class SearchQuery(BaseModel):
         max_length=MAX_TEXT_CHARS,
         description="search with words, under the models that have a text encoder",
     )
+    rerank: Literal["neighbours", "none"] = Field(
+        "neighbours",
+        description="whether candidates that are near each other as well move up; the order of the"
+        " hits is then not that of their scores. Not done for words",
+    )
 
 
 class ModelHit(BaseModel):
@@ -203,6 +208,7 @@ class SearchTiming(BaseModel):
     embed: float
     search: float
     fuse: float
+    rerank: float = 0.0
     total: float
 
 

@@ -6,8 +6,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from twinlens.models.fusion import agreement, fuse
-from twinlens.shared.errors import BadRequest
+from twinlens.models.fusion import agreement, fuse, shares_of
+from twinlens.models.rerank import N_RERANKED
+from twinlens.shared.errors import BadRequest, ImageNotFound
 from twinlens.shared.messages import (
     Agreement,
     Hit,
@@ -17,6 +18,7 @@ from twinlens.shared.messages import (
     SearchTiming,
 )
 from twinlens.shared.queue import query_key
+from twinlens.workers.neighbours import fetch_all, order_by_neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,22 +63,40 @@ def search(runtime: Runtime, job_id: str, query: SearchQuery, submitted_at: floa
     elif query.image_id is None:
         embeddings = _embed_query(runtime, job_id, models, watch)
     else:
-        runtime.catalog.get(query.library, query.image_id)
-        stored = [(query.library, model.card, query.image_id) for model in models]
-        embeddings = dict(
-            zip(by_name, _pool.map(lambda a: runtime.vectors.fetch(*a), stored), strict=True)
-        )
+        embeddings = _stored_query(runtime, query, query.image_id, models)
         watch.lap("embed")
 
     listed, exact = _find(runtime, query, by_name, embeddings)
     watch.lap("search")
     cards = {name: model.card for name, model in by_name.items()}
     weights = {name: card.weight for name, card in cards.items()} | library.weights
-    fused = fuse(exact, cards, weights, limit=query.k + SPARE_HITS)
+    fused = fuse(exact, cards, weights, limit=max(query.k + SPARE_HITS, N_RERANKED))
+    # Words are near no picture in the way that pictures are near each other.
+    if query.rerank == "neighbours" and query.text is None:
+        shares = shares_of(weights, cards)
+        ids = [one.image_id for one in fused[:N_RERANKED]]
+        watch.lap("fuse")
+        counted = [cards[name] for name in shares]
+        stored = fetch_all(runtime.vectors, _pool, query.library, counted, ids)
+        watch.lap("search")
+        fused = order_by_neighbours(fused, stored, embeddings, cards, shares)
+        watch.lap("rerank")
     result = _result(runtime, query, listed, fused)
     watch.lap("fuse")
     result.timing_ms = watch.timing()
     return result
+
+
+def _stored_query(
+    runtime: Runtime, query: SearchQuery, image_id: str, models: Sequence[Embedder]
+) -> dict[str, Any]:
+    runtime.catalog.get(query.library, image_id)
+    cards = [model.card for model in models]
+    stored = fetch_all(runtime.vectors, _pool, query.library, cards, [image_id])
+    for name, found in stored.items():
+        if image_id not in found:
+            raise ImageNotFound(f"Model {name!r} has no embedding of image {image_id!r}.")
+    return {name: found[image_id] for name, found in stored.items()}
 
 
 def _embed_text(runtime: Runtime, text: str, models: Sequence[Embedder]) -> dict[str, Any]:
@@ -167,7 +187,7 @@ def _result(
             overlap_at_k=agreed and agreed.overlap_at_k,
             rank_correlation=agreed and agreed.rank_correlation,
         ),
-        timing_ms=SearchTiming(queued=0, decode=0, embed=0, search=0, fuse=0, total=0),
+        timing_ms=SearchTiming(queued=0, decode=0, embed=0, search=0, fuse=0, rerank=0, total=0),
     )
 
 
@@ -196,10 +216,11 @@ class _Stopwatch:
 
     def lap(self, stage: str) -> None:
         moment = time.perf_counter()
-        self._laps_ms[stage] = (moment - self._last) * 1000
+        # A stage may come twice.
+        self._laps_ms[stage] = self._laps_ms.get(stage, 0.0) + (moment - self._last) * 1000
         self._last = moment
 
     def timing(self) -> SearchTiming:
-        stages = {"decode": 0.0, "embed": 0.0} | self._laps_ms
+        stages = {"decode": 0.0, "embed": 0.0, "rerank": 0.0} | self._laps_ms
         rounded = {stage: round(ms, 2) for stage, ms in stages.items()}
         return SearchTiming(**rounded, total=round(sum(self._laps_ms.values()), 2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -106,8 +105,18 @@ def test_a_run_that_was_broken_off_goes_on(
     with subprocess.Popen(
         command(service, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        wait_until(lambda: n_jobs(service, library) > 0, 60)
-        os.kill(process.pid, number)
+        client = psutil.Process(process.pid)
+
+        def has_begun() -> bool:
+            client.suspend()  # so that it does not end while it is looked at
+            if n_jobs(service, library) > 0:
+                return True
+            client.resume()
+            return False
+
+        wait_until(has_begun, 60)
+        client.send_signal(number)
+        client.resume()
         told, complained = process.communicate(timeout=20)
     if number is signal.SIGINT:
         assert process.returncode == 130, complained

@@ -63,7 +63,7 @@ def test_the_result_has_links(client: FlaskClient, worker: StandIn) -> None:
         "image": image(ID).model_dump(mode="json"),
         "models": {"lite0": {"rank": 1, "distance": 0.2, "score": 0.9}},
     }
-    times = dict.fromkeys(("queued", "decode", "embed", "search", "fuse", "total"), 1.0)
+    times = dict.fromkeys(("queued", "decode", "embed", "search", "fuse", "rerank", "total"), 1.0)
     result = {
         "hits": [hit],
         "by_model": {"lite0": [{"rank": 1, "image_id": ID, "distance": 0.2}]},

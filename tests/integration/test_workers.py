@@ -341,6 +341,22 @@ def test_wait_returns_as_soon_as_the_job_has_ended(
     assert counts(job) == {"total": 4, "succeeded": 4, "skipped": 0, "failed": 0}
 
 
+def test_a_search_is_reranked_unless_it_is_asked_not_to_be(
+    runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
+) -> None:
+    runtime.pictures.set(query_key("q"), small_photos["coffee.png"])
+    plain = search(runtime, "q", SearchQuery(rerank="none"), time.time())
+    scores = [hit.score for hit in plain.hits]
+    assert scores == sorted(scores, reverse=True)
+    result = search(runtime, "q", SearchQuery(), time.time())
+    assert result.hits[0].image.id == plain.hits[0].image.id
+    assert {hit.image.id: hit.score for hit in result.hits} == {
+        hit.image.id: hit.score for hit in plain.hits
+    }
+    assert [hit.rank for hit in result.hits] == list(range(1, len(plain.hits) + 1))
+    assert result.by_model == plain.by_model
+
+
 @pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider'")
 def test_a_gpu_takes_real_batches_with_the_same_outcome(
     client: FlaskClient, settings: Settings, runtime: Runtime, small_photos: dict[str, bytes]
@@ -356,7 +372,7 @@ def test_a_gpu_takes_real_batches_with_the_same_outcome(
             image_id = image_id_of(content)
             _, pixels = runtime.decode(content, [model])
             [alone] = model.embed_batch(pixels[0][None])
-            stored = gpu.vectors.fetch("default", model.card, image_id)
+            stored = gpu.vectors.fetch("default", model.card, [image_id])[image_id]
             assert stored == pytest.approx(alone, abs=1e-5)
 
 

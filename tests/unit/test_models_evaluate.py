@@ -12,6 +12,7 @@ from twinlens.models.card import Metric
 from twinlens.models.evaluate import Contender, Evaluation, evaluate
 from twinlens.models.labels import Labelled
 from twinlens.models.scores import (
+    Method,
     list_recipes,
 )
 from twinlens.shared.errors import BadRequest
@@ -48,7 +49,8 @@ def test_many_models_are_combined_in_pairs_and_all_together() -> None:
     assert subsets(1) == [1]
     assert subsets(3) == [1, 1, 1, 2, 2, 2, 3]
     assert subsets(5) == [1] * 5 + [2] * 10 + [5]
-    weights = [recipe.weights for recipe in list_recipes("ab") if recipe.weights]
+    listed = list_recipes("ab")
+    weights = [recipe.weights for recipe in listed if recipe.method is Method.WEIGHTED]
     assert weights == [(1, 1), (1, 0.5), (1, 0.2), (0.5, 1), (0.2, 1)]
 
 

@@ -15,6 +15,7 @@ from twinlens.models.embeddings import Embedded
 from twinlens.models.evaluate import evaluate
 from twinlens.models.fusion import Measured, fuse, similarity
 from twinlens.models.labels import Labelled
+from twinlens.models.rerank import N_RERANKED, rerank
 from twinlens.models.scores import (
     Method,
     Recipe,
@@ -61,7 +62,7 @@ def slow_scores(embedded: Embedded, row: dict[str, Any], recipe: Recipe) -> dict
             [name] = recipe.models
             sign = 1 if MODELS[name].metric in (Metric.IP, Metric.COSINE) else -1
             return {i: sign * d for i, d in distances[name].items()}
-        case Method.WEIGHTED:
+        case Method.WEIGHTED | Method.NEIGHBOURS:
             weights = dict(zip(recipe.models, recipe.weights, strict=True))
             return {entry.image_id: entry.score for entry in fuse(distances, MODELS, weights)}
         case Method.MAX:
@@ -86,11 +87,39 @@ def slow_rrf(embedded: Embedded, row: dict[str, Any], recipe: Recipe, own: str |
     return slow_ranking(scores, own)
 
 
+def slow_reranking(
+    embedded: Embedded, row: dict[str, Any], recipe: Recipe, own: str | None
+) -> list[str]:
+    """The first N_RERANKED of a ranking by `rerank`, whose own tests compare it with the paper."""
+    ranking = slow_ranking(slow_scores(embedded, row, recipe), own)
+    rows = [row]
+    for image_id in ranking[:N_RERANKED]:
+        place = embedded.image_ids.index(image_id)
+        rows.append({name: embedded.rows[name][place] for name in recipe.models})
+    alike = [
+        [
+            fsum(
+                similarity(
+                    slow_distance(a[n], b[n], MODELS[n]), MODELS[n].metric, MODELS[n].dimension
+                )
+                for n in recipe.models
+            )
+            / len(recipe.models)
+            for b in rows
+        ]
+        for a in rows
+    ]
+    first = [ranking[place] for place in rerank(np.array(alike))]
+    return first + ranking[N_RERANKED:]
+
+
 def slow_order(
     embedded: Embedded, row: dict[str, Any], recipe: Recipe, own: str | None
 ) -> list[str]:
     if recipe.method is Method.RRF:
         return slow_rrf(embedded, row, recipe, own)
+    if recipe.method is Method.NEIGHBOURS:
+        return slow_reranking(embedded, row, recipe, own)
     return slow_ranking(slow_scores(embedded, row, recipe), own)
 
 

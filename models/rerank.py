@@ -1,0 +1,86 @@
+"""Re-ranks candidates by their neighbours: those that are near each other as well move up. Pure."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Chosen on photos of 41 labels; the paper's 20, 6 and 0.3 are for sets a hundred times as large.
+N_NEIGHBOURS = 10  # k1
+N_AVERAGED = 3  # k2
+OWN_SHARE = 0.3  # λ: of the similarity itself, beside that of the neighbourhoods
+# The best of a fused ranking, which are put into a new order among themselves.
+N_RERANKED = 100
+# A neighbour's own neighbours join where so many of them are shared.
+SHARED = 2 / 3
+
+
+def rerank(
+    similarity: NDArray[np.floating],
+    n_neighbours: int = N_NEIGHBOURS,
+    n_averaged: int = N_AVERAGED,
+    own_share: float = OWN_SHARE,
+) -> NDArray[np.intp]:
+    """Orders candidates by k-reciprocal encoding. The first stays: its evidence is direct.
+
+    Two pictures are reciprocal neighbours where each is among the nearest of the other. The
+    encoding of a picture has a weight for each of its reciprocal neighbours; two pictures are as
+    near as their encodings overlap (Jaccard), and by a share as they are themselves.
+
+    Source: Zhong, Zheng, Cao, Li: Re-ranking Person Re-identification with k-reciprocal Encoding,
+    CVPR 2017, equations 2 to 12. That the first stays is ours: on labelled photos it kept the
+    precision at 1, which fell by two points without, at the same mAP.
+
+    Args:
+        similarity: float [1 + n, 1 + n] from 0 to 1, symmetric: the query first, then the
+            candidates, the most similar to the query first.
+        n_neighbours: how many nearest count as neighbours (k1).
+        n_averaged: over how many nearest an encoding is averaged, itself the first (k2).
+        own_share: share of the pictures' own distance, from 0 to 1 (λ).
+
+    Returns:
+        intp [n]: places of the candidates, from 0, the best first. Equals keep their order.
+    """
+    if len(similarity) <= 2:
+        return np.arange(len(similarity) - 1)
+    own = 1.0 - np.clip(similarity.astype(np.float64), 0.0, 1.0)
+    np.fill_diagonal(own, 0.0)
+    # The paper's implementation scales distances so, row by row, before they become weights.
+    distance = own / np.maximum(own.max(axis=1, keepdims=True), 1e-12)
+    order = _nearest_first(distance)
+    encodings = _encode(distance, order, n_neighbours)
+    encodings = encodings[order[:, :n_averaged]].mean(axis=1)
+    overlap = np.minimum(encodings[0], encodings[1:]).sum(axis=1)
+    jaccard = 1.0 - overlap / (2.0 - overlap)
+    final = (1.0 - own_share) * jaccard + own_share * distance[0, 1:]
+    final[0] = -np.inf
+    return np.argsort(final, kind="stable")
+
+
+def _nearest_first(distance: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Returns for each picture all of them, itself first even where another is the same."""
+    itself_first = distance.copy()
+    np.fill_diagonal(itself_first, -1.0)
+    return np.argsort(itself_first, axis=1, kind="stable")
+
+
+def _encode(
+    distance: NDArray[np.float64], order: NDArray[np.intp], n_neighbours: int
+) -> NDArray[np.float64]:
+    """Returns float [n, n]: of each picture the weights of its neighbours, together 1."""
+    neighbours = _reciprocal(order, n_neighbours)
+    nearest = _reciprocal(order, round(n_neighbours / 2)).astype(np.float64)
+    n_shared = neighbours.astype(np.float64) @ nearest.T
+    is_joined = neighbours & (n_shared > SHARED * nearest.sum(axis=1))
+    expanded = neighbours | (is_joined.astype(np.float64) @ nearest > 0)
+    weights = expanded * np.exp(-distance)
+    encoded: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
+    return encoded
+
+
+def _reciprocal(order: NDArray[np.intp], n_neighbours: int) -> NDArray[np.bool_]:
+    """Tells of each pair if each is among the nearest of the other, or is it itself."""
+    is_near = np.zeros(order.shape, np.bool_)
+    np.put_along_axis(is_near, order[:, : n_neighbours + 1], values=True, axis=1)
+    both: NDArray[np.bool_] = is_near & is_near.T
+    return both
