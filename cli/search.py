@@ -58,7 +58,8 @@ def show_result(result: SearchResult) -> None:
     timing = result.timing_ms
     click.echo(
         f"{timing.total:.0f} ms: queued {timing.queued:.1f}, decode {timing.decode:.1f},"
-        f" embed {timing.embed:.1f}, search {timing.search:.1f}, fuse {timing.fuse:.1f}"
+        f" embed {timing.embed:.1f}, search {timing.search:.1f}, fuse {timing.fuse:.1f},"
+        f" re-rank {timing.rerank:.1f}"
     )
 
 
