@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,9 @@ def draw_sheet(query: bytes | None, title: str, rows: Mapping[str, Sequence[Cell
         _paste(sheet, thumbnail(query, CELL_PX), GAP_PX, GAP_PX)
     beside = 2 * GAP_PX + CELL_PX
     draw.text((beside, GAP_PX), "query", INK, heading)
-    draw.text((beside, GAP_PX + 2 * LINE_PX), title, FADED, text)
+    n_chars = (width - beside) * MAX_CHARS // CELL_PX
+    lines = "\n".join(textwrap.wrap(title, n_chars))
+    draw.multiline_text((beside, GAP_PX + 2 * LINE_PX), lines, FADED, text)
     top = 2 * GAP_PX + CELL_PX
     for name, cells in rows.items():
         draw.line((GAP_PX, top, width - GAP_PX, top), RULE)
