@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from flask import current_app
-from pydantic import TypeAdapter
 
 from twinlens.api.idempotency import IdempotencyKeys, check_same_request
 from twinlens.api.limits import Limits
@@ -22,7 +21,7 @@ from twinlens.shared.blobs import BlobStore
 from twinlens.shared.catalog import Catalog
 from twinlens.shared.errors import LibraryNotFound, Unavailable
 from twinlens.shared.feed import Feed
-from twinlens.shared.jobs import Job, Jobs
+from twinlens.shared.jobs import ITEMS, Job, Jobs
 from twinlens.shared.log import request_id
 from twinlens.shared.messages import Item, Library
 from twinlens.shared.presence import WorkerStatus, live_workers
@@ -38,8 +37,6 @@ DEFAULT_LIBRARY = "default"
 QUERY_TTL_S = 600
 # Shorter than the client's socket timeout, which would end a longer BLPOP with an error.
 _REPLY_SLICE_S = 2.0
-
-_ITEMS = TypeAdapter(list[Item])
 
 
 @dataclass(frozen=True)
@@ -224,9 +221,7 @@ class Gateway:
     def chunk_items(self, job_id: str, chunks: Sequence[int]) -> list[list[Item]]:
         """Reads outcomes, chunk by chunk; a chunk that is not done has none."""
         ids = [queue.chunk_task_id(job_id, chunk) for chunk in chunks]
-        return [
-            _ITEMS.validate_python(items or []) for items in queue.read_results(self.redis, ids)
-        ]
+        return [ITEMS.validate_python(items or []) for items in queue.read_results(self.redis, ids)]
 
 
 def current_gateway() -> Gateway:

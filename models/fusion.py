@@ -72,7 +72,7 @@ def similarity(distance: float, metric: Metric, dimension: int) -> float:
         metric: what it is.
         dimension: numbers or bits of an embedding.
     """
-    start, slope = _line(metric, dimension)
+    start, slope = line_of(metric, dimension)
     return _clip(start + slope * distance)
 
 
@@ -181,7 +181,7 @@ def shares_of(weights: Mapping[str, float], names: Iterable[str]) -> dict[str, f
     return {name: weight / largest / total for name, weight in counting.items()}
 
 
-def _line(metric: Metric, dimension: int) -> tuple[float, float]:
+def line_of(metric: Metric, dimension: int) -> tuple[float, float]:
     """Returns the cosine at distance 0, and by how much it rises with the distance."""
     match metric:
         case Metric.L2:
@@ -198,7 +198,7 @@ def _clip(cosine: float) -> float:
 
 
 def _similarities(distances: Distances, model: Measured) -> dict[str, float]:
-    start, slope = _line(model.metric, model.dimension)
+    start, slope = line_of(model.metric, model.dimension)
     return {image_id: _clip(start + slope * far) for image_id, far in distances.items()}
 
 

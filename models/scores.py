@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from twinlens.models.card import Metric
 from twinlens.models.embeddings import Embedded
-from twinlens.models.fusion import Measured
+from twinlens.models.fusion import Measured, line_of
 from twinlens.models.rerank import N_RERANKED, rerank
 
 # Cormack, Clarke, Büttcher, Reciprocal Rank Fusion outperforms Condorcet and individual Rank
@@ -128,14 +128,8 @@ def pairwise_distances(
 
 def similarities(distances: NDArray[np.float64], model: Measured) -> NDArray[np.float64]:
     """Turns distances into scores from 0 to 1, as `fusion.similarity` does one."""
-    match model.metric:
-        case Metric.L2:
-            cosines = 1.0 - distances / 2.0
-        case Metric.IP | Metric.COSINE:
-            cosines = distances
-        case Metric.HAMMING:
-            cosines = 1.0 - 2.0 * distances / model.dimension
-    return np.clip(cosines, 0.0, 1.0)
+    start, slope = line_of(model.metric, model.dimension)
+    return np.clip(start + slope * distances, 0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -93,9 +93,9 @@ class Catalog:
         stored = self._redis.hgetall(LIBRARIES)
         return [Library.model_validate_json(text) for _, text in sorted(stored.items())]
 
-    def note_cost(self, library: str, picture_s: float) -> None:
-        """Says how long a picture of a library takes with all its models, on one core."""
-        self._redis.hset(COSTS, library, repr(picture_s))
+    def note_cost(self, pipeline: Pipeline, library: str, picture_s: float) -> None:
+        """Queues to say how long a picture of a library takes with all its models, on one core."""
+        pipeline.hset(COSTS, library, repr(picture_s))
 
     def cost_s(self, library: str) -> float | None:
         """Returns how long a picture took lately; None before the first."""

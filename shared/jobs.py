@@ -190,7 +190,8 @@ class Jobs:
         args: list[Any] = [chunk, *tally, repr(time.time()), problem]
         args += [result_key(task_id), outcomes]
         # The whole script: in a transaction, one that Redis has forgotten would be left out.
-        pipeline.eval(scripts.COUNT, len(scripts.keys(job_id)), *scripts.keys(job_id), *args)
+        keys = scripts.keys(job_id)
+        pipeline.eval(scripts.COUNT, len(keys), *keys, *args)
         pipeline.execute()
 
     def begin(self, job_id: str) -> int:

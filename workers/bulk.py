@@ -87,7 +87,9 @@ def embed_chunk(runtime: Runtime, job_id: str, chunk: int) -> list[Item]:
             places[index] = entry.image_id
             pending.setdefault(entry.image_id, Pending(entry, entry.image_id, tag))
 
+    began = time.monotonic()
     _embed_pending(runtime, head, chunk, models, list(pending.values()))
+    took_s = time.monotonic() - began
     seen: set[str] = set()
     for index, image_id in places.items():
         outcomes[index] = _outcome(entries[index], pending[image_id], is_first=image_id not in seen)
@@ -95,6 +97,8 @@ def embed_chunk(runtime: Runtime, job_id: str, chunk: int) -> list[Item]:
     items = [outcomes[index] for index in range(len(entries))]
     with runtime.redis.pipeline() as pipeline:
         _add_to_catalog(runtime, pipeline, pending.values())
+        if n_embedded := sum(one.image is not None for one in pending.values()):
+            runtime.catalog.note_cost(pipeline, head.library, took_s / n_embedded)
         runtime.jobs.count_chunk(job_id, chunk, items, pipeline)
     return items
 
@@ -162,7 +166,6 @@ def _embed_together(
     runtime: Runtime, library: str, models: Sequence[Embedder], pending: Sequence[Pending]
 ) -> None:
     """Embeds a group of pictures under each model while the next one is read and decoded."""
-    began = time.monotonic()
     decoding = [runtime.decoders.submit(_decode, runtime, library, models, p) for p in pending]
     good: list[Pending] = []
     embeddings: list[list[Embeddings]] = [[] for _ in models]
@@ -178,7 +181,6 @@ def _embed_together(
             embeddings[place].append(model.embed_batch(pixels))
     if good:
         _write(runtime, library, models, good, embeddings)
-        runtime.catalog.note_cost(library, (time.monotonic() - began) / len(good))
 
 
 def _write(

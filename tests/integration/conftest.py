@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from twinlens.shared.queue import QUEUES, connect
 from twinlens.shared.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from redis import Redis
 
@@ -203,3 +204,29 @@ def assert_problem(response: Any, status: int, code: str) -> dict[str, Any]:
 def counts(job: dict[str, Any]) -> dict[str, int | None]:
     """Returns how many pictures of a job have which outcome."""
     return {name: job["progress"][name] for name in ("total", "succeeded", "skipped", "failed")}
+
+
+class Body(io.RawIOBase):
+    """A body whose pieces are made as they are read: each may look at the service meanwhile."""
+
+    def __init__(self, pieces: Iterable[bytes | Exception | Callable[[], None]]) -> None:
+        self._pieces = iter(pieces)
+        self._left = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            if isinstance(piece, bytes):
+                self._left = piece
+            elif isinstance(piece, Exception):
+                raise piece
+            else:
+                piece()
+        n_bytes = min(len(buffer), len(self._left))
+        buffer[:n_bytes], self._left = self._left[:n_bytes], self._left[n_bytes:]
+        return n_bytes

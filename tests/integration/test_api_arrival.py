@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.conftest import assert_problem, client_of, counts
+from integration.conftest import Body, assert_problem, client_of, counts
 from werkzeug.exceptions import ClientDisconnected
 
 from twinlens.api.gateway import Gateway
@@ -29,32 +28,6 @@ if TYPE_CHECKING:
 def part(name: str, content: bytes) -> bytes:
     named = f'form-data; name="files"; filename="{name}"'
     return f"--b\r\nContent-Disposition: {named}\r\n\r\n".encode() + content + b"\r\n"
-
-
-class Body(io.RawIOBase):
-    """A body whose pieces are made as they are read: each may look at the service meanwhile."""
-
-    def __init__(self, pieces: Iterable[bytes | Exception | Callable[[], None]]) -> None:
-        self._pieces = iter(pieces)
-        self._left = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._left:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return 0
-            if isinstance(piece, bytes):
-                self._left = piece
-            elif isinstance(piece, Exception):
-                raise piece
-            else:
-                piece()
-        n_bytes = min(len(buffer), len(self._left))
-        buffer[:n_bytes], self._left = self._left[:n_bytes], self._left[n_bytes:]
-        return n_bytes
 
 
 def post(
@@ -252,7 +225,9 @@ def test_chunks_are_as_long_as_pictures_of_the_library_take(
 ) -> None:
     client = client_of(settings.model_copy(update={"chunk_items": None}))
     if cost_s is not None:
-        worker.catalog.note_cost("default", cost_s)
+        with redis.pipeline() as pipeline:
+            worker.catalog.note_cost(pipeline, "default", cost_s)
+            pipeline.execute()
     job = post(client, [*parts(70), END]).json
     folder = settings.blob_dir / "manifests" / job["id"]
     found = [len(path.read_text().splitlines()) - 1 for path in sorted(folder.iterdir())]

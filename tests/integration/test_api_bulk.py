@@ -8,7 +8,7 @@ import zipfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.conftest import assert_problem, client_of, counts, form_body
+from integration.conftest import Body, assert_problem, client_of, counts, form_body
 
 from twinlens.shared.blobs import BlobStore, image_key, manifest_key
 from twinlens.shared.messages import Item, ManifestHead, ManifestItem
@@ -302,24 +302,10 @@ def test_memory_does_not_grow_with_the_upload(settings: Settings, worker: StandI
     client = client_of(settings.model_copy(update={"max_body_bytes": 10**9}))
     head = '--b\r\nContent-Disposition: form-data; name="files"; filename="{}"\r\n\r\n'
 
-    class Body(io.RawIOBase):
-        def __init__(self) -> None:
-            self._pieces = self._generate()
-            self._left = b""
-
-        def _generate(self) -> Iterator[bytes]:
-            for n in range(4000):
-                yield head.format(n).encode() + b"%06d" % n * 1600 + b"\r\n"
-            yield b"--b--\r\n"
-
-        def readable(self) -> bool:
-            return True
-
-        def readinto(self, buffer: Any) -> int:
-            self._left = self._left or next(self._pieces, b"")
-            n_bytes = min(len(buffer), len(self._left))
-            buffer[:n_bytes], self._left = self._left[:n_bytes], self._left[n_bytes:]
-            return n_bytes
+    def pieces() -> Iterator[bytes]:
+        for n in range(4000):
+            yield head.format(n).encode() + b"%06d" % n * 1600 + b"\r\n"
+        yield b"--b--\r\n"
 
     post_files(client, {"first.jpg": b"what is loaded once is not counted"})
     tracemalloc.start()
@@ -329,7 +315,7 @@ def test_memory_does_not_grow_with_the_upload(settings: Settings, worker: StandI
             environ_overrides={
                 # The test client would write a boundary of its own into a given content type.
                 "CONTENT_TYPE": "multipart/form-data; boundary=b",
-                "wsgi.input": Body(),
+                "wsgi.input": Body(pieces()),
                 "wsgi.input_terminated": True,
             },
         )
