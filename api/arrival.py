@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # A task should be short, so that jobs take turns often and the last ones end together, and long
-# beside the 10 ms that it costs by itself. From 16 to 64 pictures of 7 to 19 ms the rate was the
-# same within 2 %.
+# beside what it costs by itself. From 16 to 64 pictures the rate was the same within some per cent
+# (docs/decisions/0005-feeding.md).
 TASK_S = 0.5
 CHUNK_ITEMS = 32  # before anything is measured
 MIN_CHUNK_ITEMS, MAX_CHUNK_ITEMS = 16, 64
