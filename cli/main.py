@@ -13,6 +13,7 @@ from twinlens.cli.addresses import DEFAULT_URL
 from twinlens.cli.models import compare_models, evaluate_models, models
 
 if TYPE_CHECKING:
+    from twinlens.cli.up import MilvusKind
     from twinlens.shared.settings import Settings
 
 url_option = click.option(
@@ -57,11 +58,17 @@ def main() -> None:
 @click.option("--workers", type=click.IntRange(1), help="Bulk processes.  [default: one a core]")
 @click.option("--redis-url", help="A Redis or Valkey that runs already.")
 @click.option("--milvus-uri", help="A Milvus that runs already.")
-def up(workers: int | None, **options: Any) -> None:
+@click.option(
+    "--milvus",
+    type=click.Choice(["lite", "standalone"]),
+    help="Which Milvus to start: Milvus Lite for some 50,000 pictures, or the real one.  "
+    "[default: lite]",
+)
+def up(workers: int | None, milvus: MilvusKind | None, **options: Any) -> None:
     """Run the whole service in the foreground; Ctrl-C stops it."""
     from twinlens.cli.up import run_up
 
-    run_up(_settings(options), workers)
+    run_up(_settings(options), workers, milvus)
 
 
 @main.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import socket
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from twinlens.cli import standalone
 from twinlens.cli.addresses import url_of
 from twinlens.cli.errors import CommandRefused
 from twinlens.cli.supervisor import Service
@@ -18,6 +20,8 @@ from twinlens.shared.queue import LANES, Lane
 from twinlens.shared.scripts import WORKERS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from twinlens.shared.settings import Settings
 
 PROBE_TIMEOUT_S = 2.0
@@ -53,7 +57,7 @@ def valkey(data_dir: Path, port: int) -> Service:
     return Service("valkey", command, dict(os.environ), is_ready=lambda: _is_fresh(port))
 
 
-def milvus(data_dir: Path, port: int) -> Service:
+def milvus_lite(data_dir: Path, port: int) -> Service:
     """Returns the embedded Milvus Lite, as a server that all workers share.
 
     Raises:
@@ -71,6 +75,30 @@ def milvus(data_dir: Path, port: int) -> Service:
         env[name] = ":".join(filter(None, [str(programs), env.get(name)]))
     words = (programs / "milvus", data_dir / "milvus.db", f"127.0.0.1:{port}", "ERROR")
     return Service("milvus", [*map(str, words)], env, is_ready=lambda: _accepts(port))
+
+
+def milvus_standalone(data_dir: Path, ports: Mapping[str, int]) -> Service:
+    """Returns the real Milvus, with its etcd and its message queue in the same process.
+
+    Args:
+        data_dir: What it keeps.
+        ports: One for each of `standalone.PORTS`. It answers clients on `proxy.port`.
+
+    Raises:
+        CommandRefused: It is not installed.
+    """
+    programs = standalone.unpack_programs()
+    # Nothing of our environment: it takes what it finds there as its settings.
+    env = standalone.write_settings(data_dir, ports) | {"LD_LIBRARY_PATH": str(programs)}
+    health, clients = (f"http://127.0.0.1:{ports[name]}" for name in ("metrics.port", "proxy.port"))
+    return Service(
+        "milvus",
+        [str(programs / "milvus"), "run", "standalone"],
+        env,
+        is_ready=lambda: _is_ok(f"{health}/healthz") and _has_loaded(clients),
+        start_s=90.0,
+        grace_s=10.0,
+    )
 
 
 def workers(settings: Settings, n_bulk: int | None) -> list[Service]:
@@ -144,16 +172,36 @@ def _accepts(port: int) -> bool:
         return False
 
 
+def _has_loaded(url: str) -> bool:
+    """Tells if the real Milvus has all its collections in memory.
+
+    It says that it is healthy before, and for some seconds a search would fail.
+    """
+    listed = json.loads(_get(f"{url}/v1/vector/collections") or "{}")
+    if listed.get("code") != http.HTTPStatus.OK:
+        return False
+    described = (
+        _get(f"{url}/v1/vector/collections/describe?collectionName={name}")
+        for name in listed["data"] or []
+    )
+    return not any(b"LoadStateLoading" in (answer or b"LoadStateLoading") for answer in described)
+
+
 def _is_ok(url: str) -> bool:
-    """Tells if a URL answers 200. Never through a proxy: the service is on this machine."""
+    return _get(url) is not None
+
+
+def _get(url: str) -> bytes | None:
+    """Returns what a URL answers with 200. Never through a proxy: it is on this machine."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(
         parts.hostname or "", parts.port, timeout=PROBE_TIMEOUT_S
     )
     try:
-        connection.request("GET", parts.path)
-        return connection.getresponse().status == http.HTTPStatus.OK
+        connection.request("GET", f"{parts.path}?{parts.query}")
+        answer = connection.getresponse()
+        return answer.read() if answer.status == http.HTTPStatus.OK else None
     except (OSError, http.client.HTTPException):
-        return False
+        return None
     finally:
         connection.close()

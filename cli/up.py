@@ -7,11 +7,11 @@ import fcntl
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from twinlens.cli import parts
+from twinlens.cli import parts, standalone
 from twinlens.cli.addresses import check_host, check_port, pick_port, url_of
 from twinlens.cli.errors import CommandRefused
 from twinlens.cli.supervisor import Supervisor
@@ -27,13 +27,18 @@ if TYPE_CHECKING:
 LOCK_WAIT_S = 2.0
 SERVICES_FILE = "services.json"
 
+MilvusKind = Literal["lite", "standalone"]
+# Where each keeps its vectors: neither can read the other's.
+MILVUS_DIRS: dict[MilvusKind, str] = {"lite": "milvus", "standalone": "milvus-standalone"}
 
-def run_up(settings: Settings, n_workers: int | None) -> None:
+
+def run_up(settings: Settings, n_workers: int | None, milvus: MilvusKind | None = None) -> None:
     """Starts everything, keeps it running, and stops it when a signal comes.
 
     Args:
         settings: A `redis_url` or `milvus_uri` that was set names a server that runs already.
         n_workers: Bulk processes; by default one a core, or one on a GPU.
+        milvus: Which Milvus to start; by default Milvus Lite, where none is named.
 
     Raises:
         CommandRefused: The address or the data directory cannot be had.
@@ -42,12 +47,16 @@ def run_up(settings: Settings, n_workers: int | None) -> None:
     check_host(settings.host, unsafe_bind=settings.unsafe_bind)
     if settings.port:
         check_port(settings.host, settings.port)
+    if milvus and "milvus_uri" in settings.model_fields_set:
+        raise CommandRefused(
+            "give either --milvus, for one that is started, or --milvus-uri, for one that runs"
+        )
     data_dir = _make_data_dir(settings.data_dir)
     with _lock(data_dir) as lock_fd:
-        state = _State(data_dir)
         chosen = {"data_dir": data_dir, "port": settings.port or pick_port(settings.host)}
         settings = settings.model_copy(update=chosen)
-        settings, stores = _embed_stores(settings, state)
+        state = _State(data_dir, settings.port)
+        settings, stores = _embed_stores(settings, state, milvus or "lite")
         steps = [*([store] for store in stores), parts.workers(settings, n_workers)]
         steps.append([parts.api(settings)])
         state.keep(settings)
@@ -58,7 +67,8 @@ def run_up(settings: Settings, n_workers: int | None) -> None:
 class _State:
     """What is remembered in the data directory: where parts listen, and who they are."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, api_port: int) -> None:
+        self._api_port = api_port
         self._path = data_dir / SERVICES_FILE
         self._kept: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):
@@ -66,9 +76,13 @@ class _State:
 
     def port(self, part: str) -> int:
         """Returns the port that a part had, if it is free, or another; and remembers it."""
-        ports = self._kept.setdefault("ports", {})
-        ports[part] = pick_port(wanted=ports.get(part))
-        return int(ports[part])
+        ports: dict[str, int] = self._kept.setdefault("ports", {})
+        port = pick_port(wanted=ports.pop(part, None))
+        # Free until its part is started, so it can be picked twice.
+        while port == self._api_port or port in ports.values():
+            port = pick_port()
+        ports[part] = port
+        return port
 
     def keep(self, settings: Settings) -> None:
         self._kept |= {
@@ -85,7 +99,9 @@ class _State:
         whole.replace(self._path)
 
 
-def _embed_stores(settings: Settings, state: _State) -> tuple[Settings, list[Service]]:
+def _embed_stores(
+    settings: Settings, state: _State, milvus: MilvusKind
+) -> tuple[Settings, list[Service]]:
     """Adds the servers that nobody named, and names them in the settings."""
     stores: list[Service] = []
     if "redis_url" not in settings.model_fields_set:
@@ -93,10 +109,39 @@ def _embed_stores(settings: Settings, state: _State) -> tuple[Settings, list[Ser
         stores.append(parts.valkey(settings.data_dir / "redis", port))
         settings = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"})
     if "milvus_uri" not in settings.model_fields_set:
-        port = state.port("milvus")
-        stores.append(parts.milvus(settings.data_dir / "milvus", port))
+        _check_vectors(settings.data_dir, milvus)
+        service, port = _milvus(settings.data_dir / MILVUS_DIRS[milvus], state, milvus)
+        stores.append(service)
         settings = settings.model_copy(update={"milvus_uri": f"http://127.0.0.1:{port}"})
     return settings, stores
+
+
+def _milvus(data_dir: Path, state: _State, kind: MilvusKind) -> tuple[Service, int]:
+    if kind == "lite":
+        port = state.port("milvus")
+        return parts.milvus_lite(data_dir, port), port
+    ports = {name: state.port(f"milvus {name}") for name in standalone.PORTS}
+    service = parts.milvus_standalone(data_dir, ports)
+    listed = ", ".join(str(ports[name]) for name in standalone.OPEN_PORTS)
+    _say(
+        "milvus has no authentication and listens on all interfaces; where other machines reach"
+        f" this one, close its ports with a firewall: {listed}"
+    )
+    return service, ports["proxy.port"]
+
+
+def _check_vectors(data_dir: Path, milvus: MilvusKind) -> None:
+    """Refuses to serve pictures without their vectors.
+
+    Raises:
+        CommandRefused: The vectors of this data directory are in the other Milvus.
+    """
+    for kind, name in MILVUS_DIRS.items():
+        if kind != milvus and (data_dir / name).is_dir():
+            raise CommandRefused(
+                f"the vectors of {data_dir} are in {name}, which Milvus {milvus} cannot read; use"
+                f" --milvus {kind}, or index the pictures into another --data-dir"
+            )
 
 
 def _make_data_dir(path: Path) -> Path:

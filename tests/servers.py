@@ -8,7 +8,9 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
-from twinlens.cli import parts
+import pytest
+
+from twinlens.cli import parts, standalone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,24 +35,45 @@ def wait_until(predicate: Callable[[], bool], deadline_s: float) -> None:
 @contextlib.contextmanager
 def running_valkey(folder: Path) -> Iterator[str]:
     port = free_port()
-    with _running(parts.valkey(folder / "valkey", port)):
+    with _running(parts.valkey(folder / "valkey", port), folder):
         yield f"redis://127.0.0.1:{port}/0"
 
 
 @contextlib.contextmanager
 def running_milvus(folder: Path) -> Iterator[str]:
     port = free_port()
-    with _running(parts.milvus(folder / "milvus", port)):
+    with _running(parts.milvus_lite(folder / "milvus", port), folder):
         yield f"http://127.0.0.1:{port}"
 
 
+# The wheel of the real Milvus is for Linux on x86-64 alone.
+needs_standalone = pytest.mark.skipif(
+    not standalone.is_installed(), reason="there is no wheel of the real Milvus for this platform"
+)
+
+
 @contextlib.contextmanager
-def _running(service: Service) -> Iterator[None]:
-    with subprocess.Popen(
-        service.command, env=dict(service.env), stdout=subprocess.DEVNULL
-    ) as process:
+def running_standalone(folder: Path) -> Iterator[str]:
+    ports = dict.fromkeys(standalone.PORTS, 0)
+    while len(set(ports.values())) < len(ports):
+        ports = {name: free_port() for name in ports}
+    with _running(parts.milvus_standalone(folder / "milvus-standalone", ports), folder):
+        yield f"http://127.0.0.1:{ports['proxy.port']}"
+
+
+@contextlib.contextmanager
+def _running(service: Service, folder: Path) -> Iterator[None]:
+    with (
+        (folder / f"{service.name}.log").open("ab") as log,
+        subprocess.Popen(
+            service.command, env=dict(service.env), stdout=log, stderr=subprocess.STDOUT
+        ) as process,
+    ):
         try:
             wait_until(service.is_ready, service.start_s)
             yield
         finally:
             process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(service.grace_s)
+            process.kill()
