@@ -1,4 +1,4 @@
-"""`twinlens evaluate` and `compare-models`: which models find what, on the user's own photos."""
+"""`evaluate`, `compare-models`, `models calibrate`: models measured on the user's own photos."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from twinlens.api.schemas import LibraryPlan
 from twinlens.cli.client import Client
+from twinlens.cli.editions import change_library
 from twinlens.cli.errors import CommandFailed
+from twinlens.cli.index import OUTAGE_S
 from twinlens.cli.sheet import MAX_COLUMNS, Cell, draw_sheet
 from twinlens.cli.sources import find_files
 from twinlens.cli.tables import print_table
+from twinlens.models.calibration import calibrate, measure_model, prior_of
 from twinlens.models.edits import EDITS, N_EDITED, embed_edits
 from twinlens.models.embeddings import EmbeddingCache, embed_all
-from twinlens.models.evaluate import Estimate, evaluate
+from twinlens.models.evaluate import RARE_SCORE, Estimate, evaluate, label_codes
 from twinlens.models.labels import read_labels
 from twinlens.models.pictures import thumbnail
 from twinlens.models.report import ComparedRankings, compare_rankings, render_report
+from twinlens.models.scores import Method
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +34,11 @@ if TYPE_CHECKING:
     from twinlens.models.evaluate import Contender, Recommendation
     from twinlens.models.registry import Registry
     from twinlens.models.session import Embedder
+
+# Of the best, whose figures by source are printed too.
+N_BY_SOURCE = 8
+# Pictures that a model is calibrated on: two million pairs.
+N_CALIBRATED = 2_000
 
 
 def run_evaluate(
@@ -63,6 +73,11 @@ def run_evaluate(
         [_row(contender) for contender in found.contenders],
         f"{found.n_queries} queries of {found.n_query_labels} labels, {found.n_pictures} pictures",
     )
+    _print_sources(found.contenders)
+    # Two labels at least, or the list would have been refused; but not all may be embedded.
+    if found.rare_shares:
+        shares = ", ".join(f"{name} {share:.2%}" for name, share in found.rare_shares.items())
+        click.echo(f"of pairs of different labels, these score {RARE_SCORE} or more: {shares}")
     click.echo(found.recommendation.sentence)
     try:
         report.write_text(render_report(found, embedded, pictures, labels.name), encoding="utf-8")
@@ -102,6 +117,40 @@ def run_compare(
     click.echo(f"saved {save}")
 
 
+def run_calibrate(registry: Registry, ref: str, photos: Path, cache: Path) -> None:
+    """Measures how far apart a model puts unrelated pictures, and writes it into its card.
+
+    Args:
+        registry: The models.
+        ref: Which.
+        photos: A folder, or a CSV of `file` and `label`. With labels it is known which pairs are
+            unrelated; without them the exponent stays, and little rests on few pictures.
+        cache: Keeps embeddings.
+
+    Raises:
+        CommandFailed: The labelled pictures are too few, or the model sees no difference.
+    """
+    pictures = read_labels(photos) if photos.is_file() else []
+    files = [picture.path for picture in pictures] or find_files([photos]).pictures
+    chosen = np.random.default_rng(0).permutation(len(files))[:N_CALIBRATED]
+    embedder = registry.open(ref)
+    with _progress("embedding", len(chosen)) as on_progress:
+        some = [files[place] for place in sorted(chosen)]
+        embedded = embed_all([embedder], some, EmbeddingCache(cache), on_progress)
+    [rows] = embedded.rows.values()
+    if pictures:
+        try:
+            found = measure_model(rows, label_codes(embedded, pictures))
+        except ValueError as error:
+            raise CommandFailed(str(error)) from error
+    else:
+        found = calibrate(rows, prior_of(embedder.card))
+    registry.rewrite(embedder.card.model_copy(update={"calibration": found}))
+    click.echo(f"the card of {embedder.card.ref} has now:\n[calibration]")
+    for name, value in found.model_dump(mode="json").items():
+        click.echo(f"{name} = {value}")
+
+
 def _row(contender: Contender) -> tuple[str, ...]:
     precision, near = contender.mean_average_precision, contender.near_duplicates
     return (
@@ -116,6 +165,21 @@ def _row(contender: Contender) -> tuple[str, ...]:
     )
 
 
+def _print_sources(contenders: Sequence[Contender]) -> None:
+    """Prints the mAP by source of each model and of the best combinations."""
+    shown = [
+        one
+        for place, one in enumerate(contenders)
+        if place < N_BY_SOURCE or one.recipe.method is Method.SINGLE
+    ]
+    if shown[0].by_source:
+        rows = [
+            (one.title, *(f"{by.value:.3f}  {_interval(by)}" for by in one.by_source.values()))
+            for one in shown
+        ]
+        print_table(("models", *shown[0].by_source), rows, "mAP by source, 95 %")
+
+
 def _interval(estimate: Estimate, sign: str = "") -> str:
     return f"{estimate.low:{sign}.3f} to {estimate.high:{sign}.3f}"
 
@@ -127,9 +191,13 @@ def _apply(
     refs |= {ref: ref for ref in refs.values()}
     models = [refs[name] for name in recommended.recipe.models]
     weights = {refs[name].partition("@")[0]: w for name, w in recommended.weights.items()}
-    with Client(url) as client:
-        made = client.put_library(library, LibraryPlan(models=models, weights=weights))
-    click.echo(f"library {made.name} at {url} has {', '.join(made.models)} now")
+    plan = LibraryPlan(models=models, weights=weights)
+    with Client(url, outage_s=OUTAGE_S) as client:
+        for there in client.libraries():
+            if there.name == library:
+                # Nothing was measured that says they should be others.
+                plan = plan.model_copy(update={"metric": there.metric, "index": there.index})
+        change_library(client, library, plan)
 
 
 def _hit_text(found: ComparedRankings, model: str, place: int) -> str:

@@ -186,13 +186,32 @@ def project(ref: str, directory: Path | None, **options: Any) -> None:
     workbench.project(workbench.registry_of(directory), ref, **options)
 
 
-models_option = click.option(
-    "--models", "refs", help="NAME[@VERSION],…  [default: those of a new library]"
-)
 cache_option = click.option(
     "--cache",
     type=click.Path(file_okay=False, path_type=Path),
     help="Where embeddings are kept.  [default: the user's cache]",
+)
+
+
+@models.command()
+@ref_argument
+@click.argument("photos", type=click.Path(exists=True, path_type=Path), metavar="FOLDER|LABELS")
+@cache_option
+@dir_option
+def calibrate(ref: str, photos: Path, cache: Path | None, directory: Path | None) -> None:
+    """Measure how far apart a model puts unrelated photos, for its card.
+
+    FOLDER has photos like those that will be searched; LABELS is a CSV of file,label, as for
+    `evaluate`, and tells which of them are unrelated.
+    """
+    from twinlens.cli import evaluate, workbench
+
+    registry = workbench.registry_of(directory)
+    evaluate.run_calibrate(registry, ref, photos, cache or _cache_dir())
+
+
+models_option = click.option(
+    "--models", "refs", help="NAME[@VERSION],…  [default: those of a new library]"
 )
 
 

@@ -233,6 +233,7 @@ def project(
             "version": version or f"{card.version}-{kind}{dim}",
             "title": f"{card.title} ({kind} {dim})",
             "dimension": dim,
+            "calibration": None,
         }
     )
     _add_compared(registry, card, made, changed, pixels[:N_COMPARED_PHOTOS])

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from twinlens.models.calibration import Calibration
 from twinlens.shared.errors import BadCard
 
 # Milvus takes letters, digits and underscores in a collection's name. Single separators only,
@@ -145,6 +146,7 @@ class Card(_Strict):
     input: InputSpec
     text: TextSpec | None = None
     comparison: Comparison | None = None
+    calibration: Calibration | None = None
     golden: tuple[Golden, ...] = ()
 
     @property

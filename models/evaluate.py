@@ -19,19 +19,23 @@ on all folds but one, and the queries of that one are measured with them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twinlens.models.calibration import Calibration, score_of
 from twinlens.models.edits import Edits
 from twinlens.models.embeddings import Embedded, sort_by_id
 from twinlens.models.labels import MIN_PICTURES, Labelled
 from twinlens.models.scores import (
+    TUNED,
     Method,
     Recipe,
     View,
     blocks_of,
+    calibrate_all,
     fuse_scores,
     list_recipes,
     measure_rankings,
@@ -43,8 +47,11 @@ from twinlens.shared.errors import BadRequest
 
 N_FOLDS = 5
 
-# What a library's weights can say.
-_USABLE = (Method.SINGLE, Method.WEIGHTED)
+# A score that one unrelated pair of a hundred should have, or a higher one.
+RARE_SCORE = 0.99
+
+# What a library's weights can say, under the default fusion.
+_USABLE = (Method.SINGLE, Method.CALIBRATED)
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Contender:
 
     Where `is_tuned`, the recipe's weights were chosen on all queries, and each query was measured
     with weights chosen on other labels. `near_duplicates` is None where there were no edits.
+    `by_source` is the mAP of each source's queries, where the list names two sources or more.
     """
 
     recipe: Recipe
@@ -71,10 +79,11 @@ class Contender:
     gain: Estimate
     near_duplicates: Estimate | None = None
     is_tuned: bool = False
+    by_source: Mapping[str, Estimate] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
-        """For people: `a + b, 1 : 0.5 (chosen)`."""
+        """For people: `a + b, calibrated, 1 : 0.5 (chosen)`."""
         return f"{self.recipe.title} (chosen)" if self.is_tuned else self.recipe.title
 
 
@@ -92,12 +101,15 @@ class Evaluation:
     """All that was measured. `contenders` are the best first.
 
     `tried` are the weights that were tried, with the mAP on the very queries that they were
-    chosen by: for the curious, not for comparison.
+    chosen by: for the curious, not for comparison. `rare_shares` has by model the share of pairs of
+    different labels whose calibrated score is RARE_SCORE or more: near 0.01 where scores can be
+    taken at their word. It is empty where all pictures have one label.
     """
 
     contenders: tuple[Contender, ...]
     recommendation: Recommendation
     tried: tuple[tuple[Recipe, float], ...]
+    rare_shares: Mapping[str, float]
     n_pictures: int
     n_labels: int
     n_queries: int
@@ -136,19 +148,25 @@ def evaluate(
             f"{len(embedded.left_out)} files were left out: see why, or label more"
         )
     recipes = list_recipes(gallery.models)
-    measured = _measure_queries(gallery, recipes, codes, queries)
-    found = _measure_edits(gallery, recipes, edits) if edits and edits.originals else None
+    calibrations = calibrate_all(gallery)
+    measured = _measure_queries(gallery, calibrations, recipes, codes, queries)
+    found = None
+    if edits and edits.originals:
+        found = _measure_edits(gallery, calibrations, recipes, edits)
     folds = _deal_folds(codes[queries], seed)
     rows = _rows(recipes, measured, found, folds)
-    contenders, recommendation = _compare(rows, np.random.default_rng(seed), n_bootstrap)
+    sources = _sources([gallery.files[place] for place in queries], pictures)
+    rng = np.random.default_rng(seed)
+    contenders, recommendation = _compare(rows, sources, rng, n_bootstrap)
     return Evaluation(
         contenders=contenders,
         recommendation=recommendation,
         tried=tuple(
             (recipe, float(values[0].mean()))
             for recipe, values in zip(recipes, measured, strict=True)
-            if recipe.method is Method.WEIGHTED
+            if recipe.method in TUNED
         ),
+        rare_shares=_rare_shares(gallery, calibrations, codes),
         n_pictures=len(gallery.files),
         n_labels=len({picture.label for picture in pictures} - {""}),
         n_queries=len(queries),
@@ -184,12 +202,16 @@ def label_codes(embedded: Embedded, pictures: Sequence[Labelled]) -> NDArray[np.
 
 
 def _measure_queries(
-    gallery: Embedded, recipes: Sequence[Recipe], codes: NDArray[np.intp], queries: NDArray[np.intp]
+    gallery: Embedded,
+    calibrations: Mapping[str, Calibration],
+    recipes: Sequence[Recipe],
+    codes: NDArray[np.intp],
+    queries: NDArray[np.intp],
 ) -> NDArray[np.float64]:
     """Measures of every recipe, [r, 3, q], each query against all other pictures."""
     measured = []
     for own in blocks_of(queries, len(codes)):
-        views = {name: view_of(gallery, name, own) for name in gallery.models}
+        views = {name: view_of(gallery, name, own, calibrations[name]) for name in calibrations}
         is_relevant = codes[own][:, np.newaxis] == codes
         is_relevant[np.arange(len(own)), own] = False
         scores = (_scores_of(recipe, views, gallery, own) for recipe in recipes)
@@ -207,17 +229,46 @@ def _scores_of(
 
 
 def _measure_edits(
-    gallery: Embedded, recipes: Sequence[Recipe], edits: Edits
+    gallery: Embedded,
+    calibrations: Mapping[str, Calibration],
+    recipes: Sequence[Recipe],
+    edits: Edits,
 ) -> NDArray[np.float64]:
     """Whether each edited picture finds its original first, [r, e] of 0 and 1."""
     views = {
-        name: View(model, pairwise_distances(edits.rows[name], gallery.rows[name], model))
+        name: View(
+            model,
+            pairwise_distances(edits.rows[name], gallery.rows[name], model),
+            calibration=calibrations[name],
+        )
         for name, model in gallery.models.items()
     }
     places = {image_id: place for place, image_id in enumerate(gallery.image_ids)}
     originals = np.array([places[image_id] for image_id in edits.originals])
     firsts = np.array([fuse_scores(recipe, views).argmax(axis=1) for recipe in recipes])
     return np.where(firsts == originals, 1.0, 0.0)
+
+
+def _rare_shares(
+    gallery: Embedded, calibrations: Mapping[str, Calibration], codes: NDArray[np.intp]
+) -> dict[str, float]:
+    n_rare = dict.fromkeys(calibrations, 0)
+    n_unrelated = 0
+    for own in blocks_of(np.arange(len(codes)), len(codes)):
+        is_unrelated = codes[own][:, np.newaxis] != codes
+        n_unrelated += int(is_unrelated.sum())
+        for name, calibration in calibrations.items():
+            scores = score_of(view_of(gallery, name, own, calibration).evidence[is_unrelated])
+            n_rare[name] += int((scores >= RARE_SCORE).sum())
+    return {name: count / n_unrelated for name, count in n_rare.items() if n_unrelated}
+
+
+def _sources(files: Sequence[Path], pictures: Sequence[Labelled]) -> dict[str, NDArray[np.bool_]]:
+    """Which queries are of each source, [q]; none where all are of one, or of none that is said."""
+    by_path = {picture.path: picture.source for picture in pictures}
+    sources = np.array([by_path[path] for path in files])
+    names = sorted(set(sources.tolist()) - {""})
+    return {name: sources == name for name in names} if len(names) > 1 else {}
 
 
 def _deal_folds(codes: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
@@ -233,12 +284,12 @@ def _rows(
     found: NDArray[np.float64] | None,
     folds: NDArray[np.intp],
 ) -> list[_Row]:
-    """What is compared: recipes without chosen weights, and for each subset its chosen weights."""
+    """What is compared: recipes without chosen weights, and of each grid the chosen weights."""
     rows = []
-    grids: dict[tuple[str, ...], list[int]] = {}
+    grids: dict[tuple[tuple[str, ...], Method], list[int]] = {}
     for place, recipe in enumerate(recipes):
-        if recipe.method is Method.WEIGHTED:
-            grids.setdefault(recipe.models, []).append(place)
+        if recipe.method in TUNED:
+            grids.setdefault((recipe.models, recipe.method), []).append(place)
         if recipe.is_equal:
             rows.append(_Row(recipe, measured[place], None if found is None else found[place]))
     for grid in grids.values():
@@ -264,7 +315,10 @@ def _choose_weights(
 
 
 def _compare(
-    rows: Sequence[_Row], rng: np.random.Generator, n_bootstrap: int
+    rows: Sequence[_Row],
+    sources: Mapping[str, NDArray[np.bool_]],
+    rng: np.random.Generator,
+    n_bootstrap: int,
 ) -> tuple[tuple[Contender, ...], Recommendation]:
     values = np.array([row.measured for row in rows])
     precisions = values[:, 0]
@@ -274,8 +328,21 @@ def _compare(
     means, firsts, fives = (_estimate(values[:, measure], counts) for measure in range(3))
     gains = _estimate(precisions - precisions[best_single], counts)
     near = _estimate_found(rows, rng, n_bootstrap)
+    by_source = {
+        name: _estimate(precisions[:, is_own], _draw(rng, int(is_own.sum()), n_bootstrap))
+        for name, is_own in sources.items()
+    }
     contenders = [
-        Contender(row.recipe, means[i], firsts[i], fives[i], gains[i], near[i], row.is_tuned)
+        Contender(
+            row.recipe,
+            means[i],
+            firsts[i],
+            fives[i],
+            gains[i],
+            near[i],
+            row.is_tuned,
+            {name: estimates[i] for name, estimates in by_source.items()},
+        )
         for i, row in enumerate(rows)
     ]
     chosen, best, gap = _choose(rows, counts)
@@ -297,8 +364,8 @@ def _choose(rows: Sequence[_Row], counts: NDArray[np.int64]) -> tuple[int, int, 
     """The row to recommend, the best one, and by how much that is better.
 
     Recommended is the simplest that the best is not clearly better than: fewer models first, then
-    equal weights. RRF, MAX and MIN are for comparison: the service combines by weights. Whether to
-    re-rank is the query's to say, and not the library's.
+    equal weights. The fusions that are not the default are for comparison: which one, and whether
+    to re-rank, is the query's to say and not the library's.
     """
     usable = [i for i, row in enumerate(rows) if row.recipe.method in _USABLE]
     precisions = np.array([rows[i].measured[0] for i in usable])
@@ -314,7 +381,7 @@ def _recommend(
 ) -> Recommendation:
     recipe = contenders[chosen].recipe
     reached = f"mAP {_show(contenders[chosen].mean_average_precision)}"
-    if recipe.method is Method.WEIGHTED:
+    if recipe.method is Method.CALIBRATED:
         gain, single = contenders[chosen].gain, contenders[best_single].recipe.title
         sentence = f"Combine {recipe.title}: {reached}, {_show(gain)} above {single} alone."
     elif len(contenders) == 1:

@@ -13,6 +13,7 @@ from pathlib import Path
 from twinlens.shared.errors import BadRequest
 
 FILE_COLUMN, LABEL_COLUMN = "file", "label"
+SOURCE_COLUMN = "source"
 
 PHOTOS = "photos"
 
@@ -22,14 +23,15 @@ MIN_PICTURES = 3
 
 @dataclass(frozen=True)
 class Labelled:
-    """A picture file, and what it shows; "" where that is not said."""
+    """A picture file, what it shows and where it is from; "" where that is not said."""
 
     path: Path
     label: str
+    source: str = ""
 
 
 def read_labels(path: Path) -> list[Labelled]:
-    """Reads a CSV with the columns `file` and `label`; other columns are ignored.
+    """Reads a CSV with the columns `file` and `label`, and `source` if it has one.
 
     A file is looked for beside the CSV, then in a folder `photos` there. A line that comes twice
     counts once. A picture without a label is one more among which others are looked for.
@@ -38,24 +40,24 @@ def read_labels(path: Path) -> list[Labelled]:
         BadRequest: the CSV cannot be read, lacks a column or a name, names files that are not
             there, gives one file two labels, or its labels are too few to compare.
     """
-    found: dict[Path, str] = {}
+    found: dict[Path, Labelled] = {}
     missing: list[str] = []
-    for line, name, label in _read_lines(path):
+    for line, name, label, source in _read_lines(path):
         file = _find_file(path.parent, name)
         if file is None:
             missing.append(name)
-        elif found.setdefault(file, label) != label:
+        elif found.setdefault(file, Labelled(file, label, source)).label != label:
             raise BadRequest(
                 f"{path.name}, line {line}: {name} has the label {label!r} here and "
-                f"{found[file]!r} above; a picture has one label"
+                f"{found[file].label!r} above; a picture has one label"
             )
     _check_complete(path, missing)
-    _check_labels(path, Counter(label for label in found.values() if label))
-    return [Labelled(file, label) for file, label in found.items()]
+    _check_labels(path, Counter(one.label for one in found.values() if one.label))
+    return list(found.values())
 
 
-def _read_lines(path: Path) -> list[tuple[int, str, str]]:
-    """Line number, file and label of every line."""
+def _read_lines(path: Path) -> list[tuple[int, str, str, str]]:
+    """Line number, file, label and source of every line."""
     try:
         lines = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
         names = [str(name).strip().lower() for name in lines.fieldnames or ()]
@@ -70,11 +72,12 @@ def _read_lines(path: Path) -> list[tuple[int, str, str]]:
         raise BadRequest(f"{path.name} is not CSV: {error}") from error
 
 
-def _read_line(path: Path, number: int, line: Mapping[str, str | None]) -> tuple[str, str]:
-    name, label = ((line[column] or "").strip() for column in (FILE_COLUMN, LABEL_COLUMN))
+def _read_line(path: Path, number: int, line: Mapping[str, str | None]) -> tuple[str, str, str]:
+    columns = (FILE_COLUMN, LABEL_COLUMN, SOURCE_COLUMN)
+    name, label, source = ((line.get(column) or "").strip() for column in columns)
     if not name:
         raise BadRequest(f"{path.name}, line {number}: no file is named; fill or delete the line")
-    return name, label
+    return name, label, source
 
 
 def _check_columns(path: Path, names: Sequence[str]) -> None:

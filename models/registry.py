@@ -183,6 +183,12 @@ class Registry:
         self._write(card, files)
         return card
 
+    def rewrite(self, card: Card) -> None:
+        """Writes the card of a model that is there anew."""
+        for path in self._directory.glob("*.toml"):
+            if load_card(path).ref == card.ref:
+                _write_whole(path, dump_card(card).encode())
+
     def remove(self, ref: str) -> Card:
         """Removes a model. Its card goes first, so that nobody finds half of it."""
         card = self.card(ref)

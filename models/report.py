@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 from twinlens.models.card import Metric
 from twinlens.models.embeddings import Embedded, sort_by_id
 from twinlens.models.evaluate import Contender, Estimate, Evaluation, label_codes
-from twinlens.models.fusion import agreement
+from twinlens.models.fusion import RRF_K, agreement
 from twinlens.models.labels import MIN_PICTURES, Labelled
 from twinlens.models.pictures import thumbnail
 from twinlens.models.scores import (
-    RRF_K,
     Method,
     blocks_of,
     order_by_score,

@@ -15,14 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twinlens.models.calibration import N_SAMPLE, Calibration, calibrate, prior_of
 from twinlens.models.card import Metric
 from twinlens.models.embeddings import Embedded
-from twinlens.models.fusion import Measured, line_of
+from twinlens.models.fusion import RRF_K, Measured, line_of
 from twinlens.models.rerank import N_RERANKED, rerank
-
-# Cormack, Clarke, Büttcher, Reciprocal Rank Fusion outperforms Condorcet and individual Rank
-# Learning Methods, 2009: k = 60 was near the best in their pilot and kept.
-RRF_K = 60
 
 # What a model may weigh beside the heaviest, which weighs 1.
 WEIGHTS = (1.0, 0.5, 0.2)
@@ -35,9 +32,10 @@ _BLOCK_SCORES = 1_000_000
 
 
 class Method(StrEnum):
-    """How the similarities of several models become one score."""
+    """How several models' distances become one score: as `fusion.Fusion`, or one model alone."""
 
     SINGLE = "single"
+    CALIBRATED = "calibrated"
     WEIGHTED = "weighted"
     NEIGHBOURS = "neighbours"
     RRF = "rrf"
@@ -45,9 +43,16 @@ class Method(StrEnum):
     MIN = "min"
 
 
+# What is measured with every choice of weights.
+TUNED = (Method.CALIBRATED, Method.WEIGHTED)
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """Models, and how they are combined. `weights` are those of WEIGHTED, 1 for the heaviest."""
+    """Models, and how they are combined. `weights` are 1 for the heaviest; some methods have none.
+
+    NEIGHBOURS re-ranks what CALIBRATED gives.
+    """
 
     models: tuple[str, ...]
     method: Method
@@ -60,36 +65,35 @@ class Recipe:
 
     @property
     def title(self) -> str:
-        """For people: `a + b, 1 : 0.5`.
+        """For people: `a + b, calibrated, 1 : 0.5`.
 
-        >>> Recipe(("a", "b"), Method.WEIGHTED, (1.0, 0.2)).title
-        'a + b, 1 : 0.2'
+        >>> Recipe(("a", "b"), Method.CALIBRATED, (1.0, 0.2)).title
+        'a + b, calibrated, 1 : 0.2'
         """
         names = " + ".join(self.models)
-        match self.method:
-            case Method.SINGLE:
-                return names
-            case Method.WEIGHTED if self.is_equal:
-                return f"{names}, equal weights"
-            case Method.WEIGHTED:
-                return f"{names}, {' : '.join(f'{weight:g}' for weight in self.weights)}"
-            case Method.NEIGHBOURS:
-                return f"{names}, re-ranked by neighbours"
-        return f"{names}, {self.method.value}"
+        if self.method is Method.SINGLE:
+            return names
+        if self.method is Method.NEIGHBOURS:
+            return f"{names}, re-ranked by neighbours"
+        if self.is_equal:
+            return f"{names}, {self.method.value}"
+        weights = " : ".join(f"{weight:g}" for weight in self.weights)
+        return f"{names}, {self.method.value}, {weights}"
 
 
 def list_recipes(models: Iterable[str]) -> list[Recipe]:
     """Lists what is measured of these models: each alone, and every way to combine them.
 
     All subsets of 2 or more; of more than MAX_MODELS_OF_ALL_SUBSETS models the pairs and all.
-    Weights are those of WEIGHTS: each beside each for up to 3 models, for more at most one below 1.
+    Of the methods of TUNED with WEIGHTS: each beside each for up to 3 models, for more at most one
+    below 1.
     """
     names = sorted(models)
     n_names = len(names)
     sizes = range(2, n_names + 1) if n_names <= MAX_MODELS_OF_ALL_SUBSETS else (2, n_names)
     recipes = [Recipe((name,), Method.SINGLE) for name in names]
     for subset in (chosen for size in sizes for chosen in combinations(names, size)):
-        recipes += [Recipe(subset, Method.WEIGHTED, w) for w in _weight_grid(len(subset))]
+        recipes += [Recipe(subset, m, w) for m in TUNED for w in _weight_grid(len(subset))]
         recipes.append(Recipe(subset, Method.NEIGHBOURS, (1.0,) * len(subset)))
         recipes += [Recipe(subset, m) for m in (Method.RRF, Method.MAX, Method.MIN)]
     return recipes
@@ -137,12 +141,13 @@ class View:
     """One model's view of a block of queries, the pictures by image id.
 
     `distances` is float64 [m, n]; `own` has the place of each query among the pictures, which is
-    never found: it is the last in every order.
+    never found: it is the last in every order. Without a calibration, the model's prior is used.
     """
 
     model: Measured
     distances: NDArray[np.float64]
     own: NDArray[np.intp] | None = None
+    calibration: Calibration | None = None
 
     @cached_property
     def nearness(self) -> NDArray[np.float64]:
@@ -154,6 +159,13 @@ class View:
     def similarity(self) -> NDArray[np.float64]:
         """From 0 to 1, of the query itself less than any number."""
         return self._without_own(similarities(self.distances, self.model))
+
+    @cached_property
+    def evidence(self) -> NDArray[np.float64]:
+        """As `Calibration.evidence`, of the query itself less than any number."""
+        start, slope = line_of(self.model.metric, self.model.dimension)
+        calibration = self.calibration or prior_of(self.model)
+        return self._without_own(calibration.evidence(start + slope * self.distances))
 
     @cached_property
     def ranks(self) -> NDArray[np.intp]:
@@ -171,10 +183,25 @@ class View:
         return scores
 
 
-def view_of(gallery: Embedded, name: str, queries: NDArray[np.intp]) -> View:
+def view_of(
+    gallery: Embedded,
+    name: str,
+    queries: NDArray[np.intp],
+    calibration: Calibration | None = None,
+) -> View:
     """Measures some of the pictures, by their places, against all."""
     rows, model = gallery.rows[name], gallery.models[name]
-    return View(model, pairwise_distances(rows[queries], rows, model), queries)
+    return View(model, pairwise_distances(rows[queries], rows, model), queries, calibration)
+
+
+def calibrate_all(gallery: Embedded) -> dict[str, Calibration]:
+    """Calibrates each model on a random sample of the pictures, as a library is."""
+    n_pictures = len(gallery.files)
+    places = np.random.default_rng(0).permutation(n_pictures)[:N_SAMPLE]
+    return {
+        name: calibrate(gallery.rows[name][places], prior_of(model), n_pictures)
+        for name, model in gallery.models.items()
+    }
 
 
 def blocks_of(queries: NDArray[np.intp], n_pictures: int) -> list[NDArray[np.intp]]:
@@ -191,9 +218,10 @@ def order_by_score(scores: NDArray[np.float64]) -> NDArray[np.intp]:
 def fuse_scores(recipe: Recipe, views: Mapping[str, View]) -> NDArray[np.float64]:
     """Scores every picture for every query, larger is nearer.
 
-    SINGLE is the distance with its sign turned, WEIGHTED the weighted mean of similarities (as
-    `fusion.fuse`), MAX and MIN are of similarities, RRF is the sum of 1 / (RRF_K + rank).
-    NEIGHBOURS is WEIGHTED until `rerank_scores` has reordered its first.
+    SINGLE is the distance with its sign turned. The others order pictures as `fusion.fuse` does:
+    CALIBRATED, MAX and MIN by the weighted mean, the largest or the smallest evidence, WEIGHTED by
+    the weighted mean of similarities, RRF by the sum of 1 / (RRF_K + rank). NEIGHBOURS is
+    CALIBRATED until `rerank_scores` has reordered its first.
 
     Args:
         recipe: what is combined, and how.
@@ -207,16 +235,16 @@ def fuse_scores(recipe: Recipe, views: Mapping[str, View]) -> NDArray[np.float64
     match recipe.method:
         case Method.SINGLE:
             scores = seen[0].nearness
-        case Method.WEIGHTED | Method.NEIGHBOURS:
-            weighted = [(w, v) for w, v in zip(recipe.weights, seen, strict=True) if w > 0]
-            parts = [weight * view.similarity for weight, view in weighted]
-            scores = np.add.reduce(parts) / sum(weight for weight, _ in weighted)
+        case Method.CALIBRATED | Method.NEIGHBOURS:
+            scores = _weighted_mean(recipe.weights, [view.evidence for view in seen])
+        case Method.WEIGHTED:
+            scores = _weighted_mean(recipe.weights, [view.similarity for view in seen])
         case Method.RRF:
             scores = np.add.reduce([1.0 / (RRF_K + view.ranks) for view in seen])
         case Method.MAX:
-            scores = np.maximum.reduce([view.similarity for view in seen])
+            scores = np.maximum.reduce([view.evidence for view in seen])
         case Method.MIN:
-            scores = np.minimum.reduce([view.similarity for view in seen])
+            scores = np.minimum.reduce([view.evidence for view in seen])
     return scores
 
 
@@ -227,6 +255,8 @@ def rerank_scores(
     queries: NDArray[np.intp],
 ) -> NDArray[np.float64]:
     """Reorders each query's first pictures by their neighbours, as a search does.
+
+    Pictures are neighbours by the weighted mean of their similarities.
 
     Args:
         scores: of NEIGHBOURS, from `fuse_scores`, [m, n].
@@ -241,12 +271,12 @@ def rerank_scores(
     changed = scores.copy()
     for row, (query, places) in enumerate(zip(queries, first, strict=True)):
         some = np.r_[query, places]
-        views = {
-            name: View(model, pairwise_distances(rows, rows, model))
-            for name, model in gallery.models.items()
-            for rows in [gallery.rows[name][some]]
-        }
-        order = rerank(fuse_scores(recipe, views))
+        alike = [
+            similarities(pairwise_distances(rows, rows, model), model)
+            for name in recipe.models
+            for rows, model in [(gallery.rows[name][some], gallery.models[name])]
+        ]
+        order = rerank(_weighted_mean(recipe.weights, alike))
         changed[row, places[order]] = scores[row].max() + np.arange(len(order), 0, -1)
     return changed
 
@@ -267,6 +297,14 @@ def measure_rankings(
     precisions = hits.cumsum(axis=1) / np.arange(1, hits.shape[1] + 1)
     average = np.where(hits, precisions, 0.0).sum(axis=1) / hits.sum(axis=1)
     return np.stack([average, hits[:, 0], hits[:, :5].sum(axis=1) / 5.0]).astype(np.float64)
+
+
+def _weighted_mean(
+    weights: tuple[float, ...], parts: list[NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    weighted = [(w, part) for w, part in zip(weights, parts, strict=True) if w > 0]
+    total: NDArray[np.float64] = np.add.reduce([weight * part for weight, part in weighted])
+    return total / sum(weight for weight, _ in weighted)
 
 
 def _signs(packed: NDArray[np.uint8]) -> NDArray[np.float64]:

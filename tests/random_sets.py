@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twinlens.models.calibration import Calibration
 from twinlens.models.card import Metric
 from twinlens.models.embeddings import Embedded
 from twinlens.models.fusion import Measured
@@ -20,6 +21,7 @@ from twinlens.models.labels import Labelled
 class Model:
     metric: Metric
     dimension: int
+    calibration: Calibration | None = None
 
 
 MODELS = {

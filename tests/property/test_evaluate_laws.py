@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from twinlens.models.calibration import Calibration
 from twinlens.models.card import Metric
 from twinlens.models.edits import Edits
 from twinlens.models.embeddings import Embedded
@@ -33,6 +34,7 @@ from twinlens.models.scores import (
 class Model:
     metric: Metric
     dimension: int
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def test_what_is_recommended_was_measured_and_can_be_set_as_weights(case: Case) 
     recipe = found.recommendation.recipe
 
     assert recipe in [contender.recipe for contender in found.contenders]
-    assert recipe.method in (Method.SINGLE, Method.WEIGHTED)
+    assert recipe.method in (Method.SINGLE, Method.CALIBRATED)
     assert tuple(found.recommendation.weights) == recipe.models
     assert max(found.recommendation.weights.values()) == 1.0
     assert min(found.recommendation.weights.values()) > 0.0

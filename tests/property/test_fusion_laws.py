@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from twinlens.models.calibration import Calibration
 from twinlens.models.card import Metric
-from twinlens.models.fusion import FusedEntry, agreement, fuse, similarity
+from twinlens.models.fusion import FusedEntry, Fusion, agreement, fuse, line_of, shares_of
 
 
 @dataclass(frozen=True)
 class Model:
     metric: Metric
     dimension: int
+    calibration: Calibration | None = None
 
 
 IDS = st.sampled_from("abcdefgh")
@@ -36,77 +39,183 @@ WEIGHTS = st.fixed_dictionaries(
     {name: st.just(0.0) | st.floats(0.0, 1e308, exclude_min=True) for name in MODELS}
 )
 ORDERS = st.permutations(sorted(MODELS))
+FUSIONS = st.sampled_from(Fusion)
+SUMS = st.sampled_from([Fusion.CALIBRATED, Fusion.WEIGHTED, Fusion.RRF])
 
 Distances = dict[str, dict[str, float]]
 Weights = dict[str, float]
 
 
-@given(DISTANCES, WEIGHTS)
-def test_scores_are_from_0_to_1_and_sorted(distances: Distances, weights: Weights) -> None:
-    fused = fuse(distances, MODELS, weights)
-
-    assert all(0.0 <= entry.score <= 1.0 for entry in fused)
-    assert fused == sorted(fused, key=lambda entry: (-entry.score, entry.image_id))
-    assert len({entry.image_id for entry in fused}) == len(fused)
+def cosine(name: str, distance: float) -> float:
+    start, slope = line_of(MODELS[name].metric, MODELS[name].dimension)
+    return start + slope * distance
 
 
-@given(DISTANCES, WEIGHTS, ORDERS)
+def outcome(fused: list[FusedEntry]) -> list[tuple[str, float]]:
+    return [(entry.image_id, entry.score) for entry in fused]
+
+
+@given(DISTANCES, WEIGHTS, FUSIONS)
+def test_scores_are_from_0_to_1_and_sorted(
+    distances: Distances, weights: Weights, fusion: Fusion
+) -> None:
+    fused = fuse(distances, MODELS, weights, fusion=fusion)
+
+    scores = [entry.score for entry in fused]
+    assert all(0.0 <= score <= 1.0 for score in scores)
+    assert scores == sorted(scores, reverse=True)
+    counted = shares_of(weights, distances)
+    assert sorted(entry.image_id for entry in fused) == sorted(
+        {image_id for name in counted for image_id in distances[name]}
+    )
+    views = [view for entry in fused for view in entry.models.values()]
+    assert all(0.0 <= view.score <= 1.0 for view in views)
+
+
+@given(DISTANCES, WEIGHTS, FUSIONS)
+def test_equal_candidates_go_by_id(distances: Distances, weights: Weights, fusion: Fusion) -> None:
+    twins = {
+        name: {f"{copy}{image_id}": far for image_id, far in found.items() for copy in "yx"}
+        for name, found in distances.items()
+    }
+
+    order = [entry.image_id for entry in fuse(twins, MODELS, weights, fusion=fusion)]
+
+    places = {image_id: place for place, image_id in enumerate(order)}
+    assert all(places[i] < places["y" + i[1:]] for i in order if i.startswith("x"))
+
+
+@given(DISTANCES, WEIGHTS, FUSIONS, st.integers(0, 9))
+def test_a_limit_cuts_off_and_changes_nothing(
+    distances: Distances, weights: Weights, fusion: Fusion, limit: int
+) -> None:
+    whole = fuse(distances, MODELS, weights, fusion=fusion)
+
+    assert fuse(distances, MODELS, weights, limit, fusion=fusion) == whole[:limit]
+
+
+@given(DISTANCES, WEIGHTS, ORDERS, FUSIONS)
 def test_the_order_of_models_changes_nothing(
-    distances: Distances, weights: Weights, order: list[str]
+    distances: Distances, weights: Weights, order: list[str], fusion: Fusion
 ) -> None:
     shuffled = {name: distances[name] for name in order}
+    turned = {name: weights[name] for name in order}
 
-    assert fuse(shuffled, MODELS, {name: weights[name] for name in order}) == fuse(
-        distances, MODELS, weights
+    assert fuse(shuffled, MODELS, turned, fusion=fusion) == fuse(
+        distances, MODELS, weights, fusion=fusion
     )
 
 
-@given(DISTANCES, WEIGHTS, st.sampled_from(sorted(MODELS)))
+@given(DISTANCES, WEIGHTS, st.sampled_from(sorted(MODELS)), FUSIONS)
 def test_a_model_of_weight_0_changes_nothing(
-    distances: Distances, weights: Weights, silent: str
+    distances: Distances, weights: Weights, silent: str, fusion: Fusion
 ) -> None:
     weights = weights | {silent: 0.0}
     assume(any(weights.values()))
     without = {name: found for name, found in distances.items() if name != silent}
 
-    def outcome(fused: list[FusedEntry]) -> list[tuple[str, float]]:
-        return [(entry.image_id, entry.score) for entry in fused]
+    assert outcome(fuse(distances, MODELS, weights, fusion=fusion)) == outcome(
+        fuse(without, MODELS, weights, fusion=fusion)
+    )
 
-    assert outcome(fuse(distances, MODELS, weights)) == outcome(fuse(without, MODELS, weights))
 
-
-@given(DISTANCES, WEIGHTS, st.data())
+@given(DISTANCES, WEIGHTS, FUSIONS, st.data())
 def test_a_nearer_picture_never_scores_less(
-    distances: Distances, weights: Weights, data: st.DataObject
+    distances: Distances, weights: Weights, fusion: Fusion, data: st.DataObject
 ) -> None:
     name = data.draw(st.sampled_from(sorted(MODELS)))
     assume(distances[name])
     image_id = data.draw(st.sampled_from(sorted(distances[name])))
     other = data.draw(RANGES[MODELS[name].metric])
     changed = distances | {name: distances[name] | {image_id: other}}
-    is_nearer = similarity(other, MODELS[name].metric, MODELS[name].dimension) >= similarity(
-        distances[name][image_id], MODELS[name].metric, MODELS[name].dimension
-    )
+    is_nearer = cosine(name, other) >= cosine(name, distances[name][image_id])
 
-    before = {entry.image_id: entry.score for entry in fuse(distances, MODELS, weights)}
-    after = {entry.image_id: entry.score for entry in fuse(changed, MODELS, weights)}
+    before = dict(outcome(fuse(distances, MODELS, weights, fusion=fusion)))
+    after = dict(outcome(fuse(changed, MODELS, weights, fusion=fusion)))
 
     assert before.keys() == after.keys()
     for candidate, score in before.items():
-        if candidate != image_id:
+        if candidate == image_id:
+            assert after[candidate] >= score if is_nearer else after[candidate] <= score
+        elif fusion is not Fusion.RRF:
             assert after[candidate] == score
-        elif is_nearer:
-            assert after[candidate] >= score
-        else:
-            assert after[candidate] <= score
 
 
-@given(DISTANCES)
-def test_equal_weights_of_any_size_are_the_plain_mean(distances: Distances) -> None:
-    zero = fuse(distances, MODELS, dict.fromkeys(MODELS, 0.0))
+@given(DISTANCES, st.sampled_from(sorted(MODELS)), FUSIONS)
+def test_one_model_ranks_by_its_distance(distances: Distances, name: str, fusion: Fusion) -> None:
+    found = distances[name]
+
+    fused = fuse({name: found}, MODELS, {name: 1.0}, fusion=fusion)
+
+    # A similarity is clipped, and a step of the last bits is lost in a sum.
+    cosines = [round(min(1.0, cosine(name, found[one.image_id])), 9) for one in fused]
+    if fusion is Fusion.WEIGHTED:
+        cosines = [max(0.0, value) for value in cosines]
+    assert cosines == sorted(cosines, reverse=True)
+
+
+@given(DISTANCES, WEIGHTS, st.sampled_from(sorted(MODELS)), SUMS)
+def test_a_model_given_twice_at_half_its_weight_each_changes_nothing(
+    distances: Distances, weights: Weights, name: str, fusion: Fusion
+) -> None:
+    weights = {other: min(weight, 1e300) for other, weight in weights.items()}
+    assume(weights[name] > 1e-300)
+    halved = weights | {name: weights[name] / 2, "twin": weights[name] / 2}
+    twice = fuse(
+        distances | {"twin": distances[name]},
+        MODELS | {"twin": MODELS[name]},
+        halved,
+        fusion=fusion,
+    )
+
+    once = dict(outcome(fuse(distances, MODELS, weights, fusion=fusion)))
+    assert dict(outcome(twice)) == pytest.approx(once)
+
+
+@given(DISTANCES, WEIGHTS, st.sampled_from(sorted(MODELS)))
+def test_extremes_do_not_care_how_often_a_model_is_given(
+    distances: Distances, weights: Weights, name: str
+) -> None:
+    for fusion in (Fusion.MAX, Fusion.MIN):
+        once = fuse(distances, MODELS, weights, fusion=fusion)
+        twice = fuse(
+            distances | {"twin": distances[name]},
+            MODELS | {"twin": MODELS[name]},
+            weights | {"twin": weights[name]},
+            fusion=fusion,
+        )
+        assert outcome(twice) == outcome(once)
+
+
+@given(DISTANCES, WEIGHTS)
+def test_a_mean_lies_between_the_extremes(distances: Distances, weights: Weights) -> None:
+    least, mean, most = (
+        dict(outcome(fuse(distances, MODELS, weights, fusion=fusion)))
+        for fusion in (Fusion.MIN, Fusion.CALIBRATED, Fusion.MAX)
+    )
+
+    assert all(least[i] - 1e-12 <= mean[i] <= most[i] + 1e-12 for i in mean)
+
+
+@given(DISTANCES, WEIGHTS)
+def test_reciprocal_ranks_know_ranks_alone(distances: Distances, weights: Weights) -> None:
+    spread = {}
+    for name, found in distances.items():
+        sign = -1.0 if MODELS[name].metric is Metric.COSINE else 1.0
+        order = sorted(found, key=lambda image_id: (sign * found[image_id], image_id))
+        spread[name] = {image_id: sign * place / 8 for place, image_id in enumerate(order)}
+
+    assert outcome(fuse(spread, MODELS, weights, fusion=Fusion.RRF)) == outcome(
+        fuse(distances, MODELS, weights, fusion=Fusion.RRF)
+    )
+
+
+@given(DISTANCES, FUSIONS)
+def test_equal_weights_of_any_size_are_the_plain_mean(distances: Distances, fusion: Fusion) -> None:
+    zero = fuse(distances, MODELS, dict.fromkeys(MODELS, 0.0), fusion=fusion)
 
     for weight in (1e-300, 1.0, 1e300):
-        assert fuse(distances, MODELS, dict.fromkeys(MODELS, weight)) == zero
+        assert fuse(distances, MODELS, dict.fromkeys(MODELS, weight), fusion=fusion) == zero
 
 
 @given(st.dictionaries(st.sampled_from("xyz"), st.lists(IDS, unique=True)), st.integers(1, 10))

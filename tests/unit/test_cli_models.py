@@ -174,8 +174,30 @@ def test_models_are_evaluated_on_labelled_photos(
     chosen = ("--models", "efficientnet-lite0@1,phash@1")
     said = succeed("evaluate", tmp_path / "labels.csv", *asked, *chosen)
     assert "40 queries of 5 labels" in said
+    assert "of pairs of different labels, these score 0.99 or more: efficientnet-lite0 " in said
     assert "efficientnet-lite0" in said
     assert "<html" in report.read_text(encoding="utf-8")
+
+
+def test_a_model_is_calibrated_on_photos_and_its_card_says_so(
+    models: Path, photos: Path, tmp_path: Path
+) -> None:
+    asked = ("--dir", models, "--cache", tmp_path / "cache")
+    before = load_card(models / "efficientnet-lite0@1.toml")
+    said = succeed("models", "calibrate", "efficientnet-lite0@1", photos, *asked)
+    assert "the card of efficientnet-lite0@1 has now:\n[calibration]\ncosines = [" in said
+    after = load_card(models / "efficientnet-lite0@1.toml")
+    assert before.calibration is not None
+    assert after.calibration is not None
+    assert (after.calibration.n_pictures, after.calibration.n_pairs) == (40, 780)
+    assert after.calibration.exponent == before.calibration.exponent
+    assert after.calibration.cosines != before.calibration.cosines
+    assert after == before.model_copy(update={"calibration": after.calibration})
+    labels = tmp_path / "labels.csv"
+    rows = [f"{path},{place % 5}" for place, path in enumerate(sorted(photos.glob("7-*.jpg")))]
+    labels.write_text("\n".join(["file,label", *rows]), encoding="utf-8")
+    few = fail("models", "calibrate", "efficientnet-lite0@1", labels, *asked)
+    assert "640 pairs of unrelated pictures are too few" in few
 
 
 def test_two_models_are_compared_in_a_picture(models: Path, photos: Path, tmp_path: Path) -> None:

@@ -6,19 +6,23 @@ from dataclasses import dataclass
 
 import pytest
 
+from twinlens.models.calibration import Calibration
 from twinlens.models.card import Metric
-from twinlens.models.fusion import FusedEntry, agreement, fuse, similarity
+from twinlens.models.fusion import FusedEntry, Fusion, agreement, fuse, similarity
 
 
 @dataclass(frozen=True)
 class Model:
     metric: Metric
     dimension: int
+    calibration: Calibration | None = None
 
 
 NET = Model(Metric.L2, 1280)
 HASH = Model(Metric.HAMMING, 64)
 MODELS = {"net": NET, "other": NET, "hash": HASH}
+# F is 0.1 at the cosine 0.4, and 0.02 at 0.6.
+PLAIN = Calibration(cosines=(0.0, 0.1, 0.2, 0.4, 0.6), exponent=8)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +49,7 @@ def test_the_mean_of_similarities_ranks() -> None:
         {"net": {"a": 0.2, "b": 0.4}, "other": {"a": 1.0, "b": 0.2}},
         MODELS,
         {"net": 1.0, "other": 1.0},
+        fusion=Fusion.WEIGHTED,
     )
 
     assert [(entry.image_id, round(entry.score, 6)) for entry in fused] == [("b", 0.85), ("a", 0.7)]
@@ -55,13 +60,15 @@ def test_the_mean_of_similarities_ranks() -> None:
 def test_a_heavier_model_counts_more() -> None:
     distances = {"net": {"a": 0.0, "b": 2.0}, "other": {"a": 2.0, "b": 0.0}}
 
-    fused = fuse(distances, MODELS, {"net": 1.0, "other": 3.0})
+    fused = fuse(distances, MODELS, {"net": 1.0, "other": 3.0}, fusion=Fusion.WEIGHTED)
 
     assert [(entry.image_id, entry.score) for entry in fused] == [("b", 0.75), ("a", 0.25)]
 
 
 def test_a_missing_distance_counts_as_no_similarity() -> None:
-    fused = fuse({"net": {"a": 0.0}, "other": {"a": 1.0, "b": 0.0}}, MODELS, {"net": 1, "other": 1})
+    distances = {"net": {"a": 0.0}, "other": {"a": 1.0, "b": 0.0}}
+
+    fused = fuse(distances, MODELS, {"net": 1, "other": 1}, fusion=Fusion.WEIGHTED)
 
     assert [(entry.image_id, entry.score) for entry in fused] == [("a", 0.75), ("b", 0.5)]
     assert fused[1].models["net"].rank is None
@@ -69,11 +76,73 @@ def test_a_missing_distance_counts_as_no_similarity() -> None:
 
 
 def test_a_model_of_weight_0_is_shown_and_brings_nobody() -> None:
-    fused = fuse({"net": {"a": 1.0}, "hash": {"a": 0, "b": 0}}, MODELS, {"net": 1, "hash": 0})
+    distances = {"net": {"a": 1.0}, "hash": {"a": 0.0, "b": 0.0}}
+
+    fused = fuse(distances, MODELS, {"net": 1, "hash": 0}, fusion=Fusion.WEIGHTED)
 
     assert [entry.image_id for entry in fused] == ["a"]
     assert fused[0].score == 0.5
     assert fused[0].models["hash"].score == 1.0
+
+
+def calibrated(fusion: Fusion, weights: dict[str, float]) -> list[tuple[str, float]]:
+    """Of two pictures: a at F 0.1 and 0.02, b at 0.02 and 0.5 (L2 is 2 - 2 cosine)."""
+    distances = {"net": {"a": 1.2, "b": 0.8}, "other": {"a": 0.8, "b": 1.6}}
+    calibrations = {"net": PLAIN, "other": PLAIN}
+    fused = fuse(distances, MODELS, weights, fusion=fusion, calibrations=calibrations)
+    assert {round(view.score, 6) for view in fused[0].models.values()} == {0.9, 0.98}
+    return [(entry.image_id, round(entry.score, 6)) for entry in fused]
+
+
+def test_calibrated_is_one_less_the_geometric_mean_of_the_shares() -> None:
+    equal = calibrated(Fusion.CALIBRATED, {"net": 1.0, "other": 1.0})
+    heavy = calibrated(Fusion.CALIBRATED, {"net": 1.0, "other": 3.0})
+
+    assert equal == [
+        ("a", round(1 - (0.1 * 0.02) ** 0.5, 6)),
+        ("b", round(1 - (0.02 * 0.5) ** 0.5, 6)),
+    ]
+    assert heavy[0] == ("a", round(1 - 0.1**0.25 * 0.02**0.75, 6))
+
+
+def test_max_and_min_are_of_calibrated_scores() -> None:
+    weights = {"net": 1.0, "other": 2.0}
+
+    assert calibrated(Fusion.MAX, weights) == [("a", 0.98), ("b", 0.98)]
+    assert calibrated(Fusion.MIN, weights) == [("a", 0.9), ("b", 0.5)]
+
+
+def test_reciprocal_ranks_are_weighted_and_1_for_the_first_everywhere() -> None:
+    distances = {"net": {"a": 0.1, "b": 0.2}, "other": {"a": 0.1, "b": 0.1, "c": 0.2}}
+
+    fused = fuse(distances, MODELS, {"net": 1.0, "other": 3.0}, fusion=Fusion.RRF)
+
+    assert [(entry.image_id, round(entry.score, 9)) for entry in fused] == [
+        ("a", 1.0),
+        ("b", round(61 / 62, 9)),
+        ("c", round(0.75 * 61 / 63, 9)),
+    ]
+
+
+def test_without_a_calibration_the_cards_counts_and_then_what_is_usual() -> None:
+    known = Model(Metric.L2, 1280, PLAIN)
+    distances = {"net": {"a": 0.8}}
+
+    [own] = fuse(distances, {"net": known}, {"net": 1})
+    [usual] = fuse(distances, {"net": NET}, {"net": 1})
+
+    assert own.score == pytest.approx(0.98)
+    assert usual.score != own.score
+
+
+def test_copies_keep_their_order_where_floats_have_one_score_for_them() -> None:
+    sharp = PLAIN.model_copy(update={"exponent": 64.0})
+    distances = {"net": {"a": 0.02, "b": 0.0, "c": 0.01}}
+
+    fused = fuse(distances, MODELS, {"net": 1}, calibrations={"net": sharp})
+
+    assert [entry.image_id for entry in fused] == ["b", "c", "a"]
+    assert {entry.score for entry in fused} == {1.0}
 
 
 def test_weights_that_are_all_0_are_equal() -> None:

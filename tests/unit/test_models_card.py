@@ -28,6 +28,13 @@ height = 24
 """.format(sha256="0" * 64)
 
 
+CALIBRATION = """
+[calibration]
+cosines = [0.0, 0.1, 0.2, 0.4, 0.6]
+exponent = 8
+"""
+
+
 def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "a-model.toml"
     path.write_text(text, encoding="utf-8")
@@ -62,6 +69,8 @@ def test_a_card_is_read_with_its_defaults(tmp_path: Path) -> None:
         ('licence = "MIT"', 'licence = "MIT"\nlicense = "MIT"', "license"),
         ('licence = "MIT"', 'licence = "MIT"\nweight = inf', "weight"),
         ('title = "A model"', "title = ", "is not TOML"),
+        ("height = 24", f"height = 24\n{CALIBRATION.replace('0.6', '0.1')}", "cosines must rise"),
+        ("height = 24", f"height = 24\n{CALIBRATION}shape = 1", "calibration.shape"),
     ],
 )
 def test_a_bad_field_is_named(tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -89,6 +98,15 @@ def test_a_missing_or_binary_card_is_a_bad_card(tmp_path: Path) -> None:
         load_card(tmp_path / "none.toml")
     with pytest.raises(BadCard, match="not UTF-8"):
         load_card(binary)
+
+
+def test_a_card_may_say_how_far_apart_unrelated_pictures_are(tmp_path: Path) -> None:
+    card = load_card(write(tmp_path, CARD + CALIBRATION))
+
+    assert card.calibration is not None
+    assert card.calibration.cosines == (0.0, 0.1, 0.2, 0.4, 0.6)
+    assert load_card(write(tmp_path, dump_card(card))) == card
+    assert load_card(write(tmp_path, CARD)).calibration is None
 
 
 def test_the_crop_needs_a_larger_picture() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,15 @@ import pytest
 from random_sets import Model, random_set
 
 from twinlens.models.card import Metric
+from twinlens.models.embeddings import sort_by_id
 from twinlens.models.evaluate import Contender, Evaluation, evaluate
+from twinlens.models.fusion import line_of
 from twinlens.models.labels import Labelled
 from twinlens.models.scores import (
     Method,
+    calibrate_all,
     list_recipes,
+    pairwise_distances,
 )
 from twinlens.shared.errors import BadRequest
 
@@ -34,6 +39,40 @@ def test_pictures_without_label_are_in_the_way_and_never_right() -> None:
     assert evaluation.contenders == evaluate(embedded, apart, n_bootstrap=5).contenders
 
 
+def test_sources_are_measured_apart_where_there_are_two() -> None:
+    embedded, pictures = random_set((5, 4, 3))
+    of_two = [replace(p, source="ab"[p.label == "label 0"]) for p in pictures]
+
+    whole = contender(evaluate(embedded, pictures, n_bootstrap=5), "l2")
+    found = contender(evaluate(embedded, of_two, n_bootstrap=5), "l2")
+
+    assert whole.by_source == {}
+    assert list(found.by_source) == ["a", "b"]
+    a, b = (found.by_source[name].value for name in "ab")
+    assert a != b
+    assert (7 * a + 5 * b) / 12 == pytest.approx(found.mean_average_precision.value)
+    assert found.mean_average_precision == whole.mean_average_precision
+
+
+def test_the_share_of_rare_scores_is_of_pairs_of_different_labels() -> None:
+    embedded, pictures = random_set((8, 8, 8, 8))
+
+    shares = evaluate(embedded, pictures, n_bootstrap=5).rare_shares
+
+    gallery = sort_by_id(embedded)
+    labels = {picture.path: picture.label for picture in pictures}
+    codes = np.array([labels[path] for path in gallery.files])
+    for name, calibration in calibrate_all(gallery).items():
+        rows, model = gallery.rows[name], gallery.models[name]
+        start, slope = line_of(model.metric, model.dimension)
+        scores = [
+            calibration.score(start + slope * distance)
+            for distance in pairwise_distances(rows, rows, model)[codes[:, None] != codes]
+        ]
+        assert shares[name] == pytest.approx(np.mean(np.array(scores) >= 0.99))
+    assert 0.0 < max(shares.values()) < 0.2
+
+
 def test_no_label_with_three_embedded_pictures_is_refused() -> None:
     embedded, pictures = random_set((2, 2, 1))
 
@@ -50,7 +89,7 @@ def test_many_models_are_combined_in_pairs_and_all_together() -> None:
     assert subsets(3) == [1, 1, 1, 2, 2, 2, 3]
     assert subsets(5) == [1] * 5 + [2] * 10 + [5]
     listed = list_recipes("ab")
-    weights = [recipe.weights for recipe in listed if recipe.method is Method.WEIGHTED]
+    weights = [recipe.weights for recipe in listed if recipe.method is Method.CALIBRATED]
     assert weights == [(1, 1), (1, 0.5), (1, 0.2), (0.5, 1), (0.2, 1)]
 
 
@@ -72,7 +111,7 @@ def test_models_that_help_each_other_are_combined_with_equal_weights() -> None:
     found = evaluate(*noisy_set({"a": 1.5, "b": 1.5})).recommendation
 
     assert found.weights == {"a": 1.0, "b": 1.0}
-    assert found.sentence.startswith("Combine a + b, equal weights: mAP 0.")
+    assert found.sentence.startswith("Combine a + b, calibrated: mAP 0.")
     assert " above " in found.sentence
 
 
@@ -86,9 +125,9 @@ def test_a_model_that_adds_nothing_is_left_away() -> None:
 
 
 def test_a_combination_that_may_be_better_by_chance_alone_is_not_recommended() -> None:
-    evaluation = evaluate(*noisy_set({"strong": 1.2, "weak": 3.0}))
+    evaluation = evaluate(*noisy_set({"strong": 1.2, "weak": 3.5}))
 
-    assert evaluation.contenders[0].title == "strong + weak, 1 : 0.2 (chosen)"
+    assert evaluation.contenders[0].title == "strong + weak, calibrated, 1 : 0.2 (chosen)"
     assert evaluation.contenders[0].gain.low < 0.0 < evaluation.contenders[0].gain.value
     assert evaluation.recommendation.weights == {"strong": 1.0}
     assert evaluation.recommendation.sentence.endswith("above it, which may be chance.")
@@ -100,7 +139,7 @@ def test_a_weaker_model_weighs_less_when_that_is_clearly_better() -> None:
     weights = evaluation.recommendation.weights
     assert weights["strong"] == 1.0
     assert weights["weak"] < 1.0
-    assert evaluation.recommendation.sentence.startswith("Combine strong + weak, 1 : ")
+    assert evaluation.recommendation.sentence.startswith("Combine strong + weak, calibrated, 1 : ")
 
 
 def test_one_model_alone_is_recommended_for_want_of_another() -> None:

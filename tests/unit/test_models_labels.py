@@ -37,6 +37,14 @@ def test_columns_may_have_any_order_case_and_company_and_lines_may_repeat(tmp_pa
     assert [picture.label for picture in found] == ["red, round"] * 3 + ["dog", ""]
 
 
+def test_a_picture_may_say_where_it_is_from(tmp_path: Path) -> None:
+    text = GOOD.replace("\n", ",shop\n").replace("label,shop", "label,Source")
+
+    found = read_labels(write_list(tmp_path, text.replace("d.jpg,dog,shop", "d.jpg,dog")))
+
+    assert [picture.source for picture in found] == ["shop", "shop", "shop", ""]
+
+
 def test_files_may_lie_in_a_folder_photos_beside_the_list(tmp_path: Path) -> None:
     path = write_list(tmp_path, GOOD, files="ab")
     (tmp_path / "photos").mkdir()

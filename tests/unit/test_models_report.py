@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from twinlens.models.calibration import Calibration
 from twinlens.models.card import Metric
 from twinlens.models.edits import Edits
 from twinlens.models.embeddings import Embedded, LeftOut
@@ -38,6 +39,7 @@ VOID = {"br", "img", "meta", "rect", "line", "hr", "input", "link"}
 class Model:
     metric: Metric
     dimension: int
+    calibration: Calibration | None = None
 
 
 MODELS = {

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from math import fsum
+from itertools import pairwise
+from math import fsum, log10
 from typing import Any
 
 import numpy as np
 import pytest
 from random_sets import MODELS, random_rows, random_set
 
+from twinlens.models.calibration import FLOOR, LEVELS, Calibration
 from twinlens.models.card import Metric
 from twinlens.models.edits import Edits
-from twinlens.models.embeddings import Embedded
+from twinlens.models.embeddings import Embedded, sort_by_id
 from twinlens.models.evaluate import evaluate
-from twinlens.models.fusion import Measured, fuse, similarity
+from twinlens.models.fusion import Fusion, Measured, fuse, line_of, similarity
 from twinlens.models.labels import Labelled
 from twinlens.models.rerank import N_RERANKED, rerank
 from twinlens.models.scores import (
+    TUNED,
     Method,
     Recipe,
     View,
     blocks_of,
+    calibrate_all,
     fuse_scores,
     pairwise_distances,
     similarities,
@@ -41,6 +45,20 @@ def slow_distance(left: Any, right: Any, model: Measured) -> float:
     )
 
 
+def slow_evidence(distance: float, model: Measured, calibration: Calibration) -> float:
+    start, slope = line_of(model.metric, model.dimension)
+    cosine = min(1.0, max(-1.0, start + slope * distance))
+    last = calibration.cosines[-1]
+    if cosine >= last:
+        rest = (1.0 - cosine) / (1.0 - last)
+        return calibration.exponent * log10((1.0 + FLOOR) / (rest + FLOOR)) - log10(LEVELS[-1])
+    points = [(-1.0, 0.0), *zip(calibration.cosines, (-log10(p) for p in LEVELS), strict=True)]
+    for (low, first), (high, second) in pairwise(points):
+        if cosine <= high:
+            return first + (second - first) * (cosine - low) / (high - low)
+    raise AssertionError(cosine)
+
+
 def slow_scores(embedded: Embedded, row: dict[str, Any], recipe: Recipe) -> dict[str, float]:
     """The score of every picture for one query, by image id."""
     distances = {
@@ -56,15 +74,25 @@ def slow_scores(embedded: Embedded, row: dict[str, Any], recipe: Recipe) -> dict
         }
         for name, found in distances.items()
     }
-    seen = [similar[name] for name in recipe.models]
+    calibrations = calibrate_all(sort_by_id(embedded))
+    evidence = {
+        name: {i: slow_evidence(d, MODELS[name], calibrations[name]) for i, d in found.items()}
+        for name, found in distances.items()
+    }
+    seen = [evidence[name] for name in recipe.models]
+    weights = recipe.weights or (1.0,) * len(seen)
     match recipe.method:
         case Method.SINGLE:
             [name] = recipe.models
             sign = 1 if MODELS[name].metric in (Metric.IP, Metric.COSINE) else -1
             return {i: sign * d for i, d in distances[name].items()}
-        case Method.WEIGHTED | Method.NEIGHBOURS:
-            weights = dict(zip(recipe.models, recipe.weights, strict=True))
-            return {entry.image_id: entry.score for entry in fuse(distances, MODELS, weights)}
+        case Method.CALIBRATED | Method.NEIGHBOURS | Method.WEIGHTED:
+            parts = similar if recipe.method is Method.WEIGHTED else evidence
+            return {
+                i: fsum(w * parts[name][i] for w, name in zip(weights, recipe.models, strict=True))
+                / fsum(weights)
+                for i in embedded.image_ids
+            }
         case Method.MAX:
             return {i: max(one[i] for one in seen) for i in embedded.image_ids}
         case Method.MIN:
@@ -210,20 +238,56 @@ def test_near_duplicates_must_find_their_original_first() -> None:
         assert found.near_duplicates.value == pytest.approx(slow), found.title
 
 
-def test_scores_of_weights_are_those_of_a_search() -> None:
-    embedded, _ = random_set()
-    views = {
-        name: View(model, pairwise_distances(embedded.rows[name][:1], embedded.rows[name], model))
-        for name, model in MODELS.items()
-    }
-    recipe = Recipe(tuple(sorted(MODELS)), Method.WEIGHTED, (1.0, 0.2, 0.5, 1.0))
+def test_a_gallery_is_calibrated_on_a_sample() -> None:
+    small, _ = random_set(models={"l2": MODELS["l2"]})
+    large, _ = random_set((101,) * 10, models={"l2": MODELS["l2"]})
 
-    scores = fuse_scores(recipe, views)[0]
+    found = [calibrate_all(gallery)["l2"] for gallery in (small, large)]
+
+    assert [(one.n_pictures, one.n_pairs) for one in found] == [(18, 153), (1010, 512 * 511 // 2)]
+
+
+@pytest.mark.parametrize(
+    ("method", "fusion"),
+    [
+        (Method.CALIBRATED, Fusion.CALIBRATED),
+        (Method.WEIGHTED, Fusion.WEIGHTED),
+        (Method.RRF, Fusion.RRF),
+        (Method.MAX, Fusion.MAX),
+        (Method.MIN, Fusion.MIN),
+    ],
+)
+def test_the_order_of_a_method_is_that_of_a_search(method: Method, fusion: Fusion) -> None:
+    embedded, _ = random_set()
+    embedded = sort_by_id(embedded)
+    calibrations = calibrate_all(embedded)
+    names = tuple(sorted(MODELS))
+    views = {
+        name: View(
+            MODELS[name],
+            pairwise_distances(embedded.rows[name][:1], embedded.rows[name], MODELS[name]),
+            calibration=calibrations[name],
+        )
+        for name in names
+    }
+    weights = (1.0, 0.2, 0.5, 1.0) if method in TUNED else (1.0,) * 4
+
+    scores = fuse_scores(Recipe(names, method, weights), views)[0]
 
     distances = {
         name: dict(zip(embedded.image_ids, view.distances[0].tolist(), strict=True))
         for name, view in views.items()
     }
-    weights = dict(zip(recipe.models, recipe.weights, strict=True))
-    expected = {entry.image_id: entry.score for entry in fuse(distances, MODELS, weights)}
-    assert scores.tolist() == pytest.approx([expected[i] for i in embedded.image_ids], abs=1e-12)
+    fused = fuse(
+        distances,
+        MODELS,
+        dict(zip(names, weights, strict=True)),
+        fusion=fusion,
+        calibrations=calibrations,
+    )
+    by_id = dict(zip(embedded.image_ids, scores.tolist(), strict=True))
+    assert slow_ranking(by_id, None) == [entry.image_id for entry in fused]
+    if fusion is Fusion.WEIGHTED:
+        assert [by_id[entry.image_id] for entry in fused] == pytest.approx(
+            [entry.score for entry in fused], abs=1e-12
+        )
