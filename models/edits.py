@@ -1,4 +1,4 @@
-"""Edited copies of pictures: cropped, halved, compressed, mirrored, marked."""
+"""Edited copies of pictures: cropped, made smaller, compressed, turned, marked, framed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
 from twinlens.models.card import InputSpec, Resample
 from twinlens.models.embeddings import Embedded, EmbeddingCache, EmbeddingRun, Rows
@@ -18,7 +18,22 @@ from twinlens.models.pictures import open_picture
 from twinlens.models.session import Embedder
 from twinlens.shared.errors import PictureError
 
-EDITS = ("crop80", "resize50", "jpegq30", "flip", "watermark")
+EDITS = (
+    "crop80",
+    "crop50",
+    "resize50",
+    "jpegq30",
+    "flip",
+    "rot90",
+    "rot180",
+    "rot270",
+    "watermark",
+    "grey",
+    "dark",
+    "blur",
+    "border",
+    "canvas",
+)
 
 N_EDITED = 50
 
@@ -26,6 +41,8 @@ N_EDITED = 50
 _EDIT_SIDE_PX = 1024
 
 _MIN_SIDE_PX = 8
+
+_Transpose = Image.Transpose
 
 
 @dataclass(frozen=True)
@@ -82,22 +99,33 @@ def embed_edits(
 def edit_picture(content: bytes) -> dict[str, bytes]:
     """Makes the copies of a picture that go around: JPEG files by the names of EDITS.
 
-    `crop80` is the middle 80 % of each side, `resize50` half of each side, `jpegq30` the same at
-    JPEG quality 30, `flip` its mirror image, `watermark` has a line of pale text over it.
+    `crop80` and `crop50` are the middle 80 and 50 % of each side, `resize50` is half of each side,
+    `jpegq30` has JPEG quality 30, `flip` is the mirror image, `rot90` and its like are turned
+    anticlockwise, `watermark` has a line of pale text over it, `grey` has no colours, `dark` has
+    60 % of the light, `blur` is softened over 1/256 of the longer side, `border` has a black one of
+    5 % of the shorter side, and `canvas` lies on a white one of 5/3 of its sides.
 
     Raises:
         PictureError: the picture cannot be decoded.
     """
     image = _upright(content)
     width, height = image.size
-    left, top = width // 10, height // 10
     half = (max(1, width // 2), max(1, height // 2))
     return {
-        "crop80": _jpeg(image.crop((left, top, width - left, height - top))),
+        "crop80": _jpeg(_middle(image, 10)),
+        "crop50": _jpeg(_middle(image, 4)),
         "resize50": _jpeg(image.resize(half, Image.Resampling.LANCZOS)),
         "jpegq30": _jpeg(image, 30),
-        "flip": _jpeg(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
+        "flip": _jpeg(image.transpose(_Transpose.FLIP_LEFT_RIGHT)),
+        "rot90": _jpeg(image.transpose(_Transpose.ROTATE_90)),
+        "rot180": _jpeg(image.transpose(_Transpose.ROTATE_180)),
+        "rot270": _jpeg(image.transpose(_Transpose.ROTATE_270)),
         "watermark": _jpeg(_with_watermark(image)),
+        "grey": _jpeg(image.convert("L")),
+        "dark": _jpeg(ImageEnhance.Brightness(image).enhance(0.6)),
+        "blur": _jpeg(image.filter(ImageFilter.GaussianBlur(max(image.size) / 256))),
+        "border": _jpeg(ImageOps.expand(image, max(1, min(image.size) // 20))),
+        "canvas": _jpeg(ImageOps.expand(image, (width // 3, height // 3), "white")),
     }
 
 
@@ -114,6 +142,12 @@ def _upright(content: bytes) -> Image.Image:
     width, height = (max(_MIN_SIDE_PX, round(s * scale)) for s in (picture.width, picture.height))
     spec = InputSpec(width=width, height=height, resample=Resample.LANCZOS)
     return Image.fromarray(picture.pixels_for(spec))
+
+
+def _middle(image: Image.Image, part: int) -> Image.Image:
+    """Without one of so many parts at each edge."""
+    left, top = image.width // part, image.height // part
+    return image.crop((left, top, image.width - left, image.height - top))
 
 
 def _with_watermark(image: Image.Image) -> Image.Image:

@@ -16,9 +16,9 @@ A picture is decoded once, small enough to be cheap and large enough for every m
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
-from math import ceil
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from math import ceil, floor
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -67,11 +67,33 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDES_SWAPPED = {5, 6, 7, 8}
+# After sides are swapped: these turns show columns, or rows, in the other direction.
+_COLUMNS_REVERSED = {2, 3, 7, 8}
+_ROWS_REVERSED = {3, 4, 6, 7}
 _FILTERS = {
     Resample.BILINEAR: Image.Resampling.BILINEAR,
     Resample.BICUBIC: Image.Resampling.BICUBIC,
     Resample.LANCZOS: Image.Resampling.LANCZOS,
 }
+
+
+class Region(NamedTuple):
+    """A part of a picture, as it is looked at: its edges from 0 to 1, of the width or the height.
+
+    `left` is less than `right`, and `top` less than `bottom`: the caller sees to it.
+    """
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+WHOLE = Region(0.0, 0.0, 1.0, 1.0)
+
+
+# Left, top, right and bottom, in pixels and parts of them.
+_Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -84,10 +106,10 @@ class PictureLimits:
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture.
+    """A decoded picture, or a region of one.
 
-    `width` and `height` are the file's, as it is looked at (after orientation); `format` is one
-    of `formats.SERVED`.
+    `width` and `height` are in the file's pixels, as it is looked at (after orientation); `format`
+    is one of `formats.SERVED`.
     """
 
     width: int
@@ -96,9 +118,9 @@ class Picture:
     # RGB, often smaller than the file's, and not yet turned: the small result is.
     stored: Image.Image
     orientation: int
-    # How much of `stored` is picture: 1730 rows by 13 are 133.08, in 134 rows. Without it, all
-    # is squeezed by the part of a pixel, up to half a pixel at the end.
-    extent: tuple[float, float]
+    # What of `stored` is picture: 1730 rows by 13 are 133.08, in 134 rows. Without it, all is
+    # squeezed by the part of a pixel, up to half a pixel at the end. A region may begin within one.
+    box: _Box
 
     def pixels_for(self, spec: InputSpec) -> NDArray[np.uint8]:
         """Resizes the picture to what a model takes.
@@ -110,6 +132,17 @@ class Picture:
         fraction = spec.crop_fraction if spec.fit is Fit.CROP else None
         size = (spec.width, spec.height)
         return np.array(self._resize(size, _FILTERS[spec.resample], fraction), np.uint8)
+
+    def part(self, region: Region) -> Picture:
+        """Returns a region, in the detail that is at hand: `open_picture` may give more."""
+        left, top, right, bottom = self.box
+        box = _stored_box(region, self.orientation, (right - left, bottom - top))
+        return replace(
+            self,
+            width=max(1, round(self.width * (region.right - region.left))),
+            height=max(1, round(self.height * (region.bottom - region.top))),
+            box=(left + box[0], top + box[1], min(right, left + box[2]), min(bottom, top + box[3])),
+        )
 
     def thumbnail(self, max_px: int = THUMBNAIL_PX) -> bytes:
         """Makes a JPEG whose longer side is at most `max_px`, without any metadata."""
@@ -126,10 +159,7 @@ class Picture:
     ) -> Image.Image:
         """Resizes the whole picture, or the middle `fraction` of it, and turns the result."""
         turned = size[::-1] if self.orientation in _SIDES_SWAPPED else size
-        if fraction is None:
-            box = (0.0, 0.0, *self.extent)
-        else:
-            box = _crop_box(self.extent, turned, fraction)
+        box = self.box if fraction is None else _crop_box(self.box, turned, fraction)
         resized = self.stored.resize(turned, resample, box)
         turn = _TURNS.get(self.orientation)
         return resized if turn is None else resized.transpose(turn)
@@ -143,7 +173,11 @@ def thumbnail(
 
 
 def open_picture(
-    data: bytes, limits: PictureLimits | None = None, *, wanted_px: int = THUMBNAIL_PX
+    data: bytes,
+    limits: PictureLimits | None = None,
+    *,
+    wanted_px: int = THUMBNAIL_PX,
+    region: Region = WHOLE,
 ) -> Picture:
     """Decodes a picture.
 
@@ -152,6 +186,8 @@ def open_picture(
         limits: what its header may say; `PictureLimits()` when not given.
         wanted_px: the shorter side that all its uses need at most: the largest
             `InputSpec.wanted_px`, or the thumbnail's.
+        region: what of the picture is wanted. Only that is kept, in the same detail as a whole
+            picture; a region of a part of a pixel is of its colour.
 
     Raises:
         EmptyPicture: there are no bytes.
@@ -165,7 +201,7 @@ def open_picture(
     limits = limits or PictureLimits()
     try:
         with Image.open(io.BytesIO(data), formats=[found]) as image:
-            return _decode(image, found, limits, wanted_px)
+            return _decode(image, found, limits, wanted_px, region)
     except (TwinlensError, MemoryError):  # no memory is not the file's fault
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -182,26 +218,49 @@ def open_picture(
         ) from error
 
 
-def _decode(image: ImageFile, found: str, limits: PictureLimits, wanted_px: int) -> Picture:
+def _decode(
+    image: ImageFile, found: str, limits: PictureLimits, wanted_px: int, region: Region
+) -> Picture:
     _check_size(image, limits)
     _check_mode(image)
     width, height = image.size
-    least_px = _OVERSAMPLING * wanted_px
+    least_share = min(region.right - region.left, region.bottom - region.top)
+    least_px = ceil(_OVERSAMPLING * wanted_px / least_share)
     drafted = image.draft(None, (least_px, least_px))  # JPEG alone; None for the others
     image.load()  # which turns a TIFF; the others are turned by us
     factor = max(1, min(image.size) // least_px)
-    drafted_extent = drafted[1][2:] if drafted else image.size
+    extent = drafted[1][2:] if drafted else image.size
     orientation = _orientation(image)
     if orientation in _SIDES_SWAPPED:
         width, height = height, width
+    box = _stored_box(region, orientation, extent)
+    kept = (floor(box[0]), floor(box[1]), ceil(box[2]), ceil(box[3]))
     return Picture(
-        width=width,
-        height=height,
+        width=max(1, round(width * (region.right - region.left))),
+        height=max(1, round(height * (region.bottom - region.top))),
         format=found,
-        stored=_flatten(image, factor),
+        stored=_flatten(image, factor, kept),
         orientation=orientation,
-        extent=(drafted_extent[0] / factor, drafted_extent[1] / factor),
+        box=(
+            (box[0] - kept[0]) / factor,
+            (box[1] - kept[1]) / factor,
+            (box[2] - kept[0]) / factor,
+            (box[3] - kept[1]) / factor,
+        ),
     )
+
+
+def _stored_box(region: Region, orientation: int, extent: tuple[float, float]) -> _Box:
+    """Where a region of the turned picture lies in the stored one, in its pixels."""
+    left, top, right, bottom = region
+    if orientation in _SIDES_SWAPPED:
+        left, top, right, bottom = top, left, bottom, right
+    if orientation in _COLUMNS_REVERSED:
+        left, right = 1.0 - right, 1.0 - left
+    if orientation in _ROWS_REVERSED:
+        top, bottom = 1.0 - bottom, 1.0 - top
+    width, height = extent
+    return (left * width, top * height, right * width, bottom * height)
 
 
 def _check_size(image: ImageFile, limits: PictureLimits) -> None:
@@ -230,16 +289,17 @@ def _orientation(image: ImageFile) -> int:
     return orientation if isinstance(orientation, int) and orientation in _TURNS else 1
 
 
-def _flatten(image: Image.Image, factor: int) -> Image.Image:
+def _flatten(image: Image.Image, factor: int, kept: tuple[int, int, int, int]) -> Image.Image:
     """RGB on white, each side divided by `factor`; strip by strip, so that memory stays flat."""
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image.reduce(factor) if factor > 1 else image.copy()
-    width, height = image.size
+        return image.reduce(factor, kept) if factor > 1 else image.crop(kept)
+    left, top, right, bottom = kept
+    width, height = right - left, bottom - top
     flat = Image.new("RGB", (ceil(width / factor), ceil(height / factor)))
     n_rows = factor * max(1, _STRIP_PIXELS // (width * factor))
-    for top in range(0, height, n_rows):
-        strip = image.crop((0, top, width, min(top + n_rows, height)))
-        flat.paste(_to_rgb(strip).reduce(factor), (0, top // factor))
+    for start in range(0, height, n_rows):
+        strip = image.crop((left, top + start, right, top + min(start + n_rows, height)))
+        flat.paste(_to_rgb(strip).reduce(factor), (0, start // factor))
     return flat
 
 
@@ -265,13 +325,12 @@ def _scale_16_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _crop_box(
-    extent: tuple[float, float], shape: tuple[int, int], fraction: float
-) -> tuple[float, float, float, float]:
-    """The middle part of a picture that has the given shape: `fraction` of the largest."""
-    width, height = extent
+def _crop_box(box: _Box, shape: tuple[int, int], fraction: float) -> _Box:
+    """The middle part of a box that has the given shape: `fraction` of the largest."""
+    left, top, right, bottom = box
+    width, height = right - left, bottom - top
     scale = min(width / shape[0], height / shape[1]) * fraction
-    # Rounding may take the box over the edge by its last bit, which Pillow refuses.
-    box_width, box_height = min(width, shape[0] * scale), min(height, shape[1] * scale)
-    left, top = (width - box_width) / 2, (height - box_height) / 2
-    return (left, top, min(width, left + box_width), min(height, top + box_height))
+    # Rounding may take it over the edge by its last bit, which Pillow refuses.
+    margin_x, margin_y = (width - shape[0] * scale) / 2, (height - shape[1] * scale) / 2
+    margin_x, margin_y = max(0.0, margin_x), max(0.0, margin_y)
+    return (left + margin_x, top + margin_y, right - margin_x, bottom - margin_y)

@@ -18,6 +18,7 @@ from twinlens.models.formats import SERVED
 from twinlens.models.pictures import (
     Picture,
     PictureLimits,
+    Region,
     _crop_box,
     open_picture,
     thumbnail,
@@ -291,15 +292,94 @@ def test_long_and_tiny_pictures_give_the_models_shape(size: tuple[int, int], fit
 
 
 def test_a_crop_keeps_the_middle_and_the_shape() -> None:
-    assert _crop_box((400, 200), (224, 224), 0.5) == (150, 50, 250, 150)
+    assert _crop_box((0, 0, 400, 200), (224, 224), 0.5) == (150, 50, 250, 150)
+    assert _crop_box((100, 10, 500, 210), (224, 224), 0.5) == (250, 60, 350, 160)
 
 
 def test_a_crop_never_leaves_the_picture() -> None:
     for width in range(1, 300):
         for height in (1, 7, 173, 299):
-            left, top, right, bottom = _crop_box((width, height), (224, 224), 1.0)
+            left, top, right, bottom = _crop_box((0, 0, width, height), (224, 224), 1.0)
             assert 0 <= left < right <= width
             assert 0 <= top < bottom <= height
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_a_region_is_where_it_is_looked_at(cat: Image.Image, kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    stored = cat.transpose(UNTURN[orientation]) if orientation > 1 else cat
+    part = cat.crop((26, 17, 156, 70))
+
+    picture = open_picture(
+        save(stored, kind, exif=exif, **({"quality": 95} if kind == "JPEG" else {})),
+        region=Region(26 / 260, 17 / 173, 156 / 260, 70 / 173),
+    )
+
+    assert (picture.width, picture.height) == (130, 53)
+    # JPEG noise is 2; the neighbouring part, or another turn, 25 or more.
+    assert np.abs(array(picture) - array(part)).mean() < 4
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_a_region_of_a_large_picture_keeps_its_detail(
+    cat: Image.Image, kind: str, mode: str
+) -> None:
+    if (kind, mode) == ("JPEG", "RGBA"):
+        pytest.skip("JPEG has no alpha")
+    large = cat.resize((1301, 867), Image.Resampling.BICUBIC).convert(mode)
+    grain = np.random.default_rng(0).integers(-60, 60, (867, 1301, 1))
+    channels = np.atleast_3d(np.asarray(large, np.int64))
+    channels[..., :3] = np.clip(channels[..., :3] + grain, 0, 255)
+    large = Image.fromarray(np.squeeze(channels.astype(np.uint8)))
+    spec = InputSpec(width=32, height=32)
+
+    picture = open_picture(
+        save(large, kind), wanted_px=spec.wanted_px, region=Region(0.301, 0.1, 0.501, 0.3)
+    )
+
+    # At the scale of the whole picture it would have 17 rows.
+    assert 64 <= min(picture.stored.size) < 150
+    box = (0.301 * 1301, 0.1 * 867, 0.501 * 1301, 0.3 * 867)
+    plain = large.convert("RGB").resize((32, 32), Image.Resampling.BICUBIC, box)
+    assert np.abs(picture.pixels_for(spec) - np.asarray(plain, np.int16)).mean() < 2
+
+
+def test_a_region_may_begin_within_a_pixel() -> None:
+    halves = Image.new("RGB", (2, 1), "black")
+    halves.putpixel((1, 0), (255, 255, 255))
+
+    picture = open_picture(save(halves, "PNG"), region=Region(0.25, 0, 0.75, 1))
+
+    assert picture.pixels_for(InputSpec(width=8, height=8)).mean() == pytest.approx(127.5, abs=1)
+
+
+def test_a_region_is_cropped_as_a_picture_of_its_own(cat: Image.Image) -> None:
+    spec = InputSpec(width=48, height=48, fit=Fit.CROP, crop_fraction=0.75)
+    alone = open_picture(save(cat.crop((52, 0, 208, 173)), "PNG"))
+
+    region = open_picture(save(cat, "PNG"), region=Region(0.2, 0, 0.8, 1))
+
+    assert np.abs(region.pixels_for(spec).astype(int) - alone.pixels_for(spec)).max() <= 1
+    with Image.open(io.BytesIO(region.thumbnail())) as small:
+        assert small.size == (156, 173)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 8000), (8000, 2), (3, 2)])
+@pytest.mark.parametrize("region", [(0.0, 0.5, 0.3, 0.51), (0.9, 0.0, 1.0, 1.0), (0, 0, 1, 1e-6)])
+def test_a_region_may_be_less_than_a_pixel(
+    size: tuple[int, int], region: tuple[float, float, float, float]
+) -> None:
+    picture = open_picture(save(Image.new("RGB", size, "teal"), "PNG"), region=Region(*region))
+
+    pixels = picture.pixels_for(InputSpec(width=40, height=32, fit=Fit.CROP))
+
+    assert picture.width >= 1
+    assert picture.height >= 1
+    assert (pixels == (0, 128, 128)).all()
+    assert picture.thumbnail()
 
 
 def test_a_thumbnail_is_small_and_tells_no_place(cat: Image.Image) -> None:

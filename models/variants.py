@@ -1,0 +1,76 @@
+"""The forms in which a copy of a picture is looked for: turned, mirrored, nearer, without a border.
+
+Each model gets the forms that it does not see through by itself. A hash is blind to a picture that
+is turned or mirrored, and sees copies that are smaller, grey, compressed or marked. A network knows
+a picture from its parts, and takes only the middle of it: it gets other parts. So a search takes
+three times the network, and some milliseconds for nine hashes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinlens.models.card import Card, Fit, InputSpec, OutputKind, Resample
+from twinlens.models.pictures import Picture, Region
+from twinlens.models.session import Pixels
+
+# What models weigh in calibrated fusion, where the evidence of an equal hash is the strongest there
+# is. At twice the weight it drowned that of the networks for copies cropped off the middle.
+NEAR_WEIGHTS = {OutputKind.FLOAT32: 1.0, OutputKind.BITS: 1.0}
+
+# A copy that is cropped to 80 % is found by it, and the other way round by all of the picture.
+_MIDDLE = Region(0.1, 0.1, 0.9, 0.9)
+# Side in pixels of the squashed picture that a border is looked for in.
+_BORDER_SIDE_PX = 256
+# Of 255, what JPEG makes of one colour; and the part of a row that may be dust.
+_SAME_COLOUR = 12
+_DUST = 0.02
+
+
+def variants_of(picture: Picture, card: Card, *, has_hash: bool = True) -> Pixels:
+    """Makes the pixels of all variants of a picture that a model is asked for.
+
+    Args:
+        picture: what is looked for.
+        card: of the model. A hash gets the four turns, each mirrored as well, and what a border of
+            one colour encloses; another model the middle and, where it crops, the largest crop.
+        has_hash: whether a hash is asked too. Where none is, a network gets the four turns.
+
+    Returns:
+        uint8 [v, height, width, 3], RGB; the picture as it is comes first.
+    """
+    spec = card.input
+    if card.output is OutputKind.BITS:
+        turned = _turn(picture, spec)
+        mirrored = [pixels[:, ::-1] for pixels in turned]
+        return np.stack([*turned, *mirrored, trim(picture).pixels_for(spec)])
+    found = [picture.pixels_for(spec)] if has_hash else _turn(picture, spec)
+    found.append(picture.part(_MIDDLE).pixels_for(spec))
+    if spec.fit is Fit.CROP and spec.crop_fraction < 1.0:
+        found.append(picture.pixels_for(spec.model_copy(update={"crop_fraction": 1.0})))
+    return np.stack(found)
+
+
+def trim(picture: Picture) -> Picture:
+    """Takes off a border of one colour: that of the upper left corner. All of a flat picture stays.
+
+    It is looked for at 256 pixels a side: up to 1/256 of it may stay.
+    """
+    spec = InputSpec(width=_BORDER_SIDE_PX, height=_BORDER_SIDE_PX, resample=Resample.BILINEAR)
+    pixels = picture.pixels_for(spec).astype(np.int16)
+    differs = np.abs(pixels - pixels[0, 0]).max(axis=2) > _SAME_COLOUR
+    rows, columns = (np.flatnonzero(differs.mean(axis=axis) > _DUST) for axis in (1, 0))
+    if not len(rows) or not len(columns):
+        return picture
+    edges = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    return picture.part(Region(*(float(edge / _BORDER_SIDE_PX) for edge in edges)))
+
+
+def _turn(picture: Picture, spec: InputSpec) -> list[NDArray[np.uint8]]:
+    """The pixels of the picture turned by 0, 90, 180 and 270 degrees."""
+    upright = sideways = picture.pixels_for(spec)
+    if spec.width != spec.height:
+        sides = {"width": spec.height, "height": spec.width}
+        sideways = picture.pixels_for(spec.model_copy(update=sides))
+    return [upright, np.rot90(sideways), np.rot90(upright, 2), np.rot90(sideways, 3)]
