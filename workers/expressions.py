@@ -1,0 +1,165 @@
+r"""Metadata as Milvus stores them, and filters as expressions over what is stored.
+
+Servers differ in how they read escapes in a string, in what `!=` says of an absent key and in which
+numbers they round. So each value is stored under its kind as ASCII that needs no escape and whose
+order is that of the values:
+
+    {"city": "Rome", "year": 2019, "tags": ["red"]}
+    {"Y2l0eQ": {"k": 1, "s": "526f6d65"},
+     "eWVhcg": {"k": 1, "n": "150032019"},
+     "dGFncw": {"k": 1, "l": 1, "e726564": 1}}
+
+A field's name is in base64, a string is the hexadecimal digits of its UTF-8, and an item of a list
+is a key made like that. A comparison with what is absent or of another kind names a path that is
+not there. No server calls that true, as long as it is compared by neither `!=` nor `not in`; these
+are written with what all servers agree on.
+
+16 KiB of metadata become less than 64 KiB, which is what Milvus takes in a JSON field.
+"""
+
+from __future__ import annotations
+
+import base64
+import heapq
+from typing import TYPE_CHECKING
+
+from twinlens.shared.filters import (
+    AllOf,
+    AnyOf,
+    Compare,
+    Contains,
+    Exists,
+    Kind,
+    Not,
+    OneOf,
+    exact,
+    kind_of,
+    push_down,
+)
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from twinlens.shared.filters import Filter, Operator, Scalar
+    from twinlens.shared.messages import Metadata, MetadataValue
+
+METADATA_FIELD = "metadata"
+
+_PRESENT = "k"
+# Makes exponents four digits: floats go from -324 to 308, and JSON is read with ints of up to
+# 4,300 digits.
+_EXPONENT_OFFSET = 5000
+_COMPLEMENT = str.maketrans("0123456789", "9876543210")
+
+_Part = tuple[int, str]  # how deep an expression is, and its text
+
+
+def to_stored(metadata: Metadata) -> dict[str, dict[str, str | int]]:
+    """Returns what the JSON field of an image holds, to be filtered by."""
+    return {_name_of(field): _stored(value) for field, value in metadata.items()}
+
+
+def to_milvus(wanted: Filter, *, has_exists: bool) -> str:
+    """Returns a filter as an expression of Milvus, true of the same images.
+
+    Nothing that a user wrote stands in it as it is.
+
+    Args:
+        wanted: A filter.
+        has_exists: If the server knows `exists`. Milvus Lite 2.5 does not: there, `!=` is true of
+            a key that is absent. It is no longer true of it on the newest servers (milvus#50723).
+    """
+    return _write(wanted, has_exists)[1]
+
+
+def _write(wanted: Filter, has_exists: bool) -> _Part:
+    match wanted:
+        case AllOf(parts) | AnyOf(parts):
+            word = "and" if isinstance(wanted, AllOf) else "or"
+            return _join(word, *(_write(part, has_exists) for part in parts))
+        case Not():
+            return _write(push_down(wanted), has_exists)
+        case Exists(field, negated):
+            path = _path(field, _PRESENT)
+            return _absent(path, has_exists) if negated else (0, f"{path} == 1")
+        case Contains(field, text, negated):
+            item = _path(field, _item(text))
+            if not negated:
+                return 0, f"{item} == 1"
+            return _join("and", (0, f"{_path(field, Kind.LIST)} == 1"), _absent(item, has_exists))
+        case _:
+            return _compare(wanted)
+
+
+def _compare(wanted: Compare | OneOf) -> _Part:
+    match wanted:
+        case Compare(field, "!=", value):
+            return _join("or", _ordered(field, "<", value), _ordered(field, ">", value))
+        case Compare(field, sign, value):
+            return _ordered(field, sign, value)
+        case OneOf(field, values, negated):
+            path = _path(field, kind_of(values[0]))
+            codes = ", ".join(f'"{_code(value)}"' for value in values)
+            if not negated:
+                return 0, f"{path} in [{codes}]"
+            return _join("and", (0, f'{path} >= ""'), (0, f"{path} not in [{codes}]"))
+
+
+def _ordered(field: str, sign: Operator, value: Scalar) -> _Part:
+    return 0, f'{_path(field, kind_of(value))} {sign} "{_code(value)}"'
+
+
+def _absent(path: str, has_exists: bool) -> _Part:
+    return (1, f"(not (exists {path}))") if has_exists else (0, f"{path} != 1")
+
+
+def _join(word: str, *parts: _Part) -> _Part:
+    """Joins expressions two by two, the shallowest first.
+
+    Milvus Lite refuses more than some 50 levels, and takes `a and b and c` as two of them.
+    """
+    heap = sorted(parts)
+    while len(heap) > 1:
+        _, first = heapq.heappop(heap)
+        depth, second = heapq.heappop(heap)
+        heapq.heappush(heap, (depth + 1, f"({first} {word} {second})"))
+    return heap[0]
+
+
+def _path(field: str, key: str) -> str:
+    return f'{METADATA_FIELD}["{_name_of(field)}"]["{key}"]'
+
+
+def _name_of(field: str) -> str:
+    return base64.urlsafe_b64encode(field.encode()).decode().rstrip("=") or "="
+
+
+def _stored(value: MetadataValue) -> dict[str, str | int]:
+    found: dict[str, str | int] = {_PRESENT: 1}
+    if isinstance(value, list):
+        return found | {Kind.LIST.value: 1} | {_item(text): 1 for text in value}
+    return found | {kind_of(value).value: _code(value)}
+
+
+def _item(text: str) -> str:
+    return f"e{text.encode().hex()}"
+
+
+def _code(value: Scalar) -> str:
+    """Returns ASCII letters and digits, and `-` and `~`, in the order of the values of a kind."""
+    if isinstance(value, bool):
+        return str(int(value))
+    return value.encode().hex() if isinstance(value, str) else _number_code(exact(value))
+
+
+def _number_code(number: Decimal) -> str:
+    """Returns sign, decimal exponent and digits: 2019 is `1`, `5003`, `2019`.
+
+    The magnitude of a negative number has each digit taken from 9, and ends with what is greater
+    than a digit, so that a larger one comes earlier.
+    """
+    sign, digits, _ = number.as_tuple()
+    if number.is_zero():
+        return "0"
+    magnitude = f"{number.adjusted() + _EXPONENT_OFFSET:04}" + "".join(map(str, digits)).rstrip("0")
+    return f"-{magnitude.translate(_COMPLEMENT)}~" if sign else f"1{magnitude}"
