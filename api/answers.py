@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 from urllib.parse import quote
 
 from flask import Response, request
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from twinlens.api.schemas import JobAnswer, progress_of
 from twinlens.shared.errors import FieldError, ValidationFailed
-from twinlens.shared.messages import Cursor, Image, SearchResult
+from twinlens.shared.messages import Cursor, Duplicates, Image, SearchResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,7 @@ MAX_WAIT_S = 60
 POLL_AFTER_S = 1
 
 Named = TypeVar("Named")
+Result = TypeVar("Result", bound=BaseModel)
 
 
 def answer(model: BaseModel, status: int = 200) -> Response:
@@ -165,26 +166,34 @@ def _told_preference(response: Response, job: Job, wait_s: int | None) -> Respon
     return response
 
 
-def _result_of(gateway: Gateway, job: Job) -> SearchResult | Image | None:
+def _result_of(gateway: Gateway, job: Job) -> SearchResult | Duplicates | Image | None:
     if job.status != "succeeded":
         return None
     if job.kind == "search":
         return _found(job)
+    if job.kind == "duplicates":
+        return _duplicates(job)
     if job.kind == "embed":
         return _embedded(gateway, job)
     return None
 
 
-class _Stored(BaseModel):
-    """What Celery's result backend has of a search."""
+class _Stored(BaseModel, Generic[Result]):
+    """What Celery's result backend has of a job of one task."""
 
-    result: SearchResult
+    result: Result
+
+
+def _duplicates(job: Job) -> Duplicates | None:
+    if job.result is None:
+        return None
+    return _Stored[Duplicates].model_validate_json(job.result).result
 
 
 def _found(job: Job) -> SearchResult | None:
     if job.result is None:
         return None
-    found = _Stored.model_validate_json(job.result).result
+    found = _Stored[SearchResult].model_validate_json(job.result).result
     for hit in found.hits:
         hit.image = with_links(hit.image)
     return found

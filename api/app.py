@@ -24,7 +24,7 @@ from twinlens.api.routes.search import search
 from twinlens.api.schemas import LibraryPlan, ProblemDetails
 from twinlens.shared.errors import PayloadTooLarge
 from twinlens.shared.log import request_id
-from twinlens.shared.messages import SearchQuery
+from twinlens.shared.messages import CompareQuery, DuplicatesQuery, SearchQuery
 
 if TYPE_CHECKING:
     from twinlens.api.gateway import Gateway
@@ -94,5 +94,8 @@ def _refuse_large_bodies(app: Flask, max_bytes: int) -> None:
 
 def _add_schemas(app: OpenAPI) -> None:
     """Adds the schemas that the document names, but that no view takes as its body."""
-    for schema in (SearchQuery, LibraryPlan):
-        app.components_schemas[schema.__name__] = schema.model_json_schema()
+    template = "#/components/schemas/{model}"
+    for model in (SearchQuery, CompareQuery, DuplicatesQuery, LibraryPlan):
+        schema = model.model_json_schema(ref_template=template)
+        app.components_schemas |= schema.pop("$defs", {})
+        app.components_schemas[model.__name__] = schema

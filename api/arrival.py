@@ -17,10 +17,12 @@ from redis import RedisError
 from werkzeug.exceptions import ClientDisconnected
 
 from twinlens.api.idempotency import KeyOwner, check_same_request
-from twinlens.api.intake import Accepted, new_job, store_entry, write_manifest
+from twinlens.api.intake import Accepted, new_job, store_entry
 from twinlens.api.problems import as_own
 from twinlens.shared.blobs import manifest_key
+from twinlens.shared.chunking import chunk_items
 from twinlens.shared.errors import UploadBroken, ValidationFailed
+from twinlens.shared.manifests import write_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -33,12 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A task should be short, so that jobs take turns often and the last ones end together, and long
-# beside what it costs by itself. From 16 to 64 pictures the rate was the same within some per cent
-# (docs/decisions/0005-feeding.md).
-TASK_S = 0.5
-CHUNK_ITEMS = 32  # before anything is measured
-MIN_CHUNK_ITEMS, MAX_CHUNK_ITEMS = 16, 64
 # How often Redis is told that an upload still arrives: many times in ARRIVAL_TTL_S.
 RENEW_S = 20.0
 
@@ -74,7 +70,7 @@ class _Arrival:
         self._gateway = gateway
         self._key = key
         self._job = new_job(gateway, "bulk", library)
-        self._chunk_items = gateway.settings.chunk_items or _chunk_items(gateway, library)
+        self._chunk_items = chunk_items(gateway.settings, gateway.catalog.cost_s(library))
         self._digest = hashlib.sha256(f"bulk {library}".encode())
         self._chunk: list[ManifestItem] = []
         self._n_chunks = 0
@@ -167,10 +163,10 @@ class _Arrival:
             fingerprint = self._fingerprint if is_whole else ""
             owner = self._gateway.keys.claim(self._key, job_id, fingerprint)
         except Exception:
-            self._gateway.jobs.forget(job_id)
+            self._gateway.jobs.forget(self._job)
             raise
         if owner.job_id != job_id:
-            self._gateway.jobs.forget(job_id)
+            self._gateway.jobs.forget(self._job)
             self._remove_manifest()
         return owner
 
@@ -209,11 +205,3 @@ class _Arrival:
         """
         for chunk in range(self._n_chunks):
             self._gateway.blobs.delete(manifest_key(self._job.id, chunk))
-
-
-def _chunk_items(gateway: Gateway, library: str) -> int:
-    """Returns how many pictures of a library take about `TASK_S`."""
-    cost_s = gateway.catalog.cost_s(library)
-    if not cost_s:
-        return CHUNK_ITEMS
-    return max(MIN_CHUNK_ITEMS, min(round(TASK_S / cost_s), MAX_CHUNK_ITEMS))

@@ -147,9 +147,9 @@ class Gateway:
         job: Job,
         task: TaskMessage,
         claim: Claim | None = None,
-        picture: bytes | None = None,
+        pictures: Sequence[bytes] = (),
     ) -> str:
-        """Records a job of one task, with a search's picture, and queues it.
+        """Records a job of one task, with a search's pictures, and queues it.
 
         The record comes first: whoever repeats the request with the same idempotency key
         meanwhile is told of a job that is there.
@@ -160,8 +160,9 @@ class Gateway:
         Raises:
             IdempotencyConflict: The key was sent with another request.
         """
-        key = queue.query_key(job.id)
-        self.jobs.create(job, {} if picture is None else {key: (picture, QUERY_TTL_S)})
+        keys = [queue.query_key(job.id, number) for number in range(len(pictures))]
+        kept = {key: (one, QUERY_TTL_S) for key, one in zip(keys, pictures, strict=True)}
+        self.jobs.create(job, kept)
         is_claimed = False
         try:
             if claim is not None:
@@ -169,7 +170,7 @@ class Gateway:
                 is_claimed = owner.job_id == job.id
                 if not is_claimed:
                     check_same_request(owner, claim.fingerprint)
-                    self._forget(job.id)
+                    self._forget(job, keys)
                     return owner.job_id
             self._publish(task)
         except Exception:
@@ -177,16 +178,19 @@ class Gateway:
             # sweeper queues its task.
             if claim is not None and is_claimed:
                 self.keys.release(claim.key)
-            self._forget(job.id)
+            self._forget(job, keys)
             raise
         return job.id
 
-    def _forget(self, job_id: str) -> None:
-        self.jobs.forget(job_id)
-        self.redis.delete(queue.query_key(job_id))
+    def _forget(self, job: Job, keys: Sequence[str]) -> None:
+        self.jobs.forget(job)
+        if keys:
+            self.redis.delete(*keys)
 
-    def call(self, name: str, kwargs: dict[str, Any], timeout_s: float) -> queue.Reply:
-        """Queues a short task and waits for its answer.
+    def call(
+        self, name: str, kwargs: dict[str, Any], timeout_s: float, pictures: Sequence[bytes] = ()
+    ) -> queue.Reply:
+        """Queues a short task, with pictures under its id, and waits for its answer.
 
         Raises:
             Unavailable: No search worker lives, or none answered in time.
@@ -194,6 +198,8 @@ class Gateway:
         if not any("search" in worker.lanes for worker in self.workers()):
             raise Unavailable("No search worker is running.")
         task_id = uuid.uuid4().hex
+        for number, picture in enumerate(pictures):
+            self.redis.set(queue.query_key(task_id, number), picture, px=int(timeout_s * 1000))
         task = TaskMessage(name, kwargs, task_id, "search")
         # Nobody reads the answer once the caller has given up.
         self._publish(task, ignore_result=True, expires=timeout_s)

@@ -18,8 +18,15 @@ from twinlens.api.gateway import Claim, Gateway, TaskMessage
 from twinlens.shared.blobs import image_id_of, image_key, manifest_key
 from twinlens.shared.jobs import SEARCH_TTL_S, Job, JobKind
 from twinlens.shared.log import request_id
-from twinlens.shared.messages import ManifestHead, ManifestItem, SearchQuery, now
-from twinlens.shared.queue import DELETE_IMAGE, EMBED_CHUNK, SEARCH, chunk_task_id
+from twinlens.shared.manifests import write_manifest
+from twinlens.shared.messages import DuplicatesQuery, ManifestItem, SearchQuery, now
+from twinlens.shared.queue import (
+    DELETE_IMAGE,
+    EMBED_CHUNK,
+    FIND_DUPLICATES,
+    SEARCH,
+    chunk_task_id,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +36,15 @@ if TYPE_CHECKING:
 
 # The one chunk of a single upload.
 CHUNK = 0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A query, and the pictures that came with it."""
+
+    query: SearchQuery
+    positive: Sequence[bytes] = ()
+    negative: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True)
@@ -71,18 +87,28 @@ def accept_picture(gateway: Gateway, library: str, entry: Entry, key: str | None
     return accepted
 
 
-def accept_search(
-    gateway: Gateway, query: SearchQuery, picture: bytes | None, key: str | None
-) -> Accepted:
-    """Queues a search with a picture, or with the stored image that the query names."""
+def accept_search(gateway: Gateway, asked: Asked, key: str | None) -> Accepted:
+    """Queues a search."""
+    query = asked.query
     job = new_job(gateway, "search", query.library)
-    claim = None if key is None else Claim(key, _fingerprint_of(query, picture))
+    claim = None if key is None else Claim(key, _fingerprint_of(asked))
     kwargs = {
         "job_id": job.id,
         "query": query.model_dump(mode="json"),
         "submitted_at": job.created_at.timestamp(),
+        "sent": [len(asked.positive), len(asked.negative)],
     }
-    return _submit(gateway, job, TaskMessage(SEARCH, kwargs, job.id, "search"), claim, picture)
+    task = TaskMessage(SEARCH, kwargs, job.id, "search")
+    return _submit(gateway, job, task, claim, [*asked.positive, *asked.negative])
+
+
+def accept_duplicates(gateway: Gateway, query: DuplicatesQuery, key: str | None) -> Accepted:
+    """Queues the search for a library's near-duplicates."""
+    job = new_job(gateway, "duplicates", query.library)
+    text = query.model_dump_json()
+    claim = None if key is None else Claim(key, hashlib.sha256(text.encode()).hexdigest())
+    kwargs = {"job_id": job.id, "query": query.model_dump(mode="json")}
+    return _submit(gateway, job, TaskMessage(FIND_DUPLICATES, kwargs, job.id, "single"), claim)
 
 
 def accept_removal(gateway: Gateway, library: str, image_id: str) -> Accepted:
@@ -117,38 +143,21 @@ def store_entry(
     return item
 
 
-def write_manifest(
-    batch: BlobBatch, job: Job, chunk: int, items: Sequence[ManifestItem], *, is_last: bool
-) -> None:
-    """Writes a chunk's manifest; when this returns, it and its pictures survive a power cut."""
-    head = ManifestHead(
-        job_id=job.id,
-        kind="embed" if job.kind == "embed" else "bulk",
-        library=job.library,
-        chunk=chunk,
-        is_last=is_last,
-        created_at=job.created_at,
-    )
-    lines = [head.model_dump_json(), *(item.model_dump_json() for item in items)]
-    batch.put(manifest_key(job.id, chunk), ("\n".join(lines) + "\n").encode())
-    # Chunk by chunk, so that what is not yet synced does not grow with the upload.
-    batch.sync()
-
-
 def _submit(
     gateway: Gateway,
     job: Job,
     task: TaskMessage,
     claim: Claim | None,
-    picture: bytes | None = None,
+    pictures: Sequence[bytes] = (),
 ) -> Accepted:
-    job_id = gateway.submit(job, task, claim, picture)
+    job_id = gateway.submit(job, task, claim, pictures)
     if job_id == job.id:
         return Accepted(job, is_new=True)
     return Accepted(gateway.jobs.get(job_id), is_new=False)
 
 
-def _fingerprint_of(query: SearchQuery, picture: bytes | None) -> str:
-    digest = hashlib.sha256(query.model_dump_json().encode())
-    digest.update(b"" if picture is None else image_id_of(picture).encode())
+def _fingerprint_of(asked: Asked) -> str:
+    digest = hashlib.sha256(asked.query.model_dump_json().encode())
+    for kind in (asked.positive, asked.negative):
+        digest.update(" ".join(map(image_id_of, kind)).encode() + b"\n")
     return digest.hexdigest()

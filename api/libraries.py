@@ -1,53 +1,179 @@
-"""Libraries: which models they have, and how much each counts."""
+"""Libraries: which models they have, how much each counts, and how their vectors lie."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, NamedTuple
 
-from twinlens.shared.errors import FieldError, LibraryNotEmpty, LibraryNotFound, ValidationFailed
-from twinlens.shared.messages import Library
+from twinlens.api.gateway import DEFAULT_LIBRARY, TaskMessage
+from twinlens.api.intake import new_job
+from twinlens.shared.errors import FieldError, LibraryConflict, ValidationFailed
+from twinlens.shared.indexes import check_index, layout_of
+from twinlens.shared.messages import (
+    Edition,
+    Library,
+    NextEdition,
+    PreviousEdition,
+    new_collection,
+    now,
+)
+from twinlens.shared.queue import DELETE_LIBRARY, REINDEX
 
 if TYPE_CHECKING:
     from twinlens.api.gateway import Gateway
     from twinlens.api.schemas import LibraryPlan
+    from twinlens.shared.jobs import Job
+    from twinlens.shared.messages import ModelSummary
 
 
-def plan_library(gateway: Gateway, name: str, plan: LibraryPlan) -> tuple[Library, bool]:
+BAD_PLAN = "The library's plan is not valid."
+
+
+class Planned(NamedTuple):
+    """What became of a plan."""
+
+    library: Library
+    is_new: bool = False
+    job: Job | None = None  # that embeds what is stored; then the plan holds
+
+
+def plan_library(gateway: Gateway, name: str, plan: LibraryPlan) -> Planned:
     """Creates a library, or changes what its plan says otherwise.
 
-    Weights count from the next search on. Models are what the stored pictures were embedded with,
-    so they can be changed only while there are none.
-
-    Returns:
-        The library, and if it is new.
+    Weights count from the next search on. Where a model has no vectors of the stored pictures, as
+    the plan wants them, a job embeds them, and the plan holds once that has ended.
 
     Raises:
         ModelNotFound: There is no such model, or there are several versions of it.
-        ValidationFailed: A model is named twice, or a weight is of a model that is not named.
-        LibraryNotEmpty: The models are others than those of the images that it holds.
+        ValidationFailed: A model is named twice, a weight is of a model that is not named, or the
+            index is none that Milvus could build.
+        LibraryConflict: Another plan is being carried out.
     """
-    found = [gateway.catalog.model(ref) for ref in plan.models]
-    names = [model.name for model in found]
+    models = [gateway.catalog.model(ref) for ref in plan.models]
+    names = [model.name for model in models]
     if len(set(names)) < len(names):
         raise _bad_field("/models", "A model is named twice; a library has one version of each.")
     for unknown in plan.weights.keys() - set(names):
         raise _bad_field(f"/weights/{unknown}", "It is no model of this library.")
-    library = Library(name=name, models=[model.ref for model in found], weights=plan.weights)
-    try:
-        before = gateway.catalog.library(name)
-    except LibraryNotFound:
-        gateway.catalog.put_library(library)
-        return library, True
-    if set(before.models) != set(library.models) and gateway.catalog.count(name):
-        raise LibraryNotEmpty(
-            f"Library {name!r} holds images of the models {', '.join(before.models)}; index them"
-            " into a library of another name, or remove them first."
+    dimensions = {one.ref: one.dimension for one in models if one.metric != "HAMMING"}
+    if errors := check_index(plan.index, dimensions, gateway.catalog.server()):
+        raise ValidationFailed(BAD_PLAN, errors)
+    library = Library(
+        name=name,
+        models=[model.ref for model in models],
+        weights=plan.weights,
+        metric=plan.metric,
+        index=plan.index,
+    )
+    if gateway.catalog.ensure_library(library):
+        return Planned(library, is_new=True)
+    return _change(gateway, name, models, library)
+
+
+def roll_back(gateway: Gateway, name: str) -> Library:
+    """Makes a library what it was: gives up the edition being built, or goes back to the last.
+
+    Raises:
+        LibraryNotFound: There is none of this name.
+        LibraryConflict: There is nothing to go back to.
+    """
+    given_up: list[str] = []
+
+    def back(library: Library) -> Library:
+        given_up.clear()
+        if library.next is not None:
+            given_up.append(library.next.job_id)
+            library.next = None
+            return library
+        if library.previous is None:
+            raise LibraryConflict(f"Library {name!r} has no edition to go back to.")
+        until = library.previous.until
+        return library.switched(
+            library.previous, previous=PreviousEdition(**library.edition.model_dump(), until=until)
         )
-    gateway.catalog.put_library(library)
-    return library, False
+
+    library = gateway.catalog.change_library(name, back)
+    for job_id in given_up:
+        gateway.jobs.cancel(job_id)
+    return library
+
+
+def remove_library(gateway: Gateway, name: str) -> Job:
+    """Forgets a library at once, and queues the removal of its pictures.
+
+    Raises:
+        LibraryNotFound: There is none of this name.
+        LibraryConflict: It is the default library.
+    """
+    if name == DEFAULT_LIBRARY:
+        raise LibraryConflict(f"Library {name!r} is always there; remove its images instead.")
+    library = gateway.catalog.library(name)
+    job = new_job(gateway, "delete", name)
+    kwargs = {"job_id": job.id, "library": name}
+    gateway.catalog.remove_library(name)
+    if library.next is not None:
+        gateway.jobs.cancel(library.next.job_id)
+    gateway.submit(job, TaskMessage(DELETE_LIBRARY, kwargs, job.id, "single"))
+    return job
+
+
+def _change(gateway: Gateway, name: str, models: list[ModelSummary], plan: Library) -> Planned:
+    job = new_job(gateway, "reindex", name)
+    is_empty = gateway.catalog.count(name) == 0
+
+    def change(library: Library) -> Library | None:
+        edition = _edition_of(library, models, plan)
+        if library.next is not None:
+            if _is_same(edition, library.next):
+                return None
+            raise LibraryConflict(
+                f"Library {name!r} is being changed by job {library.next.job_id}; wait for it,"
+                f" or give it up by POST /v1/libraries/{name}/rollback."
+            )
+        has, wants = set(library.collections.values()), set(edition.collections.values())
+        if wants < has and not is_empty:
+            until = now() + timedelta(seconds=gateway.settings.rollback_s)
+            previous = PreviousEdition(**library.edition.model_dump(), until=until)
+            return library.switched(edition, previous=previous)
+        if wants == has or is_empty:
+            return library.switched(edition, previous=library.previous)
+        library.next = NextEdition(**edition.model_dump(), job_id=job.id)
+        return library
+
+    library = gateway.catalog.change_library(name, change)
+    if library.next is None:
+        return Planned(library)
+    if library.next.job_id != job.id:
+        return Planned(library, job=gateway.jobs.get(library.next.job_id))
+    # If this fails, the sweeper finds a library whose job is not there, and gives its plan up.
+    gateway.submit(job, TaskMessage(REINDEX, {"job_id": job.id}, job.id, "single"))
+    return Planned(library, job=job)
+
+
+def _edition_of(library: Library, models: list[ModelSummary], plan: Library) -> Edition:
+    """Returns what the plan asks for, with those collections of the library that fit it."""
+    layout, new_layout = layout_of(library.index), layout_of(plan.index)
+    is_same_layout = (plan.metric, new_layout) == (library.metric, layout)
+    kept = {
+        model.ref: library.collections[model.ref]
+        for model in models
+        if model.ref in library.collections and (is_same_layout or model.metric == "HAMMING")
+    }
+    fresh = {ref: new_collection(library.name, ref) for ref in plan.models if ref not in kept}
+    return Edition(
+        models=plan.models,
+        metric=plan.metric,
+        index=plan.index,
+        weights=plan.weights,
+        collections=kept | fresh,
+    )
+
+
+def _is_same(first: Edition, other: Edition) -> bool:
+    """Tells if two editions are the same but for the names of their collections."""
+    fields = set(Edition.model_fields) - {"collections"}
+    return first.model_dump(include=fields) == other.model_dump(include=fields)
 
 
 def _bad_field(location: str, message: str) -> ValidationFailed:
-    return ValidationFailed(
-        "The library's plan is not valid.", [FieldError(location=location, message=message)]
-    )
+    return ValidationFailed(BAD_PLAN, [FieldError(location=location, message=message)])

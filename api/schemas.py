@@ -11,7 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from twinlens.shared.errors import FieldError, Problem
 from twinlens.shared.jobs import Job, JobKind, JobStatus
 from twinlens.shared.messages import (
+    Duplicates,
+    FloatMetric,
     Image,
+    Index,
     Item,
     Library,
     ModelSummary,
@@ -164,6 +167,10 @@ class LibraryPlan(BaseModel):
     weights: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(
         default_factory=dict, description="weights in the fusion, by model name"
     )
+    metric: FloatMetric | None = Field(
+        None, description="of all float models; by default each has that of its card"
+    )
+    index: Index = Index()
 
 
 class MissingQuery(BaseModel):
@@ -205,8 +212,9 @@ class JobAnswer(BaseModel):
     started_at: Moment | None
     finished_at: Moment | None
     expires_at: Moment | None
-    result: SearchResult | Image | None = Field(
-        description="of `search` the hits, of `embed` the image; null in lists"
+    result: SearchResult | Duplicates | Image | None = Field(
+        description="of `search` the hits, of `duplicates` the groups, of `embed` the image;"
+        " null in lists"
     )
     error: Problem | None
     links: dict[str, str]
@@ -299,7 +307,7 @@ class Ready(BaseModel):
 
 def progress_of(job: Job) -> Progress:
     """Returns a job's progress. One that is not counted in pictures is one whole."""
-    if job.kind not in ("embed", "bulk"):
+    if job.kind not in ("embed", "bulk", "reindex"):
         return Progress(
             total=1,
             received=1,

@@ -25,7 +25,7 @@ from twinlens.shared.errors import (
 from twinlens.shared.messages import Metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 MAX_NAME_CHARS = 255
 MAX_METADATA_BYTES = 16 * 1024
@@ -103,35 +103,46 @@ def read_at_most(chunks: Iterable[bytes], max_bytes: int) -> bytes | None:
 
 @dataclass
 class Form:
-    """A form of one picture and one JSON part, either of which may be missing."""
+    """A form of some pictures and one JSON part, any of which may be missing."""
 
-    file_name: str = ""
-    content: bytes | None = None
+    files: dict[str, list[tuple[str, bytes]]]  # file names and bytes, by the name of the part
     json: bytes | None = None
 
 
-def read_form(
-    content_type: str, body: Iterable[bytes], json_part: str, max_json: int, max_picture: int
-) -> Form:
-    """Reads a form with a `file` part and a JSON part.
+@dataclass(frozen=True)
+class FormRules:
+    """What a form may have."""
+
+    json_part: str
+    max_json: int
+    max_picture: int  # bytes of all pictures together
+    files: Mapping[str, int]  # how many pictures at most, by the name of the part
+
+
+def read_form(content_type: str, body: Iterable[bytes], rules: FormRules) -> Form:
+    """Reads a form of pictures and a JSON part.
 
     Raises:
-        ValidationFailed: A part is unknown or comes twice, or the JSON part is too long.
-        PayloadTooLarge: The picture is over its limit.
-        EmptyPicture: The picture has no bytes.
+        ValidationFailed: A part is unknown or comes too often, or the JSON part is too long.
+        PayloadTooLarge: The pictures are over their limit.
+        EmptyPicture: A picture has no bytes.
     """
-    form, seen = Form(), set()
-    for part in read_parts(content_type, body, max_parts=8):
-        if part.name not in {"file", json_part} or part.name in seen:
-            raise _unexpected(part, f"Only one `file` and one `{json_part}` are taken.")
-        seen.add(part.name)
-        if part.name == "file":
-            form.file_name = clean_name(part.file_name)
-            form.content = read_picture(part.chunks, max_picture)
-        else:
-            form.json = read_at_most(part.chunks, max_json)
+    form = Form({name: [] for name in rules.files})
+    left = rules.max_picture
+    for part in read_parts(content_type, body, max_parts=sum(rules.files.values()) + 8):
+        if part.name == rules.json_part and form.json is None:
+            form.json = read_at_most(part.chunks, rules.max_json)
             if form.json is None:
-                raise _unexpected(part, f"At most {max_json} bytes are taken.")
+                raise _unexpected(part, f"At most {rules.max_json} bytes are taken.")
+        elif len(form.files.get(part.name, ())) < rules.files.get(part.name, 0):
+            content = read_picture(part.chunks, left)
+            left -= len(content)
+            form.files[part.name].append((clean_name(part.file_name), content))
+        else:
+            taken = [f"{n} `{name}`" for name, n in rules.files.items()]
+            raise _unexpected(
+                part, f"At most {', '.join(taken)} and one `{rules.json_part}` are taken."
+            )
     return form
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
+import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
@@ -68,6 +70,17 @@ class BlobStore:
     def batch(self) -> BlobBatch:
         """Returns a writer of many blobs, durable when its `with` block ends."""
         return BlobBatch(self._root)
+
+    def delete_library(self, library: str) -> None:
+        """Removes a library's pictures; whatever is put from now on is of another of its name."""
+        for kind in ("images", "thumbnails"):
+            folder = self._root / kind / library
+            if folder.is_dir():
+                # Out of the way in one step: to remove a million files takes minutes.
+                removed = self._root / "removed" / f"{kind}-{library}-{secrets.token_hex(4)}"
+                removed.parent.mkdir(exist_ok=True)
+                folder.rename(removed)
+        shutil.rmtree(self._root / "removed", ignore_errors=True)
 
     def delete(self, key: str, *, unless_touched_since: float | None = None) -> None:
         """Removes a blob, if it is there.

@@ -2,11 +2,13 @@
 
     TwinlensError
     ├── BadRequest                 400  the request cannot be read
-    │   └── ValidationFailed       422  a field is missing, unknown or out of range
+    │   ├── ValidationFailed       422  a field is missing, unknown or out of range
+    │   └── BadFilter              422  a filter that cannot be read
     ├── NotFound                   404
     │   ├── ImageNotFound, JobNotFound, LibraryNotFound, ModelNotFound
     │   └── ContentMissing         404  catalogued, but its bytes are gone from the store
-    ├── LibraryNotEmpty            409  its models can be changed only while it is empty
+    ├── LibraryConflict            409  it is being changed, or cannot be changed so
+    ├── ReindexFailed              500  another edition of a library is not whole
     ├── JobExpired                 410
     ├── PayloadTooLarge            413  a body over its limit
     ├── UnsupportedMedia           415  a content type that is not served
@@ -99,6 +101,10 @@ class ValidationFailed(BadRequest):
     code, title, status = "validation-failed", "A field is not valid", 422
 
 
+class BadFilter(BadRequest):
+    code, title, status = "bad-filter", "The filter cannot be read", 422
+
+
 class NotFound(TwinlensError):
     code, title, status = "not-found", "Not found", 404
 
@@ -123,8 +129,12 @@ class ContentMissing(NotFound):
     code, title = "content-missing", "The picture's bytes are not in the store"
 
 
-class LibraryNotEmpty(TwinlensError):
-    code, title, status = "library-not-empty", "The library holds images", 409
+class LibraryConflict(TwinlensError):
+    code, title, status = "library-conflict", "The library cannot be changed so now", 409
+
+
+class ReindexFailed(TwinlensError):
+    code, title, status = "reindex-failed", "The library stays as it was", 500
 
 
 class JobExpired(TwinlensError):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from redis import Redis
     from redis.client import Pipeline
 
-JobKind = Literal["embed", "bulk", "search", "reindex", "delete"]
+JobKind = Literal["embed", "bulk", "search", "reindex", "duplicates", "delete"]
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ENDED: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -85,6 +85,11 @@ class Job(BaseModel):
         return self.succeeded + self.skipped + self.failed
 
     @property
+    def is_counted(self) -> bool:
+        """Whether all of its chunks are."""
+        return self.total is not None and self.n_chunks_done == self.n_chunks
+
+    @property
     def pictures_per_s(self) -> float | None:
         """Pictures a second: of late while the job runs, over all of it once it has ended.
 
@@ -135,19 +140,24 @@ class Jobs:
                 pipeline.set(key, content, ex=ttl_s)
             pipeline.hset(record(job.id), mapping=fields)
             pipeline.zadd(_list_of(job.kind), {job.id: job.created_at.timestamp()})
+            if job.kind in ("embed", "bulk"):
+                uploads = scripts.open_uploads(job.library)
+                pipeline.zadd(uploads, {job.id: job.created_at.timestamp()})
             if job.kind == "embed":
                 pipeline.sadd(SINGLES, job.id)
-            elif job.kind == "bulk":
+            elif job.kind in ("bulk", "reindex"):
                 pipeline.sadd(ARRIVING, job.id)
                 pipeline.set(arrival(job.id), 1, ex=scripts.ARRIVAL_TTL_S)
             elif job.kind == "search":
                 pipeline.zremrangebyscore(SEARCHES, "-inf", time.time() - SEARCH_TTL_S)
             pipeline.execute()
 
-    def forget(self, job_id: str) -> None:
+    def forget(self, job: Job) -> None:
         """Takes back a job of which nothing was queued."""
+        job_id = job.id
         with self._redis.pipeline() as pipeline:
             pipeline.delete(record(job_id), events(job_id), done(job_id))
+            pipeline.zrem(scripts.open_uploads(job.library), job_id)
             pipeline.zrem(JOBS, job_id)
             pipeline.zrem(SEARCHES, job_id)
             pipeline.srem(SINGLES, job_id)
@@ -218,6 +228,10 @@ class Jobs:
         kept = () if result is None else (result_key(job_id), result_meta(job_id, result))
         args = [status, repr(time.time()), problem, *kept]
         self._finish(keys=scripts.keys(job_id), args=args)
+
+    def cancel(self, job_id: str) -> None:
+        """Ends a job without its work; once ended it stays as it is."""
+        self._finish(keys=scripts.keys(job_id), args=["cancelled", repr(time.time()), ""])
 
     def begin_try(self, job_id: str, part: str) -> int:
         """Notes that a part of a job is begun. Returns how often that was not followed by an end.

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import base64
+import secrets
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
 
 from twinlens.shared.errors import ModelNotFound, Problem
 
@@ -15,10 +24,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MAX_K = 1000
+MAX_OFFSET = 10_000
+MAX_EXAMPLES = 16
 MAX_TEXT_CHARS = 2000
 
 MetadataValue = str | bool | int | float | list[str]
 Metadata = dict[str, MetadataValue]
+
+ImageId = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+FloatMetric = Literal["L2", "IP", "COSINE"]
+IndexType = Literal["AUTO", "FLAT", "HNSW", "IVF_FLAT", "IVF_SQ8", "IVF_PQ", "SCANN", "DISKANN"]
 
 
 def _to_utc(moment: datetime) -> datetime:
@@ -59,6 +75,9 @@ class CatalogEntry(BaseModel):
     image: Image
     path: str = Field(description="key in the blob store")
     added_by: str = Field(description="the item that added it, job:chunk:index")
+    collections: set[str] = Field(
+        default_factory=set, description="Milvus collections that have its embeddings"
+    )
 
 
 class ManifestItem(BaseModel):
@@ -76,7 +95,7 @@ class ManifestHead(BaseModel):
     """First line of each manifest file. With it, a job can be rebuilt from its files alone."""
 
     job_id: str
-    kind: Literal["embed", "bulk"]
+    kind: str = Field(description="of the job: embed, bulk or reindex")
     library: str
     chunk: int
     is_last: bool
@@ -112,15 +131,89 @@ class ModelSummary(BaseModel):
         return f"{self.name}@{self.version}"
 
 
-class Library(BaseModel):
-    """A named set of images that are searched together."""
+class Index(BaseModel):
+    """How Milvus finds the vectors of float models. Hashes are compared one by one."""
 
-    name: str
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: IndexType = Field("AUTO", description="AUTO: HNSW where the server has it, else FLAT")
+    params: dict[str, int] = Field(
+        default_factory=dict, description="of the index and of its search, by Milvus' names"
+    )
+    recall: float | None = Field(
+        None,
+        ge=0.5,
+        le=0.999,
+        description="share of the 10 nearest that HNSW is to find, 0.98 by default; decides on ef",
+    )
+    vector: Literal["FLOAT32", "FLOAT16"] = Field(
+        "FLOAT32", description="FLOAT16 takes half the memory"
+    )
+
+
+class Edition(BaseModel):
+    """What the pictures of a library are embedded with, and where the vectors are."""
+
     models: list[str] = Field(description="as name@version; no name twice")
+    metric: FloatMetric | None = Field(
+        None, description="of all float models; where there is none, the card's"
+    )
+    index: Index = Index()
     weights: dict[str, float] = Field(
         default_factory=dict,
         description="weights in the fusion, by model; where there is none, the card's",
     )
+    collections: dict[str, str] = Field(
+        default_factory=dict, description="each model's collection in Milvus"
+    )
+
+
+class NextEdition(Edition):
+    """One that is being built: new pictures are embedded for it as well."""
+
+    job_id: str = Field(description="the `reindex` job that embeds what is stored")
+
+
+class PreviousEdition(Edition):
+    """The one before, which `rollback` makes the library's again. Kept up to date until then."""
+
+    until: Moment
+
+
+class Library(Edition):
+    """A named set of images that are searched together."""
+
+    name: str
+    next: NextEdition | None = None
+    previous: PreviousEdition | None = None
+
+    @model_validator(mode="after")
+    def _name_collections(self) -> Self:
+        for ref in self.models:
+            if ref not in self.collections:
+                self.collections[ref] = new_collection(self.name, ref)
+        return self
+
+    @property
+    def editions(self) -> list[Edition]:
+        """Those that new pictures are embedded for, the one that is searched first."""
+        return [self, *filter(None, (self.next, self.previous))]
+
+    @property
+    def all_collections(self) -> set[str]:
+        return {name for edition in self.editions for name in edition.collections.values()}
+
+    @property
+    def edition(self) -> Edition:
+        """The one that is searched."""
+        return Edition.model_validate(self.model_dump(include=set(Edition.model_fields)))
+
+    def switched(
+        self, to: Edition, next_: NextEdition | None = None, previous: PreviousEdition | None = None
+    ) -> Library:
+        """Returns this library with another edition to be searched."""
+        fields = to.model_dump(include=set(Edition.model_fields))
+        return Library(name=self.name, next=next_, previous=previous, **fields)
 
     def choose(self, wanted: Iterable[str] | None = None) -> list[str]:
         """Returns the models that are wanted, as name@version; all by default.
@@ -144,18 +237,40 @@ class Library(BaseModel):
         return list(dict.fromkeys(known[name] for name in wanted))
 
 
+def new_collection(library: str, ref: str) -> str:
+    """Returns a name in Milvus that never was one. It takes letters, digits and `_` there."""
+    return f"{prefix_of(library)}{ref.replace('@', '__')}__{secrets.token_hex(4)}".replace("-", "_")
+
+
+def prefix_of(library: str) -> str:
+    """Returns what the names of a library's collections begin with, and no other library's.
+
+    No name has two separators in a row.
+    """
+    return f"tl_{library.replace('-', '_')}__"
+
+
 class SearchQuery(BaseModel):
     """What to look for. Every field has a default."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     library: str = "default"
     models: list[str] | None = Field(
         None, min_length=1, description="models to ask; all of the library's by default"
     )
     k: int = Field(10, ge=1, le=MAX_K, description="how many hits")
-    image_id: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="search with a stored image"
+    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="how many of the best to pass over")
+    image_id: ImageId | None = Field(None, description="search with a stored image")
+    positive: list[ImageId] = Field(
+        default_factory=list,
+        max_length=MAX_EXAMPLES,
+        description="stored images that are examples of what is looked for, beside others",
+    )
+    negative: list[ImageId] = Field(
+        default_factory=list,
+        max_length=MAX_EXAMPLES,
+        description="stored images that are examples of what is not",
     )
     text: str | None = Field(
         None,
@@ -163,17 +278,69 @@ class SearchQuery(BaseModel):
         max_length=MAX_TEXT_CHARS,
         description="search with words, under the models that have a text encoder",
     )
+    region: tuple[Share, Share, Share, Share] | None = Field(
+        None,
+        description="the part of the one example that is looked for: left, top, right and bottom"
+        " edge, from 0 to 1",
+    )
+    mode: Literal["similar", "near"] = Field(
+        "similar", description="`near` looks for copies and edits of the one example"
+    )
+    fusion: Literal["calibrated", "weighted", "rrf", "max", "min"] = Field(
+        "calibrated", description="how the models' distances become one score"
+    )
+    weights: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(
+        default_factory=dict,
+        description="weights in the fusion, by model, in place of the library's",
+    )
     rerank: Literal["neighbours", "none"] = Field(
         "neighbours",
         description="whether candidates that are near each other as well move up; the order of the"
-        " hits is then not that of their scores. Not done for words",
+        " hits is then not that of their scores. Not done for words, nor in mode `near`",
     )
+    filter: str | None = Field(
+        None, description='only images whose metadata fit, e.g. `city == "Paris" and year > 2019`'
+    )
+    max_distance: dict[str, float] = Field(
+        default_factory=dict,
+        description="by model: only images at most so far; for IP and COSINE, at least so similar",
+    )
+    min_score: float = Field(0.0, ge=0, le=1, description="only hits of this score or more")
+    group_by: str | None = Field(
+        None,
+        min_length=1,
+        description="of images with the same value of this metadata field, only the best",
+    )
+    exclude: list[ImageId] = Field(
+        default_factory=list, max_length=MAX_K, description="images that are not wanted"
+    )
+    include_query: bool = Field(
+        False, description="whether stored images that are examples may be found themselves"
+    )
+
+    @model_validator(mode="after")
+    def _region_is_one(self) -> Self:
+        if self.region is not None:
+            left, top, right, bottom = self.region
+            if left >= right or top >= bottom:
+                raise ValueError("a region's left is less than its right, its top than its bottom")
+        return self
+
+    @property
+    def example_ids(self) -> list[str]:
+        """Stored images that are looked for."""
+        return ([self.image_id] if self.image_id else []) + self.positive
 
 
 class ModelHit(BaseModel):
     rank: int = Field(description="place among the candidates under this model, from 1")
     distance: float = Field(description="as the model's metric defines it")
-    score: float = Field(ge=0, le=1, description="similarity; larger is nearer")
+    score: float = Field(
+        ge=0,
+        le=1,
+        description="how rare so near a neighbour is under this model: the share of unrelated"
+        " pictures that are farther. It means the same under every model",
+    )
 
 
 class Hit(BaseModel):
@@ -216,7 +383,59 @@ class SearchResult(BaseModel):
     hits: list[Hit]
     by_model: dict[str, list[RankedImage]]
     agreement: Agreement
+    indexed_through: Moment = Field(
+        description="every picture that was accepted up to then could be found"
+    )
     timing_ms: SearchTiming
+
+
+class Compared(BaseModel):
+    """What one model says of two pictures."""
+
+    distance: float = Field(description="as the model's metric defines it")
+    score: float = Field(ge=0, le=1, description="as in a search")
+
+
+class Comparison(BaseModel):
+    """How near two pictures are."""
+
+    score: float = Field(ge=0, le=1, description="of all models together, as in a search")
+    models: dict[str, Compared]
+
+
+class CompareQuery(BaseModel):
+    """Which two pictures: stored images, those that are not sent as `file`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    library: str = "default"
+    models: list[str] | None = Field(
+        None, min_length=1, description="models to ask; all of the library's by default"
+    )
+    image_ids: list[ImageId] = Field(default_factory=list, max_length=2)
+
+
+class DuplicatesQuery(BaseModel):
+    """Which near-duplicates to look for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    library: str = "default"
+    max_distance: int | None = Field(
+        None, ge=0, le=32, description="bits in which the hashes of duplicates differ at most"
+    )
+
+
+class Duplicates(BaseModel):
+    """The near-duplicates of a library."""
+
+    n_images: int = Field(description="that were compared")
+    n_groups: int
+    groups: list[list[str]] = Field(
+        description="image ids: one, and those that are duplicates of it, the nearest hash first;"
+        " the largest groups first, 1,000 at most"
+    )
+    confirmed_by: str | None = Field(description="the model that confirmed what the hash found")
 
 
 class Cursor(BaseModel):

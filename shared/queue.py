@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 EMBED_CHUNK = "twinlens.embed_chunk"
 SEARCH = "twinlens.search"
 DELETE_IMAGE = "twinlens.delete_image"
+REINDEX = "twinlens.reindex"
+DELETE_LIBRARY = "twinlens.delete_library"
 MAKE_THUMBNAIL = "twinlens.make_thumbnail"
 COUNT_VECTORS = "twinlens.count_vectors"
+COMPARE = "twinlens.compare"
+FIND_DUPLICATES = "twinlens.find_duplicates"
 
 Lane = Literal["search", "bulk"]
 # What the workers of a lane take. Kombu takes from a worker's queues in turn, so a single
@@ -32,14 +36,16 @@ LANES: dict[Lane, tuple[str, ...]] = {"search": ("search",), "bulk": ("single", 
 QUEUES = tuple(queue for queues in LANES.values() for queue in queues)
 
 SEARCH_TIME_LIMIT_S = 60
+# Of what goes through a whole library, by itself: planning, near-duplicates, removal.
+LIBRARY_TIME_LIMIT_S = 6 * 3_600
 
 # How long a part may be away before what needs it gives up: a restart takes seconds.
 REDIS_RETRIES = 8
 
 
-def query_key(job_id: str) -> str:
-    """Returns the Redis key that holds the picture of a search."""
-    return f"tl:query:{job_id}"
+def query_key(job_id: str, number: int = 0) -> str:
+    """Returns the Redis key that holds a picture that was sent with a query."""
+    return f"tl:query:{job_id}:{number}"
 
 
 def chunk_task_id(job_id: str, chunk: int) -> str:

@@ -32,6 +32,11 @@ BACKLOG = "tl:feed:backlog"
 WORKERS = "tl:workers"
 
 
+def open_uploads(library: str) -> str:
+    """Returns the key of a library's uploads that have not ended, by the time of their creation."""
+    return f"tl:library:{library}:uploads"
+
+
 def record(job_id: str) -> str:
     return f"tl:job:{job_id}"
 
@@ -63,6 +68,9 @@ local function get(name) return redis.call('HGET', record, name) end
 local function number(name) return tonumber(get(name) or '0') end
 local function add(name, n) return redis.call('HINCRBY', record, name, n) end
 
+-- Whether its chunks are fed in turn, and counted in the backlog.
+local function is_fed() return get('kind') == 'bulk' or get('kind') == 'reindex' end
+
 local function announce(chunk, n_failed)
   add('revision', 1)
   redis.call('XADD', events, '*', 'status', get('status'), 'chunk', chunk, 'n_failed', n_failed)
@@ -79,13 +87,16 @@ local function finish(status, moment, problem)
   redis.call('EXPIRE', done, ttl)
   redis.call('SREM', '{ARRIVING}', get('id'))
   redis.call('SREM', '{SINGLES}', get('id'))
-  if get('kind') == 'bulk' then
+  redis.call('ZREM', 'tl:library:' .. get('library') .. ':uploads', get('id'))
+  if is_fed() then
     local n_counted = number('succeeded') + number('skipped') + number('failed')
     redis.call('DECRBY', '{BACKLOG}', number('received') - n_counted)
   end
 end
 
 local function end_if_all_is_counted(moment, problem)
+  -- A library's new edition has to be switched on before the job that built it has ended.
+  if get('kind') == 'reindex' then return end
   if get('total') and number('n_chunks_done') == number('n_chunks') then
     problem = problem ~= '' and problem or get('upload_error')
     finish(problem and 'failed' or 'succeeded', moment, problem)
@@ -179,7 +190,7 @@ local dt = math.max(moment - (number('counted_at') > 0 and number('counted_at')
 local fade = math.exp(-dt / {RATE_WINDOW_S})
 local rate = number('rate') * fade + n / dt * (1 - fade)
 redis.call('HSET', record, 'rate', tostring(rate), 'counted_at', ARGV[5])
-if get('kind') == 'bulk' then redis.call('DECRBY', '{BACKLOG}', n) end
+if is_fed() then redis.call('DECRBY', '{BACKLOG}', n) end
 end_if_all_is_counted(ARGV[5], get('kind') == 'embed' and ARGV[6] or '')
 announce(ARGV[1], ARGV[4])
 return 1

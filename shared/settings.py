@@ -65,6 +65,9 @@ class Settings(BaseSettings):
         300, ge=1, description="How long a task may run before it is ended and begun anew"
     )
     job_ttl_s: int = Field(7 * 86_400, gt=0, description="How long an ended job is kept")
+    rollback_s: int = Field(
+        3_600, ge=0, description="How long a library can go back to the edition before"
+    )
     search_candidates: int = Field(100, ge=1, description="Least candidates asked of a model")
     batch_size: int | None = Field(
         None, ge=1, le=256, description="Pictures in one onnxruntime call; else 1, on a GPU 32"

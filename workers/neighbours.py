@@ -10,29 +10,30 @@ from twinlens.models.card import OutputKind
 from twinlens.models.rerank import rerank
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from concurrent.futures import Executor
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from twinlens.models.card import Card
     from twinlens.models.fusion import FusedEntry
-    from twinlens.workers.vectors import Vectors
+    from twinlens.workers.runtime import Runtime
+    from twinlens.workers.vectors import Collection
 
 Stored = dict[str, dict[str, Any]]  # model → image id → embedding
 
 
 def fetch_all(
-    vectors: Vectors, pool: Executor, library: str, cards: Iterable[Card], ids: Sequence[str]
+    runtime: Runtime, collections: Mapping[str, Collection], ids: Sequence[str]
 ) -> Stored:
     """Reads the embeddings of some images under several models, the models side by side.
 
     Raises:
         Unavailable: Milvus does not answer.
     """
-    cards = list(cards)
-    found = pool.map(lambda card: vectors.fetch(library, card, ids), cards)
-    return {card.name: one for card, one in zip(cards, found, strict=True)}
+    found = runtime.searchers.map(
+        lambda collection: runtime.vectors.fetch(collection, ids), collections.values()
+    )
+    return dict(zip(collections, found, strict=True))
 
 
 def order_by_neighbours(

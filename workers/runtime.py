@@ -8,11 +8,11 @@ import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from twinlens.models.pictures import Picture, PictureLimits, open_picture
+from twinlens.models.pictures import WHOLE, Picture, PictureLimits, Region, open_picture
 from twinlens.models.registry import DEFAULT_MODELS, Registry, ensure_models
 from twinlens.models.session import default_batch_size, is_cpu
 from twinlens.shared.blobs import BlobStore
@@ -24,7 +24,7 @@ from twinlens.shared.messages import Library, ModelSummary
 from twinlens.shared.queue import REDIS_RETRIES, Lane, connect
 from twinlens.workers.cores import n_cores
 from twinlens.workers.sources import Sources
-from twinlens.workers.vectors import Vectors
+from twinlens.workers.vectors import Collection, Vectors, collection_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,11 +34,20 @@ if TYPE_CHECKING:
     from twinlens.models.card import Card
     from twinlens.models.session import Embedder, Pixels
     from twinlens.models.text import TextEncoder
+    from twinlens.shared.messages import Edition
     from twinlens.shared.settings import Settings
 
 DEFAULT_LIBRARY = "default"
 N_WRITERS = 4
 N_FETCHERS = 8
+N_SEARCHERS = 8
+
+
+class Target(NamedTuple):
+    """A model of a library, and where its embeddings go."""
+
+    model: Embedder
+    collection: Collection
 
 
 @dataclass
@@ -58,6 +67,7 @@ class Runtime:
     decoders: ThreadPoolExecutor
     writers: ThreadPoolExecutor  # one thread a model: each write waits for Milvus
     fetchers: ThreadPoolExecutor
+    searchers: ThreadPoolExecutor  # onnxruntime and gRPC both let go: models work side by side
     n_pictures: int = 0
     n_tasks: int = 0
     busy_s: float = 0.0
@@ -72,8 +82,10 @@ class Runtime:
     def sources(self) -> Sources:
         return Sources(self.settings)
 
-    def decode(self, content: bytes, models: Sequence[Embedder]) -> tuple[Picture, list[Pixels]]:
-        """Decodes a picture once, and resizes it for each model.
+    def decode(
+        self, content: bytes, models: Sequence[Embedder], region: Region = WHOLE
+    ) -> tuple[Picture, list[Pixels]]:
+        """Decodes a picture, or a region of it, once, and resizes it for each model.
 
         Returns:
             The picture, and uint8 [height, width, 3] for each of the models, in their order.
@@ -84,17 +96,18 @@ class Runtime:
         specs = [model.card.input for model in models]
         limits = PictureLimits(max_pixels=self.settings.max_picture_px)
         wanted_px = max(spec.wanted_px for spec in specs)
-        picture = open_picture(content, limits, wanted_px=wanted_px)
+        picture = open_picture(content, limits, wanted_px=wanted_px, region=region)
         return picture, [picture.pixels_for(spec) for spec in specs]
 
-    def models_of(self, library: Library, wanted: Iterable[str] | None = None) -> list[Embedder]:
-        """Returns the models of a library, or those of them that are wanted, opened once.
+    def targets_of(self, edition: Edition, wanted: Iterable[str] | None = None) -> list[Target]:
+        """Returns the models of a library's edition, or some of them by name@version.
 
         Raises:
-            ModelNotFound: One is not of this library, or is not in this worker's directory.
+            ModelNotFound: One is not in this worker's directory.
             ModelRefused: One is not what its card says.
         """
-        return [self._embedder(ref) for ref in library.choose(wanted)]
+        models = [self._embedder(ref) for ref in wanted or edition.models]
+        return [Target(model, collection_of(edition, model.card)) for model in models]
 
     def text_encoder(self, model: Embedder) -> TextEncoder:
         """Returns a model's text encoder, opened once.
@@ -109,8 +122,10 @@ class Runtime:
         return self._text_encoders[ref]
 
     def publish_models(self) -> None:
-        """Tells the catalogue which models there are."""
+        """Tells the catalogue which models there are, and what Milvus has, if it can be reached."""
         self.catalog.publish_models(summary_of(card) for card in self.registry.cards())
+        with contextlib.suppress(Unavailable):
+            self.catalog.publish_server(self.vectors.server)
 
     def warm_up(self) -> None:
         """Opens the default library's models, and makes the first search as quick as the later.
@@ -119,13 +134,13 @@ class Runtime:
             ModelError: One is not what its card says.
         """
         library = self.catalog.library(DEFAULT_LIBRARY)
-        for model in self.models_of(library):
+        for model, collection in self.targets_of(library):
             spec = model.card.input
             blank = np.zeros((1, spec.height, spec.width, 3), np.uint8)
-            [embedding] = model.embed_batch(blank)
+            embeddings = model.embed_batch(blank)
             # Milvus Lite takes 160 ms for it.
             with contextlib.suppress(Unavailable):
-                self.vectors.nearest(library.name, model.card, embedding, limit=1)
+                self.vectors.nearest(collection, embeddings, limit=1)
 
     def _embedder(self, ref: str) -> Embedder:
         if ref not in self._embedders:
@@ -161,6 +176,7 @@ def build_runtime(settings: Settings, lanes: Sequence[Lane]) -> Runtime:
         decoders=ThreadPoolExecutor(_n_decoders(settings), "decode"),
         writers=ThreadPoolExecutor(N_WRITERS, "write"),
         fetchers=ThreadPoolExecutor(N_FETCHERS, "fetch"),
+        searchers=ThreadPoolExecutor(N_SEARCHERS, "search"),
     )
     runtime.publish_models()
     catalog.ensure_library(Library(name=DEFAULT_LIBRARY, models=list(DEFAULT_MODELS)))

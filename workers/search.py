@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from twinlens.models.fusion import agreement, fuse, shares_of
+from twinlens.models.calibration import Calibration
+from twinlens.models.card import Metric
+from twinlens.models.fusion import Fusion, agreement, fuse, shares_of
 from twinlens.models.rerank import N_RERANKED
-from twinlens.shared.errors import BadRequest, ImageNotFound
+from twinlens.models.variants import NEAR_WEIGHTS
+from twinlens.shared.filters import parse_filter
 from twinlens.shared.messages import (
     Agreement,
     Hit,
@@ -17,151 +19,265 @@ from twinlens.shared.messages import (
     SearchResult,
     SearchTiming,
 )
-from twinlens.shared.queue import query_key
+from twinlens.workers.examples import Asked, Sent, query_rows, read_pictures
 from twinlens.workers.neighbours import fetch_all, order_by_neighbours
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from twinlens.models.card import Card
     from twinlens.models.fusion import FusedEntry
-    from twinlens.models.session import Embedder
-    from twinlens.shared.messages import CatalogEntry, SearchQuery
-    from twinlens.workers.runtime import Runtime
+    from twinlens.shared.catalog import Searched
+    from twinlens.shared.messages import CatalogEntry, Library, SearchQuery
+    from twinlens.workers.examples import Rows
+    from twinlens.workers.runtime import Runtime, Target
 
 # Hits past k that are at hand when some of the best are being deleted just now.
 SPARE_HITS = 16
+# Where a ranking has to go deeper, so many times as deep.
+DEEPER = 4
+# Milvus gives 16,384 at most; some of them may be images that are not wanted.
+MAX_DEPTH = 15_000
 
 Distances = dict[str, dict[str, float]]  # model → image id → distance, nearest first
 
-# onnxruntime and gRPC both release the interpreter: the models work side by side.
-_pool = ThreadPoolExecutor(8, thread_name_prefix="search")
+NOTHING_SENT = Sent()
 
 
-def search(runtime: Runtime, job_id: str, query: SearchQuery, submitted_at: float) -> SearchResult:
+def search(
+    runtime: Runtime,
+    job_id: str,
+    query: SearchQuery,
+    submitted_at: float,
+    sent: Sent = NOTHING_SENT,
+) -> SearchResult:
     """Asks every model for the pictures nearest to the query, and fuses what they find.
 
     Args:
         runtime: What the process holds.
-        job_id: Names the query picture in Redis, where the query is a picture.
+        job_id: Names the pictures that were sent, in Redis.
         query: What to look for.
         submitted_at: Unix time in seconds at which the query was accepted.
+        sent: How many pictures were sent.
 
     Raises:
-        PictureError: The query picture is refused.
+        PictureError: A query picture is refused.
         ImageNotFound: The query names an image that the library has not.
         Unavailable: Milvus does not answer.
     """
     watch = _Stopwatch(submitted_at)
-    library = runtime.catalog.library(query.library)
-    models = runtime.models_of(library, query.models)
+    searched = runtime.catalog.searched(query.library)
+    library = searched.library
+    targets = runtime.targets_of(library, library.choose(query.models))
     if query.text is not None:
-        models = [model for model in models if model.card.text is not None]
-    by_name = {model.card.name: model for model in models}
-    if query.text is not None:
-        embeddings = _embed_text(runtime, query.text, models)
-        watch.lap("embed")
-    elif query.image_id is None:
-        embeddings = _embed_query(runtime, job_id, models, watch)
-    else:
-        embeddings = _stored_query(runtime, query, query.image_id, models)
-        watch.lap("embed")
-
-    listed, exact = _find(runtime, query, by_name, embeddings)
-    watch.lap("search")
-    cards = {name: model.card for name, model in by_name.items()}
-    weights = {name: card.weight for name, card in cards.items()} | library.weights
-    fused = fuse(exact, cards, weights, limit=max(query.k + SPARE_HITS, N_RERANKED))
-    # Words are near no picture in the way that pictures are near each other.
-    if query.rerank == "neighbours" and query.text is None:
-        shares = shares_of(weights, cards)
-        ids = [one.image_id for one in fused[:N_RERANKED]]
-        watch.lap("fuse")
-        counted = [cards[name] for name in shares]
-        stored = fetch_all(runtime.vectors, _pool, query.library, counted, ids)
-        watch.lap("search")
-        fused = order_by_neighbours(fused, stored, embeddings, cards, shares)
-        watch.lap("rerank")
-    result = _result(runtime, query, listed, fused)
+        targets = [target for target in targets if target.model.card.text is not None]
+    pictures = read_pictures(runtime, job_id, sum(sent))
+    parted = pictures[: sent.n_positive], pictures[sent.n_positive :]
+    asked = Asked(runtime, query, targets, *parted)
+    rows = query_rows(asked, watch.lap)
+    ranking = _Ranking(asked, searched, rows, watch)
+    shown, images = ranking.page()
+    result = _result(query, ranking.listed, shown, images, searched)
     watch.lap("fuse")
     result.timing_ms = watch.timing()
     return result
 
 
-def _stored_query(
-    runtime: Runtime, query: SearchQuery, image_id: str, models: Sequence[Embedder]
-) -> dict[str, Any]:
-    runtime.catalog.get(query.library, image_id)
-    cards = [model.card for model in models]
-    stored = fetch_all(runtime.vectors, _pool, query.library, cards, [image_id])
-    for name, found in stored.items():
-        if image_id not in found:
-            raise ImageNotFound(f"Model {name!r} has no embedding of image {image_id!r}.")
-    return {name: found[image_id] for name, found in stored.items()}
+def calibrations_of(searched: Searched, targets: Sequence[Target]) -> dict[str, Calibration]:
+    """Returns the calibrations of a library's models, where they have been measured."""
+    return {
+        target.model.card.name: Calibration.model_validate_json(text)
+        for target in targets
+        if (text := searched.calibrations.get(target.collection.name)) is not None
+    }
 
 
-def _embed_text(runtime: Runtime, text: str, models: Sequence[Embedder]) -> dict[str, Any]:
-    if not models:
-        raise BadRequest("No model that was asked has a text encoder.")
-    return {model.card.name: runtime.text_encoder(model).encode(text) for model in models}
+def weights_of(
+    library: Library, cards: Mapping[str, Card], mode: str, asked: Mapping[str, float]
+) -> dict[str, float]:
+    """Returns how much each model counts: as asked, else as the mode, library or card says."""
+    weights = {name: card.weight for name, card in cards.items()} | library.weights
+    if mode == "near":
+        weights |= {name: NEAR_WEIGHTS[card.output] for name, card in cards.items()}
+    return {name: (weights | dict(asked))[name] for name in cards}
 
 
-def _embed_query(
-    runtime: Runtime, job_id: str, models: Sequence[Embedder], watch: _Stopwatch
-) -> dict[str, Any]:
-    content: Any = runtime.pictures.get(query_key(job_id))
-    if content is None:
-        raise BadRequest("The query picture waited too long and is gone; search again.")
-    _, pixels = runtime.decode(content, models)
-    watch.lap("decode")
+class _Ranking:
+    """All that a query finds, in order, worked out as far as it is asked for.
 
-    def embed(model: Embedder, one: Any) -> Any:
-        return model.embed_batch(one[None])[0]
-
-    embeddings = _pool.map(embed, models, pixels)
-    found = {model.card.name: row for model, row in zip(models, embeddings, strict=True)}
-    watch.lap("embed")
-    return found
-
-
-def _find(
-    runtime: Runtime,
-    query: SearchQuery,
-    models: Mapping[str, Embedder],
-    embeddings: Mapping[str, Any],
-) -> tuple[Distances, Distances]:
-    """Returns each model's own list, and every model's exact distance to all that any listed.
-
-    So no result depends on which model happened to list a candidate.
+    It comes in blocks: the best of the 100 that each model lists, then, of the 400 that each lists,
+    those that are left; and so on. So a page is the same whatever was asked for before it.
     """
-    # One more, since the query itself may be among them.
-    limit = max(query.k + 1, runtime.settings.search_candidates)
 
-    def ask(name: str) -> dict[str, float]:
-        card = models[name].card
-        found = runtime.vectors.nearest(query.library, card, embeddings[name], limit)
-        found.pop(query.image_id or "", None)
-        return found
+    def __init__(self, asked: Asked, searched: Searched, rows: Rows, watch: _Stopwatch) -> None:
+        query = asked.query
+        self.listed: Distances = {}
+        self._runtime = asked.runtime
+        self._query = query
+        self._rows = rows
+        self._watch = watch
+        self._collections = asked.collections
+        self._cards = {name: one.card for name, one in self._collections.items()}
+        self._weights = weights_of(searched.library, self._cards, query.mode, query.weights)
+        self._calibrations = calibrations_of(searched, asked.targets)
+        self._filter = None if query.filter is None else parse_filter(query.filter)
+        self._unwanted = set(query.exclude)
+        if not query.include_query:
+            self._unwanted |= {*query.example_ids, *query.negative}
 
-    listed = dict(zip(models, _pool.map(ask, models), strict=True))
-    union = {image_id for found in listed.values() for image_id in found}
+    def page(self) -> tuple[list[FusedEntry], Mapping[str, CatalogEntry]]:
+        """Returns the hits that are asked for, and their images."""
+        first, n_wanted = self._query.offset, self._query.offset + self._query.k
+        kept: list[FusedEntry] = []
+        images: dict[str, CatalogEntry] = {}
+        groups: set[str] = set()
+        for block in self._blocks():
+            place = 0
+            while place < len(block) and len(kept) < n_wanted:
+                some = block[place : place + n_wanted - len(kept) + SPARE_HITS]
+                place += len(some)
+                # Some may be being deleted just now.
+                images |= self._runtime.catalog.find(
+                    self._query.library, [one.image_id for one in some]
+                )
+                for one in some:
+                    entry = images.get(one.image_id)
+                    if entry is not None and self._is_first_of_group(entry, groups):
+                        kept.append(one)
+            if len(kept) >= n_wanted:
+                break
+        return kept[first:n_wanted], images
 
-    def complete(name: str) -> dict[str, float]:
-        missing = sorted(union - listed[name].keys())
-        if not missing:
-            return listed[name]
-        card, row = models[name].card, embeddings[name]
-        more = runtime.vectors.nearest(query.library, card, row, len(missing), among=missing)
-        return listed[name] | more
+    def _is_first_of_group(self, entry: CatalogEntry, groups: set[str]) -> bool:
+        """Tells if no image of its group was there yet. One without the field stands alone."""
+        field = self._query.group_by
+        value = None if field is None else entry.image.metadata.get(field)
+        if value is None:
+            return True
+        # By its text, since lists cannot be in a set, and True is 1 there.
+        group = f"{type(value).__name__} {value}"
+        is_first = group not in groups
+        groups.add(group)
+        return is_first
 
-    return listed, dict(zip(models, _pool.map(complete, models), strict=True))
+    def _blocks(self) -> Iterator[list[FusedEntry]]:
+        seen: set[str] = set()
+        depth = self._runtime.settings.search_candidates
+        while True:
+            self.listed, exact = self._find(depth)
+            self._watch.lap("search")
+            fused = fuse(
+                exact,
+                self._cards,
+                self._weights,
+                limit=depth,
+                fusion=Fusion(self._query.fusion),
+                calibrations=self._calibrations,
+            )
+            block = [one for one in fused if one.image_id not in seen][: depth - len(seen)]
+            if not seen:
+                block = self._rerank(block)
+            seen |= {one.image_id for one in block}
+            wanted = [one for one in block if self._is_wanted(one)]
+            self._watch.lap("fuse")
+            yield wanted
+            if self._is_all(depth, block):
+                return
+            depth = min(depth * DEEPER, MAX_DEPTH)
+
+    def _find(self, depth: int) -> tuple[Distances, Distances]:
+        """Returns each model's own list, and every model's exact distance to all that any listed.
+
+        So no result depends on which model happened to list a candidate.
+        """
+        pool = self._runtime.searchers
+        own = pool.map(lambda name: self._ask(name, depth), self._cards)
+        listed = dict(zip(self._cards, own, strict=True))
+        union = {image_id for found in listed.values() for image_id in found}
+
+        def complete(name: str) -> dict[str, float]:
+            missing = sorted(union - listed[name].keys())
+            if not missing:
+                return listed[name]
+            return listed[name] | self._nearest(name, len(missing), among=missing)
+
+        return listed, dict(zip(self._cards, pool.map(complete, self._cards), strict=True))
+
+    def _ask(self, name: str, depth: int) -> dict[str, float]:
+        found = self._nearest(name, depth + len(self._unwanted), where=self._filter)
+        wanted = [(i, far) for i, far in found.items() if i not in self._unwanted]
+        return dict(wanted[:depth])
+
+    def _nearest(self, name: str, limit: int, **options: Any) -> dict[str, float]:
+        """Asks for each variant of the query; of an image, the nearest counts."""
+        found = self._runtime.vectors.nearest(
+            self._collections[name], self._rows[name], limit, **options
+        )
+        if len(found) == 1:
+            return found[0]
+        sign = _sign(self._cards[name])
+        best: dict[str, float] = {}
+        for distances in found:
+            for image_id, far in distances.items():
+                if image_id not in best or sign * far < sign * best[image_id]:
+                    best[image_id] = far
+        return dict(sorted(best.items(), key=lambda one: (sign * one[1], one[0])))
+
+    def _rerank(self, block: list[FusedEntry]) -> list[FusedEntry]:
+        # Words are near no picture in the way that pictures are near each other.
+        query = self._query
+        if query.rerank == "none" or query.text is not None or query.mode == "near":
+            return block
+        self._watch.lap("fuse")
+        shares = shares_of(self._weights, self._cards)
+        counted = {name: self._collections[name] for name in shares}
+        ids = [one.image_id for one in block[:N_RERANKED]]
+        stored = fetch_all(self._runtime, counted, ids)
+        self._watch.lap("search")
+        rows = {name: row[0] for name, row in self._rows.items()}
+        reranked = order_by_neighbours(block[:N_RERANKED], stored, rows, self._cards, shares)
+        self._watch.lap("rerank")
+        return reranked + block[N_RERANKED:]
+
+    def _is_wanted(self, one: FusedEntry) -> bool:
+        return one.score >= self._query.min_score and all(
+            (far := one.models[name].distance) is not None and not self._is_beyond(name, far)
+            for name in self._query.max_distance
+        )
+
+    def _is_beyond(self, name: str, distance: float) -> bool:
+        sign = _sign(self._cards[name])
+        return sign * distance > sign * self._query.max_distance[name]
+
+    def _is_all(self, depth: int, block: Sequence[FusedEntry]) -> bool:
+        """Tells if nothing that is wanted comes after this."""
+        full = {name: found for name, found in self.listed.items() if len(found) >= depth}
+        return (
+            not full
+            or depth >= MAX_DEPTH
+            or any(one.score < self._query.min_score for one in block)
+            # What is farther than the last of a full list is beyond as well.
+            or any(
+                name not in full or self._is_beyond(name, [*full[name].values()][-1])
+                for name in self._query.max_distance
+            )
+        )
+
+
+def _sign(card: Card) -> float:
+    """Returns what makes smaller nearer."""
+    return -1.0 if card.metric in (Metric.IP, Metric.COSINE) else 1.0
 
 
 def _result(
-    runtime: Runtime, query: SearchQuery, listed: Distances, fused: Sequence[FusedEntry]
+    query: SearchQuery,
+    listed: Distances,
+    shown: Sequence[FusedEntry],
+    images: Mapping[str, CatalogEntry],
+    searched: Searched,
 ) -> SearchResult:
-    shown, images = _shown(runtime, query, fused)
-    tops = {name: list(found)[: query.k] for name, found in listed.items()}
-    agreed = agreement(tops, query.k)
+    agreed = agreement({name: list(found)[: query.k] for name, found in listed.items()}, query.k)
+    page = slice(query.offset, query.offset + query.k)
     return SearchResult(
         hits=[
             Hit(
@@ -174,36 +290,22 @@ def _result(
                     if view.rank is not None and view.distance is not None
                 },
             )
-            for rank, one in enumerate(shown, start=1)
+            for rank, one in enumerate(shown, start=query.offset + 1)
         ],
         by_model={
             name: [
-                RankedImage(rank=rank, image_id=image_id, distance=listed[name][image_id])
-                for rank, image_id in enumerate(ids, start=1)
+                RankedImage(rank=rank, image_id=image_id, distance=found[image_id])
+                for rank, image_id in enumerate(list(found)[page], start=query.offset + 1)
             ]
-            for name, ids in tops.items()
+            for name, found in listed.items()
         },
         agreement=Agreement(
             overlap_at_k=agreed and agreed.overlap_at_k,
             rank_correlation=agreed and agreed.rank_correlation,
         ),
+        indexed_through=searched.indexed_through,
         timing_ms=SearchTiming(queued=0, decode=0, embed=0, search=0, fuse=0, rerank=0, total=0),
     )
-
-
-def _shown(
-    runtime: Runtime, query: SearchQuery, fused: Sequence[FusedEntry]
-) -> tuple[list[FusedEntry], dict[str, CatalogEntry]]:
-    """Returns the first k that are catalogued: some of the best may be being deleted just now."""
-    shown: list[FusedEntry] = []
-    images: dict[str, CatalogEntry] = {}
-    place = 0
-    while len(shown) < query.k and place < len(fused):
-        some = fused[place : place + query.k]
-        images |= runtime.catalog.find(query.library, [one.image_id for one in some])
-        shown += [one for one in some if one.image_id in images]
-        place += query.k
-    return shown[: query.k], images
 
 
 class _Stopwatch:

@@ -1,4 +1,4 @@
-"""Finds what was lost: chunks without a message, uploads without an API process.
+"""Finds what was lost: chunks without a message, uploads without an API process, and tidies up.
 
 A chunk that was not lost after all runs twice, which does no harm.
 """
@@ -9,10 +9,12 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from twinlens.shared.errors import JobExpired, JobNotFound, UploadBroken
+from twinlens.shared.errors import JobExpired, JobNotFound, Unavailable, UploadBroken
 from twinlens.shared.messages import now
 from twinlens.shared.presence import live_workers
 from twinlens.shared.queue import UNACKED_KEY, chunk_task_id, publish_chunk
+from twinlens.workers.calibrate import calibrate_libraries
+from twinlens.workers.reindex import tend_libraries
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -28,7 +30,7 @@ MIN_AGE_S = 30.0
 
 
 def sweep(runtime: Runtime, app: Celery) -> None:
-    """Queues lost chunks again, and seals lost uploads. One worker of all does it at a time."""
+    """Looks after what nobody else does. One worker of all does it at a time."""
     if not runtime.redis.set("tl:sweep", runtime.name, nx=True, ex=int(SWEEP_S)):
         return
     live_workers(runtime.redis)  # forgets the dead: chunks are fed by the number of the living
@@ -36,6 +38,11 @@ def sweep(runtime: Runtime, app: Celery) -> None:
     _requeue_lost_chunks(runtime, app)
     _requeue_lost_singles(runtime, app)
     runtime.feed.top_up(app)
+    try:
+        tend_libraries(runtime)
+        calibrate_libraries(runtime)
+    except Unavailable as error:
+        log.warning("libraries are looked after later: %s", error)
 
 
 def _seal_lost_uploads(runtime: Runtime) -> None:

@@ -14,11 +14,15 @@ from redis import RedisError
 from twinlens.shared import queue
 from twinlens.shared.errors import Crashed, Internal, Problem, TwinlensError, Unavailable
 from twinlens.shared.jobs import Jobs
-from twinlens.shared.messages import SearchQuery
+from twinlens.shared.messages import CompareQuery, DuplicatesQuery, SearchQuery
 from twinlens.workers import images
 from twinlens.workers.app import celery_app, redis_of_parent, runtime
 from twinlens.workers.bulk import MAX_TRIES, fail_chunk
 from twinlens.workers.bulk import embed_chunk as embed_stored_chunk
+from twinlens.workers.compare import compare as compare_pictures
+from twinlens.workers.duplicates import find_duplicates as find_library_duplicates
+from twinlens.workers.examples import Sent
+from twinlens.workers.reindex import plan_reindex
 from twinlens.workers.search import search as search_library
 
 if TYPE_CHECKING:
@@ -67,13 +71,10 @@ class ChunkTask(BaseTask):
         Jobs(redis_of_parent()).end_try(kwargs["job_id"], str(kwargs["chunk"]))
 
 
-class JobTask(BaseTask):
-    """Ends its job's record, unless the task has done so."""
+class StepTask(BaseTask):
+    """Ends its job's record if it fails: it is the first step of more."""
 
     throws = (TwinlensError,)
-
-    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
-        runtime().jobs.finish(task_id)
 
     def on_failure(
         self,
@@ -84,6 +85,13 @@ class JobTask(BaseTask):
         einfo: Any,
     ) -> None:
         Jobs(redis_of_parent()).finish(task_id, problem_of(exc))
+
+
+class JobTask(StepTask):
+    """Ends its job's record, unless the task has done so."""
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        runtime().jobs.finish(task_id)
 
 
 class CallTask(BaseTask):
@@ -150,12 +158,28 @@ def _embed_or_fail(job_id: str, chunk: int) -> None:
 
 
 @celery_app.task(
+    name=queue.REINDEX,
+    base=StepTask,
+    bind=True,
+    max_retries=None,
+    ignore_result=True,
+    time_limit=queue.LIBRARY_TIME_LIMIT_S,
+)
+def reindex(self: BaseTask, job_id: str) -> None:
+    try:
+        plan_reindex(runtime(), celery_app, job_id)
+    except (Unavailable, RedisError) as error:
+        raise self.retry(exc=error, countdown=RETRY_AFTER_S) from error
+
+
+@celery_app.task(
     name=queue.SEARCH, base=JobTask, time_limit=queue.SEARCH_TIME_LIMIT_S, ignore_result=True
 )
-def search(job_id: str, query: dict[str, Any], submitted_at: float) -> None:
+def search(job_id: str, query: dict[str, Any], submitted_at: float, sent: tuple[int, int]) -> None:
     if not _begin(job_id):
         return
-    result = search_library(runtime(), job_id, SearchQuery.model_validate(query), submitted_at)
+    asked = SearchQuery.model_validate(query)
+    result = search_library(runtime(), job_id, asked, submitted_at, Sent(*sent))
     runtime().jobs.finish(job_id, result=result.model_dump_json())
 
 
@@ -168,6 +192,37 @@ def delete_image(self: BaseTask, job_id: str, library: str, image_id: str) -> No
     except Unavailable as error:
         runtime().jobs.end_try(job_id, "task")
         raise self.retry(exc=error, countdown=RETRY_AFTER_S) from error
+
+
+@celery_app.task(
+    name=queue.FIND_DUPLICATES,
+    base=JobTask,
+    bind=True,
+    max_retries=None,
+    ignore_result=True,
+    time_limit=queue.LIBRARY_TIME_LIMIT_S,
+)
+def find_duplicates(self: BaseTask, job_id: str, query: dict[str, Any]) -> None:
+    if not _begin(job_id):
+        return
+    try:
+        found = find_library_duplicates(runtime(), DuplicatesQuery.model_validate(query))
+    except Unavailable as error:
+        runtime().jobs.end_try(job_id, "task")
+        raise self.retry(exc=error, countdown=RETRY_AFTER_S) from error
+    runtime().jobs.finish(job_id, result=found.model_dump_json())
+
+
+@celery_app.task(name=queue.COMPARE, base=CallTask, bind=True, time_limit=queue.SEARCH_TIME_LIMIT_S)
+def compare(self: BaseTask, query: dict[str, Any]) -> dict[str, Any]:
+    asked = CompareQuery.model_validate(query)
+    return compare_pictures(runtime(), str(self.request.id), asked).model_dump()
+
+
+@celery_app.task(name=queue.DELETE_LIBRARY, base=JobTask, time_limit=queue.LIBRARY_TIME_LIMIT_S)
+def delete_library(job_id: str, library: str) -> None:
+    if _begin(job_id):
+        runtime().blobs.delete_library(library)
 
 
 @celery_app.task(name=queue.MAKE_THUMBNAIL, base=CallTask, time_limit=queue.SEARCH_TIME_LIMIT_S)

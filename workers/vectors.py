@@ -1,9 +1,24 @@
-"""Milvus: one collection per library, model and version. Every call has a time limit."""
+"""Milvus: a collection for each library and model. Every call has a time limit.
+
+A collection is never changed: a library that wants another index or metric gets new ones.
+
+Nothing is ever flushed. A real server compares new rows one by one, or by an index of its own, and
+seals them when there are some 120 MB of them, or after 10 minutes without a write; then it builds
+the index that was asked for. Of 20,000 vectors of 1,280 numbers, a search takes as long before as
+after (docs/decisions/0013-indexes.md).
+
+What a call of `upsert` or `delete` did is seen by every search from then on, whoever makes it. Of a
+real server, a strongly consistent search costs 200 ms, the time of its clock's tick, where a
+bounded one takes 3 (docs/decisions/0012-freshness.md). So it is the writer that waits, once a call:
+a strong read of what it wrote moves the server's view past it, for all readers.
+"""
 
 from __future__ import annotations
 
 import functools
+import logging
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import grpc
@@ -11,12 +26,27 @@ import numpy as np
 from cachetools import LRUCache
 from pymilvus import DataType, MilvusClient, MilvusException
 
-from twinlens.models.card import Card, OutputKind
-from twinlens.shared.errors import Unavailable
+from twinlens.models.card import Card, Metric, OutputKind
+from twinlens.models.scores import pairwise_distances
+from twinlens.shared.errors import FieldError, Unavailable, ValidationFailed
+from twinlens.shared.indexes import (
+    COMPRESSED,
+    EXACT,
+    Server,
+    build_params,
+    check_index,
+    resolve,
+    search_params,
+    server_of,
+)
+from twinlens.shared.messages import Index
+from twinlens.workers.expressions import METADATA_FIELD, to_milvus, to_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from twinlens.shared.filters import Filter
+    from twinlens.shared.messages import Edition, Metadata
     from twinlens.shared.settings import Settings
 
 P = ParamSpec("P")
@@ -24,14 +54,41 @@ R = TypeVar("R")
 
 ID_FIELD = "id"
 VECTOR_FIELD = "embedding"
+STRONG, BOUNDED = "Strong", "Bounded"
 ID_LENGTH = 64  # hex digits of SHA-256
 # Embeddings that a process keeps: some 13,000 of 1,280 numbers. A hundred take 12 ms to be read.
 CACHE_BYTES = 64 * 1024 * 1024
+# A real server takes 2 to 3 s to load an empty collection, and more for one that has rows.
+LOAD_S = 60.0
+# Rows of one answer: 5 MB of 1,280 numbers a row, where gRPC takes 64.
+READ_ROWS = 1000
+# Candidates that are compared by their vectors where an index has made these smaller, at least.
+N_MEASURED = 100
+# As many as a server gives in one answer.
+MAX_ROWS = 16_384
+# What a server calls a parameter that it does not take: until 2.3, and since.
+REFUSED = (65535, 1100)
+KINDS = {
+    np.dtype(np.uint8): DataType.BINARY_VECTOR,
+    np.dtype(np.float16): DataType.FLOAT16_VECTOR,
+    np.dtype(np.float32): DataType.FLOAT_VECTOR,
+}
 
 
-def collection_of(library: str, card: Card) -> str:
-    """Returns the collection's name. Versions never share one, so their vectors never mix."""
-    return f"tl_{library.replace('-', '_')}__{card.key}"
+@dataclass(frozen=True)
+class Collection:
+    """A model's vectors in a library."""
+
+    name: str
+    card: Card  # with the library's metric
+    index: Index
+
+
+def collection_of(edition: Edition, card: Card) -> Collection:
+    """Returns where a library's vectors of a model are."""
+    if edition.metric is not None and card.output is OutputKind.FLOAT32:
+        card = card.model_copy(update={"metric": Metric(edition.metric)})
+    return Collection(edition.collections[card.ref], card, edition.index)
 
 
 def _needs_milvus(call: Callable[P, R]) -> Callable[P, R]:
@@ -51,7 +108,8 @@ def _needs_milvus(call: Callable[P, R]) -> Callable[P, R]:
 class Vectors:
     """A process's one Milvus client, made after fork: gRPC does not survive a fork.
 
-    Every method raises `Unavailable` where Milvus does not do what it was asked.
+    Every method raises `Unavailable` where Milvus does not do what it was asked, and
+    `ValidationFailed` where it has not the index that a collection is to have.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -63,6 +121,8 @@ class Vectors:
 
     @functools.cached_property
     def _client(self) -> MilvusClient:
+        # Its errors come here as exceptions. In the log, an answer of "no" takes 40 lines.
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
         return MilvusClient(
             uri=self._settings.milvus_uri,
             token=self._settings.milvus_token,
@@ -75,51 +135,120 @@ class Vectors:
 
     @_needs_milvus
     def upsert(
-        self, library: str, card: Card, ids: Sequence[str], embeddings: Iterable[Any]
+        self,
+        collection: Collection,
+        ids: Sequence[str],
+        embeddings: Iterable[Any],
+        metadata: Iterable[Metadata],
     ) -> None:
         """Writes one vector per id; repeating it changes nothing.
 
         Args:
-            library: The library.
-            card: The model that made the vectors.
+            collection: Where to.
             ids: Image ids, none twice.
             embeddings: Of each id, float32 [dimension], or uint8 [dimension / 8] for a hash.
+            metadata: Of each id, to be filtered by.
         """
+        dtype = _dtype_of(collection.card, collection.index)
         rows = [
-            {ID_FIELD: image_id, VECTOR_FIELD: _to_milvus(embedding)}
-            for image_id, embedding in zip(ids, embeddings, strict=True)
+            {
+                ID_FIELD: image_id,
+                VECTOR_FIELD: _to_milvus(embedding, dtype),
+                METADATA_FIELD: to_stored(fields),
+            }
+            for image_id, embedding, fields in zip(ids, embeddings, metadata, strict=True)
         ]
-        self._client.upsert(self._collection(library, card), rows, timeout=self._timeout_s)
+        name = self._ready_name(collection)
+        self._client.upsert(name, rows, timeout=self._timeout_s)
+        self._wait_until_seen(name, ids)
 
     @_needs_milvus
     def nearest(
         self,
-        library: str,
-        card: Card,
-        embedding: Any,
+        collection: Collection,
+        embeddings: Any,
         limit: int,
+        where: Filter | None = None,
         among: Sequence[str] | None = None,
-    ) -> dict[str, float]:
-        """Returns the ids nearest to an embedding and their distances, nearest first.
+    ) -> list[dict[str, float]]:
+        """Returns the ids nearest to each of some embeddings, and their distances, nearest first.
 
         Args:
-            library: The library.
-            card: The model that made the embedding.
-            embedding: float32 [dimension], or uint8 [dimension / 8] for a hash.
+            collection: Where to look.
+            embeddings: float32 [n, dimension], or uint8 [n, dimension / 8] of hashes.
             limit: How many at most.
-            among: Only these ids, so that each gets its exact distance.
+            where: Only images whose metadata it is true of.
+            among: Instead, only these ids; each gets its exact distance.
         """
         only = "" if among is None else f"{ID_FIELD} in {_id_list(among)}"
-        [hits] = self._client.search(
-            self._collection(library, card),
-            [_to_milvus(embedding)],
+        index = self._index_of(collection)
+        if among is not None and index.type not in EXACT:
+            return self._measure(collection, embeddings, among, limit)
+        if where is not None:
+            only = to_milvus(where, has_exists=not self.server.is_lite)
+        n_listed = max(limit, N_MEASURED) if index.type in COMPRESSED else limit
+        found = self._search(collection, embeddings, n_listed, only)
+        if index.type in EXACT:
+            return found
+        ids = self._unlisted(collection.name, only, found, n_listed)
+        if not ids and index.type in COMPRESSED:
+            ids = list({image_id for some in found for image_id in some})
+        return self._measure(collection, embeddings, ids, limit) if ids else found
+
+    def _search(
+        self, collection: Collection, embeddings: Any, limit: int, only: str
+    ) -> list[dict[str, float]]:
+        dtype = _dtype_of(collection.card, collection.index)
+        hits = self._client.search(
+            self._ready_name(collection),
+            [_to_milvus(embedding, dtype) for embedding in embeddings],
             filter=only,
             limit=limit,
+            search_params={"params": search_params(self._index_of(collection), limit)},
+            consistency_level=BOUNDED,
             timeout=self._timeout_s,
         )
-        return {hit[ID_FIELD]: float(hit["distance"]) for hit in hits}
+        return [{hit[ID_FIELD]: float(hit["distance"]) for hit in some} for some in hits]
 
-    def fetch(self, library: str, card: Card, ids: Sequence[str]) -> dict[str, Any]:
+    def _unlisted(
+        self, name: str, only: str, found: Sequence[dict[str, float]], limit: int
+    ) -> list[str]:
+        """Returns all ids there are, if an index has overlooked some that a search had room for.
+
+        One that is parted into lists looks into some of them, and in these for what fits a filter:
+        of 100 rows among 20,000, a search found 17. So does what a real server has of new rows,
+        whatever the index. Where there are more than MAX_ROWS, none are returned.
+        """
+        n_found = min(map(len, found), default=limit)
+        if n_found >= limit or not n_found < self._count(name, only) <= MAX_ROWS:
+            return []
+        rows = self._client.query(
+            name,
+            filter=only,
+            output_fields=[ID_FIELD],
+            limit=MAX_ROWS,
+            consistency_level=BOUNDED,
+            timeout=self._timeout_s,
+        )
+        return [row[ID_FIELD] for row in rows]
+
+    def _measure(
+        self, collection: Collection, embeddings: Any, ids: Sequence[str], limit: int
+    ) -> list[dict[str, float]]:
+        """Returns the nearest of some ids, by distances that are computed here."""
+        stored = self.fetch(collection, ids)
+        if not stored:
+            return [{} for _ in embeddings]
+        rows = np.stack(list(stored.values()))
+        sign = -1.0 if collection.card.metric in (Metric.IP, Metric.COSINE) else 1.0
+        found = []
+        for distances in pairwise_distances(embeddings, rows, collection.card):
+            ranked = zip(stored, distances.tolist(), strict=True)
+            nearest = sorted(ranked, key=lambda one: (sign * one[1], one[0]))[:limit]
+            found.append(dict(nearest))
+        return found
+
+    def fetch(self, collection: Collection, ids: Sequence[str]) -> dict[str, Any]:
         """Reads stored embeddings.
 
         What was read before comes from memory: of one picture, a model always makes the same. So
@@ -129,12 +258,12 @@ class Vectors:
             By id, float32 [dimension], or uint8 [dimension / 8] for a hash; nothing of an image
             that the model has not embedded.
         """
-        keys = {image_id: (card.sha256, image_id) for image_id in ids}
+        keys = {image_id: (collection.card.sha256, image_id) for image_id in ids}
         with self._lock:
             found = {i: row for i, key in keys.items() if (row := self._cache.get(key)) is not None}
         missing = [image_id for image_id in ids if image_id not in found]
         if missing:
-            read = self._read(library, card, missing)
+            read = self._read(collection, missing)
             found |= read
             with self._lock:
                 for image_id, row in read.items():
@@ -142,71 +271,156 @@ class Vectors:
         return found
 
     @_needs_milvus
-    def _read(self, library: str, card: Card, ids: Sequence[str]) -> dict[str, Any]:
-        rows = self._client.get(
-            self._collection(library, card),
-            ids=list(ids),
-            output_fields=[VECTOR_FIELD],
+    def _read(self, collection: Collection, ids: Sequence[str]) -> dict[str, Any]:
+        name, dtype = self._ready_name(collection), _dtype_of(collection.card, collection.index)
+        found: dict[str, Any] = {}
+        for start in range(0, len(ids), READ_ROWS):
+            rows = self._client.get(
+                name,
+                ids=list(ids[start : start + READ_ROWS]),
+                output_fields=[VECTOR_FIELD],
+                consistency_level=BOUNDED,
+                timeout=self._timeout_s,
+            )
+            found |= {row[ID_FIELD]: _from_milvus(row[VECTOR_FIELD], dtype) for row in rows}
+        return found
+
+    @_needs_milvus
+    def delete(self, collection: Collection, ids: Sequence[str]) -> None:
+        name = self._ready_name(collection)
+        self._client.delete(name, ids=list(ids), timeout=self._timeout_s)
+        self._wait_until_seen(name, ids)
+
+    @_needs_milvus
+    def count(self, collection: Collection) -> int:
+        return self._count(self._ready_name(collection), level=STRONG)
+
+    @_needs_milvus
+    def has(self, name: str) -> bool:
+        """Tells if there is a collection of this name."""
+        return bool(self._client.has_collection(name, timeout=self._timeout_s))
+
+    @_needs_milvus
+    def drop(self, name: str) -> None:
+        """Removes a collection, if it is there."""
+        self._client.drop_collection(name, timeout=self._timeout_s)
+        self._ready.discard(name)
+
+    def _wait_until_seen(self, name: str, ids: Sequence[str]) -> None:
+        self._client.get(
+            name,
+            ids=[ids[0]],
+            output_fields=[ID_FIELD],
+            consistency_level=STRONG,
             timeout=self._timeout_s,
         )
-        return {row[ID_FIELD]: _from_milvus(row[VECTOR_FIELD], card) for row in rows}
 
-    @_needs_milvus
-    def delete(self, library: str, card: Card, image_id: str) -> None:
-        self._client.delete(
-            self._collection(library, card), ids=[image_id], timeout=self._timeout_s
-        )
-
-    @_needs_milvus
-    def count(self, library: str, card: Card) -> int:
+    def _count(self, name: str, only: str = "", level: str = BOUNDED) -> int:
         [row] = self._client.query(
-            self._collection(library, card), output_fields=["count(*)"], timeout=self._timeout_s
+            name,
+            filter=only,
+            output_fields=["count(*)"],
+            consistency_level=level,
+            timeout=self._timeout_s,
         )
         return int(row["count(*)"])
 
-    def _collection(self, library: str, card: Card) -> str:
-        """Returns the collection's name; creates it once, whoever comes first."""
-        name = collection_of(library, card)
-        with self._lock:
-            if name not in self._ready:
-                if not self._client.has_collection(name, timeout=self._timeout_s):
-                    self._create(name, card)
-                self._ready.add(name)
+    @functools.cached_property
+    @_needs_milvus
+    def server(self) -> Server:
+        """What is connected. Milvus Lite has no version to tell."""
+        try:
+            version = self._client.get_server_version(timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                return server_of(None)
+            raise
+        return server_of(version)
+
+    def _index_of(self, collection: Collection) -> Index:
+        if _is_binary(collection.card):
+            return Index(type="FLAT")
+        return resolve(collection.index, self.server)
+
+    def _ready_name(self, collection: Collection) -> str:
+        """Returns the collection's name; on first use, makes what is missing of it.
+
+        Several may do so at once, and one may have been broken off in the middle of it.
+        """
+        name = collection.name
+        if name not in self._ready:
+            if not self.has(name) or not self._has_index(name):
+                self._create(collection)
+                self._build_index(collection)
+            self._client.load_collection(name, timeout=LOAD_S)
+            self._ready.add(name)
         return name
 
-    def _create(self, name: str, card: Card) -> None:
+    def _has_index(self, name: str) -> bool:
+        return bool(self._client.list_indexes(name, timeout=self._timeout_s))
+
+    def _create(self, collection: Collection) -> None:
+        name, card = collection.name, collection.card
+        if not _is_binary(card):
+            errors = check_index(collection.index, {card.ref: card.dimension}, self.server)
+            if errors:
+                raise ValidationFailed(f"{self.server.title} cannot build the index.", errors)
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field(ID_FIELD, DataType.VARCHAR, is_primary=True, max_length=ID_LENGTH)
-        kind = DataType.BINARY_VECTOR if _is_binary(card) else DataType.FLOAT_VECTOR
+        kind = KINDS[_dtype_of(card, collection.index)]
         schema.add_field(VECTOR_FIELD, kind, dim=card.dimension)
-        index = self._client.prepare_index_params()
-        index.add_index(
-            VECTOR_FIELD,
-            index_type="BIN_FLAT" if _is_binary(card) else "FLAT",
-            metric_type=card.metric,
-        )
+        schema.add_field(METADATA_FIELD, DataType.JSON)
         try:
-            self._client.create_collection(
-                name, schema=schema, index_params=index, timeout=self._timeout_s
-            )
+            self._client.create_collection(name, schema=schema, timeout=self._timeout_s)
         except MilvusException:
             # Another process may have been quicker.
-            if not self._client.has_collection(name, timeout=self._timeout_s):
+            if not self.has(name):
                 raise
+
+    def _build_index(self, collection: Collection) -> None:
+        name, card, index = collection.name, collection.card, self._index_of(collection)
+        params = self._client.prepare_index_params()
+        params.add_index(
+            VECTOR_FIELD,
+            index_type="BIN_FLAT" if _is_binary(card) else index.type,
+            metric_type=card.metric,
+            params=build_params(index, card.dimension),
+        )
+        try:
+            # Without rows there is nothing to wait for, and pymilvus would ask after 0.5 s.
+            self._client.create_index(name, params, timeout=self._timeout_s, sync=False)
+        except MilvusException as error:
+            if self._has_index(name):
+                return
+            if error.code not in REFUSED:
+                raise
+            self._client.drop_collection(name, timeout=self._timeout_s)
+            raise ValidationFailed(
+                f"{self.server.title} refuses the index.",
+                [FieldError(location="/index", message=error.message)],
+            ) from error
 
 
 def _is_binary(card: Card) -> bool:
     return card.output is OutputKind.BITS
 
 
-def _to_milvus(embedding: Any) -> Any:
-    return embedding.tobytes() if embedding.dtype == np.uint8 else embedding
-
-
-def _from_milvus(stored: Any, card: Card) -> Any:
+def _dtype_of(card: Card, index: Index) -> np.dtype[Any]:
+    """Returns what Milvus keeps: packed bits, or numbers of 2 or 4 bytes."""
     if _is_binary(card):
-        return np.frombuffer(stored[0], dtype=np.uint8)
-    return np.asarray(stored, dtype=np.float32)
+        return np.dtype(np.uint8)
+    return np.dtype(np.float16 if index.vector == "FLOAT16" else np.float32)
+
+
+def _to_milvus(embedding: Any, dtype: np.dtype[Any]) -> Any:
+    return embedding.tobytes() if dtype == np.uint8 else embedding.astype(dtype, copy=False)
+
+
+def _from_milvus(stored: Any, dtype: np.dtype[Any]) -> Any:
+    if dtype == np.float32:
+        return np.asarray(stored, dtype)
+    row = np.frombuffer(stored[0], dtype)
+    return row if dtype == np.uint8 else row.astype(np.float32)
 
 
 def _id_list(ids: Sequence[str]) -> str:

@@ -31,6 +31,7 @@ from twinlens.api.schemas import (
 from twinlens.api.uploads import (
     MAX_METADATA_BYTES,
     Entry,
+    FormRules,
     as_chunks,
     clean_name,
     parse_json,
@@ -124,10 +125,11 @@ def list_missing(query: InLibrary) -> Response:
     Of the ids in the body, those that the library does not have with all of its models.
     """
     gateway = current_gateway()
-    versions = set(gateway.library(query.library).models)
+    # A plan's other collections are its job's to fill.
+    wanted = set(gateway.library(query.library).collections.values())
     ids = _asked_ids()
     found = gateway.catalog.find(query.library, ids)
-    known = {id_ for id_, entry in found.items() if versions <= set(entry.image.models)}
+    known = {id_ for id_, entry in found.items() if wanted <= entry.collections}
     return answer(MissingImages(missing=[id_ for id_ in ids if id_ not in known]))
 
 
@@ -210,14 +212,14 @@ def _uploaded(gateway: Gateway, name: str | None) -> Entry:
     max_bytes = gateway.settings.max_picture_bytes
     body = as_chunks(request.stream)
     if request.mimetype == "multipart/form-data":
-        upload = read_form(
-            request.content_type or "", body, "metadata", MAX_METADATA_BYTES, max_bytes
-        )
-        if upload.content is None:
+        rules = FormRules("metadata", MAX_METADATA_BYTES, max_bytes, {"file": 1})
+        upload = read_form(request.content_type or "", body, rules)
+        if not upload.files["file"]:
             missing = FieldError(location="file", message="The part is missing.")
             raise ValidationFailed("The form has no picture.", [missing])
-        given = upload.file_name if name is None else clean_name(name)
-        return Entry(given, upload.content, parse_metadata(upload.json))
+        [(sent_name, content)] = upload.files["file"]
+        given = sent_name if name is None else clean_name(name)
+        return Entry(given, content, parse_metadata(upload.json))
     if request.mimetype.startswith("image/") or request.mimetype == "application/octet-stream":
         return Entry(clean_name(name or ""), read_picture(body, max_bytes))
     raise UnsupportedMedia(

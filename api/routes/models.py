@@ -8,12 +8,14 @@ from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 from pydantic import TypeAdapter
 
-from twinlens.api.answers import answer, page_by_name
+from twinlens.api.answers import answer, answer_accepted, page_by_name
 from twinlens.api.gateway import Gateway, current_gateway
-from twinlens.api.libraries import plan_library
+from twinlens.api.intake import Accepted
+from twinlens.api.libraries import plan_library, remove_library, roll_back
 from twinlens.api.routes import DEFAULT_PROBLEM, problems
 from twinlens.api.schemas import (
     Backlog,
+    JobAnswer,
     LibraryPage,
     LibraryPath,
     LibraryPlan,
@@ -23,6 +25,7 @@ from twinlens.api.schemas import (
     NoParameters,
     PageParameters,
     Stats,
+    WaitHeaders,
 )
 from twinlens.api.uploads import MAX_QUERY_BYTES, as_chunks, parse_json, read_at_most
 from twinlens.shared.errors import PayloadTooLarge, Unavailable, UnsupportedMedia
@@ -73,23 +76,63 @@ def list_libraries(query: PageParameters) -> Response:
 @models.put(
     "/libraries/<name>",
     operation_id="putLibrary",
-    responses={200: Library, 201: Library, **problems(400, 404, 409, 415, 422, 503)},
+    responses={
+        200: Library,
+        201: Library,
+        202: JobAnswer,
+        **problems(400, 404, 409, 415, 422, 503),
+    },
     request_body={
         "required": True,
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/LibraryPlan"}}},
     },
 )
-def put_library(path: LibraryPath, query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
-    """Create a library, or change its weights; its models only while it is empty."""
+def put_library(path: LibraryPath, query: NoParameters, header: WaitHeaders) -> Response:  # noqa: ARG001 (refuses any)
+    """Create a library, or change its models, weights, index or metric.
+
+    Where stored pictures have to be embedded for that, a `reindex` job does it. Searches go on as
+    they were until it has ended; then the change is switched on whole.
+    """
     if request.mimetype != "application/json":
         raise UnsupportedMedia("Send application/json.")
     text = read_at_most(as_chunks(request.stream), MAX_QUERY_BYTES)
     if text is None:
         raise PayloadTooLarge(f"A library's plan has at most {MAX_QUERY_BYTES} bytes.")
-    library, is_new = plan_library(
-        current_gateway(), path.name, parse_json(LibraryPlan, text, location="")
-    )
-    return answer(library, 201 if is_new else 200)
+    gateway = current_gateway()
+    planned = plan_library(gateway, path.name, parse_json(LibraryPlan, text, location=""))
+    if planned.job is not None:
+        return answer_accepted(gateway, Accepted(planned.job, is_new=True), header.prefer)
+    return answer(planned.library, 201 if planned.is_new else 200)
+
+
+@models.get(
+    "/libraries/<name>", operation_id="getLibrary", responses={200: Library, **problems(404)}
+)
+def get_library(path: LibraryPath, query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
+    """Get a library."""
+    return answer(current_gateway().library(path.name))
+
+
+@models.delete(
+    "/libraries/<name>",
+    operation_id="deleteLibrary",
+    responses={200: JobAnswer, 202: JobAnswer, **problems(404, 409)},
+)
+def delete_library(path: LibraryPath, query: NoParameters, header: WaitHeaders) -> Response:  # noqa: ARG001 (refuses any)
+    """Remove a library with all of its images."""
+    gateway = current_gateway()
+    job = remove_library(gateway, path.name)
+    return answer_accepted(gateway, Accepted(job, is_new=True), header.prefer)
+
+
+@models.post(
+    "/libraries/<name>/rollback",
+    operation_id="rollBackLibrary",
+    responses={200: Library, **problems(404, 409)},
+)
+def roll_back_library(path: LibraryPath, query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
+    """Give up a change that is being made; without one, go back to the edition before."""
+    return answer(roll_back(current_gateway(), path.name))
 
 
 @models.get("/stats", operation_id="getStats", responses={200: Stats})

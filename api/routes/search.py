@@ -1,4 +1,4 @@
-"""Search with a picture, or with an image that is stored."""
+"""Search with pictures, stored images or words; compare two pictures; find near-duplicates."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 
-from twinlens.api.answers import answer_accepted
+from twinlens.api.answers import answer, answer_accepted
 from twinlens.api.gateway import current_gateway
 from twinlens.api.idempotency import scoped_key
-from twinlens.api.intake import accept_search
+from twinlens.api.intake import Asked, accept_duplicates, accept_search
+from twinlens.api.problems import answer_problem
 from twinlens.api.routes import DEFAULT_PROBLEM, form, problems
 from twinlens.api.schemas import JobAnswer, NoParameters, SubmitHeaders
 from twinlens.api.uploads import (
     MAX_QUERY_BYTES,
+    Form,
+    FormRules,
     as_chunks,
     parse_json,
     read_at_most,
@@ -26,89 +29,193 @@ from twinlens.shared.errors import (
     UnsupportedMedia,
     ValidationFailed,
 )
-from twinlens.shared.messages import SearchQuery
+from twinlens.shared.filters import parse_filter
+from twinlens.shared.messages import (
+    MAX_EXAMPLES,
+    CompareQuery,
+    Comparison,
+    DuplicatesQuery,
+    SearchQuery,
+)
+from twinlens.shared.queue import COMPARE
 
 if TYPE_CHECKING:
-    from twinlens.api.gateway import Gateway
+    from collections.abc import Mapping
 
-_QUERY_REF = {"$ref": "#/components/schemas/SearchQuery"}
+    from twinlens.api.gateway import Gateway
+    from twinlens.shared.messages import Library
+
+# Two pictures of the largest size, behind what searches wait.
+COMPARE_TIMEOUT_S = 15
+
+_FILE = {"type": "string", "format": "binary"}
+_FILES = {"type": "array", "items": _FILE}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
 
 search = APIBlueprint(
     "search",
     __name__,
-    url_prefix="/v1/search",
+    url_prefix="/v1",
     abp_tags=[{"name": "search"}],
     abp_responses=DEFAULT_PROBLEM,
 )
 
 
 @search.post(
-    "",
+    "/search",
     operation_id="search",
     responses={200: JobAnswer, 202: JobAnswer, **problems(400, 404, 413, 415, 422, 503)},
     request_body={
         "required": True,
-        "content": form("file", file={"type": "string", "format": "binary"}, query=_QUERY_REF)
-        | {"application/json": {"schema": _QUERY_REF}},
+        "content": form("file", file=_FILES, negative=_FILES, query=_ref("SearchQuery"))
+        | {"application/json": {"schema": _ref("SearchQuery")}},
     },
 )
 def search_images(query: NoParameters, header: SubmitHeaders) -> Response:  # noqa: ARG001 (refuses any)
     """Find the images nearest to a picture.
 
     As multipart `file` with an optional JSON part `query`, or as JSON with `image_id`, or with
-    `text` where a model of the library has a text encoder.
+    `text` where a model of the library has a text encoder. Several `file`, or ids in `positive`,
+    are examples of one thing; `negative`, files or ids, are examples of what it is not.
     """
     gateway = current_gateway()
     gateway.check_ready("search")
-    wanted, picture = _read_query(gateway.settings.max_picture_bytes)
-    _check_names(gateway, wanted)
+    asked = _read_search(gateway.settings.max_picture_bytes)
+    _check_search(gateway, asked)
     key = scoped_key(request.method, request.path, header.idempotency_key)
-    accepted = accept_search(gateway, wanted, picture, key)
-    return answer_accepted(gateway, accepted, header.prefer)
+    return answer_accepted(gateway, accept_search(gateway, asked, key), header.prefer)
 
 
-def _read_query(max_picture: int) -> tuple[SearchQuery, bytes | None]:
+@search.post(
+    "/compare",
+    operation_id="compare",
+    responses={200: Comparison, **problems(400, 404, 413, 415, 422, 503)},
+    request_body={
+        "required": True,
+        "content": form("file", file=_FILES, query=_ref("CompareQuery"))
+        | {"application/json": {"schema": _ref("CompareQuery")}},
+    },
+)
+def compare(query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
+    """Tell how near two pictures are under each model. Nothing is stored.
+
+    As multipart with two `file`, or one and the id of a stored image; or as JSON with two ids.
+    """
+    gateway = current_gateway()
+    gateway.check_ready("search")
+    body = _read_body(gateway.settings.max_picture_bytes, {"file": 2})
+    wanted = parse_json(CompareQuery, body.json or b"{}", location=_location())
+    files = [content for _, content in body.files["file"]]
+    library = gateway.library(wanted.library)
+    library.choose(wanted.models)
+    if len(files) + len(wanted.image_ids) != 2:
+        raise _bad_field("image_ids", "Two pictures are compared: files or stored images.")
+    for image_id in wanted.image_ids:
+        gateway.catalog.get(library.name, image_id)
+    reply = gateway.call(COMPARE, {"query": wanted.model_dump()}, COMPARE_TIMEOUT_S, files)
+    if reply.error is not None:
+        return answer_problem(reply.error)
+    return answer(Comparison.model_validate(reply.value))
+
+
+@search.post(
+    "/duplicates",
+    operation_id="findDuplicates",
+    responses={200: JobAnswer, 202: JobAnswer, **problems(400, 404, 413, 415, 422, 503)},
+    request_body={
+        "required": True,
+        "content": {"application/json": {"schema": _ref("DuplicatesQuery")}},
+    },
+)
+def find_duplicates(query: NoParameters, header: SubmitHeaders) -> Response:  # noqa: ARG001 (refuses any)
+    """Group a library's near-duplicates: copies and edits of one picture.
+
+    Exact copies need no group: they are one image.
+    """
+    gateway = current_gateway()
+    gateway.check_ready("single")
+    body = _read_body(0, {})
+    wanted = parse_json(DuplicatesQuery, body.json or b"{}", location="")
+    library = gateway.library(wanted.library)
+    models = gateway.catalog.models()
+    if not any(ref in models and models[ref].metric == "HAMMING" for ref in library.models):
+        message = "It has no model that makes hashes, such as phash."
+        raise ValidationFailed(
+            f"Library {library.name!r} cannot be searched for duplicates.",
+            [FieldError(location="/library", message=message)],
+        )
+    key = scoped_key(request.method, request.path, header.idempotency_key)
+    return answer_accepted(gateway, accept_duplicates(gateway, wanted, key), header.prefer)
+
+
+def _read_body(max_picture: int, files: Mapping[str, int]) -> Form:
+    """Reads JSON, or, where pictures may come with it, a form that has it as part `query`."""
     body = as_chunks(request.stream)
     if request.mimetype == "application/json":
         text = read_at_most(body, MAX_QUERY_BYTES)
         if text is None:
             raise PayloadTooLarge(f"A query has at most {MAX_QUERY_BYTES} bytes.")
-        wanted = parse_json(SearchQuery, text, location="")
-        if (wanted.image_id is None) == (wanted.text is None):
-            message = "A query without a picture has either a stored image or a text."
-            raise _bad_field("/image_id", message)
-        return wanted, None
-    if request.mimetype == "multipart/form-data":
-        return _read_form(request.content_type or "", max_picture)
-    raise UnsupportedMedia("Send multipart/form-data with a part `file`, or application/json.")
+        return Form({name: [] for name in files}, text)
+    if files and request.mimetype == "multipart/form-data":
+        rules = FormRules("query", MAX_QUERY_BYTES, max_picture, files)
+        return read_form(request.content_type or "", body, rules)
+    also = "multipart/form-data with a part `file`, or " if files else ""
+    raise UnsupportedMedia(f"Send {also}application/json.")
 
 
-def _read_form(content_type: str, max_picture: int) -> tuple[SearchQuery, bytes]:
-    body = as_chunks(request.stream)
-    sent = read_form(content_type, body, "query", MAX_QUERY_BYTES, max_picture)
-    wanted = parse_json(SearchQuery, b"{}" if sent.json is None else sent.json, location="query")
-    if sent.content is None:
-        raise _bad_field("file", "The part is missing.")
-    for name in ("image_id", "text"):
-        if getattr(wanted, name) is not None:
-            raise _bad_field(f"query/{name}", "A query with a picture has nothing else to go by.")
-    return wanted, sent.content
+def _read_search(max_picture: int) -> Asked:
+    body = _read_body(max_picture, {"file": MAX_EXAMPLES, "negative": MAX_EXAMPLES})
+    wanted = parse_json(SearchQuery, body.json or b"{}", location=_location())
+    positive, negative = ([content for _, content in body.files[n]] for n in ("file", "negative"))
+    n_examples = len(positive) + len(wanted.example_ids)
+    n_all = n_examples + len(negative) + len(wanted.negative)
+    if _location() and not positive:
+        raise _bad_field(None, "The part is missing.")
+    if wanted.text is not None and n_all:
+        raise _bad_field("text", "A query with words has nothing else to go by.")
+    if wanted.text is None and not n_examples:
+        message = "A query without a picture has either stored images or a text."
+        raise _bad_field("image_id", message)
+    if n_all > MAX_EXAMPLES:
+        raise _bad_field("positive", f"At most {MAX_EXAMPLES} examples are taken.")
+    for name, is_asked in (("region", wanted.region), ("mode", wanted.mode == "near")):
+        if is_asked and (n_all != 1 or wanted.text is not None):
+            raise _bad_field(name, "It is for a query with one picture.")
+    return Asked(wanted, positive, negative)
 
 
-def _check_names(gateway: Gateway, wanted: SearchQuery) -> None:
+def _check_search(gateway: Gateway, asked: Asked) -> None:
     """Refuses at once what the worker would refuse later.
 
     Raises:
         LibraryNotFound: There is no such library.
         ModelNotFound: The library has no such model.
         ImageNotFound: The library has no such image.
+        BadFilter: The filter cannot be read.
     """
+    wanted = asked.query
     library = gateway.library(wanted.library)
     refs = library.choose(wanted.models)
+    names = {ref.partition("@")[0] for ref in refs}
+    for field in ("weights", "max_distance"):
+        for unknown in getattr(wanted, field).keys() - names:
+            raise _bad_query(f"/{field}/{unknown}", "It is no model that is asked.")
+    if wanted.filter is not None:
+        parse_filter(wanted.filter)
     if wanted.text is not None:
         _check_text(gateway, refs, is_named=wanted.models is not None)
-    if wanted.image_id is not None:
-        gateway.catalog.get(library.name, wanted.image_id)
+    _check_images(gateway, library, [*wanted.example_ids, *wanted.negative])
+
+
+def _check_images(gateway: Gateway, library: Library, ids: list[str]) -> None:
+    found = gateway.catalog.find(library.name, ids)
+    for image_id in ids:
+        if image_id not in found:
+            gateway.catalog.get(library.name, image_id)
 
 
 def _check_text(gateway: Gateway, refs: list[str], *, is_named: bool) -> None:
@@ -116,10 +223,19 @@ def _check_text(gateway: Gateway, refs: list[str], *, is_named: bool) -> None:
     models = gateway.catalog.models()
     deaf = [ref for ref in refs if ref not in models or not models[ref].has_text]
     if len(deaf) == len(refs) or (deaf and is_named):
-        raise _bad_field("/text", f"Without a text encoder: {', '.join(deaf) or 'all models'}.")
+        raise _bad_query("/text", f"Without a text encoder: {', '.join(deaf) or 'all models'}.")
 
 
-def _bad_field(location: str, message: str) -> ValidationFailed:
+def _location() -> str:
+    """Returns where a query's fields are: in the part `query`, or in the body itself."""
+    return "" if request.mimetype == "application/json" else "query"
+
+
+def _bad_field(field: str | None, message: str) -> ValidationFailed:
+    return _bad_query("file" if field is None else f"{_location()}/{field}", message)
+
+
+def _bad_query(location: str, message: str) -> ValidationFailed:
     return ValidationFailed(
         "The query is not valid.", [FieldError(location=location, message=message)]
     )

@@ -68,3 +68,49 @@ def test_a_killed_bulk_worker_costs_no_picture(
         result = client.search(path.read_bytes(), json.dumps({"k": 1}))["result"]
         for model in NETWORKS:
             assert names[result["by_model"][model][0]["image_id"]] == path.name
+
+
+def test_a_model_is_added_while_a_worker_is_killed_and_searches_go_on(
+    service: Any, client: Client, tmp_path: Path
+) -> None:
+    """Not one search has fewer results, and no picture lacks the model in the end."""
+    plan = {"models": ["phash"]}
+    client.http.put("/v1/libraries/grows", json=plan).raise_for_status()
+    photos = make_photos(tmp_path / "photos", 200, seed=502)
+    files = [("files", (path.name, path.read_bytes())) for path in photos[:150]]
+    client.ended(client.http.post("/v1/images/bulk?library=grows", files=files).json())
+
+    plan["models"].append("efficientnet-lite0@1-int8")
+    job = client.http.put("/v1/libraries/grows", json=plan).raise_for_status().json()
+    assert job["kind"] == "reindex"
+    late = [("files", (path.name, path.read_bytes())) for path in photos[150:]]
+    upload = client.http.post("/v1/images/bulk?library=grows", files=late).json()
+    is_killed, n_before, n_searches = False, 0, 0
+    asked = json.dumps({"library": "grows", "k": 250})
+    while True:
+        job = client.get(job["links"]["self"])
+        result = client.search(photos[0].read_bytes(), asked)["result"]
+        assert len(result["hits"]) >= max(n_before, 150)
+        n_before, n_searches = len(result["hits"]), n_searches + 1
+        if job["finished_at"] is not None:
+            break
+        if not is_killed and job["progress"]["succeeded"] > 0:
+            bulk_worker(service).kill()
+            is_killed = True
+    assert is_killed
+    assert n_searches > 2
+    assert job["status"] == "succeeded", job["error"]
+    assert client.ended(upload)["progress"]["succeeded"] == 50
+    library = client.get("/v1/libraries/grows")
+    assert library["models"] == ["phash@1", "efficientnet-lite0@1-int8"]
+    stats = client.get("/v1/stats")["libraries"]["grows"]
+    assert stats == {"images": 200, "vectors": {"phash": 200, "efficientnet-lite0": 200}}
+    result = client.search(photos[199].read_bytes(), asked)["result"]
+    assert set(result["hits"][0]["models"]) == {"phash", "efficientnet-lite0"}
+
+    back = client.http.post("/v1/libraries/grows/rollback").raise_for_status().json()
+    assert back["models"] == ["phash@1"]
+    result = client.search(photos[199].read_bytes(), asked)["result"]
+    assert len(result["hits"]) == 200
+    client.ended(client.http.delete("/v1/libraries/grows").raise_for_status().json())
+    assert client.http.get("/v1/libraries/grows").status_code == 404

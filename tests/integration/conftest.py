@@ -11,21 +11,28 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from flask.testing import FlaskClient
-from servers import running_milvus, running_valkey
+from photos import jpeg, source
+from servers import needs_standalone, running_milvus, running_standalone, running_valkey
 
 from twinlens.api.app import create_app
 from twinlens.api.gateway import Gateway
+from twinlens.shared.blobs import image_id_of
 from twinlens.shared.catalog import Catalog
 from twinlens.shared.jobs import Jobs
 from twinlens.shared.messages import CatalogEntry, Image, Item, Library, ModelSummary, now
 from twinlens.shared.presence import WorkerStatus, announce
 from twinlens.shared.queue import QUEUES, connect
 from twinlens.shared.settings import Settings
+from twinlens.workers.bulk import embed_chunk
+from twinlens.workers.runtime import build_runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from redis import Redis
+
+    from twinlens.workers.runtime import Runtime, Target
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +45,19 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def milvus_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with running_milvus(tmp_path_factory.mktemp("milvus")) as uri:
         yield uri
+
+
+@pytest.fixture(scope="session")
+def standalone_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_standalone(tmp_path_factory.mktemp("standalone")) as uri:
+        yield uri
+
+
+# For `parametrize`, or `params` of a fixture: fixtures' names of the servers there are here.
+EVERY_MILVUS = (
+    pytest.param("milvus_uri", id="lite"),
+    pytest.param("standalone_uri", id="standalone", marks=needs_standalone),
+)
 
 
 @pytest.fixture
@@ -109,8 +129,12 @@ class StandIn:
         self.catalog.ensure_library(Library(name=library, models=refs))
 
     def add(self, image: Image, path: str = "nowhere") -> None:
+        there = {library.name: library.collections for library in self.catalog.libraries()}
+        names = there.get(image.library, {})
+        entry = CatalogEntry(image=image, path=path, added_by="j:0:0")
+        entry.collections = {names[ref] for ref in image.models if ref in names}
         with self.redis.pipeline() as pipeline:
-            self.catalog.add(pipeline, CatalogEntry(image=image, path=path, added_by="j:0:0"))
+            self.catalog.add(pipeline, entry)
             pipeline.execute()
 
     def finish_chunk(self, job_id: str, chunk: int, items: list[Item]) -> None:
@@ -158,13 +182,15 @@ def image(image_id: str, name: str = "a.jpg", library: str = "default") -> Image
     )
 
 
-def summary(name: str, version: str = "1", *, has_text: bool = False) -> ModelSummary:
+def summary(
+    name: str, version: str = "1", *, has_text: bool = False, metric: Any = "L2"
+) -> ModelSummary:
     return ModelSummary(
         name=name,
         version=version,
         title=name,
         dimension=8,
-        metric="L2",
+        metric=metric,
         input={"width": 4},
         weight=1.0,
         licence="Apache-2.0",
@@ -230,3 +256,61 @@ class Body(io.RawIOBase):
         n_bytes = min(len(buffer), len(self._left))
         buffer[:n_bytes], self._left = self._left[:n_bytes], self._left[n_bytes:]
         return n_bytes
+
+
+NAMES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
+
+
+@pytest.fixture(scope="session")
+def small_photos() -> dict[str, bytes]:
+    """Photos by name, each a JPEG of 128 px: under the 10 kB that the test settings allow."""
+    found = {}
+    for name in NAMES:
+        photo = source(name)
+        photo.thumbnail((128, 128))
+        found[name] = jpeg(photo, quality=80)
+    return found
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture
+def runtime(settings: Settings, redis: Redis, models_dir: Path) -> Runtime:
+    settings.data_dir.joinpath("models").symlink_to(models_dir)
+    return build_runtime(settings, ["bulk"])
+
+
+def targets_of(runtime: Runtime, library: str = "default") -> list[Target]:
+    return runtime.targets_of(runtime.catalog.library(library))
+
+
+def names_of(runtime: Runtime) -> list[str]:
+    return [target.model.card.name for target in targets_of(runtime)]
+
+
+def post(client: FlaskClient, files: list[tuple[str, bytes]], library: str = "default") -> str:
+    """Posts files as one bulk job and returns its id."""
+    answer = client.post(
+        f"/v1/images/bulk?library={library}",
+        data={"files": [(io.BytesIO(content), name) for name, content in files]},
+    )
+    assert answer.status_code == 202, answer.text
+    job_id: str = answer.json["id"]
+    return job_id
+
+
+def outcomes(runtime: Runtime, job_id: str, chunk: int = 0) -> list[str]:
+    return [item.outcome for item in embed_chunk(runtime, job_id, chunk)]
+
+
+@pytest.fixture
+def library(
+    client: FlaskClient, runtime: Runtime, small_photos: dict[str, bytes]
+) -> dict[str, str]:
+    """The small photos, embedded: image ids by name."""
+    job_id = post(client, list(small_photos.items()))
+    assert outcomes(runtime, job_id) == ["succeeded"] * len(NAMES)
+    return {name: image_id_of(content) for name, content in small_photos.items()}

@@ -242,7 +242,7 @@ def test_jobs_and_libraries_take_turns(
 ) -> None:
     gateway = Gateway(settings)
     for library in ("default", "other"):
-        gateway.catalog.put_library(Library(name=library, models=[]))
+        gateway.catalog.ensure_library(Library(name=library, models=[]))
     chunks = {"huge": 20, "small": 2, "elsewhere": 2}
     jobs = Jobs(redis)
     for name, n_chunks in chunks.items():

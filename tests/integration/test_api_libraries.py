@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from integration.conftest import assert_problem, image, summary
 
+from twinlens.shared.indexes import server_of
+
 if TYPE_CHECKING:
     from flask.testing import FlaskClient
     from integration.conftest import StandIn
@@ -21,8 +23,10 @@ def test_a_library_is_made_and_its_weights_are_changed(
 ) -> None:
     worker.serve("lite0", "phash")
     made = put(client, "art", models=["lite0", "phash@1"])
-    expected = {"name": "art", "models": ["lite0@1", "phash@1"], "weights": {}}
-    assert (made.status_code, made.json) == (201, expected)
+    assert made.status_code == 201
+    assert (made.json["name"], made.json["models"]) == ("art", ["lite0@1", "phash@1"])
+    assert (made.json["weights"], made.json["next"], made.json["previous"]) == ({}, None, None)
+    assert client.get("/v1/libraries/art").json == made.json
 
     worker.add(image("a" * 64, library="art"))
     changed = put(client, "art", models=["phash", "lite0"], weights={"phash": 0.2})
@@ -30,13 +34,20 @@ def test_a_library_is_made_and_its_weights_are_changed(
     assert client.get("/v1/libraries").json["items"][0] == changed.json
 
 
-def test_models_change_only_while_a_library_is_empty(client: FlaskClient, worker: StandIn) -> None:
+def test_models_change_at_once_while_a_library_is_empty(
+    client: FlaskClient, worker: StandIn
+) -> None:
     worker.serve("lite0", "phash")
-    assert put(client, "default", models=["phash"]).status_code == 200
+    changed = put(client, "default", models=["phash"], metric="COSINE")
+    assert (changed.status_code, changed.json["models"]) == (200, ["phash@1"])
+    assert (changed.json["metric"], changed.json["previous"]) == ("COSINE", None)
+    assert worker.queued() == []
     worker.add(image("a" * 64))
-    problem = assert_problem(put(client, "default", models=["lite0"]), 409, "library-not-empty")
-    assert "phash@1" in problem["detail"]
-    assert client.get("/v1/libraries").json["items"][0]["models"] == ["phash@1"]
+    job = put(client, "default", models=["lite0"])
+    assert (job.status_code, job.json["kind"]) == (202, "reindex")
+    assert job.json["progress"]["total"] is None
+    [task] = worker.queued()
+    assert (task["name"], task["kwargs"]) == ("twinlens.reindex", {"job_id": job.json["id"]})
 
 
 def test_a_version_must_be_named_where_there_are_several(
@@ -60,6 +71,21 @@ def test_a_version_must_be_named_where_there_are_several(
         ("art", {"models": ["lite0"], "weights": {"phash": 1}}, 422, "/weights/phash"),
         ("art", {"models": ["lite0"], "weights": {"lite0": -1}}, 422, "/weights/lite0"),
         ("art", {"models": ["lite0"], "colour": 1}, 422, "/colour"),
+        ("art", {"models": ["lite0"], "index": {"type": "BEST"}}, 422, "/index/type"),
+        ("art", {"models": ["lite0"], "index": {"type": "DISKANN"}}, 422, "/index/type"),
+        ("art", {"models": ["lite0"], "index": {"recall": 1.0}}, 422, "/index/recall"),
+        (
+            "art",
+            {"models": ["lite0"], "index": {"type": "HNSW", "params": {"M": 1}}},
+            422,
+            "/index/params/M",
+        ),
+        (
+            "art",
+            {"models": ["lite0", "phash"], "index": {"type": "IVF_PQ", "params": {"m": 3}}},
+            422,
+            "/index/params/m",
+        ),
         ("Art", {"models": ["lite0"]}, 422, "name"),
         ("a_b", {"models": ["lite0"]}, 422, "name"),
         ("a--b", {"models": ["lite0"]}, 422, "name"),
@@ -75,11 +101,41 @@ def test_a_bad_plan_is_refused_and_makes_nothing(
     location: str | None,
 ) -> None:
     worker.serve("lite0", "phash")
+    worker.catalog.publish_server(server_of("v2.3.5-lite"))
     response = put(client, name, **plan)
     assert response.status_code == status, response.text
     if location is not None:
         assert response.json["errors"][0]["location"] == location
     assert [one["name"] for one in client.get("/v1/libraries").json["items"]] == ["default"]
+
+
+def test_an_index_is_one_of_the_connected_server(client: FlaskClient, worker: StandIn) -> None:
+    worker.serve("lite0")
+    # Where no worker has told yet which server that is, one finds out when it writes.
+    assert put(client, "early", models=["lite0"], index={"type": "DISKANN"}).status_code == 201
+    worker.catalog.publish_server(server_of(None))
+    refused = put(client, "late", models=["lite0"], index={"type": "HNSW"})
+    [error] = assert_problem(refused, 422, "validation-failed")["errors"]
+    assert error["location"] == "/index/type"
+    assert "Milvus Lite" in error["message"]
+    assert error["message"].endswith("it has: AUTO, FLAT, IVF_FLAT.")
+    assert put(client, "late", models=["lite0"], index={"type": "IVF_FLAT"}).status_code == 201
+
+
+def test_what_counts_in_searches_alone_is_changed_at_once(
+    client: FlaskClient, worker: StandIn
+) -> None:
+    worker.serve("lite0")
+    worker.add(image("a" * 64))
+    plan = {"models": ["lite0"], "index": {"type": "HNSW", "params": {"ef": 100}}}
+    assert put(client, "default", **plan).status_code == 202
+    assert client.post("/v1/libraries/default/rollback").status_code == 200
+    assert put(client, "art", **plan).status_code == 201
+    worker.add(image("b" * 64, library="art"))
+    for fields in ({"params": {"ef": 200}}, {"recall": 0.99}):
+        changed = put(client, "art", models=["lite0"], index={"type": "HNSW"} | fields)
+        assert (changed.status_code, changed.json["previous"]) == (200, None)
+        assert changed.json["index"].items() >= fields.items()
 
 
 def test_words_are_searched_with_where_a_model_understands_them(

@@ -5,7 +5,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.conftest import assert_problem, counts, form_body, image
+from integration.conftest import assert_problem, counts, form_body, image, summary
 
 from twinlens.shared.messages import SearchQuery
 from twinlens.shared.queue import SEARCH, connect, query_key
@@ -44,7 +44,8 @@ def test_a_picture_is_searched_with(
     [task] = worker.queued()
     assert (task["name"], task["queue"], task["id"]) == (SEARCH, "search", job["id"])
     assert task["request_id"] == "s-1"
-    assert set(task["kwargs"]) == {"job_id", "query", "submitted_at"}
+    assert set(task["kwargs"]) == {"job_id", "query", "submitted_at", "sent"}
+    assert task["kwargs"]["sent"] == [1, 0]
     assert SearchQuery.model_validate(task["kwargs"]["query"]) == SearchQuery(models=["phash"], k=3)
     with connect(settings.redis_url, decode=False) as pictures:
         assert pictures.get(query_key(job["id"])) == b"query"
@@ -68,6 +69,7 @@ def test_the_result_has_links(client: FlaskClient, worker: StandIn) -> None:
         "hits": [hit],
         "by_model": {"lite0": [{"rank": 1, "image_id": ID, "distance": 0.2}]},
         "agreement": {"overlap_at_k": None, "rank_correlation": None},
+        "indexed_through": "2026-01-01T00:00:00.000Z",
         "timing_ms": times,
     }
     worker.finish_search(job_id, result)
@@ -129,7 +131,7 @@ def test_bad_queries_are_refused_with_their_place(
         ({"data": {"query": "{}"}} | FORM, 422, "validation-failed"),
         (form_body({"file": ("q", b"")}), 422, "empty-picture"),
         ({"data": {"file": (io.BytesIO(b"x" * 10_001), "q")}}, 413, "payload-too-large"),
-        ({"data": {"file": (io.BytesIO(b"x"), "q"), "query": BOTH}}, 422, "validation-failed"),
+        ({"data": {"file": (io.BytesIO(b"x"), "q"), "query": BOTH}}, 404, "image-not-found"),
         ({"json": {"image_id": ID}, "query_string": "k=3"}, 422, "validation-failed"),
         ({"json": {"image_id": ID, "library": "none"}}, 404, "library-not-found"),
     ],
@@ -171,3 +173,98 @@ def test_an_idempotency_key_gives_the_first_search(
     # The same key at another endpoint is another key.
     raw = {"data": b"query", "content_type": "image/png"}
     assert client.post("/v1/images", headers=headers, **raw).status_code == 202
+
+
+def test_several_examples_are_searched_with(
+    client: FlaskClient, worker: StandIn, settings: Settings
+) -> None:
+    worker.serve("lite0")
+    worker.add(image(ID))
+    parts = [
+        ("negative", ("n.jpg", b"not this")),
+        ("file", ("a.jpg", b"one")),
+        ("query", (None, json.dumps({"positive": [ID]}))),
+        ("file", ("b.jpg", b"two")),
+    ]
+    response = client.post("/v1/search", **form_body(parts))
+    assert response.status_code == 202, response.text
+    [task] = worker.queued()
+    assert task["kwargs"]["sent"] == [2, 1]
+    with connect(settings.redis_url, decode=False) as pictures:
+        keys = [query_key(response.json["id"], number) for number in range(3)]
+        assert pictures.mget(keys) == [b"one", b"two", b"not this"]
+
+
+@pytest.mark.parametrize(
+    ("query", "location"),
+    [
+        ({"weights": {"phash": 1}}, "/weights/phash"),
+        ({"max_distance": {"phash": 1}}, "/max_distance/phash"),
+        ({"region": [0.5, 0, 0.5, 1]}, ""),
+        ({"region": [0, 0, 1, 2]}, "/region/3"),
+        ({"region": [0, 0, 1, 1], "positive": [ID]}, "/region"),
+        ({"mode": "near", "positive": [ID]}, "/mode"),
+        ({"text": "words"}, "/text"),
+        ({"offset": -1}, "/offset"),
+        ({"min_score": 1.5}, "/min_score"),
+        ({"fusion": "best"}, "/fusion"),
+        ({"negative": [ID] * 16}, "/positive"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_with_its_place(
+    client: FlaskClient, worker: StandIn, query: Any, location: str
+) -> None:
+    worker.serve("lite0")
+    worker.add(image(ID))
+    problem = assert_problem(search(client, query), 422, "validation-failed")
+    places = {error["location"].removeprefix("query") for error in problem["errors"]}
+    assert places == {location}
+    assert worker.queued() == []
+
+
+def test_a_filter_that_cannot_be_read_is_refused_saying_where(
+    client: FlaskClient, worker: StandIn
+) -> None:
+    worker.serve("lite0")
+    problem = assert_problem(search(client, {"filter": "city == "}), 422, "bad-filter")
+    assert problem["detail"].startswith("At the end: expected a string")
+    assert search(client, {"filter": 'city == "Paris"'}).status_code == 202
+
+
+def test_two_pictures_are_compared_or_it_is_said_why_not(
+    client: FlaskClient, worker: StandIn
+) -> None:
+    worker.serve("lite0")
+    worker.add(image(ID))
+    for body in (
+        {"json": {}},
+        {"json": {"image_ids": [ID]}},
+        form_body([("file", ("a", b"x")), ("query", (None, json.dumps({"image_ids": [ID] * 2})))]),
+        form_body([("file", (name, b"x")) for name in "abc"]),
+    ):
+        assert_problem(client.post("/v1/compare", **body), 422, "validation-failed")
+    missing = {"json": {"image_ids": [ID, "b" * 64]}}
+    assert_problem(client.post("/v1/compare", **missing), 404, "image-not-found")
+    nobody = client.post("/v1/compare", json={"image_ids": [ID, ID]})
+    assert "No search worker" in assert_problem(nobody, 503, "unavailable")["detail"]
+
+
+def test_duplicates_are_looked_for_where_there_are_hashes(
+    client: FlaskClient, worker: StandIn
+) -> None:
+    worker.catalog.publish_models([summary("lite0"), summary("phash", metric="HAMMING")])
+    assert client.put("/v1/libraries/plain", json={"models": ["lite0"]}).status_code == 201
+    assert client.put("/v1/libraries/art", json={"models": ["lite0", "phash"]}).status_code == 201
+    refused = client.post("/v1/duplicates", json={"library": "plain"})
+    assert "phash" in assert_problem(refused, 422, "validation-failed")["errors"][0]["message"]
+    headers = {"Idempotency-Key": "k"}
+    asked = {"library": "art", "max_distance": 8}
+    job = client.post("/v1/duplicates", json=asked, headers=headers)
+    assert (job.status_code, job.json["kind"]) == (202, "duplicates")
+    again = client.post("/v1/duplicates", json=asked, headers=headers)
+    assert again.json["id"] == job.json["id"]
+    [task] = worker.queued()
+    assert (task["queue"], task["kwargs"]["query"]) == ("single", asked)
+    found = {"n_images": 3, "n_groups": 1, "groups": [[ID, "b" * 64]], "confirmed_by": "lite0"}
+    worker.finish_search(job.json["id"], found)
+    assert client.get(f"/v1/jobs/{job.json['id']}").json["result"] == found

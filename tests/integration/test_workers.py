@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import time
@@ -11,14 +10,11 @@ from pathlib import Path
 import pytest
 from celery import Celery
 from flask.testing import FlaskClient
-from integration.conftest import counts
-from photos import jpeg, source
-from redis import Redis
+from integration.conftest import NAMES, counts, names_of, outcomes, post, targets_of
 from servers import wait_until
 from tiny_pair import COLOURS, pair_card, picture_graph, plain_picture, text_graph, tokenizer_file
 
 from twinlens.models.pictures import open_picture
-from twinlens.models.session import Embedder
 from twinlens.shared.blobs import image_id_of, image_key, thumbnail_key
 from twinlens.shared.errors import ContentMissing, ImageNotFound, ModelNotFound
 from twinlens.shared.jobs import Job
@@ -27,74 +23,11 @@ from twinlens.shared.queue import make_celery, query_key
 from twinlens.shared.scripts import FED
 from twinlens.shared.settings import Settings
 from twinlens.workers.bulk import embed_chunk
+from twinlens.workers.examples import Sent
 from twinlens.workers.images import count_vectors, delete_image, make_stored_thumbnail
 from twinlens.workers.runtime import Runtime, build_runtime
 from twinlens.workers.search import search
 from twinlens.workers.sweeper import MIN_AGE_S, sweep
-
-NAMES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
-
-
-@pytest.fixture(scope="session")
-def small_photos() -> dict[str, bytes]:
-    """Photos by name, each a JPEG of 128 px: under the 10 kB that the test settings allow."""
-    found = {}
-    for name in NAMES:
-        photo = source(name)
-        photo.thumbnail((128, 128))
-        found[name] = jpeg(photo, quality=80)
-    return found
-
-
-@pytest.fixture(scope="session")
-def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture
-def runtime(
-    settings: Settings, redis: Redis, models_dir: Path, small_photos: dict[str, bytes]
-) -> Runtime:
-    settings.data_dir.joinpath("models").symlink_to(models_dir)
-    built = build_runtime(settings, ["bulk"])
-    # Redis and the blobs begin empty with each test; Milvus lasts as long as the session.
-    for model in models_of(built):
-        for content in small_photos.values():
-            built.vectors.delete("default", model.card, image_id_of(content))
-    return built
-
-
-def models_of(runtime: Runtime) -> list[Embedder]:
-    return runtime.models_of(runtime.catalog.library("default"))
-
-
-def names_of(runtime: Runtime) -> list[str]:
-    return [model.card.name for model in models_of(runtime)]
-
-
-def post(client: FlaskClient, files: list[tuple[str, bytes]], library: str = "default") -> str:
-    """Posts files as one bulk job and returns its id."""
-    answer = client.post(
-        f"/v1/images/bulk?library={library}",
-        data={"files": [(io.BytesIO(content), name) for name, content in files]},
-    )
-    assert answer.status_code == 202, answer.text
-    job_id: str = answer.json["id"]
-    return job_id
-
-
-def outcomes(runtime: Runtime, job_id: str, chunk: int = 0) -> list[str]:
-    return [item.outcome for item in embed_chunk(runtime, job_id, chunk)]
-
-
-@pytest.fixture
-def library(
-    client: FlaskClient, runtime: Runtime, small_photos: dict[str, bytes]
-) -> dict[str, str]:
-    """The small photos, embedded: image ids by name."""
-    job_id = post(client, list(small_photos.items()))
-    assert outcomes(runtime, job_id) == ["succeeded"] * len(NAMES)
-    return {name: image_id_of(content) for name, content in small_photos.items()}
 
 
 def test_a_repeated_chunk_has_the_same_outcomes(
@@ -220,7 +153,7 @@ def test_a_search_shows_each_models_distance_of_every_hit(
     runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
 ) -> None:
     runtime.pictures.set(query_key("q"), small_photos["coffee.png"])
-    result = search(runtime, "q", SearchQuery(), time.time())
+    result = search(runtime, "q", SearchQuery(), time.time(), Sent(1))
     assert [hit.rank for hit in result.hits] == [1, 2, 3, 4]
     assert result.hits[0].image.id == library["coffee.png"]
     for hit in result.hits:
@@ -276,7 +209,7 @@ def test_the_weights_of_a_library_count(
         weights = {name: float(name == favourite) for name in names}
         plan = {"models": names, "weights": weights}
         assert client.put("/v1/libraries/default", json=plan).status_code == 200
-        result = search(runtime, "q", SearchQuery(), time.time())
+        result = search(runtime, "q", SearchQuery(), time.time(), Sent(1))
         for hit in result.hits:
             assert hit.score == pytest.approx(hit.models[favourite].score)
 
@@ -345,10 +278,10 @@ def test_a_search_is_reranked_unless_it_is_asked_not_to_be(
     runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
 ) -> None:
     runtime.pictures.set(query_key("q"), small_photos["coffee.png"])
-    plain = search(runtime, "q", SearchQuery(rerank="none"), time.time())
+    plain = search(runtime, "q", SearchQuery(rerank="none"), time.time(), Sent(1))
     scores = [hit.score for hit in plain.hits]
     assert scores == sorted(scores, reverse=True)
-    result = search(runtime, "q", SearchQuery(), time.time())
+    result = search(runtime, "q", SearchQuery(), time.time(), Sent(1))
     assert result.hits[0].image.id == plain.hits[0].image.id
     assert {hit.image.id: hit.score for hit in result.hits} == {
         hit.image.id: hit.score for hit in plain.hits
@@ -367,12 +300,12 @@ def test_a_gpu_takes_real_batches_with_the_same_outcome(
     job_id = post(client, list(small_photos.items()))
     items = embed_chunk(gpu, job_id, 0)
     assert [item.outcome for item in items] == ["succeeded"] * 4
-    for model in models_of(gpu):
+    for model, collection in targets_of(gpu):
         for content in small_photos.values():
             image_id = image_id_of(content)
             _, pixels = runtime.decode(content, [model])
             [alone] = model.embed_batch(pixels[0][None])
-            stored = gpu.vectors.fetch("default", model.card, [image_id])[image_id]
+            stored = gpu.vectors.fetch(collection, [image_id])[image_id]
             assert stored == pytest.approx(alone, abs=1e-5)
 
 
@@ -390,9 +323,9 @@ def test_listed_pictures_are_fetched_and_stored(
     )
     job_id = answer.json["id"]
     runtime.settings = settings.model_copy(update={"allowed_roots": [folder]})
-    for outcomes in (["succeeded", "failed", "skipped"],) * 2:  # a repeat says the same
+    for expected in (["succeeded", "failed", "skipped"],) * 2:  # a repeat says the same
         items = embed_chunk(runtime, job_id, 0)
-        assert [item.outcome for item in items] == outcomes
+        assert [item.outcome for item in items] == expected
     coffee = image_id_of(small_photos["coffee.png"])
     assert [item.image_id for item in items] == [coffee, None, coffee]
     assert items[1].error is not None

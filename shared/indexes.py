@@ -1,0 +1,220 @@
+"""The indexes of Milvus: their parameters, and which of them a server has.
+
+All is checked here, before a server sees it. A server takes parameters with which it then never
+builds the index, and searches row by row for ever; and `ef` of 2³¹ - 1 makes it ask for 23 GB.
+docs/decisions/0013-indexes.md has what was measured.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from twinlens.shared.errors import FieldError
+from twinlens.shared.messages import Index, IndexType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# No server gives more hits than 16,384, and these are never below their number.
+MAX_CANDIDATES = 32_768
+# Of 22,000 rows, which is a full segment of 1,280 numbers a row, 170 in a list.
+N_LISTS, N_PROBES = 128, 16
+# Numbers of a vector that IVF_PQ makes a byte of, where the dimension allows it.
+NUMBERS_A_BYTE = 8
+
+WANTED_RECALL = 0.98
+# The least `ef` with which HNSW, as built by default, gives at least that recall@10 in
+# `python -m benchmarks.recall`, 100,000 vectors of 1,280 numbers; twice as much, since collections
+# differ.
+EF_BY_RECALL = {0.9: 16, 0.95: 32, 0.98: 64, 0.99: 128, 0.999: 512}
+
+
+class Range(NamedTuple):
+    """What a parameter may be, and what it is if nobody says."""
+
+    low: int
+    high: int
+    default: int
+
+
+_LISTS = {"nlist": Range(1, 65_536, N_LISTS)}
+_PROBES = {"nprobe": Range(1, 65_536, N_PROBES)}
+
+# Of M below 4 a server builds graphs that find nothing, or none.
+BUILD: dict[IndexType, dict[str, Range]] = {
+    "AUTO": {},
+    "FLAT": {},
+    "HNSW": {"M": Range(4, 64, 16), "efConstruction": Range(16, 4096, 200)},
+    "IVF_FLAT": _LISTS,
+    "IVF_SQ8": _LISTS,
+    "IVF_PQ": _LISTS | {"m": Range(1, 32_768, 0), "nbits": Range(1, 16, 8)},
+    "SCANN": _LISTS,
+    "DISKANN": {},
+}
+SEARCH: dict[IndexType, dict[str, Range]] = {
+    "AUTO": {},
+    "FLAT": {},
+    "HNSW": {"ef": Range(1, MAX_CANDIDATES, EF_BY_RECALL[WANTED_RECALL])},
+    "IVF_FLAT": _PROBES,
+    "IVF_SQ8": _PROBES,
+    "IVF_PQ": _PROBES,
+    "SCANN": _PROBES | {"reorder_k": Range(1, MAX_CANDIDATES, 256)},
+    "DISKANN": {"search_list": Range(1, MAX_CANDIDATES, 128)},
+}
+# How many candidates a search looks at: as many as it is to find, at least.
+CANDIDATES = ("ef", "reorder_k", "search_list")
+
+# Those that compare all vectors, and those whose distances are not the vectors' own.
+EXACT: frozenset[IndexType] = frozenset({"FLAT"})
+COMPRESSED: frozenset[IndexType] = frozenset({"IVF_SQ8", "IVF_PQ"})
+
+
+class Server(BaseModel):
+    """What the connected Milvus is, and which indexes of float vectors it has."""
+
+    model_config = ConfigDict(frozen=True)
+
+    title: str
+    is_lite: bool = False
+    index_types: frozenset[IndexType]
+    float16_types: frozenset[IndexType] = Field(description="those over FLOAT16 vectors")
+
+    def types_of(self, index: Index) -> frozenset[IndexType]:
+        """Returns the types that it has for an index's kind of vectors."""
+        return self.float16_types if index.vector == "FLOAT16" else self.index_types
+
+
+def server_of(version: str | None) -> Server:
+    """Returns what a server of a version has.
+
+    Args:
+        version: As the server tells it; None of Milvus Lite, which does not.
+    """
+    every = frozenset[IndexType](get_args(IndexType))
+    if version is None:
+        return Server(
+            title="Milvus Lite",
+            is_lite=True,
+            index_types=frozenset({"AUTO", "FLAT", "IVF_FLAT"}),
+            float16_types=frozenset({"AUTO", "FLAT"}),
+        )
+    # Of the wheel's build, which is not Milvus Lite, but has no DISKANN.
+    types = every - {"DISKANN"} if version.endswith("-lite") else every
+    numbers = re.search(r"(\d+)\.(\d+)", version)
+    is_old = numbers is not None and (int(numbers[1]), int(numbers[2])) < (2, 4)
+    # 2.3 takes every index of FLOAT16, and builds none of them.
+    float16_types = frozenset[IndexType]({"AUTO", "FLAT"}) if is_old else types
+    return Server(title=f"Milvus {version}", index_types=types, float16_types=float16_types)
+
+
+def check_index(
+    index: Index, dimensions: Mapping[str, int], server: Server | None
+) -> list[FieldError]:
+    """Returns what is wrong with an index, by place in a library's plan.
+
+    Args:
+        index: What is wanted.
+        dimensions: Of each float model of the library, how many numbers its vectors have.
+        server: What is connected, if that is known.
+    """
+    errors = list(filter(None, (_type_error(index, server), _recall_error(index))))
+    ranges = BUILD[index.type] | SEARCH[index.type]
+    for name, value in index.params.items():
+        if name not in ranges:
+            has = ", ".join(ranges) or "none"
+            errors.append(_param_error(name, f"{index.type} has no such parameter; it has: {has}."))
+        elif not ranges[name].low <= value <= ranges[name].high:
+            low, high, _ = ranges[name]
+            errors.append(_param_error(name, f"It is from {low} to {high}."))
+    return errors or _relation_errors(index, dimensions)
+
+
+def resolve(index: Index, server: Server) -> Index:
+    """Returns the index with a type of the server's in place of AUTO."""
+    if index.type != "AUTO":
+        return index
+    found: IndexType = "HNSW" if "HNSW" in server.types_of(index) else "FLAT"
+    # FLAT finds all that there is, whatever recall is wanted.
+    recall = index.recall if found == "HNSW" else None
+    return index.model_copy(update={"type": found, "recall": recall})
+
+
+def layout_of(index: Index) -> Index:
+    """Returns what decides how vectors are stored; the rest can be another at each search."""
+    built = {name: index.params[name] for name in BUILD[index.type] if name in index.params}
+    return Index(type=index.type, params=built, vector=index.vector)
+
+
+def build_params(index: Index, dimension: int) -> dict[str, int]:
+    """Returns all parameters with which an index is built.
+
+    >>> build_params(Index(type="IVF_PQ", params={"nlist": 64}), 100)
+    {'nlist': 64, 'm': 10, 'nbits': 8}
+    """
+    defaults = {name: one.default for name, one in BUILD[index.type].items()}
+    if "m" in defaults:
+        most = max(dimension // NUMBERS_A_BYTE, 1)
+        defaults["m"] = max(m for m in range(1, most + 1) if dimension % m == 0)
+    return {name: index.params.get(name, default) for name, default in defaults.items()}
+
+
+def search_params(index: Index, limit: int) -> dict[str, int]:
+    """Returns all parameters of a search in an index, for so many hits.
+
+    >>> search_params(Index(type="HNSW", recall=0.95), 10)
+    {'ef': 32}
+    >>> search_params(Index(type="HNSW", recall=0.95), 500)
+    {'ef': 500}
+    """
+    found = {name: index.params.get(name, one.default) for name, one in SEARCH[index.type].items()}
+    if "ef" in found and index.recall is not None:
+        found["ef"] = min(ef for recall, ef in EF_BY_RECALL.items() if recall >= index.recall)
+    if "nprobe" in found:
+        found["nprobe"] = min(found["nprobe"], index.params.get("nlist", N_LISTS))
+    return {
+        name: max(value, limit) if name in CANDIDATES else value for name, value in found.items()
+    }
+
+
+def _type_error(index: Index, server: Server | None) -> FieldError | None:
+    if server is None or index.type in (types := server.types_of(index)):
+        return None
+    there = ", ".join(name for name in get_args(IndexType) if name in types)
+    return FieldError(
+        location="/index/type",
+        message=f"{server.title} has no {index.type} of {index.vector} vectors; it has: {there}.",
+    )
+
+
+def _recall_error(index: Index) -> FieldError | None:
+    if index.recall is None or index.type == "AUTO":
+        return None
+    if index.type != "HNSW":
+        message = f"{index.type} has no such setting; HNSW has."
+    elif "ef" in index.params:
+        message = "It decides on ef; give one of the two."
+    else:
+        return None
+    return FieldError(location="/index/recall", message=message)
+
+
+def _relation_errors(index: Index, dimensions: Mapping[str, int]) -> list[FieldError]:
+    errors = []
+    if index.params.get("nprobe", 1) > (nlist := index.params.get("nlist", N_LISTS)):
+        errors.append(_param_error("nprobe", f"It is at most nlist, {nlist}."))
+    if index.params.get("efConstruction", MAX_CANDIDATES) < index.params.get("M", 0):
+        errors.append(_param_error("efConstruction", "It is at least M."))
+    for model, dimension in dimensions.items():
+        if index.type == "IVF_PQ" and dimension % index.params.get("m", 1):
+            errors.append(_param_error("m", f"It must divide {dimension}, the numbers of {model}."))
+        if index.type == "SCANN" and dimension % 2:
+            message = f"SCANN takes even numbers of dimensions; {model} has {dimension}."
+            errors.append(FieldError(location="/index/type", message=message))
+    return errors
+
+
+def _param_error(name: str, message: str) -> FieldError:
+    return FieldError(location=f"/index/params/{name}", message=message)
