@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -13,6 +14,7 @@ from twinlens.api.schemas import (
     ItemPage,
     JobAnswer,
     JobPage,
+    LibraryPage,
     LibraryPlan,
     MissingImages,
     MissingQuery,
@@ -23,18 +25,26 @@ from twinlens.api.schemas import (
 from twinlens.cli.addresses import is_loopback
 from twinlens.cli.errors import CommandFailed
 from twinlens.cli.patience import Patience, may_come_later
-from twinlens.shared.messages import Image, Library, SearchResult
+from twinlens.shared.messages import Comparison, Duplicates, Image, Library, SearchResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
-    from twinlens.shared.messages import Item, Metadata, ModelSummary, SearchQuery
+    from twinlens.shared.messages import (
+        CompareQuery,
+        DuplicatesQuery,
+        Item,
+        Metadata,
+        ModelSummary,
+        SearchQuery,
+    )
 
 # An answer to an upload comes when all of it is on the service's disk.
 TIMEOUT = httpx.Timeout(90, connect=5, read=600)
 READ_BYTES = 1024 * 1024
+WAIT = {"Prefer": "wait=60"}
 
 # What a network does while a service is started again.
 _AWAY = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
@@ -133,20 +143,28 @@ class Client:
         make_content = partial(_read, archive, on_sent)
         return self._add_many(library, make_content=make_content, headers=headers)
 
-    def search(self, query: SearchQuery, picture: bytes | None = None) -> SearchResult:
-        """Searches with a picture, or with what the query names, and waits for the result."""
-        asked = query.model_dump_json(exclude_none=True)
-        wait = {"Prefer": "wait=60"}
-        if picture is None:
-            headers = {"Content-Type": "application/json", **wait}
-            job = self._post(JobAnswer, "/v1/search", content=asked, headers=headers)
-        else:
-            parts = {"file": ("query", picture), "query": (None, asked)}
-            job = self._post(JobAnswer, "/v1/search", files=parts, headers=wait)
-        job = self.wait(job)
-        if not isinstance(job.result, SearchResult):
-            raise CommandFailed(f"the search {job.status}: {_reason(job)}")
-        return job.result
+    def search(
+        self, query: SearchQuery, pictures: Sequence[bytes] = (), unlike: Sequence[bytes] = ()
+    ) -> SearchResult:
+        """Searches, and waits for the result.
+
+        Args:
+            query: What is asked.
+            pictures: Examples of one thing, beside those that the query names.
+            unlike: Examples of what it is not.
+        """
+        files = [("file", one) for one in pictures] + [("negative", one) for one in unlike]
+        job = self._ask(JobAnswer, "/v1/search", query, files, WAIT)
+        return self._result_of(job, SearchResult, "search")
+
+    def compare(self, query: CompareQuery, pictures: Sequence[bytes] = ()) -> Comparison:
+        """Compares two pictures: those that the query names, and the others."""
+        return self._ask(Comparison, "/v1/compare", query, [("file", one) for one in pictures])
+
+    def find_duplicates(self, query: DuplicatesQuery) -> Duplicates:
+        """Groups a library's near-duplicates, and waits for the result."""
+        job = self._ask(JobAnswer, "/v1/duplicates", query, headers=WAIT)
+        return self._result_of(job, Duplicates, "search for duplicates")
 
     def job(self, job_id: str, wait_s: int = 0) -> JobAnswer:
         """Reads a job, once it has ended or some seconds have passed."""
@@ -187,11 +205,34 @@ class Client:
         """Reads the models that are served."""
         return self._get(ModelPage, "/v1/models", params={"limit": "1000"}).items
 
-    def put_library(self, name: str, plan: LibraryPlan) -> Library:
-        """Creates a library, or changes its weights."""
-        headers = {"Content-Type": "application/json"}
-        path, content = f"/v1/libraries/{name}", plan.model_dump_json()
-        return self._read_answer(Library, self._send("PUT", path, content=content, headers=headers))
+    def libraries(self) -> list[Library]:
+        """Reads all libraries."""
+        return self._get(LibraryPage, "/v1/libraries", params={"limit": "1000"}).items
+
+    def library(self, name: str) -> Library:
+        """Reads one library."""
+        return self._get(Library, _library_path(name))
+
+    def put_library(self, name: str, plan: LibraryPlan) -> Library | JobAnswer:
+        """Creates a library, or changes it.
+
+        Returns:
+            The library, or the job that embeds what it has; once that has ended, the plan holds.
+        """
+        headers, content = {"Content-Type": "application/json"}, plan.model_dump_json()
+        response = self._send("PUT", _library_path(name), content=content, headers=headers)
+        # Whatever its status: a job may have ended already.
+        if "Location" in response.headers:
+            return self._read_answer(JobAnswer, response)
+        return self._read_answer(Library, response)
+
+    def roll_back(self, name: str) -> Library:
+        """Gives up the change of a library that is being made, or else makes the last undone."""
+        return self._post(Library, f"{_library_path(name)}/rollback")
+
+    def remove_library(self, name: str) -> JobAnswer:
+        """Removes a library: it is gone at once, its pictures when the job has ended."""
+        return self._read_answer(JobAnswer, self._send("DELETE", _library_path(name)))
 
     def image(self, image_id: str, library: str) -> Image:
         """Reads an image's record."""
@@ -209,6 +250,28 @@ class Client:
         minutes. A second job of the same pictures skips what the first has done.
         """
         return self._post(JobAnswer, "/v1/images/bulk", params={"library": library}, **request)
+
+    def _ask(
+        self,
+        kind: type[Answer],
+        path: str,
+        query: BaseModel,
+        files: Sequence[tuple[str, bytes]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Posts a query: as JSON, or, where there are pictures, in a form with them."""
+        asked = query.model_dump_json(exclude_none=True)
+        if not files:
+            content_type = {"Content-Type": "application/json"}
+            return self._post(kind, path, content=asked, headers=content_type | dict(headers or {}))
+        parts: list[tuple[str, Any]] = [(part, ("query", content)) for part, content in files]
+        return self._post(kind, path, files=[*parts, ("query", (None, asked))], headers=headers)
+
+    def _result_of(self, job: JobAnswer, kind: type[Answer], what: str) -> Answer:
+        job = self.wait(job)
+        if not isinstance(job.result, kind):
+            raise CommandFailed(f"the {what} {job.status}: {_reason(job)}")
+        return job.result
 
     def _get(self, kind: type[Answer], path: str, **request: Any) -> Answer:
         return self._read_answer(kind, self._send("GET", path, **request))
@@ -257,6 +320,11 @@ class Client:
             return kind.model_validate_json(response.content)
         except ValidationError:
             raise CommandFailed(f"{self.url} is no Twinlens, or one of another version") from None
+
+
+def _library_path(name: str) -> str:
+    # A name that has a `/` or `?` in it must not become the path of something else.
+    return f"/v1/libraries/{quote(name, safe='')}"
 
 
 def _read(archive: Path, on_sent: Callable[[int], None]) -> Iterator[bytes]:

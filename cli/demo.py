@@ -124,7 +124,7 @@ def _search_all(client: Client) -> None:
     n_right = 0
     for name in QUERIES:
         picture = make_query(_photo(samples, name))
-        result = client.search(SearchQuery(k=N_HITS), picture)
+        result = client.search(SearchQuery(k=N_HITS), [picture])
         columns = ["query", "fused", *result.by_model, "ms"]
         n_right += _is_of(result.hits[0].image.name, name)
         took_ms = f"{result.timing_ms.total:.0f}"

@@ -9,22 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from twinlens import __version__
-from twinlens.cli.addresses import DEFAULT_URL
+from twinlens.cli.libraries import libraries
 from twinlens.cli.models import compare_models, evaluate_models, models
+from twinlens.cli.parameters import NamedNumber, Region, library_option, read_as, url_option
 
 if TYPE_CHECKING:
     from twinlens.cli.up import MilvusKind
     from twinlens.shared.settings import Settings
-
-url_option = click.option(
-    "--url",
-    envvar="TWINLENS_URL",
-    default=DEFAULT_URL,
-    show_default=True,
-    show_envvar=True,
-    help="The service.",
-)
-library_option = click.option("--library", default="default", show_default=True)
 
 
 class _Commands(click.Group):
@@ -132,13 +123,29 @@ def index(
     run_index(paths, url, library, n_threads, coco)
 
 
+picture_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+models_option = click.option("--models", help="Models to ask, a,b,…  [default: all of the library]")
+
+
 @main.command()
-@click.argument(
-    "file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path)
-)
+@click.argument("files", nargs=-1, type=picture_file, metavar="[FILE]…")
+@click.option("--unlike", multiple=True, type=picture_file, help="A picture of what it is not.")
 @click.option("--text", help="Words instead of FILE, for models that have a text encoder.")
+@click.option("--region", type=Region(), help="Look for this part of FILE; edges from 0 to 1.")
+@click.option("--near", is_flag=True, help="Find copies and edits of FILE.")
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1, 1000), help="Hits.")
-@click.option("--models", help="Models to ask, a,b,…  [default: all of the library]")
+@click.option("--offset", default=0, type=click.IntRange(0), help="Pass over so many of the best.")
+@models_option
+@click.option(
+    "--fusion",
+    type=click.Choice(["calibrated", "weighted", "rrf", "max", "min"]),
+    default="calibrated",
+    show_default=True,
+    help="How the models' distances become one score.",
+)
+@click.option(
+    "--weight", "weights", multiple=True, type=NamedNumber(), help="Of a model, in the fusion."
+)
 @click.option(
     "--rerank",
     type=click.Choice(["neighbours", "none"]),
@@ -146,20 +153,73 @@ def index(
     show_default=True,
     help="Whether hits that are near each other as well move up.",
 )
+@click.option("--filter", help="""Only pictures whose metadata fit: 'city == "Paris"'.""")
+@click.option("--min-score", default=0.0, type=click.FloatRange(0, 1), help="Of a hit.")
+@click.option(
+    "--max-distance",
+    multiple=True,
+    type=NamedNumber(),
+    help="Of a hit, under a model; for IP and COSINE, how similar at least.",
+)
+@click.option("--group-by", metavar="FIELD", help="Only the best of each value of this metadata.")
+@click.option("--exclude", multiple=True, metavar="ID", help="An image that is not wanted.")
 @click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Contact sheet, PNG.")
 @click.option("--open", "is_opened", is_flag=True, help="Show the contact sheet.")
 @url_option
 @library_option
-def search(file: Path | None, url: str, save: Path | None, is_opened: bool, **query: Any) -> None:
-    """Find the pictures nearest to FILE, or to words."""
-    from twinlens.cli.search import run_search
-    from twinlens.shared.messages import SearchQuery
+def search(
+    files: tuple[Path, ...],
+    unlike: tuple[Path, ...],
+    url: str,
+    save: Path | None,
+    is_opened: bool,
+    near: bool,
+    **query: Any,
+) -> None:
+    """Find the pictures nearest to FILE, or to words.
 
-    if (file is None) == (query["text"] is None):
-        raise click.UsageError("give either FILE or --text")
-    names = query.pop("models")
-    wanted = SearchQuery(models=names.split(",") if names else None, **query)
-    run_search(file, wanted, url, save, is_opened=is_opened)
+    Several files are examples of one thing.
+    """
+    from twinlens.cli.search import read_query, run_search
+
+    if bool(files) == (query["text"] is not None) or (unlike and not files):
+        raise click.UsageError("give either FILE or --text; --unlike goes with FILE")
+    for name in ("weights", "max_distance"):
+        query[name] = dict(query[name])
+    query["models"] = _names(query["models"])
+    wanted = read_query(mode="near" if near else "similar", **query)
+    run_search(files, unlike, wanted, url, save, is_opened=is_opened)
+
+
+@main.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@models_option
+@url_option
+@library_option
+def compare(first: str, second: str, models: str | None, url: str, library: str) -> None:
+    """Tell how near two pictures are; files, or ids of images of the library."""
+    from twinlens.cli.duplicates import run_compare
+
+    run_compare((first, second), url, library, _names(models))
+
+
+@main.command()
+@click.option("--max-distance", type=int, help="Bits in which the hashes differ at most.")
+@click.option(
+    "--limit", default=50, show_default=True, type=click.IntRange(0), help="Groups to show."
+)
+@click.option(
+    "--save", type=click.Path(dir_okay=False, path_type=Path), help="All groups, as ids: JSON."
+)
+@url_option
+@library_option
+def duplicates(url: str, limit: int, save: Path | None, **query: Any) -> None:
+    """Find copies and edits of one picture in a library, the largest groups first."""
+    from twinlens.cli.duplicates import run_duplicates
+    from twinlens.shared.messages import DuplicatesQuery
+
+    run_duplicates(read_as(DuplicatesQuery, **query), url, limit, save)
 
 
 @main.command()
@@ -185,7 +245,7 @@ def jobs(job_id: str | None, limit: int, url: str) -> None:
         tables.show_job(url, job_id, limit)
 
 
-for command in (models, evaluate_models, compare_models):
+for command in (libraries, models, evaluate_models, compare_models):
     main.add_command(command)
 
 
@@ -198,6 +258,10 @@ def demo(data_dir: Path, port: int, keep: bool) -> None:
     from twinlens.cli.demo import run_demo
 
     run_demo(data_dir, port, keep=keep)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return text.split(",") if text else None
 
 
 def _settings(options: dict[str, Any]) -> Settings:

@@ -3,43 +3,75 @@
 from __future__ import annotations
 
 import tempfile
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from twinlens.cli.client import Client
 from twinlens.cli.errors import CommandFailed
+from twinlens.cli.parameters import read_as
 from twinlens.cli.sheet import MAX_COLUMNS, Cell, draw_sheet
 from twinlens.cli.tables import print_table
+from twinlens.shared.errors import BadFilter
+from twinlens.shared.filters import parse_filter
+from twinlens.shared.messages import SearchQuery, now
 
 if TYPE_CHECKING:
-    from twinlens.shared.messages import SearchQuery, SearchResult
+    from collections.abc import Sequence
+
+    from twinlens.shared.messages import SearchResult
+
+# Older than the clocks of two machines differ, and than an upload of a picture or two takes.
+FRESH_S = 5
+
+
+def read_query(**options: Any) -> SearchQuery:
+    """Makes a query of options, by the names of its fields.
+
+    Raises:
+        click.UsageError: One is not valid.
+    """
+    query = read_as(SearchQuery, **options)
+    if query.filter is not None:
+        try:
+            parse_filter(query.filter)
+        except BadFilter as error:
+            raise click.UsageError(f"filter: {error.detail}") from None
+    return query
 
 
 def run_search(
-    file: Path | None, query: SearchQuery, url: str, save: Path | None, *, is_opened: bool
+    files: Sequence[Path],
+    unlike: Sequence[Path],
+    query: SearchQuery,
+    url: str,
+    save: Path | None,
+    *,
+    is_opened: bool,
 ) -> None:
-    """Searches with a picture or with words, and shows what was found.
+    """Searches with pictures or with words, and shows what was found.
 
     Args:
-        file: The query picture, if the query has no text.
+        files: Pictures of what is looked for, if the query has no text.
+        unlike: Pictures of what is not.
         query: What is asked.
         url: The service.
-        save: Where a contact sheet goes, if anywhere.
+        save: Where a contact sheet goes, if anywhere. It shows the first picture as the query.
         is_opened: The contact sheet is shown as well.
 
     Raises:
-        CommandFailed: The service refuses the picture or the query, or is not there.
+        CommandFailed: The service refuses a picture or the query, or is not there.
     """
-    picture = file.read_bytes() if file else None
+    pictures = [file.read_bytes() for file in files]
     with Client(url) as client:
-        result = client.search(query, picture)
+        result = client.search(query, pictures, [file.read_bytes() for file in unlike])
         show_result(result)
         if save is None and is_opened:
             save = Path(tempfile.mkdtemp(prefix="twinlens-")) / "found.png"
         if save is not None:
-            save_sheet(client, result, picture, query.library, save)
+            save_sheet(client, result, next(iter(pictures), None), query.library, save)
             click.echo(f"saved {save}")
     if is_opened:
         click.launch(str(save))
@@ -61,6 +93,11 @@ def show_result(result: SearchResult) -> None:
         f" embed {timing.embed:.1f}, search {timing.search:.1f}, fuse {timing.fuse:.1f},"
         f" re-rank {timing.rerank:.1f}"
     )
+    if now() - result.indexed_through > timedelta(seconds=FRESH_S):
+        click.echo(
+            f"uploads are under way: what came after {result.indexed_through:%Y-%m-%d %H:%M:%S}Z"
+            " may not be found yet"
+        )
 
 
 def agreement_line(result: SearchResult) -> str:

@@ -60,7 +60,8 @@ class Totals:
 class Bars:
     """What was read, in MB, and how many pictures are done, of those known so far."""
 
-    def __init__(self, n_bytes: int) -> None:
+    def __init__(self, n_bytes: int | None) -> None:
+        """Begins at nothing; where nothing is read, the first bar is not shown."""
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -68,7 +69,9 @@ class Bars:
             TimeElapsedColumn(),
             console=Console(stderr=True),
         )
-        self._read = self._progress.add_task("MB read      ", total=n_bytes / MB)
+        self._read = self._progress.add_task(
+            "MB read      ", total=(n_bytes or 0) / MB, visible=n_bytes is not None
+        )
         self._done = self._progress.add_task("pictures done", total=None)
 
     def __enter__(self) -> Self:
@@ -180,3 +183,12 @@ class Tracker:
         if job.status != "succeeded":
             reason = job.error.detail if job.error else "no reason is known"
             totals.fail(f"job {job.id}", f"{job.status}: {reason}")
+
+
+def follow(client: Client, job: JobAnswer, totals: Totals) -> None:
+    """Shows a bar of the pictures of a job until it has ended, and counts what it ends with."""
+    with Bars(n_bytes=None) as bars:
+        tracker = Tracker(client, totals, bars, n_pictures=0)
+        # Its pictures were not counted before, like those of an archive.
+        tracker.add(job, is_archive=True)
+        tracker.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tarfile
@@ -14,11 +15,39 @@ from photos import jpeg, make_photos, source
 from PIL import Image
 
 from twinlens.cli.background import Running
+from twinlens.shared.blobs import image_id_of
 
 
 def twinlens(*words: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "twinlens.cli.main", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def hits(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Returns the names in a table of hits, in its order."""
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    return [row[2] for row in rows if row[:1] and row[0].isdigit() and "ms:" not in row]
+
+
+def library_row(service: Running, name: str) -> list[str]:
+    """Returns the words that are told of a library; none where there is no such library."""
+    shown = twinlens("libraries", "--url", service.url).stdout.splitlines()
+    return next((line.split() for line in shown if line.split()[:1] == [name]), [])
+
+
+def add_places(service: Running, folder: Path, library: str, seed: int) -> None:
+    """Makes a library of three photos, the first two of one place."""
+    models = ("--model", "efficientnet-lite0", "--model", "phash")
+    made = twinlens("libraries", "set", library, *models, "--url", service.url)
+    assert made.returncode == 0, made.stderr
+    parts = []
+    for path, place in zip(make_photos(folder, 3, seed), ("here", "here", "there"), strict=True):
+        parts.append(("metadata", ("", json.dumps({"place": place}).encode())))
+        parts.append(("files", (path.name, path.read_bytes())))
+    url = f"{service.url}/v1/images/bulk?library={library}"
+    job = httpx.post(url, files=parts, headers={"Prefer": "wait=60"}, timeout=90)
+    assert job.json()["progress"]["succeeded"] == 3
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +104,81 @@ def test_a_search_prints_a_table_and_draws_a_sheet(
         assert image.format == "PNG"
         # Four rows: fused, two networks, the hash.
         assert image.height > 4 * 200
+
+
+def test_a_search_takes_examples_and_is_narrowed(
+    service: Running, folder: Path, tmp_path: Path
+) -> None:
+    add_places(service, tmp_path / "places", "first", seed=66)
+    one, other, third = sorted((tmp_path / "places").iterdir())
+
+    def search(*words: str | Path) -> list[str]:
+        return hits(twinlens("search", *words, "--library", "first", "--url", service.url))
+
+    both = search(one, other, "--unlike", third, "--fusion", "weighted", "--weight", "phash=0.5")
+    assert both[-1] == third.name
+    assert search(one, "--near")[0] == one.name
+    assert search(one, "--region", "0.2,0.2,0.8,0.8", "-k", "1")
+    assert search(one, "--filter", 'place == "there"') == [third.name]
+    assert search(one, "--group-by", "place") == [one.name, third.name]
+    assert search(one, "--offset", "1", "--max-distance", "phash=0") == []
+    assert search(one, "--exclude", image_id_of(one.read_bytes()), "--min-score", "1") == []
+
+
+def test_two_pictures_are_compared_and_duplicates_are_found(
+    service: Running, tmp_path: Path
+) -> None:
+    photos = make_photos(tmp_path / "photos", 3, seed=67)
+    copy = tmp_path / "photos" / "copy.jpg"
+    with Image.open(photos[0]) as image:
+        copy.write_bytes(jpeg(image, quality=60))
+    at = ("--library", "copied", "--url", service.url)
+    models = ("--model", "efficientnet-lite0@1-int8", "--model", "phash")
+    made = twinlens("libraries", "set", "copied", *models, "--url", service.url)
+    assert made.returncode == 0, made.stderr
+    assert twinlens("index", tmp_path / "photos", *at).returncode == 0
+
+    ids = [image_id_of(path.read_bytes()) for path in (photos[0], copy)]
+    found = twinlens("duplicates", *at, "--save", tmp_path / "found.json")
+    assert found.returncode == 0, found.stderr
+    [row] = [line for line in found.stdout.splitlines() if copy.name in line]
+    assert photos[0].name in row
+    assert "1 groups among 4 pictures, confirmed by efficientnet-lite0" in found.stdout
+    [group] = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["groups"]
+    assert set(group) == set(ids)
+
+    near = twinlens("compare", ids[0], copy, *at)
+    far = twinlens("compare", *photos[:2], *at, "--models", "phash")
+    scores = [float(done.stdout.split()[-1]) for done in (near, far)]
+    assert scores[0] > 0.99 > scores[1]
+    assert "efficientnet-lite0" in near.stdout
+    assert "efficientnet-lite0" not in far.stdout
+
+
+def test_a_library_is_changed_rolled_back_and_removed(service: Running, tmp_path: Path) -> None:
+    at = ("--url", service.url)
+    assert twinlens("libraries", "set", "changed", "--model", "phash", *at).returncode == 0
+    make_photos(tmp_path / "photos", 3, seed=68)
+    assert twinlens("index", tmp_path / "photos", "--library", "changed", *at).returncode == 0
+
+    models = ("--model", "efficientnet-lite0@1-int8", "--weight", "efficientnet-lite0=2")
+    plan = (*models, "--index", "flat")
+    done = twinlens("libraries", "set", "changed", *plan, *at)
+    assert done.returncode == 0, done.stderr
+    assert "library changed at" in done.stdout
+    assert "has efficientnet-lite0@1-int8 now" in done.stdout
+    row = library_row(service, "changed")
+    assert row[:3] == ["changed", "3", "efficientnet-lite0@1-int8"]
+    assert "FLAT" in row
+
+    back = twinlens("libraries", "rollback", "changed", *at)
+    assert "has phash@1 now" in back.stdout
+
+    assert twinlens("libraries", "remove", "changed", *at).returncode == 1  # nobody says yes
+    assert library_row(service, "changed")
+    removed = twinlens("libraries", "remove", "changed", "--yes", *at)
+    assert removed.returncode == 0, removed.stderr
+    assert not library_row(service, "changed")
 
 
 def test_some_models_can_be_asked(service: Running, folder: Path) -> None:

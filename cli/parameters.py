@@ -1,0 +1,90 @@
+"""Options that several commands have, and kinds of values that click does not know."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from twinlens.cli.addresses import DEFAULT_URL
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    Model = TypeVar("Model", bound=BaseModel)
+
+url_option = click.option(
+    "--url",
+    envvar="TWINLENS_URL",
+    default=DEFAULT_URL,
+    show_default=True,
+    show_envvar=True,
+    help="The service.",
+)
+library_option = click.option("--library", default="default", show_default=True)
+
+
+class NamedNumber(click.ParamType[tuple[str, float]]):
+    """A name with a finite number: phash=0.5."""
+
+    name = "name=number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        """Reads it; a number that is written whole is an int."""
+        name, _, text = value.rpartition("=")
+        try:
+            number = _number(text)
+        except ValueError:
+            name = ""
+        if not name:
+            self.fail(f"{value!r} is not a name, `=` and a number", param, ctx)
+        return name, number
+
+
+class Region(click.ParamType[tuple[float, ...]]):
+    """Four numbers: left, top, right and bottom edge, from 0 to 1."""
+
+    name = "l,t,r,b"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """Reads the numbers. That they are a region is for the query to say."""
+        try:
+            edges = tuple(_number(word) for word in value.split(","))
+        except ValueError:
+            edges = ()
+        if len(edges) != 4:
+            self.fail(f"{value!r} is not four numbers with commas between", param, ctx)
+        return edges
+
+
+def read_as(kind: type[Model], **fields: Any) -> Model:
+    """Makes a message of what the user gave.
+
+    Raises:
+        click.UsageError: A field is not valid.
+    """
+    from pydantic import ValidationError  # noqa: PLC0415 (it takes 100 ms, which --help is spared)
+
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        # What a rule of ours says needs no "Value error, " before it.
+        reason = first["msg"].removeprefix("Value error, ")
+        raise click.UsageError(f"{field}: {reason}" if field else reason) from None
+
+
+def _number(text: str) -> float:
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
