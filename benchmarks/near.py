@@ -151,14 +151,14 @@ def _show_false_alarms(gallery: _Gallery, measured: dict[Edit, Distances]) -> No
 
 
 def _show_speed() -> None:
-    """Times the grouping of random hashes, each with one copy that is one bit off."""
+    """Times the grouping of random hashes, half of them one bit off the others."""
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 256, (N_HASHES // 2, 8), np.uint8)
     both = np.concatenate([hashes, hashes ^ np.array([1, 0, 0, 0, 0, 0, 0, 0], np.uint8)])
     ids = [f"{number:064x}" for number in range(N_HASHES)]
     confirm = confirm_by_cosine(np.ones((N_HASHES, 1)))
     spent_s = time_s(lambda: group_duplicates(ids, both, MAX_DISTANCE, confirm))
-    print(f"{N_HASHES:,} hashes, each with a copy, are grouped in {spent_s:.1f} s")
+    print(f"{N_HASHES:,} hashes, half of them copies, are grouped in {spent_s:.1f} s")
 
 
 @dataclass(frozen=True)

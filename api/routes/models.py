@@ -160,7 +160,8 @@ def _backlog_of(n_pictures: int, workers: list[WorkerStatus]) -> Backlog:
     bulk = [worker for worker in workers if "bulk" in worker.lanes]
     busy_s = sum(worker.busy_s for worker in bulk)
     n_done = sum(worker.n_pictures for worker in bulk)
-    one_per_s = n_done / busy_s if n_done else None
+    # The pictures of a process's first chunk are counted before its time is.
+    one_per_s = n_done / busy_s if n_done and busy_s else None
     return Backlog(
         pictures=n_pictures,
         pictures_per_s=round(sum(worker.pictures_per_s for worker in bulk), 2),
