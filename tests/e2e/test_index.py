@@ -102,6 +102,8 @@ def test_a_run_that_was_broken_off_goes_on(
 ) -> None:
     library = make_library(service, f"broken-off-{int(number)}")
     options = (many, "--library", library, "--parallel", "1")
+    # A shell has what it runs in the background ignore Ctrl-C, and its children with it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         command(service, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
