@@ -13,7 +13,6 @@ from twinlens.shared.messages import (
     Edition,
     Library,
     NextEdition,
-    PreviousEdition,
     new_collection,
     now,
 )
@@ -87,10 +86,7 @@ def roll_back(gateway: Gateway, name: str) -> Library:
             return library
         if library.previous is None:
             raise LibraryConflict(f"Library {name!r} has no edition to go back to.")
-        until = library.previous.until
-        return library.switched(
-            library.previous, previous=PreviousEdition(**library.edition.model_dump(), until=until)
-        )
+        return library.switched(library.previous, kept_until=library.previous.until)
 
     library = gateway.catalog.change_library(name, back)
     for job_id in given_up:
@@ -133,10 +129,9 @@ def _change(gateway: Gateway, name: str, models: list[ModelSummary], plan: Libra
         has, wants = set(library.collections.values()), set(edition.collections.values())
         if wants < has and not is_empty:
             until = now() + timedelta(seconds=gateway.settings.rollback_s)
-            previous = PreviousEdition(**library.edition.model_dump(), until=until)
-            return library.switched(edition, previous=previous)
+            return library.switched(edition, kept_until=until)
         if wants == has or is_empty:
-            return library.switched(edition, previous=library.previous)
+            return library.switched(edition)
         library.next = NextEdition(**edition.model_dump(), job_id=job.id)
         return library
 

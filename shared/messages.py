@@ -203,17 +203,19 @@ class Library(Edition):
     def all_collections(self) -> set[str]:
         return {name for edition in self.editions for name in edition.collections.values()}
 
-    @property
-    def edition(self) -> Edition:
-        """The one that is searched."""
-        return Edition.model_validate(self.model_dump(include=set(Edition.model_fields)))
+    def switched(self, to: Edition, kept_until: datetime | None = None) -> Library:
+        """Returns this library with another edition to be searched, and none being built.
 
-    def switched(
-        self, to: Edition, next_: NextEdition | None = None, previous: PreviousEdition | None = None
-    ) -> Library:
-        """Returns this library with another edition to be searched."""
-        fields = to.model_dump(include=set(Edition.model_fields))
-        return Library(name=self.name, next=next_, previous=previous, **fields)
+        Args:
+            to: The edition.
+            kept_until: Until when one can go back to this one. None if it is not worth it: what
+                can be gone back to then stays the same.
+        """
+        fields = set(Edition.model_fields)
+        previous = self.previous
+        if kept_until is not None:
+            previous = PreviousEdition(**self.model_dump(include=fields), until=kept_until)
+        return Library(name=self.name, previous=previous, **to.model_dump(include=fields))
 
     def choose(self, wanted: Iterable[str] | None = None) -> list[str]:
         """Returns the models that are wanted, as name@version; all by default.
@@ -239,15 +241,8 @@ class Library(Edition):
 
 def new_collection(library: str, ref: str) -> str:
     """Returns a name in Milvus that never was one. It takes letters, digits and `_` there."""
-    return f"{prefix_of(library)}{ref.replace('@', '__')}__{secrets.token_hex(4)}".replace("-", "_")
-
-
-def prefix_of(library: str) -> str:
-    """Returns what the names of a library's collections begin with, and no other library's.
-
-    No name has two separators in a row.
-    """
-    return f"tl_{library.replace('-', '_')}__"
+    name = f"tl_{library}__{ref.replace('@', '__')}__{secrets.token_hex(4)}"
+    return name.replace("-", "_")
 
 
 class SearchQuery(BaseModel):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from twinlens.shared.chunking import chunk_items
 from twinlens.shared.errors import JobExpired, JobNotFound, ReindexFailed
 from twinlens.shared.manifests import write_manifest
-from twinlens.shared.messages import ManifestItem, PreviousEdition, now
+from twinlens.shared.messages import ManifestItem, now
 from twinlens.workers.calibrate import calibrate_library
 
 if TYPE_CHECKING:
@@ -85,8 +85,7 @@ def switch_if_built(runtime: Runtime, job_id: str) -> None:
     def switch(library: Library) -> Library | None:
         if library.next is None or library.next.job_id != job_id:
             return None
-        previous = PreviousEdition(**library.edition.model_dump(), until=until)
-        return library.switched(library.next, previous=previous)
+        return library.switched(library.next, kept_until=until)
 
     # So that scores mean the same from the first search on.
     calibrate_library(
