@@ -20,6 +20,7 @@ from twinlens.shared.errors import (
     PayloadTooLarge,
     Problem,
     TwinlensError,
+    UnsupportedMedia,
     ValidationFailed,
 )
 from twinlens.shared.messages import Metadata
@@ -99,6 +100,27 @@ def read_at_most(chunks: Iterable[bytes], max_bytes: int) -> bytes | None:
         else:
             kept += chunk
     return None if is_over else bytes(kept)
+
+
+def read_json(stream: Any, media_type: str, max_bytes: int, what: str) -> bytes:
+    """Reads a request that is JSON and nothing else.
+
+    Args:
+        stream: The body.
+        media_type: What it says it is.
+        max_bytes: Of the body.
+        what: Has at most so many, e.g. "A query has".
+
+    Raises:
+        UnsupportedMedia: It is not JSON.
+        PayloadTooLarge: It is over its limit.
+    """
+    if media_type != "application/json":
+        raise UnsupportedMedia("Send application/json.")
+    text = read_at_most(as_chunks(stream), max_bytes)
+    if text is None:
+        raise PayloadTooLarge(f"{what} at most {max_bytes} bytes.")
+    return text
 
 
 @dataclass

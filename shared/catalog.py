@@ -264,10 +264,19 @@ class Catalog:
         Raises:
             ImageNotFound: The library has none of this id.
         """
-        entry = self.find(library, [image_id]).get(image_id)
-        if entry is None:
-            raise ImageNotFound(f"Library {library!r} has no image {image_id!r}.")
-        return entry
+        return self.get_all(library, [image_id])[image_id]
+
+    def get_all(self, library: str, image_ids: Sequence[str]) -> dict[str, CatalogEntry]:
+        """Reads images, all of which have to be there.
+
+        Raises:
+            ImageNotFound: The library has none of an id.
+        """
+        found = self.find(library, image_ids)
+        for image_id in image_ids:
+            if image_id not in found:
+                raise ImageNotFound(f"Library {library!r} has no image {image_id!r}.")
+        return found
 
     def remove(self, library: str, image_id: str) -> None:
         with self._redis.pipeline() as pipeline:

@@ -66,7 +66,7 @@ def embed_chunk(runtime: Runtime, job_id: str, chunk: int) -> list[Item]:
     head, entries = read_manifest(runtime.blobs, job_id, chunk)
     store_listed(runtime, head.library, entries)
     library = runtime.catalog.library(head.library)
-    wanted = set(_targets_of(runtime, library))
+    wanted = library.all_collections
     known = runtime.catalog.find(head.library, [e.image_id for e in entries if e.image_id])
 
     outcomes: dict[int, Item] = {}

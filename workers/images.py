@@ -46,14 +46,23 @@ def make_stored_thumbnail(runtime: Runtime, library: str, image_id: str) -> None
         ImageNotFound: The library has no such image.
         ContentMissing: Its bytes are gone.
     """
-    entry = runtime.catalog.get(library, image_id)
-    try:
-        content = runtime.blobs.get(entry.path)
-    except FileNotFoundError:
-        raise ContentMissing(f"The bytes of image {image_id!r} are not in the store.") from None
+    content = read_stored(runtime, library, image_id)
     limits = PictureLimits(max_pixels=runtime.settings.max_picture_px)
     small = thumbnail(content, limits=limits)
     runtime.blobs.put(thumbnail_key(library, image_id), small)
+
+
+def read_stored(runtime: Runtime, library: str, image_id: str) -> bytes:
+    """Reads an image's bytes.
+
+    Raises:
+        ImageNotFound: The library has no such image.
+        ContentMissing: Its bytes are gone.
+    """
+    try:
+        return runtime.blobs.get(runtime.catalog.get(library, image_id).path)
+    except FileNotFoundError:
+        raise ContentMissing(f"The bytes of image {image_id!r} are not in the store.") from None
 
 
 def count_vectors(runtime: Runtime, library: str) -> dict[str, int]:

@@ -26,6 +26,8 @@ from twinlens.workers.reindex import plan_reindex
 from twinlens.workers.search import search as search_library
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     BaseTask = Task[Any, Any]
 else:
     BaseTask = Task  # generic for the type checker alone
@@ -132,6 +134,16 @@ def _begin(job_id: str) -> bool:
     return n_tries > 0
 
 
+@contextlib.contextmanager
+def _tried_again(task: BaseTask, job_id: str) -> Iterator[None]:
+    """Runs a job of one task again later, if Milvus is away."""
+    try:
+        yield
+    except Unavailable as error:
+        runtime().jobs.end_try(job_id, "task")
+        raise task.retry(exc=error, countdown=RETRY_AFTER_S) from error
+
+
 @celery_app.task(
     name=queue.EMBED_CHUNK, base=ChunkTask, bind=True, max_retries=None, ignore_result=True
 )
@@ -187,11 +199,8 @@ def search(job_id: str, query: dict[str, Any], submitted_at: float, sent: tuple[
 def delete_image(self: BaseTask, job_id: str, library: str, image_id: str) -> None:
     if not _begin(job_id):
         return
-    try:
+    with _tried_again(self, job_id):
         images.delete_image(runtime(), job_id, library, image_id)
-    except Unavailable as error:
-        runtime().jobs.end_try(job_id, "task")
-        raise self.retry(exc=error, countdown=RETRY_AFTER_S) from error
 
 
 @celery_app.task(
@@ -205,11 +214,8 @@ def delete_image(self: BaseTask, job_id: str, library: str, image_id: str) -> No
 def find_duplicates(self: BaseTask, job_id: str, query: dict[str, Any]) -> None:
     if not _begin(job_id):
         return
-    try:
+    with _tried_again(self, job_id):
         found = find_library_duplicates(runtime(), DuplicatesQuery.model_validate(query))
-    except Unavailable as error:
-        runtime().jobs.end_try(job_id, "task")
-        raise self.retry(exc=error, countdown=RETRY_AFTER_S) from error
     runtime().jobs.finish(job_id, result=found.model_dump_json())
 
 

@@ -36,8 +36,8 @@ from twinlens.api.uploads import (
     clean_name,
     parse_json,
     parse_metadata,
-    read_at_most,
     read_form,
+    read_json,
     read_picture,
 )
 from twinlens.shared.blobs import thumbnail_key
@@ -45,7 +45,6 @@ from twinlens.shared.errors import (
     ContentMissing,
     FieldError,
     ImageNotFound,
-    PayloadTooLarge,
     UnsupportedMedia,
     ValidationFailed,
 )
@@ -199,11 +198,7 @@ def _find(gateway: Gateway, library: str, image_id: str) -> CatalogEntry:
 
 
 def _asked_ids() -> list[str]:
-    if request.mimetype != "application/json":
-        raise UnsupportedMedia("Send application/json.")
-    text = read_at_most(as_chunks(request.stream), MAX_MISSING_BYTES)
-    if text is None:
-        raise PayloadTooLarge(f"The ids have at most {MAX_MISSING_BYTES} bytes.")
+    text = read_json(request.stream, request.mimetype, MAX_MISSING_BYTES, "The ids have")
     return parse_json(MissingQuery, text, location="").ids
 
 

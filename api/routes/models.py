@@ -27,8 +27,8 @@ from twinlens.api.schemas import (
     Stats,
     WaitHeaders,
 )
-from twinlens.api.uploads import MAX_QUERY_BYTES, as_chunks, parse_json, read_at_most
-from twinlens.shared.errors import PayloadTooLarge, Unavailable, UnsupportedMedia
+from twinlens.api.uploads import MAX_QUERY_BYTES, parse_json, read_json
+from twinlens.shared.errors import Unavailable
 from twinlens.shared.messages import Library, ModelSummary
 from twinlens.shared.presence import WorkerStatus
 from twinlens.shared.queue import COUNT_VECTORS
@@ -93,11 +93,7 @@ def put_library(path: LibraryPath, query: NoParameters, header: WaitHeaders) -> 
     Where stored pictures have to be embedded for that, a `reindex` job does it. Searches go on as
     they were until it has ended; then the change is switched on whole.
     """
-    if request.mimetype != "application/json":
-        raise UnsupportedMedia("Send application/json.")
-    text = read_at_most(as_chunks(request.stream), MAX_QUERY_BYTES)
-    if text is None:
-        raise PayloadTooLarge(f"A library's plan has at most {MAX_QUERY_BYTES} bytes.")
+    text = read_json(request.stream, request.mimetype, MAX_QUERY_BYTES, "A library's plan has")
     gateway = current_gateway()
     planned = plan_library(gateway, path.name, parse_json(LibraryPlan, text, location=""))
     if planned.job is not None:

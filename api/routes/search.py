@@ -20,12 +20,11 @@ from twinlens.api.uploads import (
     FormRules,
     as_chunks,
     parse_json,
-    read_at_most,
     read_form,
+    read_json,
 )
 from twinlens.shared.errors import (
     FieldError,
-    PayloadTooLarge,
     UnsupportedMedia,
     ValidationFailed,
 )
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from twinlens.api.gateway import Gateway
-    from twinlens.shared.messages import Library
 
 # Two pictures of the largest size, behind what searches wait.
 COMPARE_TIMEOUT_S = 15
@@ -114,8 +112,7 @@ def compare(query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
     library.choose(wanted.models)
     if len(files) + len(wanted.image_ids) != 2:
         raise _bad_field("image_ids", "Two pictures are compared: files or stored images.")
-    for image_id in wanted.image_ids:
-        gateway.catalog.get(library.name, image_id)
+    gateway.catalog.get_all(library.name, wanted.image_ids)
     reply = gateway.call(COMPARE, {"query": wanted.model_dump()}, COMPARE_TIMEOUT_S, files)
     if reply.error is not None:
         return answer_problem(reply.error)
@@ -138,8 +135,7 @@ def find_duplicates(query: NoParameters, header: SubmitHeaders) -> Response:  # 
     """
     gateway = current_gateway()
     gateway.check_ready("single")
-    body = _read_body(0, {})
-    wanted = parse_json(DuplicatesQuery, body.json or b"{}", location="")
+    wanted = parse_json(DuplicatesQuery, _read_json() or b"{}", location="")
     library = gateway.library(wanted.library)
     models = gateway.catalog.models()
     if not any(ref in models and models[ref].metric == "HAMMING" for ref in library.models):
@@ -153,18 +149,17 @@ def find_duplicates(query: NoParameters, header: SubmitHeaders) -> Response:  # 
 
 
 def _read_body(max_picture: int, files: Mapping[str, int]) -> Form:
-    """Reads JSON, or, where pictures may come with it, a form that has it as part `query`."""
-    body = as_chunks(request.stream)
-    if request.mimetype == "application/json":
-        text = read_at_most(body, MAX_QUERY_BYTES)
-        if text is None:
-            raise PayloadTooLarge(f"A query has at most {MAX_QUERY_BYTES} bytes.")
-        return Form({name: [] for name in files}, text)
-    if files and request.mimetype == "multipart/form-data":
+    """Reads JSON, or a form that has it as part `query`, beside pictures."""
+    if request.mimetype == "multipart/form-data":
         rules = FormRules("query", MAX_QUERY_BYTES, max_picture, files)
-        return read_form(request.content_type or "", body, rules)
-    also = "multipart/form-data with a part `file`, or " if files else ""
-    raise UnsupportedMedia(f"Send {also}application/json.")
+        return read_form(request.content_type or "", as_chunks(request.stream), rules)
+    if request.mimetype != "application/json":
+        raise UnsupportedMedia("Send multipart/form-data with a part `file`, or application/json.")
+    return Form({name: [] for name in files}, _read_json())
+
+
+def _read_json() -> bytes:
+    return read_json(request.stream, request.mimetype, MAX_QUERY_BYTES, "A query has")
 
 
 def _read_search(max_picture: int) -> Asked:
@@ -208,14 +203,7 @@ def _check_search(gateway: Gateway, asked: Asked) -> None:
         parse_filter(wanted.filter)
     if wanted.text is not None:
         _check_text(gateway, refs, is_named=wanted.models is not None)
-    _check_images(gateway, library, [*wanted.example_ids, *wanted.negative])
-
-
-def _check_images(gateway: Gateway, library: Library, ids: list[str]) -> None:
-    found = gateway.catalog.find(library.name, ids)
-    for image_id in ids:
-        if image_id not in found:
-            gateway.catalog.get(library.name, image_id)
+    gateway.catalog.get_all(library.name, [*wanted.example_ids, *wanted.negative])
 
 
 def _check_text(gateway: Gateway, refs: list[str], *, is_named: bool) -> None:
