@@ -34,7 +34,7 @@ from twinlens.models.pictures import open_picture
 from twinlens.models.registry import DEFAULT_MODELS, Registry, ensure_models
 from twinlens.models.scores import pairwise_distances
 from twinlens.models.session import Embedder
-from twinlens.models.variants import NEAR_WEIGHTS, variants_of
+from twinlens.models.variants import NEAR_WEIGHT, variants_of
 from twinlens.shared.errors import PictureError
 
 # Files in several formats of one picture would be found for each other's edits.
@@ -88,7 +88,7 @@ class _Gallery:
         self.contents = [found[place][0] for place in kept]
         self.variants = [found[place][1] for place in kept]
         self.rows = {name: some[kept] for name, some in rows.items()}
-        self.weights = {name: NEAR_WEIGHTS[card.output] for name, card in self.cards.items()}
+        self.weights = dict.fromkeys(self.cards, NEAR_WEIGHT)
         self._calibrations: dict[str, Calibration] = {
             name: calibrate(self.rows[name], prior_of(card)) for name, card in self.cards.items()
         }

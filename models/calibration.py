@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from twinlens.models.bits import signs_of
+
 if TYPE_CHECKING:
     from twinlens.models.fusion import Measured
 
@@ -184,7 +186,7 @@ def _five(values: NDArray[np.float64]) -> tuple[float, float, float, float, floa
 
 def _cosines(rows: NDArray[Any]) -> NDArray[np.float32]:
     if rows.dtype == np.uint8:
-        unit = np.where(np.unpackbits(rows, axis=1), np.float32(1), np.float32(-1))
+        unit = signs_of(rows)
         products = unit @ unit.T / np.float32(unit.shape[1])
     else:
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)

@@ -41,6 +41,11 @@ class Metric(StrEnum):
     COSINE = "COSINE"
     HAMMING = "HAMMING"
 
+    @property
+    def sign(self) -> float:
+        """What makes less of it nearer: -1 for products, of which more is."""
+        return -1.0 if self in (Metric.IP, Metric.COSINE) else 1.0
+
 
 class OutputKind(StrEnum):
     """What an embedding is made of: float32 numbers, or bits packed in bytes."""

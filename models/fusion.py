@@ -287,7 +287,7 @@ def _combine(
 
 def _ranks(distances: Distances, model: Measured) -> dict[str, int]:
     # By distance and not by score: scores are clipped, which makes ties of what is not.
-    sign = -1.0 if model.metric in (Metric.IP, Metric.COSINE) else 1.0
+    sign = model.metric.sign
     ordered = sorted((sign * far, image_id) for image_id, far in distances.items())
     return {image_id: rank for rank, (_, image_id) in enumerate(ordered, start=1)}
 

@@ -144,7 +144,7 @@ def measure_histogram(embedded: Embedded, pictures: Sequence[Labelled], name: st
     is_other = np.arange(len(codes)) != queries[:, np.newaxis]
     same, different = distances[is_same & is_other], distances[~is_same]
     edges = _edges(distances[is_other], is_whole=model.metric is Metric.HAMMING)
-    sign = -1.0 if model.metric in (Metric.IP, Metric.COSINE) else 1.0
+    sign = model.metric.sign
     return Histogram(
         low=float(edges[0]),
         high=float(edges[-1]),

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from twinlens.models.bits import signs_of
 from twinlens.models.calibration import N_SAMPLE, Calibration, calibrate, prior_of
 from twinlens.models.card import Metric
 from twinlens.models.embeddings import Embedded
@@ -116,7 +117,7 @@ def pairwise_distances(
     """
     if model.metric is Metric.HAMMING:
         # Of bits as +1 and -1 the product is n_equal - n_different.
-        n_more_equal: NDArray[np.float64] = _signs(queries) @ _signs(gallery).T
+        n_more_equal = (signs_of(queries) @ signs_of(gallery).T).astype(np.float64)
         return np.asarray((model.dimension - n_more_equal) / 2.0)
     left, right = queries.astype(np.float64), gallery.astype(np.float64)
     if model.metric is Metric.COSINE:
@@ -152,8 +153,7 @@ class View:
     @cached_property
     def nearness(self) -> NDArray[np.float64]:
         """Larger is nearer; not clipped, so that opposites keep their order."""
-        is_product = self.model.metric in (Metric.IP, Metric.COSINE)
-        return self._without_own(self.distances if is_product else -self.distances)
+        return self._without_own(-self.model.metric.sign * self.distances)
 
     @cached_property
     def similarity(self) -> NDArray[np.float64]:
@@ -305,10 +305,6 @@ def _weighted_mean(
     weighted = [(w, part) for w, part in zip(weights, parts, strict=True) if w > 0]
     total: NDArray[np.float64] = np.add.reduce([weight * part for weight, part in weighted])
     return total / sum(weight for weight, _ in weighted)
-
-
-def _signs(packed: NDArray[np.uint8]) -> NDArray[np.float64]:
-    return np.where(np.unpackbits(packed, axis=1), 1.0, -1.0)
 
 
 def _weight_grid(n_models: int) -> list[tuple[float, ...]]:

@@ -15,9 +15,9 @@ from twinlens.models.card import Card, Fit, InputSpec, OutputKind, Resample
 from twinlens.models.pictures import Picture, Region
 from twinlens.models.session import Pixels
 
-# What models weigh in calibrated fusion, where the evidence of an equal hash is the strongest there
-# is. At twice the weight it drowned that of the networks for copies cropped off the middle.
-NEAR_WEIGHTS = {OutputKind.FLOAT32: 1.0, OutputKind.BITS: 1.0}
+# What each model weighs in calibrated fusion, where the evidence of an equal hash is the strongest
+# there is. At twice the weight it drowned that of the networks for copies cropped off the middle.
+NEAR_WEIGHT = 1.0
 
 # A copy that is cropped to 80 % is found by it, and the other way round by all of the picture.
 _MIDDLE = Region(0.1, 0.1, 0.9, 0.9)

@@ -7,20 +7,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from twinlens.models.bits import signs_of
 from twinlens.models.card import OutputKind
 from twinlens.models.pictures import WHOLE, Region
 from twinlens.models.variants import variants_of
-from twinlens.shared.errors import BadRequest, ContentMissing, ImageNotFound
+from twinlens.shared.errors import BadRequest, ImageNotFound
 from twinlens.shared.queue import query_key
+from twinlens.workers.images import read_stored
 from twinlens.workers.neighbours import fetch_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from twinlens.models.card import Card
-    from twinlens.models.session import Embedder
+    from twinlens.models.session import Embedder, Pixels
     from twinlens.shared.messages import SearchQuery
     from twinlens.workers.runtime import Runtime, Target
     from twinlens.workers.vectors import Collection
@@ -80,7 +82,11 @@ def query_rows(asked: Asked, lap: Callable[[str], None]) -> Rows:
     elif ids and query.region is None and query.mode == "similar":
         rows = {name: found[ids[0]][None] for name, found in _stored_rows(asked, ids).items()}
     else:
-        content = asked.positive[0] if asked.positive else _stored_content(asked, ids[0])
+        content = (
+            asked.positive[0]
+            if asked.positive
+            else read_stored(asked.runtime, query.library, ids[0])
+        )
         rows = _embed_one(asked, content, lap)
     lap("embed")
     return rows
@@ -111,28 +117,24 @@ def _embed_words(asked: Asked, text: str) -> Rows:
 
 def _embed_one(asked: Asked, content: bytes, lap: Callable[[str], None]) -> Rows:
     """Embeds the one picture that is looked for, or a region of it; for `near`, its variants."""
-    query, models = asked.query, asked.models
+    query, cards = asked.query, [model.card for model in asked.models]
     region = WHOLE if query.region is None else Region(*query.region)
-    picture, pixels = asked.runtime.decode(content, models, region)
+    picture = asked.runtime.open(content, asked.models, region)
     if query.mode == "near":
-        has_hash = any(model.card.output is OutputKind.BITS for model in models)
-        pixels = [variants_of(picture, model.card, has_hash=has_hash) for model in models]
+        has_hash = any(card.output is OutputKind.BITS for card in cards)
+        pixels = [variants_of(picture, card, has_hash=has_hash) for card in cards]
     else:
-        pixels = [one[None] for one in pixels]
+        pixels = [picture.pixels_for(card.input)[None] for card in cards]
     lap("decode")
-    embedded = asked.runtime.searchers.map(
-        lambda model, one: model.embed_batch(one), models, pixels
+    return _embed(asked, pixels)
+
+
+def _embed(asked: Asked, pixels: Sequence[Pixels]) -> Rows:
+    """Embeds pixels, [v, height, width, 3] of each model, under all models side by side."""
+    rows = asked.runtime.searchers.map(
+        lambda model, some: model.embed_batch(some), asked.models, pixels
     )
-    return {model.card.name: rows for model, rows in zip(models, embedded, strict=True)}
-
-
-def _stored_content(asked: Asked, image_id: str) -> bytes:
-    try:
-        return asked.runtime.blobs.get(
-            asked.runtime.catalog.get(asked.query.library, image_id).path
-        )
-    except FileNotFoundError:
-        raise ContentMissing(f"The bytes of image {image_id!r} are not in the store.") from None
+    return {model.card.name: some for model, some in zip(asked.models, rows, strict=True)}
 
 
 def _combine(asked: Asked) -> Rows:
@@ -143,23 +145,20 @@ def _combine(asked: Asked) -> Rows:
     """
     query = asked.query
     stored = _stored_rows(asked, [*query.example_ids, *query.negative])
-    liked = [_embed(asked, content) for content in asked.positive]
-    disliked = [_embed(asked, content) for content in asked.negative]
+    liked = [_embed_whole(asked, content) for content in asked.positive]
+    disliked = [_embed_whole(asked, content) for content in asked.negative]
     rows = {}
     for model in asked.models:
         name = model.card.name
-        positive = [one[name] for one in liked] + [stored[name][i] for i in query.example_ids]
-        negative = [one[name] for one in disliked] + [stored[name][i] for i in query.negative]
+        positive = [one[name][0] for one in liked] + [stored[name][i] for i in query.example_ids]
+        negative = [one[name][0] for one in disliked] + [stored[name][i] for i in query.negative]
         rows[name] = _rocchio(positive, negative, model.card)[None]
     return rows
 
 
 def _stored_rows(asked: Asked, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Reads embeddings of stored images, by model and id."""
-    there = asked.runtime.catalog.find(asked.query.library, ids)
-    for image_id in ids:
-        if image_id not in there:
-            raise ImageNotFound(f"Library {asked.query.library!r} has no image {image_id!r}.")
+    asked.runtime.catalog.get_all(asked.query.library, ids)
     if not ids:
         return {name: {} for name in asked.collections}
     stored = fetch_all(asked.runtime, asked.collections, ids)
@@ -170,12 +169,9 @@ def _stored_rows(asked: Asked, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     return stored
 
 
-def _embed(asked: Asked, content: bytes) -> Mapping[str, Any]:
+def _embed_whole(asked: Asked, content: bytes) -> Rows:
     _, pixels = asked.runtime.decode(content, asked.models)
-    rows = asked.runtime.searchers.map(
-        lambda model, one: model.embed_batch(one[None])[0], asked.models, pixels
-    )
-    return {model.card.name: row for model, row in zip(asked.models, rows, strict=True)}
+    return _embed(asked, [one[None] for one in pixels])
 
 
 def _rocchio(positive: Sequence[Any], negative: Sequence[Any], card: Card) -> NDArray[Any]:
@@ -194,6 +190,6 @@ def _rocchio(positive: Sequence[Any], negative: Sequence[Any], card: Card) -> ND
 def _mean(rows: Sequence[Any], is_bits: bool) -> NDArray[np.float32]:
     stacked = np.stack(rows)
     if is_bits:
-        stacked = np.where(np.unpackbits(stacked, axis=1), np.float32(1), np.float32(-1))
+        stacked = signs_of(stacked)
     mean: NDArray[np.float32] = stacked.mean(axis=0, dtype=np.float32)
     return mean

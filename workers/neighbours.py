@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from twinlens.models.bits import signs_of
 from twinlens.models.card import OutputKind
 from twinlens.models.rerank import rerank
 
@@ -67,7 +68,6 @@ def order_by_neighbours(
 def _similarities(rows: NDArray[Any], card: Card) -> NDArray[np.float32]:
     """Returns what `fusion.similarity` gives for each pair: embeddings have length 1."""
     if card.output is OutputKind.BITS:
-        signs = np.where(np.unpackbits(rows, axis=1), np.float32(1), np.float32(-1))
-        rows = signs / np.sqrt(np.float32(card.dimension))
+        rows = signs_of(rows) / np.sqrt(np.float32(card.dimension))
     similarities: NDArray[np.float32] = np.clip(rows @ rows.T, 0, 1)
     return similarities

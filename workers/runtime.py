@@ -82,10 +82,18 @@ class Runtime:
     def sources(self) -> Sources:
         return Sources(self.settings)
 
-    def decode(
-        self, content: bytes, models: Sequence[Embedder], region: Region = WHOLE
-    ) -> tuple[Picture, list[Pixels]]:
-        """Decodes a picture, or a region of it, once, and resizes it for each model.
+    def open(self, content: bytes, models: Sequence[Embedder], region: Region = WHOLE) -> Picture:
+        """Decodes a picture, or a region of it, in the detail that the models take.
+
+        Raises:
+            PictureError: The picture is refused.
+        """
+        limits = PictureLimits(max_pixels=self.settings.max_picture_px)
+        wanted_px = max(model.card.input.wanted_px for model in models)
+        return open_picture(content, limits, wanted_px=wanted_px, region=region)
+
+    def decode(self, content: bytes, models: Sequence[Embedder]) -> tuple[Picture, list[Pixels]]:
+        """Decodes a picture once, and resizes it for each model.
 
         Returns:
             The picture, and uint8 [height, width, 3] for each of the models, in their order.
@@ -93,11 +101,8 @@ class Runtime:
         Raises:
             PictureError: The picture is refused.
         """
-        specs = [model.card.input for model in models]
-        limits = PictureLimits(max_pixels=self.settings.max_picture_px)
-        wanted_px = max(spec.wanted_px for spec in specs)
-        picture = open_picture(content, limits, wanted_px=wanted_px, region=region)
-        return picture, [picture.pixels_for(spec) for spec in specs]
+        picture = self.open(content, models)
+        return picture, [picture.pixels_for(model.card.input) for model in models]
 
     def targets_of(self, edition: Edition, wanted: Iterable[str] | None = None) -> list[Target]:
         """Returns the models of a library's edition, or some of them by name@version.

@@ -6,10 +6,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from twinlens.models.calibration import Calibration
-from twinlens.models.card import Metric
 from twinlens.models.fusion import Fusion, agreement, fuse, shares_of
 from twinlens.models.rerank import N_RERANKED
-from twinlens.models.variants import NEAR_WEIGHTS
+from twinlens.models.variants import NEAR_WEIGHT
 from twinlens.shared.filters import parse_filter
 from twinlens.shared.messages import (
     Agreement,
@@ -98,7 +97,7 @@ def weights_of(
     """Returns how much each model counts: as asked, else as the mode, library or card says."""
     weights = {name: card.weight for name, card in cards.items()} | library.weights
     if mode == "near":
-        weights |= {name: NEAR_WEIGHTS[card.output] for name, card in cards.items()}
+        weights |= dict.fromkeys(cards, NEAR_WEIGHT)
     return {name: (weights | dict(asked))[name] for name in cards}
 
 
@@ -215,7 +214,7 @@ class _Ranking:
         )
         if len(found) == 1:
             return found[0]
-        sign = _sign(self._cards[name])
+        sign = self._cards[name].metric.sign
         best: dict[str, float] = {}
         for distances in found:
             for image_id, far in distances.items():
@@ -246,7 +245,7 @@ class _Ranking:
         )
 
     def _is_beyond(self, name: str, distance: float) -> bool:
-        sign = _sign(self._cards[name])
+        sign = self._cards[name].metric.sign
         return sign * distance > sign * self._query.max_distance[name]
 
     def _is_all(self, depth: int, block: Sequence[FusedEntry]) -> bool:
@@ -262,11 +261,6 @@ class _Ranking:
                 for name in self._query.max_distance
             )
         )
-
-
-def _sign(card: Card) -> float:
-    """Returns what makes smaller nearer."""
-    return -1.0 if card.metric in (Metric.IP, Metric.COSINE) else 1.0
 
 
 def _result(

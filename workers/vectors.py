@@ -240,7 +240,7 @@ class Vectors:
         if not stored:
             return [{} for _ in embeddings]
         rows = np.stack(list(stored.values()))
-        sign = -1.0 if collection.card.metric in (Metric.IP, Metric.COSINE) else 1.0
+        sign = collection.card.metric.sign
         found = []
         for distances in pairwise_distances(embeddings, rows, collection.card):
             ranked = zip(stored, distances.tolist(), strict=True)
