@@ -22,8 +22,9 @@ from twinlens.shared.catalog import Catalog
 from twinlens.shared.errors import LibraryNotFound, Unavailable
 from twinlens.shared.feed import Feed
 from twinlens.shared.jobs import ITEMS, Job, Jobs
+from twinlens.shared.libraries import Library
 from twinlens.shared.log import request_id
-from twinlens.shared.messages import Item, Library
+from twinlens.shared.messages import Item
 from twinlens.shared.presence import WorkerStatus, live_workers
 
 if TYPE_CHECKING:

@@ -9,13 +9,8 @@ from twinlens.api.gateway import DEFAULT_LIBRARY, TaskMessage
 from twinlens.api.intake import new_job
 from twinlens.shared.errors import FieldError, LibraryConflict, ValidationFailed
 from twinlens.shared.indexes import check_index, layout_of
-from twinlens.shared.messages import (
-    Edition,
-    Library,
-    NextEdition,
-    new_collection,
-    now,
-)
+from twinlens.shared.libraries import Edition, Library, NextEdition, new_collection
+from twinlens.shared.messages import now
 from twinlens.shared.queue import DELETE_LIBRARY, REINDEX
 
 if TYPE_CHECKING:

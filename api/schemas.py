@@ -10,17 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from twinlens.shared.errors import FieldError, Problem
 from twinlens.shared.jobs import Job, JobKind, JobStatus
-from twinlens.shared.messages import (
-    Duplicates,
-    FloatMetric,
-    Image,
-    Index,
-    Item,
-    Library,
-    ModelSummary,
-    Moment,
-    SearchResult,
-)
+from twinlens.shared.libraries import FloatMetric, Index, Library
+from twinlens.shared.messages import Duplicates, Image, Item, ModelSummary, Moment, SearchResult
 from twinlens.shared.presence import WorkerStatus
 
 MAX_PAGE = 1000

@@ -33,7 +33,7 @@ from twinlens.models.pictures import open_picture
 from twinlens.models.registry import Registry, ensure_models
 from twinlens.models.session import Embedder
 from twinlens.shared.indexes import BUILD, search_params
-from twinlens.shared.messages import Index, Library
+from twinlens.shared.libraries import Index, Library
 from twinlens.shared.settings import Settings
 from twinlens.workers.vectors import VECTOR_FIELD, Collection, Vectors, collection_of
 

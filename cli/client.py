@@ -25,7 +25,8 @@ from twinlens.api.schemas import (
 from twinlens.cli.addresses import is_loopback
 from twinlens.cli.errors import CommandFailed
 from twinlens.cli.patience import Patience, may_come_later
-from twinlens.shared.messages import Comparison, Duplicates, Image, Library, SearchResult
+from twinlens.shared.libraries import Library
+from twinlens.shared.messages import Comparison, Duplicates, Image, SearchResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

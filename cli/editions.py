@@ -10,7 +10,7 @@ from twinlens.cli.errors import CommandFailed
 from twinlens.cli.index import INTERRUPTED
 from twinlens.cli.tables import print_table
 from twinlens.cli.tracking import Totals, follow
-from twinlens.shared.messages import Index, Library
+from twinlens.shared.libraries import Index, Library
 
 if TYPE_CHECKING:
     from twinlens.api.schemas import JobAnswer, LibraryPlan, Stats

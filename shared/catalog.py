@@ -10,7 +10,8 @@ from redis import WatchError
 
 from twinlens.shared.errors import ImageNotFound, LibraryNotFound, ModelNotFound
 from twinlens.shared.indexes import Server
-from twinlens.shared.messages import CatalogEntry, Cursor, Library, ModelSummary, Moment, now
+from twinlens.shared.libraries import Library
+from twinlens.shared.messages import CatalogEntry, Cursor, ModelSummary, Moment, now
 from twinlens.shared.scripts import open_uploads
 from twinlens.shared.timeline import page_of
 

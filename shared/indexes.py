@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from twinlens.shared.errors import FieldError
-from twinlens.shared.messages import Index, IndexType
+from twinlens.shared.libraries import Index, IndexType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

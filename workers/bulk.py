@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from twinlens.models.session import Embedder, Embeddings, Pixels
     from twinlens.shared.errors import Problem
-    from twinlens.shared.messages import Library, ManifestHead, ManifestItem
+    from twinlens.shared.libraries import Library
+    from twinlens.shared.messages import ManifestHead, ManifestItem
     from twinlens.workers.runtime import Runtime, Target
 
 log = logging.getLogger(__name__)

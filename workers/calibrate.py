@@ -9,7 +9,7 @@ import numpy as np
 from twinlens.models.calibration import N_SAMPLE, Calibration, calibrate, prior_of
 
 if TYPE_CHECKING:
-    from twinlens.shared.messages import Library
+    from twinlens.shared.libraries import Library
     from twinlens.workers.runtime import Runtime
 
 # By how much a library has grown, or shrunk, before it is measured again.

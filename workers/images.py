@@ -10,7 +10,7 @@ from twinlens.shared.blobs import image_key, thumbnail_key
 from twinlens.shared.errors import ContentMissing
 
 if TYPE_CHECKING:
-    from twinlens.shared.messages import Library
+    from twinlens.shared.libraries import Library
     from twinlens.workers.runtime import Runtime
 
 

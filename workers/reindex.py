@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from twinlens.shared.jobs import Job
-    from twinlens.shared.messages import Library
+    from twinlens.shared.libraries import Library
     from twinlens.workers.runtime import Runtime
     from twinlens.workers.vectors import Collection
 

@@ -20,7 +20,8 @@ from twinlens.shared.catalog import Catalog
 from twinlens.shared.errors import Unavailable
 from twinlens.shared.feed import Feed
 from twinlens.shared.jobs import Jobs
-from twinlens.shared.messages import Library, ModelSummary
+from twinlens.shared.libraries import Library
+from twinlens.shared.messages import ModelSummary
 from twinlens.shared.queue import REDIS_RETRIES, Lane, connect
 from twinlens.workers.cores import n_cores
 from twinlens.workers.sources import Sources
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from twinlens.models.card import Card
     from twinlens.models.session import Embedder, Pixels
     from twinlens.models.text import TextEncoder
-    from twinlens.shared.messages import Edition
+    from twinlens.shared.libraries import Edition
     from twinlens.shared.settings import Settings
 
 DEFAULT_LIBRARY = "default"

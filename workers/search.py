@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from twinlens.models.card import Card
     from twinlens.models.fusion import FusedEntry
     from twinlens.shared.catalog import Searched
-    from twinlens.shared.messages import CatalogEntry, Library, SearchQuery
+    from twinlens.shared.libraries import Library
+    from twinlens.shared.messages import CatalogEntry, SearchQuery
     from twinlens.workers.examples import Rows
     from twinlens.workers.runtime import Runtime, Target
 

@@ -39,14 +39,15 @@ from twinlens.shared.indexes import (
     search_params,
     server_of,
 )
-from twinlens.shared.messages import Index
+from twinlens.shared.libraries import Index
 from twinlens.workers.expressions import METADATA_FIELD, to_milvus, to_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from twinlens.shared.filters import Filter
-    from twinlens.shared.messages import Edition, Metadata
+    from twinlens.shared.libraries import Edition
+    from twinlens.shared.messages import Metadata
     from twinlens.shared.settings import Settings
 
 P = ParamSpec("P")

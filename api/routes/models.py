@@ -29,7 +29,8 @@ from twinlens.api.schemas import (
 )
 from twinlens.api.uploads import MAX_QUERY_BYTES, parse_json, read_json
 from twinlens.shared.errors import Unavailable
-from twinlens.shared.messages import Library, ModelSummary
+from twinlens.shared.libraries import Library
+from twinlens.shared.messages import ModelSummary
 from twinlens.shared.presence import WorkerStatus
 from twinlens.shared.queue import COUNT_VECTORS
 

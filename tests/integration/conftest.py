@@ -19,7 +19,8 @@ from twinlens.api.gateway import Gateway
 from twinlens.shared.blobs import image_id_of
 from twinlens.shared.catalog import Catalog
 from twinlens.shared.jobs import Jobs
-from twinlens.shared.messages import CatalogEntry, Image, Item, Library, ModelSummary, now
+from twinlens.shared.libraries import Library
+from twinlens.shared.messages import CatalogEntry, Image, Item, ModelSummary, now
 from twinlens.shared.presence import WorkerStatus, announce
 from twinlens.shared.queue import QUEUES, connect
 from twinlens.shared.settings import Settings

@@ -13,7 +13,8 @@ from twinlens.api.gateway import Gateway
 from twinlens.shared.blobs import image_id_of
 from twinlens.shared.errors import UploadBroken
 from twinlens.shared.jobs import Job, Jobs
-from twinlens.shared.messages import Item, Library, now
+from twinlens.shared.libraries import Library
+from twinlens.shared.messages import Item, now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -17,7 +17,7 @@ from twinlens.models.registry import SHIPPED_CARDS, load_card
 from twinlens.models.scores import pairwise_distances
 from twinlens.shared.errors import Unavailable, ValidationFailed
 from twinlens.shared.filters import parse_filter
-from twinlens.shared.messages import FloatMetric, Index, IndexType, Library
+from twinlens.shared.libraries import FloatMetric, Index, IndexType, Library
 from twinlens.shared.settings import Settings
 from twinlens.workers.expressions import METADATA_FIELD
 from twinlens.workers.vectors import (

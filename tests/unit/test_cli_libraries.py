@@ -12,7 +12,8 @@ from twinlens.api.schemas import JobAnswer, LibraryPlan, Progress
 from twinlens.cli.client import Client
 from twinlens.cli.editions import change_library
 from twinlens.shared.errors import ReindexFailed
-from twinlens.shared.messages import Library, now
+from twinlens.shared.libraries import Library
+from twinlens.shared.messages import now
 
 PLAN = LibraryPlan(models=["phash"])
 LIBRARY = Library(name="some", models=["phash@1"])

@@ -20,7 +20,7 @@ from twinlens.shared.indexes import (
     search_params,
     server_of,
 )
-from twinlens.shared.messages import Index, IndexType
+from twinlens.shared.libraries import Index, IndexType
 
 LITE, WHEEL, LATER = server_of(None), server_of("v2.3.5-lite"), server_of("v2.5.4")
 TYPES = st.sampled_from(get_args(IndexType))

@@ -1,0 +1,132 @@
+"""Libraries: which models they have, how their vectors lie in Milvus, and in which collections."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from twinlens.shared.errors import ModelNotFound
+from twinlens.shared.messages import Moment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+FloatMetric = Literal["L2", "IP", "COSINE"]
+IndexType = Literal["AUTO", "FLAT", "HNSW", "IVF_FLAT", "IVF_SQ8", "IVF_PQ", "SCANN", "DISKANN"]
+
+
+class Index(BaseModel):
+    """How Milvus finds the vectors of float models. Hashes are compared one by one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: IndexType = Field("AUTO", description="AUTO: HNSW where the server has it, else FLAT")
+    params: dict[str, int] = Field(
+        default_factory=dict, description="of the index and of its search, by Milvus' names"
+    )
+    recall: float | None = Field(
+        None,
+        ge=0.5,
+        le=0.999,
+        description="share of the 10 nearest that HNSW is to find, 0.98 by default; decides on ef",
+    )
+    vector: Literal["FLOAT32", "FLOAT16"] = Field(
+        "FLOAT32", description="FLOAT16 takes half the memory"
+    )
+
+
+class Edition(BaseModel):
+    """What the pictures of a library are embedded with, and where the vectors are."""
+
+    models: list[str] = Field(description="as name@version; no name twice")
+    metric: FloatMetric | None = Field(
+        None, description="of all float models; where there is none, the card's"
+    )
+    index: Index = Index()
+    weights: dict[str, float] = Field(
+        default_factory=dict,
+        description="weights in the fusion, by model; where there is none, the card's",
+    )
+    collections: dict[str, str] = Field(
+        default_factory=dict, description="each model's collection in Milvus"
+    )
+
+
+class NextEdition(Edition):
+    """One that is being built: new pictures are embedded for it as well."""
+
+    job_id: str = Field(description="the `reindex` job that embeds what is stored")
+
+
+class PreviousEdition(Edition):
+    """The one before, which `rollback` makes the library's again. Kept up to date until then."""
+
+    until: Moment
+
+
+class Library(Edition):
+    """A named set of images that are searched together."""
+
+    name: str
+    next: NextEdition | None = None
+    previous: PreviousEdition | None = None
+
+    @model_validator(mode="after")
+    def _name_collections(self) -> Self:
+        for ref in self.models:
+            if ref not in self.collections:
+                self.collections[ref] = new_collection(self.name, ref)
+        return self
+
+    @property
+    def editions(self) -> list[Edition]:
+        """Those that new pictures are embedded for, the one that is searched first."""
+        return [self, *filter(None, (self.next, self.previous))]
+
+    @property
+    def all_collections(self) -> set[str]:
+        return {name for edition in self.editions for name in edition.collections.values()}
+
+    def switched(self, to: Edition, kept_until: datetime | None = None) -> Library:
+        """Returns this library with another edition to be searched, and none being built.
+
+        Args:
+            to: The edition.
+            kept_until: Until when one can go back to this one. None if it is not worth it: what
+                can be gone back to then stays the same.
+        """
+        fields = set(Edition.model_fields)
+        previous = self.previous
+        if kept_until is not None:
+            previous = PreviousEdition(**self.model_dump(include=fields), until=kept_until)
+        return Library(name=self.name, previous=previous, **to.model_dump(include=fields))
+
+    def choose(self, wanted: Iterable[str] | None = None) -> list[str]:
+        """Returns the models that are wanted, as name@version; all by default.
+
+        Args:
+            wanted: Names, with or without version.
+
+        Raises:
+            ModelNotFound: One is not of this library.
+        """
+        if wanted is None:
+            return self.models
+        by_name = {ref.partition("@")[0]: ref for ref in self.models}
+        known = by_name | {ref: ref for ref in self.models}
+        for name in wanted:
+            if name not in known:
+                there = ", ".join(by_name) or "none yet"
+                raise ModelNotFound(
+                    f"Library {self.name!r} has no model {name!r}; it has: {there}."
+                )
+        return list(dict.fromkeys(known[name] for name in wanted))
+
+
+def new_collection(library: str, ref: str) -> str:
+    """Returns a name in Milvus that never was one. It takes letters, digits and `_` there."""
+    name = f"tl_{library}__{ref.replace('@', '__')}__{secrets.token_hex(4)}"
+    return name.replace("-", "_")
