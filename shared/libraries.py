@@ -34,7 +34,7 @@ class Index(BaseModel):
         description="share of the 10 nearest that HNSW is to find, 0.98 by default; decides on ef",
     )
     vector: Literal["FLOAT32", "FLOAT16"] = Field(
-        "FLOAT32", description="FLOAT16 takes half the memory"
+        "FLOAT32", description="FLOAT16 takes half the memory; not on Milvus 2.3"
     )
 
 

@@ -81,9 +81,7 @@ def test_a_parameter_may_suit_one_model_and_not_another() -> None:
         (LITE, "FLOAT32", {"AUTO", "FLAT", "IVF_FLAT"}),
         (LITE, "FLOAT16", {"AUTO", "FLAT"}),
         (WHEEL, "FLOAT32", set(get_args(IndexType)) - {"DISKANN"}),
-        (WHEEL, "FLOAT16", {"AUTO", "FLAT"}),
         (server_of("v2.3.21"), "FLOAT32", set(get_args(IndexType))),
-        (server_of("2.3.21"), "FLOAT16", {"AUTO", "FLAT"}),
         (LATER, "FLOAT16", set(get_args(IndexType))),
         (server_of("main-20260101"), "FLOAT32", set(get_args(IndexType))),
     ],
@@ -97,10 +95,18 @@ def test_what_a_server_lacks_is_refused_with_what_it_has(
         assert all("FLAT" in one.message and server.title in one.message for one in errors)
 
 
+@pytest.mark.parametrize("server", [WHEEL, server_of("2.3.21")])
+@pytest.mark.parametrize("name", get_args(IndexType))
+def test_a_server_may_have_no_index_of_float16(server: Any, name: IndexType) -> None:
+    [error] = check_index(Index(type=name, vector="FLOAT16"), {"lite0@1": 1280}, server)
+    assert error.location == "/index/vector"
+    assert server.title in error.message
+
+
 def test_auto_is_the_best_that_a_server_has() -> None:
     assert resolve(Index(), WHEEL).type == "HNSW"
     assert resolve(Index(), LITE).type == "FLAT"
-    assert resolve(Index(vector="FLOAT16"), WHEEL).type == "FLAT"
+    assert resolve(Index(vector="FLOAT16"), LITE).type == "FLAT"
     assert resolve(Index(vector="FLOAT16"), LATER) == Index(type="HNSW", vector="FLOAT16")
     assert check_index(resolve(Index(recall=0.9), LITE), {}, LITE) == []
     assert resolve(Index(recall=0.9), WHEEL).recall == 0.9
