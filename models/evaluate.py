@@ -166,7 +166,7 @@ def evaluate(
             for recipe, values in zip(recipes, measured, strict=True)
             if recipe.method in TUNED
         ),
-        rare_shares=_rare_shares(gallery, calibrations, codes),
+        rare_shares=rare_shares(gallery, calibrations, codes),
         n_pictures=len(gallery.files),
         n_labels=len({picture.label for picture in pictures} - {""}),
         n_queries=len(queries),
@@ -249,9 +249,19 @@ def _measure_edits(
     return np.where(firsts == originals, 1.0, 0.0)
 
 
-def _rare_shares(
+def rare_shares(
     gallery: Embedded, calibrations: Mapping[str, Calibration], codes: NDArray[np.intp]
 ) -> dict[str, float]:
+    """Measures, by model, the share of pairs of different labels that score RARE_SCORE or more.
+
+    Args:
+        gallery: the pictures.
+        calibrations: by model, from `calibrate_all`.
+        codes: [n] from `label_codes`.
+
+    Returns:
+        Nothing where all pictures have one label.
+    """
     n_rare = dict.fromkeys(calibrations, 0)
     n_unrelated = 0
     for own in blocks_of(np.arange(len(codes)), len(codes)):

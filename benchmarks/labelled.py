@@ -1,0 +1,30 @@
+"""Labelled pictures, embedded with the default models, and parts of them as libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from twinlens.models.embeddings import Embedded, EmbeddingCache, embed_all
+from twinlens.models.labels import Labelled
+from twinlens.models.registry import DEFAULT_MODELS, Registry, ensure_models
+
+
+def embed_labelled(pictures: Sequence[Labelled], work: Path) -> Embedded:
+    """Embeds all; `work` takes models and embeddings."""
+    ensure_models(work / "models", DEFAULT_MODELS)
+    registry = Registry(work / "models")
+    embedders = [registry.open(ref) for ref in DEFAULT_MODELS]
+    return embed_all(embedders, [one.path for one in pictures], EmbeddingCache(work / "cache"))
+
+
+def part_of(whole: Embedded, pictures: Iterable[Labelled]) -> Embedded:
+    """Returns what a library of some of the pictures has."""
+    wanted = {one.path for one in pictures}
+    places = [place for place, path in enumerate(whole.files) if path in wanted]
+    return Embedded(
+        files=tuple(whole.files[place] for place in places),
+        image_ids=tuple(whole.image_ids[place] for place in places),
+        rows={name: rows[places] for name, rows in whole.rows.items()},
+        models=whole.models,
+    )
