@@ -26,6 +26,8 @@ RATIO_GRACE_BYTES = 64 * 1024 * 1024
 _END_RECORD = b"PK\x05\x06"
 _END_BYTES = 22
 _TAIL_BYTES = _END_BYTES + 65_535
+# So many entries, or more: then ZIP64 has the number. Some writers give what is left of it.
+_MANY = 0xFFFF
 
 
 def zip_entries(body: Iterable[bytes], max_items: int, max_picture: int) -> Iterator[Entry]:
@@ -39,9 +41,10 @@ def zip_entries(body: Iterable[bytes], max_items: int, max_picture: int) -> Iter
         PayloadTooLarge: It has too many entries.
     """
     tail = _Tail(body)
-    n_items = n_unpacked = 0
+    n_entries = n_items = n_unpacked = 0
     try:
         for raw_name, _, chunks in stream_unzip(tail, chunk_size=65_536):
+            n_entries += 1
             name = decode_name(raw_name)
             entry = _read_entry(name, chunks, max_picture)
             n_unpacked += len(entry.content)
@@ -56,7 +59,7 @@ def zip_entries(body: Iterable[bytes], max_items: int, max_picture: int) -> Iter
         raise BadArchive("The archive is encrypted.") from None
     except ValueError as error:  # what stream_unzip raises, and its inflater
         raise BadArchive(f"The archive cannot be read: {_reason(error)}.") from None
-    if not tail.has_end:
+    if not tail.has_end(n_entries):
         raise BadArchive("The archive is cut short: its end record is missing.")
 
 
@@ -143,7 +146,10 @@ class _Tail:
             self._last = (self._last + chunk)[-_TAIL_BYTES:]
             yield chunk
 
-    @property
-    def has_end(self) -> bool:
+    def has_end(self, n_entries: int) -> bool:
+        """Tells if there is an end record, of so many entries: a picture's bytes may look so."""
         place = self._last.rfind(_END_RECORD)
-        return place >= 0 and len(self._last) - place >= _END_BYTES
+        if place < 0 or len(self._last) - place < _END_BYTES:
+            return False
+        n_told = int.from_bytes(self._last[place + 10 : place + 12], "little")
+        return n_told in (min(n_entries, _MANY), n_entries % (_MANY + 1))

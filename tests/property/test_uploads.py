@@ -90,6 +90,13 @@ def test_an_archive_gives_what_was_put_in(files: list[tuple[str, bytes]], size: 
         assert entry.content == (content if is_good else b"")
 
 
+def test_bytes_of_a_picture_are_no_end_of_an_archive() -> None:
+    # Of its length, the directory behind the picture would do as the rest of an end record.
+    archive = zip_of([("0", b"PK\x05\x06")], zipfile.ZIP_STORED)
+    with pytest.raises(BadArchive):
+        list(zip_entries([archive[:53]], 10, LIMIT))
+
+
 @quick
 @given(zips, sizes, st.data())
 def test_no_cut_archive_is_taken(archive: bytes, size: int, data: st.DataObject) -> None:
