@@ -43,7 +43,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def milvus_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def lite_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with running_milvus(tmp_path_factory.mktemp("milvus")) as uri:
         yield uri
 
@@ -54,11 +54,19 @@ def standalone_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield uri
 
 
-# For `parametrize`, or `params` of a fixture: fixtures' names of the servers there are here.
+# For `params` of a fixture: fixtures' names of the servers there are here.
 EVERY_MILVUS = (
-    pytest.param("milvus_uri", id="lite"),
+    pytest.param("lite_uri", id="lite"),
     pytest.param("standalone_uri", id="standalone", marks=needs_standalone),
 )
+on_every_milvus = pytest.mark.parametrize("milvus_uri", EVERY_MILVUS, indirect=True)
+
+
+@pytest.fixture
+def milvus_uri(request: pytest.FixtureRequest) -> str:
+    """Milvus Lite, unless a test is `on_every_milvus`."""
+    uri: str = request.getfixturevalue(getattr(request, "param", "lite_uri"))
+    return uri
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.conftest import form_body, names_of, outcomes, targets_of
+from integration.conftest import form_body, names_of, on_every_milvus, outcomes, targets_of
 from photos import jpeg
 from PIL import Image, ImageOps
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from twinlens.shared.messages import SearchResult
     from twinlens.workers.runtime import Runtime
+
+pytestmark = on_every_milvus
 
 N_MANY = 60
 LITE0, PHASH = "efficientnet-lite0", "phash"

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from integration.conftest import NAMES, assert_problem, counts, outcomes, post, targets_of
+from integration.conftest import (
+    NAMES,
+    assert_problem,
+    counts,
+    on_every_milvus,
+    outcomes,
+    post,
+    targets_of,
+)
 from tiny_pair import COLOURS, plain_picture
 
 from twinlens.shared.blobs import image_id_of, image_key
@@ -25,6 +33,8 @@ if TYPE_CHECKING:
 
     from twinlens.shared.settings import Settings
     from twinlens.workers.runtime import Runtime
+
+pytestmark = on_every_milvus
 
 LITE0, PHASH = "efficientnet-lite0", "phash"
 LITE0_REF, PHASH_REF = "efficientnet-lite0@1-int8", "phash@1"

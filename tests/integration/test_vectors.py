@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from integration.conftest import EVERY_MILVUS
+from integration.conftest import on_every_milvus
 from numpy.typing import NDArray
 from pymilvus import DataType, MilvusClient
 
@@ -27,6 +27,8 @@ from twinlens.workers.vectors import (
     Vectors,
     collection_of,
 )
+
+pytestmark = on_every_milvus
 
 LITE0 = load_card(SHIPPED_CARDS / "efficientnet-lite0@1.toml")
 PHASH = load_card(SHIPPED_CARDS / "phash@1.toml")
@@ -53,21 +55,15 @@ def true_distances(card: Card, rows: NDArray[Any], query: NDArray[Any]) -> NDArr
     return ((rows - query) ** 2).sum(axis=1)
 
 
-@pytest.fixture(params=EVERY_MILVUS)
-def milvus(request: pytest.FixtureRequest) -> str:
-    uri: str = request.getfixturevalue(request.param)
-    return uri
+@pytest.fixture
+def vectors(milvus_uri: str) -> Vectors:
+    return Vectors(Settings(milvus_uri=milvus_uri))
 
 
 @pytest.fixture
-def vectors(milvus: str) -> Vectors:
-    return Vectors(Settings(milvus_uri=milvus))
-
-
-@pytest.fixture
-def other(milvus: str) -> Vectors:
+def other(milvus_uri: str) -> Vectors:
     """Those of another process."""
-    return Vectors(Settings(milvus_uri=milvus))
+    return Vectors(Settings(milvus_uri=milvus_uri))
 
 
 @pytest.fixture(params=[LITE0, PHASH], ids=["float", "bits"])
@@ -180,10 +176,10 @@ def test_many_may_make_a_collection_at_once(
 
 
 def test_what_was_broken_off_is_made_whole(
-    vectors: Vectors, collection: Collection, card: Card, milvus: str
+    vectors: Vectors, collection: Collection, card: Card, milvus_uri: str
 ) -> None:
     """A process may be killed when it has made a collection, and no index."""
-    client = MilvusClient(uri=milvus, timeout=30)
+    client = MilvusClient(uri=milvus_uri, timeout=30)
     client.create_collection(collection.name, schema=schema_of(client, card))
     client.close()
     upsert(vectors, collection, [id_of(1)], embeddings_for(card, 9)[:1])
@@ -281,14 +277,6 @@ def test_a_filter_loses_none_however_few_fit_it(
     [named] = vectors.nearest(collection, many[:1], 100, among=list(expected))
     assert named == pytest.approx(expected, abs=1e-4)
     vectors.drop(collection.name)
-
-
-def test_every_library_and_version_has_collections_of_its_own() -> None:
-    refs = ["efficientnet-lite0@1", "efficientnet-lite0@2", "phash@1"]
-    libraries = [Library(name=name, models=refs) for name in ("a", "a-b", "a")]
-    names = [name for library in libraries for name in library.collections.values()]
-    assert len(set(names)) == len(names)
-    assert all(name.isidentifier() for name in names)
 
 
 def test_an_id_that_could_break_out_of_the_filter_is_refused(

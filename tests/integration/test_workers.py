@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 from celery import Celery
 from flask.testing import FlaskClient
-from integration.conftest import NAMES, counts, names_of, outcomes, post, targets_of
+from integration.conftest import (
+    NAMES,
+    counts,
+    names_of,
+    on_every_milvus,
+    outcomes,
+    post,
+    targets_of,
+)
 from servers import wait_until
 from tiny_pair import COLOURS, pair_card, picture_graph, plain_picture, text_graph, tokenizer_file
 
@@ -30,6 +38,7 @@ from twinlens.workers.search import search
 from twinlens.workers.sweeper import MIN_AGE_S, sweep
 
 
+@on_every_milvus
 def test_a_repeated_chunk_has_the_same_outcomes(
     client: FlaskClient, runtime: Runtime, small_photos: dict[str, bytes]
 ) -> None:
@@ -44,6 +53,7 @@ def test_a_repeated_chunk_has_the_same_outcomes(
     assert count_vectors(runtime, "default") == dict.fromkeys(names_of(runtime), 1)
 
 
+@on_every_milvus
 def test_what_the_library_has_is_skipped(
     client: FlaskClient,
     runtime: Runtime,
@@ -149,6 +159,7 @@ def test_an_upload_whose_api_process_is_gone_ends_as_failed(
     assert job_now["error"]["type"].endswith(":upload-broken")
 
 
+@on_every_milvus
 def test_a_search_shows_each_models_distance_of_every_hit(
     runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
 ) -> None:
@@ -164,6 +175,7 @@ def test_a_search_shows_each_models_distance_of_every_hit(
         assert [one.distance for one in ranking] == sorted(one.distance for one in ranking)
 
 
+@on_every_milvus
 def test_a_search_with_a_stored_image_leaves_it_out(
     runtime: Runtime, library: dict[str, str]
 ) -> None:
@@ -182,6 +194,7 @@ def test_a_search_that_cannot_be_done_says_why(runtime: Runtime) -> None:
         search(runtime, "q", SearchQuery(image_id="0" * 64), time.time())
 
 
+@on_every_milvus
 def test_words_find_pictures_under_the_models_that_understand_them(
     client: FlaskClient, runtime: Runtime, tmp_path: Path
 ) -> None:
@@ -219,6 +232,7 @@ def remove(client: FlaskClient, runtime: Runtime, image_id: str) -> None:
     delete_image(runtime, job_id, "default", image_id)
 
 
+@on_every_milvus
 def test_a_removed_image_is_gone_everywhere(
     client: FlaskClient, runtime: Runtime, library: dict[str, str]
 ) -> None:
@@ -232,6 +246,7 @@ def test_a_removed_image_is_gone_everywhere(
             runtime.blobs.get(key)
 
 
+@on_every_milvus
 def test_a_picture_that_was_posted_again_meanwhile_keeps_its_bytes(
     client: FlaskClient, runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
 ) -> None:

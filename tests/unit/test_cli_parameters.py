@@ -78,6 +78,7 @@ def test_a_search_that_cannot_be_read_is_not_begun(words: list[str], told: str) 
         (["--param", "M=many"], "a name, `=` and a number"),
         (["--param", "M=1.5"], "index.params.M"),
         (["--vector", "int8"], "index.vector"),
+        (["--recall", "1"], "index.recall"),
         (["--metric", "miles"], "metric"),
         (["--weight", "phash=-1"], "weights.phash"),
     ],
