@@ -73,6 +73,12 @@ def libraries(ctx: click.Context, url: str) -> None:
     help="Of the index or its search, by Milvus' names: M=16.",
 )
 @click.option(
+    "--recall",
+    type=float,
+    metavar="SHARE",
+    help="Of the 10 nearest, what HNSW is to find.  [default: 0.98]",
+)
+@click.option(
     "--vector",
     default="FLOAT32",
     show_default=True,
@@ -88,6 +94,7 @@ def set_library(
     no_wait: bool,
     type_: str,
     params: tuple[tuple[str, float], ...],
+    recall: float | None,
     vector: str,
     weights: tuple[tuple[str, float], ...],
     **plan: Any,
@@ -104,7 +111,7 @@ def set_library(
     from twinlens.cli.client import Client
     from twinlens.cli.index import OUTAGE_S
 
-    index = {"type": type_, "params": dict(params), "vector": vector}
+    index = {"type": type_, "params": dict(params), "recall": recall, "vector": vector}
     wanted = read_as(LibraryPlan, weights=dict(weights), index=index, **plan)
     with Client(url, outage_s=OUTAGE_S) as client:
         editions.change_library(client, name, wanted, is_followed=not no_wait)
