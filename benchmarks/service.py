@@ -75,11 +75,19 @@ class Service:
         begun = min(accepted, datetime.fromisoformat(job["started_at"]).timestamp())
         return Indexed(accepted - posted, ended - begun)
 
+    @property
+    def ports(self) -> dict[str, int]:
+        """Of its parts, by name."""
+        found: dict[str, int] = self._kept()["ports"]
+        return found
+
     def processes(self, part: str) -> list[psutil.Process]:
         """Returns the process of a part, then its children."""
-        kept = json.loads((self.data_dir / "services.json").read_text(encoding="utf-8"))
-        parent = psutil.Process(kept["pids"][part])
+        parent = psutil.Process(self._kept()["pids"][part])
         return [parent, *parent.children(recursive=True)]
+
+    def _kept(self) -> Any:
+        return json.loads((self.data_dir / "services.json").read_text(encoding="utf-8"))
 
     def cpu_s(self, part: str) -> float:
         return cpu_s(self.processes(part))
