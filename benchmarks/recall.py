@@ -44,7 +44,8 @@ from twinlens.shared.libraries import Index, Library
 from twinlens.shared.messages import CatalogEntry, Image, now
 from twinlens.shared.queue import connect
 from twinlens.shared.settings import Settings
-from twinlens.workers.vectors import VECTOR_FIELD, Collection, Vectors, collection_of
+from twinlens.workers.collection import VECTOR_FIELD, Collection, collection_of
+from twinlens.workers.vectors import Vectors
 
 LIBRARY, MODEL = "recall", "efficientnet-lite0@1"
 K = 10

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from twinlens.shared.messages import DuplicatesQuery
+    from twinlens.workers.collection import Collection
     from twinlens.workers.runtime import Runtime
-    from twinlens.workers.vectors import Collection
 
 # Vectors read at a time: of 1,280 numbers, 5 MB, a few of which are on their way.
 READ_ROWS = 1_000

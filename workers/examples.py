@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from twinlens.models.card import Card
     from twinlens.models.session import Embedder, Pixels
     from twinlens.shared.messages import SearchQuery
+    from twinlens.workers.collection import Collection
     from twinlens.workers.runtime import Runtime, Target
-    from twinlens.workers.vectors import Collection
 
 # By how much counter-examples count beside examples: gamma / beta of Rocchio, as recommended by
 # Manning, Raghavan, Schütze, Introduction to Information Retrieval, 2008, section 9.1.1.

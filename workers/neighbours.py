@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from twinlens.models.card import Card
     from twinlens.models.fusion import FusedEntry
+    from twinlens.workers.collection import Collection
     from twinlens.workers.runtime import Runtime
-    from twinlens.workers.vectors import Collection
 
 Stored = dict[str, dict[str, Any]]  # model → image id → embedding
 

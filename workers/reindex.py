@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from twinlens.shared.jobs import Job
     from twinlens.shared.libraries import Library
+    from twinlens.workers.collection import Collection
     from twinlens.workers.runtime import Runtime
-    from twinlens.workers.vectors import Collection
 
 log = logging.getLogger(__name__)
 

@@ -23,9 +23,10 @@ from twinlens.shared.jobs import Jobs
 from twinlens.shared.libraries import Library
 from twinlens.shared.messages import ModelSummary
 from twinlens.shared.queue import REDIS_RETRIES, Lane, connect
+from twinlens.workers.collection import Collection, collection_of
 from twinlens.workers.cores import n_cores
 from twinlens.workers.sources import Sources
-from twinlens.workers.vectors import Collection, Vectors, collection_of
+from twinlens.workers.vectors import Vectors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

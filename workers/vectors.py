@@ -1,6 +1,4 @@
-"""Milvus: a collection for each library and model. Every call has a time limit.
-
-A collection is never changed: a library that wants another index or metric gets new ones.
+"""What is written to Milvus, and read from it. Every call has a time limit.
 
 Nothing is ever flushed. A real server compares new rows one by one, or by an index of its own, and
 seals them when there are some 120 MB of them, or after 10 minutes without a write; then it builds
@@ -18,78 +16,38 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import grpc
 import numpy as np
 from cachetools import LRUCache
-from pymilvus import DataType, MilvusClient, MilvusException
+from pymilvus import MilvusClient, MilvusException
 
-from twinlens.models.card import Card, Metric, OutputKind
 from twinlens.models.scores import pairwise_distances
-from twinlens.shared.errors import FieldError, Unavailable, ValidationFailed
-from twinlens.shared.indexes import (
-    COMPRESSED,
-    EXACT,
-    Server,
-    build_params,
-    check_index,
-    resolve,
-    search_params,
-    server_of,
-)
-from twinlens.shared.libraries import Index
+from twinlens.shared.errors import Unavailable
+from twinlens.shared.indexes import COMPRESSED, EXACT, Server, search_params, server_of
+from twinlens.workers.collection import ID_FIELD, VECTOR_FIELD, Collection, make_ready
 from twinlens.workers.expressions import METADATA_FIELD, to_milvus, to_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from twinlens.shared.filters import Filter
-    from twinlens.shared.libraries import Edition
     from twinlens.shared.messages import Metadata
     from twinlens.shared.settings import Settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-ID_FIELD = "id"
-VECTOR_FIELD = "embedding"
 STRONG, BOUNDED = "Strong", "Bounded"
-ID_LENGTH = 64  # hex digits of SHA-256
 # Embeddings that a process keeps: some 13,000 of 1,280 numbers. A hundred take 8 ms to be read.
 CACHE_BYTES = 64 * 1024 * 1024
-# A real server takes 2 to 3 s to load an empty collection, and more for one that has rows.
-LOAD_S = 60.0
 # Rows of one answer: 5 MB of 1,280 numbers a row, where gRPC takes 64.
 READ_ROWS = 1000
 # Candidates that are compared by their vectors where an index has made these smaller, at least.
 N_MEASURED = 100
 # As many as a server gives in one answer.
 MAX_ROWS = 16_384
-# What a server calls a parameter that it does not take: until 2.3, and since.
-REFUSED = (65535, 1100)
-KINDS = {
-    np.dtype(np.uint8): DataType.BINARY_VECTOR,
-    np.dtype(np.float16): DataType.FLOAT16_VECTOR,
-    np.dtype(np.float32): DataType.FLOAT_VECTOR,
-}
-
-
-@dataclass(frozen=True)
-class Collection:
-    """A model's vectors in a library."""
-
-    name: str
-    card: Card  # with the library's metric
-    index: Index
-
-
-def collection_of(edition: Edition, card: Card) -> Collection:
-    """Returns where a library's vectors of a model are."""
-    if edition.metric is not None and card.output is OutputKind.FLOAT32:
-        card = card.model_copy(update={"metric": Metric(edition.metric)})
-    return Collection(edition.collections[card.ref], card, edition.index)
 
 
 def _needs_milvus(call: Callable[P, R]) -> Callable[P, R]:
@@ -150,11 +108,10 @@ class Vectors:
             embeddings: Of each id, float32 [dimension], or uint8 [dimension / 8] for a hash.
             metadata: Of each id, to be filtered by.
         """
-        dtype = _dtype_of(collection.card, collection.index)
         rows = [
             {
                 ID_FIELD: image_id,
-                VECTOR_FIELD: _to_milvus(embedding, dtype),
+                VECTOR_FIELD: collection.to_stored(embedding),
                 METADATA_FIELD: to_stored(fields),
             }
             for image_id, embedding, fields in zip(ids, embeddings, metadata, strict=True)
@@ -182,7 +139,7 @@ class Vectors:
             among: Instead, only these ids; each gets its exact distance.
         """
         only = "" if among is None else f"{ID_FIELD} in {_id_list(among)}"
-        index = self._index_of(collection)
+        index = collection.index_on(self.server)
         if among is not None and index.type not in EXACT:
             return self._measure(collection, embeddings, among, limit)
         if where is not None:
@@ -199,13 +156,12 @@ class Vectors:
     def _search(
         self, collection: Collection, embeddings: Any, limit: int, only: str
     ) -> list[dict[str, float]]:
-        dtype = _dtype_of(collection.card, collection.index)
         hits = self._client.search(
             self._ready_name(collection),
-            [_to_milvus(embedding, dtype) for embedding in embeddings],
+            [collection.to_stored(embedding) for embedding in embeddings],
             filter=only,
             limit=limit,
-            search_params={"params": search_params(self._index_of(collection), limit)},
+            search_params={"params": search_params(collection.index_on(self.server), limit)},
             consistency_level=BOUNDED,
             timeout=self._timeout_s,
         )
@@ -273,7 +229,7 @@ class Vectors:
 
     @_needs_milvus
     def _read(self, collection: Collection, ids: Sequence[str]) -> dict[str, Any]:
-        name, dtype = self._ready_name(collection), _dtype_of(collection.card, collection.index)
+        name = self._ready_name(collection)
         found: dict[str, Any] = {}
         for start in range(0, len(ids), READ_ROWS):
             rows = self._client.get(
@@ -285,7 +241,7 @@ class Vectors:
                 # As arrays: to make lists of them, and arrays again, took half of a read's time.
                 strict_float32=True,
             )
-            found |= {row[ID_FIELD]: _from_milvus(row[VECTOR_FIELD], dtype) for row in rows}
+            found |= {row[ID_FIELD]: collection.from_stored(row[VECTOR_FIELD]) for row in rows}
         return found
 
     @_needs_milvus
@@ -343,91 +299,13 @@ class Vectors:
             raise
         return server_of(version)
 
-    def _index_of(self, collection: Collection) -> Index:
-        if _is_binary(collection.card):
-            return Index(type="FLAT")
-        return resolve(collection.index, self.server)
-
     def _ready_name(self, collection: Collection) -> str:
-        """Returns the collection's name; on first use, makes what is missing of it.
-
-        Several may do so at once, and one may have been broken off in the middle of it.
-        """
+        """Returns the collection's name; on first use, makes what is missing of it."""
         name = collection.name
         if name not in self._ready:
-            if not self.has(name) or not self._has_index(name):
-                self._create(collection)
-                self._build_index(collection)
-            self._client.load_collection(name, timeout=LOAD_S)
+            make_ready(self._client, collection, self.server, self._timeout_s)
             self._ready.add(name)
         return name
-
-    def _has_index(self, name: str) -> bool:
-        return bool(self._client.list_indexes(name, timeout=self._timeout_s))
-
-    def _create(self, collection: Collection) -> None:
-        name, card = collection.name, collection.card
-        if not _is_binary(card):
-            errors = check_index(collection.index, {card.ref: card.dimension}, self.server)
-            if errors:
-                raise ValidationFailed(f"{self.server.title} cannot build the index.", errors)
-        schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field(ID_FIELD, DataType.VARCHAR, is_primary=True, max_length=ID_LENGTH)
-        kind = KINDS[_dtype_of(card, collection.index)]
-        schema.add_field(VECTOR_FIELD, kind, dim=card.dimension)
-        schema.add_field(METADATA_FIELD, DataType.JSON)
-        try:
-            self._client.create_collection(name, schema=schema, timeout=self._timeout_s)
-        except MilvusException:
-            # Another process may have been quicker.
-            if not self.has(name):
-                raise
-
-    def _build_index(self, collection: Collection) -> None:
-        name, card, index = collection.name, collection.card, self._index_of(collection)
-        params = self._client.prepare_index_params()
-        params.add_index(
-            VECTOR_FIELD,
-            index_type="BIN_FLAT" if _is_binary(card) else index.type,
-            metric_type=card.metric,
-            params=build_params(index, card.dimension),
-        )
-        try:
-            # Without rows there is nothing to wait for, and pymilvus would ask after 0.5 s.
-            self._client.create_index(name, params, timeout=self._timeout_s, sync=False)
-        except MilvusException as error:
-            if self._has_index(name):
-                return
-            if error.code not in REFUSED:
-                raise
-            self._client.drop_collection(name, timeout=self._timeout_s)
-            raise ValidationFailed(
-                f"{self.server.title} refuses the index.",
-                [FieldError(location="/index", message=error.message)],
-            ) from error
-
-
-def _is_binary(card: Card) -> bool:
-    return card.output is OutputKind.BITS
-
-
-def _dtype_of(card: Card, index: Index) -> np.dtype[Any]:
-    """Returns what Milvus keeps: packed bits, or numbers of 2 or 4 bytes."""
-    if _is_binary(card):
-        return np.dtype(np.uint8)
-    return np.dtype(np.float16 if index.vector == "FLOAT16" else np.float32)
-
-
-def _to_milvus(embedding: Any, dtype: np.dtype[Any]) -> Any:
-    return embedding.tobytes() if dtype == np.uint8 else embedding.astype(dtype, copy=False)
-
-
-def _from_milvus(stored: Any, dtype: np.dtype[Any]) -> Any:
-    if dtype == np.float32:
-        # A copy: what is kept would else keep all rows of the answer.
-        return np.array(stored, dtype)
-    row = np.frombuffer(stored[0], dtype)
-    return row if dtype == np.uint8 else row.astype(np.float32)
 
 
 def _id_list(ids: Sequence[str]) -> str:

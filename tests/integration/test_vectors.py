@@ -19,14 +19,9 @@ from twinlens.shared.errors import Unavailable, ValidationFailed
 from twinlens.shared.filters import parse_filter
 from twinlens.shared.libraries import FloatMetric, Index, IndexType, Library
 from twinlens.shared.settings import Settings
+from twinlens.workers.collection import ID_FIELD, VECTOR_FIELD, Collection, collection_of
 from twinlens.workers.expressions import METADATA_FIELD
-from twinlens.workers.vectors import (
-    ID_FIELD,
-    VECTOR_FIELD,
-    Collection,
-    Vectors,
-    collection_of,
-)
+from twinlens.workers.vectors import Vectors
 
 pytestmark = on_every_milvus
 
