@@ -21,11 +21,11 @@ from twinlens.cli.tables import print_table
 from twinlens.models.calibration import calibrate, measure_model, prior_of
 from twinlens.models.edits import EDITS, N_EDITED, embed_edits
 from twinlens.models.embeddings import EmbeddingCache, embed_all
-from twinlens.models.evaluate import RARE_SCORE, Estimate, evaluate, label_codes
+from twinlens.models.evaluate import Estimate, evaluate, label_codes
 from twinlens.models.labels import read_labels
 from twinlens.models.pictures import thumbnail
 from twinlens.models.report import ComparedRankings, compare_rankings, render_report
-from twinlens.models.scores import Method
+from twinlens.models.scores import RARE_SCORE, Method
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

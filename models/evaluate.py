@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from twinlens.models.calibration import Calibration, score_of
+from twinlens.models.calibration import Calibration
 from twinlens.models.edits import Edits
 from twinlens.models.embeddings import Embedded, sort_by_id
 from twinlens.models.labels import MIN_PICTURES, Labelled
@@ -40,15 +40,13 @@ from twinlens.models.scores import (
     list_recipes,
     measure_rankings,
     pairwise_distances,
+    rare_shares,
     rerank_scores,
     view_of,
 )
 from twinlens.shared.errors import BadRequest
 
 N_FOLDS = 5
-
-# A score that one unrelated pair of a hundred should have, or a higher one.
-RARE_SCORE = 0.99
 
 # What a library's weights can say, under the default fusion.
 _USABLE = (Method.SINGLE, Method.CALIBRATED)
@@ -247,30 +245,6 @@ def _measure_edits(
     originals = np.array([places[image_id] for image_id in edits.originals])
     firsts = np.array([fuse_scores(recipe, views).argmax(axis=1) for recipe in recipes])
     return np.where(firsts == originals, 1.0, 0.0)
-
-
-def rare_shares(
-    gallery: Embedded, calibrations: Mapping[str, Calibration], codes: NDArray[np.intp]
-) -> dict[str, float]:
-    """Measures, by model, the share of pairs of different labels that score RARE_SCORE or more.
-
-    Args:
-        gallery: the pictures.
-        calibrations: by model, from `calibrate_all`.
-        codes: [n] from `label_codes`.
-
-    Returns:
-        Nothing where all pictures have one label.
-    """
-    n_rare = dict.fromkeys(calibrations, 0)
-    n_unrelated = 0
-    for own in blocks_of(np.arange(len(codes)), len(codes)):
-        is_unrelated = codes[own][:, np.newaxis] != codes
-        n_unrelated += int(is_unrelated.sum())
-        for name, calibration in calibrations.items():
-            scores = score_of(view_of(gallery, name, own, calibration).evidence[is_unrelated])
-            n_rare[name] += int((scores >= RARE_SCORE).sum())
-    return {name: count / n_unrelated for name, count in n_rare.items() if n_unrelated}
 
 
 def _sources(files: Sequence[Path], pictures: Sequence[Labelled]) -> dict[str, NDArray[np.bool_]]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twinlens.models.bits import signs_of
-from twinlens.models.calibration import N_SAMPLE, Calibration, calibrate, prior_of
+from twinlens.models.calibration import N_SAMPLE, Calibration, calibrate, prior_of, score_of
 from twinlens.models.card import Metric
 from twinlens.models.embeddings import Embedded
 from twinlens.models.fusion import RRF_K, Measured, line_of
@@ -27,6 +27,9 @@ WEIGHTS = (1.0, 0.5, 0.2)
 
 # Beyond it, the pairs and all together: 6 models have 57 subsets.
 MAX_MODELS_OF_ALL_SUBSETS = 4
+
+# A score that one unrelated pair of a hundred should have, or a higher one.
+RARE_SCORE = 0.99
 
 # Scores of a block of queries: some 8 MB each, a few of them by model.
 _BLOCK_SCORES = 1_000_000
@@ -279,6 +282,30 @@ def rerank_scores(
         order = rerank(_weighted_mean(recipe.weights, alike))
         changed[row, places[order]] = scores[row].max() + np.arange(len(order), 0, -1)
     return changed
+
+
+def rare_shares(
+    gallery: Embedded, calibrations: Mapping[str, Calibration], codes: NDArray[np.intp]
+) -> dict[str, float]:
+    """Measures, by model, the share of pairs of different labels that score RARE_SCORE or more.
+
+    Args:
+        gallery: the pictures.
+        calibrations: by model, from `calibrate_all`.
+        codes: [n], a number for each label.
+
+    Returns:
+        Nothing where all pictures have one label.
+    """
+    n_rare = dict.fromkeys(calibrations, 0)
+    n_unrelated = 0
+    for own in blocks_of(np.arange(len(codes)), len(codes)):
+        is_unrelated = codes[own][:, np.newaxis] != codes
+        n_unrelated += int(is_unrelated.sum())
+        for name, calibration in calibrations.items():
+            scores = score_of(view_of(gallery, name, own, calibration).evidence[is_unrelated])
+            n_rare[name] += int((scores >= RARE_SCORE).sum())
+    return {name: count / n_unrelated for name, count in n_rare.items() if n_unrelated}
 
 
 def measure_rankings(
