@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 from e2e.conftest import Client, counts
-from photos import make_photos
+from photos import jpeg, make_photos, source
 
 from twinlens.cli.background import running_service
 
@@ -20,10 +20,13 @@ NETWORKS = ("efficientnet-lite0", "efficientnet-lite2")
 def test_a_chunk_that_runs_too_long_is_gone_on_with_picture_by_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # More pictures in one chunk than a process embeds in a second.
+    # More large pictures in one chunk than a process decodes in two seconds.
     monkeypatch.setenv("TWINLENS_CHUNK_ITEMS", "256")
-    monkeypatch.setenv("TWINLENS_CHUNK_TIME_LIMIT_S", "1")
-    photos = make_photos(tmp_path / "photos", 256, seed=501)
+    monkeypatch.setenv("TWINLENS_CHUNK_TIME_LIMIT_S", "2")
+    large = jpeg(source("coffee.png").resize((2400, 1600)))
+    photos = [tmp_path / f"{number}.jpg" for number in range(256)]
+    for number, photo in enumerate(photos):
+        photo.write_bytes(large + bytes([number]))
     with running_service(tmp_path / "data", 0, "--workers", "1") as slow:
         client = Client(slow.url)
         job = client.index(photos)
