@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from benchmarks.labelled import embed_labelled, part_of
@@ -27,24 +28,29 @@ LEAST_SHARE = 0.5  # of each side, that a crop keeps
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.calibration", description=__doc__)
     parser.add_argument("labels", type=Path)
     pictures = read_labels(parser.parse_args().labels)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        crops = [crop for one in pictures for crop in make_crops(one, folder)]
+        crops = [
+            crop
+            for place, one in enumerate(pictures)
+            for crop in make_crops(one, folder / str(place))
+        ]
         whole = embed_labelled(pictures + crops, folder)
-        print("library", "pictures", *whole.models, sep=" | ")
+        print("library", "pictures", "related pairs", *whole.models, sep=" | ")
         for source in ["", *sorted({one.source for one in pictures} - {""})]:
             for some in (pictures, pictures + crops):
                 own = [one for one in some if source in ("", one.source)]
-                shares = [f"{share:.2%}" for share in shares_of(whole, own).values()]
+                shares = [f"{share:.2%}" for share in shares_of(whole, own)]
                 kind = "" if some is pictures else f" with {N_CROPS} crops of each"
                 print((source or "all") + kind, len(own), *shares, sep=" | ")
 
 
 def make_crops(one: Labelled, folder: Path) -> list[Labelled]:
     """Writes crops of a picture, of random places and sizes, the same each time."""
+    folder.mkdir()
     rng = random.Random(one.path.name)
     made = []
     with Image.open(one.path) as image:
@@ -52,17 +58,20 @@ def make_crops(one: Labelled, folder: Path) -> list[Labelled]:
             share = rng.uniform(LEAST_SHARE, 1)
             width, height = (max(1, round(share * side)) for side in image.size)
             left, top = rng.randint(0, image.width - width), rng.randint(0, image.height - height)
-            path = folder / f"{len(list(folder.iterdir()))}-{number}.jpg"
+            path = folder / f"{number}.jpg"
             crop = image.crop((left, top, left + width, top + height)).convert("RGB")
             crop.save(path, quality=90)
             made.append(replace(one, path=path))
     return made
 
 
-def shares_of(whole: Embedded, pictures: Sequence[Labelled]) -> dict[str, float]:
-    """Measures some of the pictures as a library of their own."""
+def shares_of(whole: Embedded, pictures: Sequence[Labelled]) -> list[float]:
+    """Measures some of the pictures as a library: pairs that are related, then rare by model."""
     some = part_of(whole, pictures)
-    return rare_shares(some, calibrate_all(some), label_codes(some, pictures))
+    codes = label_codes(some, pictures)
+    n_of_label = np.bincount(codes)
+    related = (n_of_label * (n_of_label - 1)).sum() / (len(codes) * (len(codes) - 1))
+    return [related, *rare_shares(some, calibrate_all(some), codes).values()]
 
 
 if __name__ == "__main__":

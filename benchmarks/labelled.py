@@ -21,10 +21,4 @@ def embed_labelled(pictures: Sequence[Labelled], work: Path) -> Embedded:
 def part_of(whole: Embedded, pictures: Iterable[Labelled]) -> Embedded:
     """Returns what a library of some of the pictures has."""
     wanted = {one.path for one in pictures}
-    places = [place for place, path in enumerate(whole.files) if path in wanted]
-    return Embedded(
-        files=tuple(whole.files[place] for place in places),
-        image_ids=tuple(whole.image_ids[place] for place in places),
-        rows={name: rows[places] for name, rows in whole.rows.items()},
-        models=whole.models,
-    )
+    return whole.take([place for place, path in enumerate(whole.files) if path in wanted])

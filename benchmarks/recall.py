@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +31,17 @@ from redis import Redis
 from tests.servers import running_milvus
 
 from benchmarks.photos import Photos
-from benchmarks.service import WAIT, Service, serve
+from benchmarks.service import Service, connect, post_search, serve
 from benchmarks.setup import FULL, Setup, percentile, time_s
 from twinlens.models.card import Card
 from twinlens.models.pictures import open_picture
 from twinlens.models.registry import Registry, ensure_models
 from twinlens.models.session import Embedder
+from twinlens.shared import queue
 from twinlens.shared.catalog import Catalog
 from twinlens.shared.indexes import BUILD, search_params
 from twinlens.shared.libraries import Index, Library
 from twinlens.shared.messages import CatalogEntry, Image, now
-from twinlens.shared.queue import connect
 from twinlens.shared.settings import Settings
 from twinlens.workers.collection import VECTOR_FIELD, Collection, collection_of
 from twinlens.workers.vectors import Vectors
@@ -88,8 +87,7 @@ def main() -> None:
             _show_writes(uri, model.card, rows)
             collection = _collection(model.card, Index(type=args.index))
             _show_recall(uri, collection, rows, queries, truth)
-            _show_service(service, collection, rows, n_queries)
-            Vectors(Settings(milvus_uri=uri)).drop(collection.name)
+            _show_service(service, uri, collection, rows, n_queries)
 
 
 def _embed_photos(model: Embedder) -> Rows:
@@ -151,26 +149,24 @@ def _search(vectors: Vectors, collection: Collection, query: Rows) -> Iterable[s
     return found
 
 
-def _show_service(service: Service, collection: Collection, rows: Rows, n_queries: int) -> None:
+def _show_service(
+    service: Service, uri: str, collection: Collection, rows: Rows, n_queries: int
+) -> None:
     """Searches with stored images, by HTTP and in Milvus."""
-    with connect(f"redis://127.0.0.1:{service.ports['valkey']}/0") as redis:
+    with queue.connect(f"redis://127.0.0.1:{service.ports['valkey']}/0") as redis:
         _catalogue(redis, collection, len(rows))
-    vectors = Vectors(Settings(milvus_uri=f"http://127.0.0.1:{service.ports['milvus proxy.port']}"))
+    vectors = Vectors(Settings(milvus_uri=uri))
     places = np.random.default_rng(2).choice(len(rows), n_queries, replace=False)
     truth = _nearest_of_all(rows, rows[places])
-    client = threading.local()
+    client = threading.local()  # each keeps a connection
 
     def search(rerank: str, place: int) -> Iterable[str]:
-        if not hasattr(client, "http"):
-            client.http = HTTPConnection("127.0.0.1", service.client.base_url.port)
+        if not hasattr(client, "connection"):
+            client.connection = connect(service.client)
         query = {"library": LIBRARY, "image_id": _id_of(place), "k": K, "include_query": True}
-        body = json.dumps(query | {"rerank": rerank})
-        headers = {"Content-Type": "application/json", **WAIT}
-        client.http.request("POST", "/v1/search", body, headers)
-        answer = client.http.getresponse()
-        text = answer.read()
-        assert answer.status == 200, text
-        return [hit["image"]["id"] for hit in json.loads(text)["result"]["hits"]]
+        body = json.dumps(query | {"rerank": rerank}).encode()
+        job = json.loads(post_search(client.connection, body, "application/json"))
+        return [hit["image"]["id"] for hit in job["result"]["hits"]]
 
     print("with stored images:")
     _show_searches("Milvus", partial(_search, vectors, collection), rows[places], truth)

@@ -56,6 +56,15 @@ class Embedded:
     models: Mapping[str, Measured]
     left_out: tuple[LeftOut, ...] = ()
 
+    def take(self, places: Sequence[int]) -> Embedded:
+        """Returns some of the pictures, in this order."""
+        return replace(
+            self,
+            files=tuple(self.files[place] for place in places),
+            image_ids=tuple(self.image_ids[place] for place in places),
+            rows={name: rows[places] for name, rows in self.rows.items()},
+        )
+
 
 class EmbeddingCache:
     """Embeddings in a directory, so that no picture is embedded twice.
@@ -156,13 +165,7 @@ def embed_all(
 
 def sort_by_id(embedded: Embedded) -> Embedded:
     """Puts pictures in the order of image ids: so equal distances are ranked."""
-    order = sorted(range(len(embedded.image_ids)), key=embedded.image_ids.__getitem__)
-    return replace(
-        embedded,
-        files=tuple(embedded.files[i] for i in order),
-        image_ids=tuple(embedded.image_ids[i] for i in order),
-        rows={name: rows[order] for name, rows in embedded.rows.items()},
-    )
+    return embedded.take(sorted(range(len(embedded.image_ids)), key=embedded.image_ids.__getitem__))
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,9 @@ class Collection:
 
     def to_stored(self, embedding: Any) -> Any:
         """Returns an embedding as the client takes it."""
-        dtype = self.dtype
-        return embedding.tobytes() if dtype == np.uint8 else embedding.astype(dtype, copy=False)
+        if self.is_binary:
+            return embedding.tobytes()
+        return embedding.astype(self.dtype, copy=False)
 
     def from_stored(self, stored: Any) -> Any:
         """Returns an embedding that the client gave: float32, or uint8 of packed bits."""
