@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # A fresh virtual environment each time a lock file changes keeps out what is no longer locked.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: install demo test check bench bench-peers lock clean
+.PHONY: install demo test check fuzz bench bench-peers lock clean
 
 install: $(VENV)/.installed
 
@@ -34,6 +34,10 @@ check: $(VENV)/.installed-test
 
 test: check
 	$(BIN)/pytest
+
+# Looks for examples that break a property, among others in each run. Before a release.
+fuzz: $(VENV)/.installed-test
+	$(BIN)/pytest tests/property --hypothesis-profile=fuzz
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks

@@ -1,15 +1,23 @@
-"""A whole service, as `twinlens up` runs it, for all end-to-end tests."""
+"""How often properties are tried, and a whole service, as `twinlens up` runs it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from twinlens.cli.background import Running, running_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# The same examples in each run, and no judgement by the clock: a test that passed fails only for a
+# change. `make fuzz` looks for new ones; what it finds becomes an `@example`.
+_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("fixed", derandomize=True, max_examples=80, **_COMMON)
+settings.register_profile("fuzz", max_examples=2000, print_blob=True, **_COMMON)
+settings.load_profile("fixed")
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from twinlens.models.duplicates import Confirm, confirm_by_cosine, group_duplicates
 
-quick = settings(max_examples=150, deadline=None)
 Pictures = tuple[list[str], NDArray[np.uint8], NDArray[np.float64]]
 
 
@@ -50,7 +49,6 @@ def stars(pictures: Pictures, max_distance: int, min_cosine: float) -> list[list
     return sorted(groups, key=lambda group: (-len(group), group[0]))
 
 
-@quick
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(0, 40),
@@ -68,7 +66,6 @@ def test_groups_are_the_stars_of_the_definition(
     assert found == stars(pictures, max_distance, min_cosine)
 
 
-@quick
 @given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.integers(0, 20))
 def test_the_order_of_pictures_changes_nothing(seed: int, n: int, max_distance: int) -> None:
     ids, hashes, rows = pictures_of(seed, n, 5, 8)

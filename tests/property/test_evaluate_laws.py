@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -94,7 +94,6 @@ def shuffled(embedded: Embedded, order: list[int]) -> Embedded:
 
 
 @given(cases(), st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_the_order_of_pictures_and_models_changes_nothing(case: Case, rng: Random) -> None:
     order = list(range(len(case.pictures)))
     rng.shuffle(order)
@@ -112,7 +111,6 @@ def test_the_order_of_pictures_and_models_changes_nothing(case: Case, rng: Rando
 
 
 @given(cases(), st.sampled_from((1, 20)))
-@settings(deadline=None)
 def test_all_is_in_its_bounds_and_every_interval_has_its_estimate(
     case: Case, n_bootstrap: int
 ) -> None:
@@ -138,7 +136,6 @@ def test_all_is_in_its_bounds_and_every_interval_has_its_estimate(
 
 
 @given(cases())
-@settings(deadline=None)
 def test_what_is_recommended_was_measured_and_can_be_set_as_weights(case: Case) -> None:
     found = case.evaluate()
     recipe = found.recommendation.recipe
@@ -151,7 +148,6 @@ def test_what_is_recommended_was_measured_and_can_be_set_as_weights(case: Case) 
 
 
 @given(SIZES, st.integers(0, 1000))
-@settings(deadline=None)
 def test_a_perfect_model_has_a_map_of_1_alone_and_beside_another(
     sizes: list[int], seed: int
 ) -> None:

@@ -7,7 +7,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twinlens.shared.errors import BadFilter
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from twinlens.shared.filters import Scalar
     from twinlens.shared.messages import Metadata
-
-quick = settings(max_examples=200, deadline=None)
 
 SIGNS = st.sampled_from(["==", "!=", "<", "<=", ">", ">="])
 texts = st.text(st.characters(codec="utf-8"), max_size=8)
@@ -110,13 +108,11 @@ def quoted(text: str, quote: str) -> str:
     return quote + text.replace("\\", "\\\\").replace(quote, f"\\{quote}") + quote
 
 
-@quick
 @given(filters, st.sampled_from("\"'"), st.sampled_from([" ", "\n", " \t\r\n"]))
 def test_a_written_filter_is_read_as_the_same(wanted: Filter, quote: str, gap: str) -> None:
     assert repr(parse_filter(written(wanted, quote, gap))) == repr(wanted)
 
 
-@quick
 @given(st.text(max_size=60) | st.lists(pieces, max_size=40).map("".join))
 def test_any_text_is_a_filter_or_refused(text: str) -> None:
     try:
@@ -131,7 +127,6 @@ def test_any_text_is_a_filter_or_refused(text: str) -> None:
     detail.encode()
 
 
-@quick
 @given(filters, metadata)
 def test_a_filter_without_not_is_true_of_the_same(wanted: Filter, found: Metadata) -> None:
     pushed = push_down(wanted)
@@ -140,13 +135,11 @@ def test_a_filter_without_not_is_true_of_the_same(wanted: Filter, found: Metadat
     assert push_down(Not(Not(wanted))) == pushed
 
 
-@quick
 @given(filters, metadata)
 def test_nothing_is_true_together_with_its_negation(wanted: Filter, found: Metadata) -> None:
     assert not (matches(wanted, found) and matches(Not(wanted), found))
 
 
-@quick
 @given(st.lists(filters, min_size=2, max_size=3).map(tuple), metadata)
 def test_not_goes_into_and_and_or(parts: tuple[Filter, ...], found: Metadata) -> None:
     each = [matches(Not(part), found) for part in parts]
@@ -154,7 +147,6 @@ def test_not_goes_into_and_and_or(parts: tuple[Filter, ...], found: Metadata) ->
     assert matches(Not(AnyOf(parts)), found) is all(each)
 
 
-@quick
 @given(SIGNS, words, words)
 def test_a_comparison_with_what_is_there_is_true_or_its_negation_is(
     sign: str, here: str, there: str
@@ -163,13 +155,11 @@ def test_a_comparison_with_what_is_there_is_true_or_its_negation_is(
     assert matches(wanted, {"a": there}) is not matches(Not(wanted), {"a": there})
 
 
-@quick
 @given(st.lists(numbers | amounts, min_size=2, max_size=6))
 def test_stored_numbers_are_in_the_order_of_the_numbers(values: list[float]) -> None:
     assert_same_order(values, exact, "n")
 
 
-@quick
 @given(st.lists(texts | words, min_size=2, max_size=6))
 def test_stored_strings_are_in_the_order_of_the_strings(values: list[str]) -> None:
     assert_same_order(values, str, "s")

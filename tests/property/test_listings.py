@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twinlens.api.listings import MAX_LINE_BYTES, listing_entries
@@ -17,8 +17,6 @@ from twinlens.shared.errors import TwinlensError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-quick = settings(max_examples=100, deadline=None)
 
 texts = st.text(st.characters(codec="utf-8"), max_size=30)
 plain_names = st.text(st.characters(codec="utf-8", categories=["L", "N"]), min_size=1, max_size=30)
@@ -59,7 +57,6 @@ def cut(data: bytes, ends: list[int]) -> Iterator[bytes]:
     return (data[a:b] for a, b in pairwise(places))
 
 
-@quick
 @given(st.lists(any_lines, max_size=6), st.lists(st.integers(0, 400_000), max_size=12))
 def test_a_listing_is_the_same_wherever_its_pieces_end(found: list[bytes], ends: list[int]) -> None:
     body = b"\n".join(found)
@@ -69,7 +66,6 @@ def test_a_listing_is_the_same_wherever_its_pieces_end(found: list[bytes], ends:
         assert list(listing_entries(cut(body, list(range(len(body)))), 1000)) == whole
 
 
-@quick
 @given(st.lists(any_lines, max_size=6), st.integers(0, 6))
 def test_any_bytes_are_entries_or_refused(found: list[bytes], max_items: int) -> None:
     try:
@@ -83,7 +79,6 @@ def test_any_bytes_are_entries_or_refused(found: list[bytes], max_items: int) ->
         entry.name.encode()
 
 
-@quick
 @given(st.lists(lines, max_size=6))
 def test_what_is_listed_is_what_is_given(listed: list[dict[str, Any]]) -> None:
     body = "\n".join(json.dumps(line) for line in listed).encode()
@@ -92,7 +87,6 @@ def test_what_is_listed_is_what_is_given(listed: list[dict[str, Any]]) -> None:
     assert given_back == listed
 
 
-@quick
 @given(uris)
 def test_a_name_is_by_default_what_the_path_ends_with(uri: str) -> None:
     (entry,) = listing_entries([json.dumps({"uri": uri}).encode()], 1)

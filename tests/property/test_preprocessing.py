@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tiny_networks import PLAIN, SIDE_PX, anchored, embed, noise, unit, with_anchor
@@ -21,7 +21,6 @@ def factors(largest: float) -> st.SearchStrategy[float]:
     return st.floats(0.01, largest) | st.floats(-largest, -0.01)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     layout=st.sampled_from(["nchw", "nhwc"]),
     channels=st.sampled_from(["rgb", "bgr"]),

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from twinlens.models.rerank import rerank
-
-quick = settings(max_examples=80, deadline=None)
 
 
 def similarity_of(seed: int, n_candidates: int, dimension: int) -> NDArray[np.float64]:
@@ -61,7 +59,6 @@ def as_in_the_paper(
     return [0, *rest]
 
 
-@quick
 @given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.integers(2, 12), st.integers(2, 12))
 def test_it_is_what_the_paper_says(seed: int, n: int, dimension: int, k1: int) -> None:
     similarity = similarity_of(seed, n, dimension)
@@ -69,7 +66,6 @@ def test_it_is_what_the_paper_says(seed: int, n: int, dimension: int, k1: int) -
     assert found.tolist() == as_in_the_paper(similarity, k1, 6, 0.3)
 
 
-@quick
 @given(st.integers(0, 2**32 - 1), st.integers(0, 60), st.integers(1, 12))
 def test_it_is_an_order_whose_first_stays(seed: int, n: int, dimension: int) -> None:
     found = rerank(similarity_of(seed, n, dimension))
@@ -77,7 +73,6 @@ def test_it_is_an_order_whose_first_stays(seed: int, n: int, dimension: int) -> 
     assert n == 0 or found[0] == 0
 
 
-@quick
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60))
 def test_by_their_own_distance_alone_the_order_stays(seed: int, n: int) -> None:
     assert rerank(similarity_of(seed, n, 8), own_share=1.0).tolist() == list(range(n))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twinlens.api.archives import MAX_RATIO, RATIO_GRACE_BYTES, is_noise, is_unsafe
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 LIMIT = 2000
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "plain": bytes,
     "gzip": gzip.compress,
@@ -64,7 +62,6 @@ def read(archive: bytes, size: int = 1000) -> list[Entry]:
     return list(tar_entries(pieces(archive, size), 10, LIMIT))
 
 
-@quick
 @given(files, packers, sizes)
 def test_an_archive_gives_what_was_put_in(
     files: list[tuple[str, bytes]], packer: str, size: int
@@ -78,7 +75,6 @@ def test_an_archive_gives_what_was_put_in(
         assert entry.content == (content if is_good else b"")
 
 
-@quick
 @given(st.lists(contents, min_size=1, max_size=4), packers, sizes, st.data())
 def test_no_cut_archive_is_taken(
     contents: list[bytes], packer: str, size: int, data: st.DataObject
@@ -93,7 +89,6 @@ def test_no_cut_archive_is_taken(
         read(cut, size)
 
 
-@quick
 @given(files, packers, sizes, st.data())
 def test_a_damaged_archive_raises_nothing_else(
     files: list[tuple[str, bytes]], packer: str, size: int, data: st.DataObject
@@ -108,7 +103,6 @@ def test_a_damaged_archive_raises_nothing_else(
     assert all(len(entry.content) <= LIMIT for entry in entries)
 
 
-@quick
 @given(st.binary(max_size=3000), sizes)
 def test_bytes_that_are_no_archive_are_refused(content: bytes, size: int) -> None:
     with pytest.raises(BadArchive):

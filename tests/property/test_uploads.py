@@ -7,7 +7,7 @@ import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from twinlens.api.archives import (
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LIMIT = 200
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
 names = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=40)
 contents = st.binary(max_size=2 * LIMIT)
 sizes = st.integers(1, 300)
@@ -77,7 +75,6 @@ def test_a_stream_is_kept_up_to_its_limit(content: bytes, size: int, limit: int)
     assert kept == (content if len(content) <= limit else None)
 
 
-@quick
 @given(st.lists(st.tuples(names, contents), max_size=6, unique_by=lambda file: file[0]), sizes)
 def test_an_archive_gives_what_was_put_in(files: list[tuple[str, bytes]], size: int) -> None:
     archive = zip_of(files, zipfile.ZIP_DEFLATED)
@@ -97,7 +94,6 @@ def test_bytes_of_a_picture_are_no_end_of_an_archive() -> None:
         list(zip_entries([archive[:53]], 10, LIMIT))
 
 
-@quick
 @given(zips, sizes, st.data())
 def test_no_cut_archive_is_taken(archive: bytes, size: int, data: st.DataObject) -> None:
     cut = archive[: data.draw(st.integers(0, len(archive) - 1))]
@@ -105,7 +101,6 @@ def test_no_cut_archive_is_taken(archive: bytes, size: int, data: st.DataObject)
         list(zip_entries(pieces(cut, size), 10, LIMIT))
 
 
-@quick
 @given(zips, sizes, st.data())
 def test_a_damaged_archive_raises_nothing_else(
     archive: bytes, size: int, data: st.DataObject
@@ -120,7 +115,6 @@ def test_a_damaged_archive_raises_nothing_else(
     assert all(isinstance(entry, Entry) and len(entry.content) <= LIMIT for entry in entries)
 
 
-@quick
 @given(st.binary(max_size=500), sizes)
 def test_bytes_that_are_no_archive_are_refused(content: bytes, size: int) -> None:
     assume(not content.startswith(b"PK"))
@@ -128,7 +122,6 @@ def test_bytes_that_are_no_archive_are_refused(content: bytes, size: int) -> Non
         list(zip_entries(pieces(content, size), 10, LIMIT))
 
 
-@quick
 @given(st.lists(contents, min_size=1, max_size=6), sizes)
 def test_a_form_gives_what_was_put_in(files: list[bytes], size: int) -> None:
     named = [(f"picture {n}.jpg", content) for n, content in enumerate(files)]
@@ -150,7 +143,6 @@ def test_a_form_is_the_same_wherever_its_pieces_end(content: bytes) -> None:
         assert [entry.content for entry in entries] == [content, b"second"], cut
 
 
-@quick
 @given(st.lists(contents, min_size=1, max_size=3), sizes, st.data())
 def test_no_cut_form_is_taken(files: list[bytes], size: int, data: st.DataObject) -> None:
     content_type, body = form_of([("a", content) for content in files])
@@ -160,7 +152,6 @@ def test_no_cut_form_is_taken(files: list[bytes], size: int, data: st.DataObject
         list(form_entries(content_type, pieces(cut, size), 10, LIMIT))
 
 
-@quick
 @given(st.binary(max_size=500), sizes)
 def test_any_body_is_a_form_or_refused(body: bytes, size: int) -> None:
     try:
@@ -170,7 +161,6 @@ def test_any_body_is_a_form_or_refused(body: bytes, size: int) -> None:
         pass
 
 
-@quick
 @given(st.binary(max_size=300), sizes)
 def test_any_part_header_is_read_or_refused(head: bytes, size: int) -> None:
     body = b"--b\r\nContent-Disposition: form-data; " + head + b"\r\n\r\nx\r\n--b--\r\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -15,7 +15,6 @@ from twinlens.models.card import Card
 from twinlens.models.pictures import Picture, Region, open_picture
 from twinlens.models.variants import variants_of
 
-quick = settings(max_examples=60, deadline=None)
 sides = st.integers(1, 50)
 hashes = st.builds(
     lambda width, height, fit: Card.model_validate(
@@ -40,7 +39,6 @@ def noise(seed: int, width: int, height: int) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
-@quick
 @given(st.integers(0, 2**32 - 1), sides, sides, hashes, st.integers(0, 3), st.booleans())
 def test_a_turned_picture_has_the_same_variants(
     seed: int, width: int, height: int, card: Card, n_quarters: int, is_mirrored: bool
@@ -59,7 +57,6 @@ def test_a_turned_picture_has_the_same_variants(
 ends = st.lists(st.integers(0, 50), min_size=2, max_size=2, unique=True).map(sorted)
 
 
-@quick
 @given(sides, sides, ends, ends, st.integers(1, 8))
 def test_a_part_of_a_picture_is_the_picture_of_a_region(
     width: int, height: int, columns: list[int], rows: list[int], orientation: int
