@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # A fresh virtual environment each time a lock file changes keeps out what is no longer locked.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: install demo test check fuzz bench bench-peers lock clean
+.PHONY: install demo test check fuzz mutants bench bench-peers lock clean
 
 install: $(VENV)/.installed
 
@@ -39,6 +39,14 @@ test: check
 fuzz: $(VENV)/.installed-test
 	$(BIN)/pytest tests/property --hypothesis-profile=fuzz
 
+# Puts small faults into the code, and counts those that tests see: takes an hour.
+mutants: $(VENV)/.installed-mutants
+	$(BIN)/python -m benchmarks.mutants
+
+$(VENV)/.installed-mutants: $(VENV)/.installed-test locks/mutants.txt
+	$(INSTALL) -r locks/mutants.txt
+	@touch $@
+
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks
 
@@ -60,9 +68,10 @@ lock: $(VENV)/.installed
 	$(COMPILE) --extra embedded --extra demo --extra export --extra test locks/build.in -o locks/test.txt
 	$(COMPILE) --extra embedded --extra demo locks/build.in -c locks/test.txt -o locks/demo.txt
 	$(COMPILE) locks/build.in -c locks/test.txt -o locks/runtime.txt
+	$(subst pyproject.toml,,$(COMPILE)) locks/mutants.in -c locks/test.txt -o locks/mutants.txt
 	$(subst pyproject.toml,,$(COMPILE)) locks/peers.in -c locks/test.txt -o locks/peers.txt
 
 clean:
 	rm -rf $(VENV) $(PEERS) .demo .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
-		.hypothesis dist twinlens-demo.png
+		.hypothesis mutants dist twinlens-demo.png
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

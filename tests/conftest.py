@@ -1,4 +1,4 @@
-"""How often properties are tried, and a whole service, as `twinlens up` runs it."""
+"""How often properties are tried, the models, and a whole service, as `twinlens up` runs it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from twinlens.cli.background import Running, running_service
+from twinlens.models.registry import DEFAULT_MODELS, ensure_models
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 # The same examples in each run, and no judgement by the clock: a test that passed fails only for a
 # change. `make fuzz` looks for new ones; what it finds becomes an `@example`.
@@ -18,6 +20,14 @@ _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("fixed", derandomize=True, max_examples=80, **_COMMON)
 settings.register_profile("fuzz", max_examples=2000, print_blob=True, **_COMMON)
 settings.load_profile("fixed")
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default models, built once: that takes seconds."""
+    found = tmp_path_factory.mktemp("models")
+    ensure_models(found, DEFAULT_MODELS)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -19,6 +20,12 @@ class Client:
 
     def __init__(self, url: str) -> None:
         self.http = httpx.Client(base_url=url, timeout=90)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
 
     def get(self, path: str, **params: Any) -> Any:
         return self.http.get(path, params=params).raise_for_status().json()
@@ -65,11 +72,17 @@ class Client:
         return answer.raise_for_status().json()
 
 
+@pytest.fixture
+def data_dir(tmp_path: Path, models_dir: Path) -> Path:
+    """Where a service of a test's own keeps what it has. Its models are there already."""
+    shutil.copytree(models_dir, tmp_path / "data" / "models")
+    return tmp_path / "data"
+
+
 @pytest.fixture(scope="session")
 def client(service: Any) -> Iterator[Client]:
-    found = Client(service.url)
-    yield found
-    found.http.close()
+    with Client(service.url) as found:
+        yield found
 
 
 def counts(job: dict[str, Any]) -> dict[str, int | None]:

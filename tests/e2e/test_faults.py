@@ -18,7 +18,7 @@ NETWORKS = ("efficientnet-lite0", "efficientnet-lite2")
 
 
 def test_a_chunk_that_runs_too_long_is_gone_on_with_picture_by_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # More large pictures in one chunk than a process decodes in two seconds.
     monkeypatch.setenv("TWINLENS_CHUNK_ITEMS", "256")
@@ -27,11 +27,12 @@ def test_a_chunk_that_runs_too_long_is_gone_on_with_picture_by_picture(
     photos = [tmp_path / f"{number}.jpg" for number in range(256)]
     for number, photo in enumerate(photos):
         photo.write_bytes(large + bytes([number]))
-    with running_service(tmp_path / "data", 0, "--workers", "1") as slow:
-        client = Client(slow.url)
+    with (
+        running_service(data_dir, 0, "--workers", "1") as slow,
+        Client(slow.url) as client,
+    ):
         job = client.index(photos)
         outcomes = [item["outcome"] for item in client.items(job)]
-        client.http.close()
     assert "ran too long" in (tmp_path / "data/logs/worker-bulk.log").read_text()
     assert counts(job) == {"total": 256, "succeeded": 256, "skipped": 0, "failed": 0}
     assert outcomes == ["succeeded"] * 256

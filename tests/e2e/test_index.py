@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,30 +97,39 @@ def test_a_second_run_uploads_nothing(service: Running, tmp_path: Path) -> None:
     assert n_jobs(service, library) == before
 
 
+@pytest.fixture
+def heeded_ctrl_c() -> Iterator[None]:
+    """A shell has what it runs in the background ignore Ctrl-C, and its children with it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded_ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_was_broken_off_goes_on(
     service: Running, many: Path, number: signal.Signals
 ) -> None:
     library = make_library(service, f"broken-off-{int(number)}")
     options = (many, "--library", library, "--parallel", "1")
-    # A shell has what it runs in the background ignore Ctrl-C, and its children with it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         command(service, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         client = psutil.Process(process.pid)
 
         def has_begun() -> bool:
+            began = time.monotonic()
             client.suspend()  # so that it does not end while it is looked at
             if n_jobs(service, library) > 0:
                 return True
             client.resume()
+            time.sleep(time.monotonic() - began)  # as long as the look took, which can be long
             return False
 
-        wait_until(has_begun, 60)
+        wait_until(has_begun, 120)
         client.send_signal(number)
         client.resume()
-        told, complained = process.communicate(timeout=20)
+        told, complained = process.communicate(timeout=60)
     if number is signal.SIGINT:
         assert process.returncode == 130, complained
         assert COUNTS.search(told)

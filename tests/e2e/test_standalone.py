@@ -35,7 +35,7 @@ def hits_of(client: Client, photo: bytes) -> list[tuple[str, float]]:
 @needs_standalone
 @pytest.mark.timeout(240)
 def test_the_real_milvus_loses_nothing_by_a_kill_and_leaves_nothing_behind(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, data_dir: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     photos = make_photos(tmp_path / "photos", 4, seed=600)
     query = photos[0].read_bytes()
@@ -43,20 +43,21 @@ def test_the_real_milvus_loses_nothing_by_a_kill_and_leaves_nothing_behind(
     def noted(name: str) -> Any:
         return json.loads((tmp_path / "data/services.json").read_text(encoding="utf-8"))[name]
 
-    with running_service(tmp_path / "data", 0, *STANDALONE) as service:
-        client = Client(service.url)
+    with (
+        running_service(data_dir, 0, *STANDALONE) as service,
+        Client(service.url) as client,
+    ):
         job = client.index(photos)
         assert counts(job) == {"total": 4, "succeeded": 4, "skipped": 0, "failed": 0}
-        wait_until(lambda: len(hits_of(client, query)) == 4, 10)
+        wait_until(lambda: len(hits_of(client, query)) == 4, 60)
         before = hits_of(client, query)
 
         killed = noted("pids")["milvus"]
         assert psutil.Process(killed).cmdline()[1:] == ["run", "standalone"]
         os.kill(killed, signal.SIGKILL)
-        wait_until(lambda: noted("pids").get("milvus", killed) != killed, 10)
+        wait_until(lambda: noted("pids").get("milvus", killed) != killed, 60)
         wait_until(lambda: hits_of(client, query) == before, 60)
 
-        client.http.close()
         processes = psutil.Process(service.process.pid).children(recursive=True)
     _, left = psutil.wait_procs(processes, timeout=5)
     assert left == []

@@ -106,13 +106,12 @@ def test_a_killed_part_comes_back_and_nothing_is_lost(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_in_the_end_and_all_is_there_the_next_time(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, data_dir: Path, number: signal.Signals
 ) -> None:
     [photo] = make_photos(tmp_path / "photos", 1, seed=int(number))
-    with running_service(tmp_path / "data", 0, "--workers", "1") as service:
-        client = Client(service.url)
-        image = client.add("kept.jpg", photo.read_bytes())["result"]
-        client.http.close()
+    with running_service(data_dir, 0, "--workers", "1") as service:
+        with Client(service.url) as client:
+            image = client.add("kept.jpg", photo.read_bytes())["result"]
         processes = psutil.Process(service.process.pid).children(recursive=True)
         assert len(processes) >= len(PARTS)
         service.process.send_signal(number)
@@ -120,20 +119,23 @@ def test_nothing_is_left_in_the_end_and_all_is_there_the_next_time(
         assert status == (-signal.SIGKILL if number == signal.SIGKILL else 0)
         _, left = psutil.wait_procs(processes, timeout=5)
         assert left == []
-    with running_service(tmp_path / "data", 0, "--workers", "1") as service:
-        client = Client(service.url)
+    with (
+        running_service(data_dir, 0, "--workers", "1") as service,
+        Client(service.url) as client,
+    ):
         hits = client.search(photo.read_bytes())["result"]["hits"]
-        client.http.close()
     assert hits[0]["image"]["id"] == image["id"]
 
 
-def test_work_is_refused_at_once_while_an_outside_server_is_down(tmp_path: Path) -> None:
+def test_work_is_refused_at_once_while_an_outside_server_is_down(
+    tmp_path: Path, data_dir: Path
+) -> None:
     photo = {"file": ("a.jpg", jpeg(source("rocket.jpg")))}
     with ExitStack() as valkey, ExitStack() as milvus, ExitStack() as services:
         redis_url = valkey.enter_context(running_valkey(tmp_path))
         milvus_uri = milvus.enter_context(running_milvus(tmp_path))
         options = ("--redis-url", redis_url, "--milvus-uri", milvus_uri, "--workers", "1")
-        service = services.enter_context(running_service(tmp_path / "data", 0, *options))
+        service = services.enter_context(running_service(data_dir, 0, *options))
         children = psutil.Process(service.process.pid).children()
         assert not any("valkey" in child.name() for child in children)
 

@@ -281,11 +281,6 @@ def small_photos() -> dict[str, bytes]:
     return found
 
 
-@pytest.fixture(scope="session")
-def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models")
-
-
 @pytest.fixture
 def runtime(settings: Settings, redis: Redis, models_dir: Path) -> Runtime:
     settings.data_dir.joinpath("models").symlink_to(models_dir)
