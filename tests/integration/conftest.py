@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from doors import Door, door_to
 from flask.testing import FlaskClient
+from inside_worker import WorkerProcess, serve_only, worker_process
 from photos import jpeg, source
+from plain_uploads import IDS, upload
 from servers import needs_standalone, running_milvus, running_standalone, running_valkey
 
 from twinlens.api.app import create_app
@@ -285,6 +288,46 @@ def small_photos() -> dict[str, bytes]:
 def runtime(settings: Settings, redis: Redis, models_dir: Path) -> Runtime:
     settings.data_dir.joinpath("models").symlink_to(models_dir)
     return build_runtime(settings, ["bulk"])
+
+
+@pytest.fixture
+def door(lite_uri: str) -> Iterator[Door]:
+    """The way to Milvus of `process`."""
+    with door_to(lite_uri) as door:
+        yield door
+
+
+@pytest.fixture
+def milvus_timeout_s() -> float:
+    """What `process` gives a call of Milvus; a test of its silence is parametrized with less."""
+    return 60
+
+
+@pytest.fixture
+def process(
+    settings: Settings,
+    redis: Redis,
+    door: Door,
+    milvus_timeout_s: float,
+    models_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[WorkerProcess]:
+    """A worker's process; its default library has the perceptual hash alone, which is quick."""
+    settings.data_dir.joinpath("models").symlink_to(models_dir)
+    serve_only(redis, "phash@1")
+    uri = f"http://127.0.0.1:{door.port}"
+    changes = {"milvus_uri": uri, "milvus_timeout_s": milvus_timeout_s}
+    with worker_process(settings.model_copy(update=changes), monkeypatch) as process:
+        yield process
+
+
+@pytest.fixture
+def filled(client: FlaskClient, process: WorkerProcess) -> list[str]:
+    """Plain pictures, embedded by `process`: their ids."""
+    upload(client)
+    process.run_all("bulk")
+    assert process.runtime.catalog.count("default") == len(IDS)
+    return IDS
 
 
 def targets_of(runtime: Runtime, library: str = "default") -> list[Target]:

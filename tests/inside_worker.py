@@ -1,0 +1,107 @@
+"""What a worker's process does with its messages, in the test's own process.
+
+The messages are real, and so are Celery's request and tracer: a task is acknowledged, tried again
+or failed as in a worker, at the moment that the test says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import kombu
+from celery.worker.request import Request
+
+from twinlens.shared.catalog import Catalog
+from twinlens.shared.libraries import Library
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+    import pytest
+    from celery import Celery
+    from redis import Redis
+
+    from twinlens.shared.settings import Settings
+    from twinlens.workers.runtime import Runtime
+
+
+class WorkerProcess:
+    """A worker's process that does one message at a time."""
+
+    def __init__(self, app: ModuleType, connection: kombu.Connection) -> None:
+        self.celery: Celery = app.celery_app
+        self.runtime: Runtime = app.runtime()
+        self.channel: Any = connection.channel()
+
+    def take(self, queue: str) -> Any:
+        """Takes the next message of a queue, and holds it, as a worker's parent process does."""
+        message = kombu.Queue(queue, channel=self.channel).get()
+        assert message is not None, f"nothing is queued in {queue}"
+        return message
+
+    def request(self, message: Any) -> Request:
+        """Returns what the worker's parent process makes of a message."""
+        return Request(
+            message,
+            app=self.celery,
+            on_ack=message.ack_log_error,
+            on_reject=message.reject_log_error,
+        )
+
+    def run_next(self, queue: str) -> None:
+        """Does the task of the next message, whenever it is to be done."""
+        message = self.take(queue)
+        try:
+            self.request(message).execute()
+        except SystemExit:
+            # The parent process sees that one that worked on it is gone.
+            message.requeue()
+
+    def run_all(self, queue: str, n_most: int = 100) -> None:
+        """Does what is queued, and what is queued by it."""
+        for _ in range(n_most):
+            if not self.runtime.redis.llen(queue):
+                return
+            self.run_next(queue)
+        raise AssertionError(f"there is no end of tasks in {queue}")
+
+    def lose(self, queue: str) -> None:
+        """Takes the next message, and does nothing for it."""
+        self.take(queue).ack()
+
+    def queued(self, queue: str) -> list[str]:
+        """Returns the ids of the tasks that wait in a queue, the next one first."""
+        texts: list[Any] = self.runtime.redis.lrange(queue, 0, -1)
+        return [json.loads(text)["headers"]["id"] for text in reversed(texts)]
+
+
+def serve_only(redis: Redis, *models: str) -> None:
+    """Makes the default library one of these models, by name@version, before any worker does."""
+    Catalog(redis).ensure_library(Library(name="default", models=list(models)))
+
+
+@contextlib.contextmanager
+def worker_process(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerProcess]:
+    """Becomes a worker's process, as it is once it has started."""
+    # Read as the module is imported, by whichever test is the first to do so.
+    monkeypatch.setenv("TWINLENS_REDIS_URL", settings.redis_url)
+    app = importlib.import_module("twinlens.workers.app")
+    importlib.import_module("twinlens.workers.tasks")
+    monkeypatch.setattr(app, "settings", settings)
+    caches = (app.runtime, app.redis_of_parent)
+    for cache in caches:
+        cache.cache_clear()
+    with app.celery_app.connection_for_read() as connection:
+        process = WorkerProcess(app, connection)
+        try:
+            yield process
+        finally:
+            process.runtime.redis.close()
+            process.runtime.pictures.close()
+            app.redis_of_parent().close()
+            for cache in caches:
+                cache.cache_clear()
