@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-from celery import Celery
 from flask.testing import FlaskClient
 from integration.conftest import (
     NAMES,
@@ -25,17 +24,14 @@ from tiny_pair import COLOURS, pair_card, picture_graph, plain_picture, text_gra
 from twinlens.models.pictures import open_picture
 from twinlens.shared.blobs import image_id_of, image_key, thumbnail_key
 from twinlens.shared.errors import ContentMissing, ImageNotFound, ModelNotFound
-from twinlens.shared.jobs import Job
-from twinlens.shared.messages import Item, SearchQuery, now
-from twinlens.shared.queue import make_celery, query_key
-from twinlens.shared.scripts import FED
+from twinlens.shared.messages import SearchQuery
+from twinlens.shared.queue import query_key
 from twinlens.shared.settings import Settings
 from twinlens.workers.bulk import embed_chunk
 from twinlens.workers.examples import Sent
 from twinlens.workers.images import count_vectors, delete_image, make_stored_thumbnail
 from twinlens.workers.runtime import Runtime, build_runtime
 from twinlens.workers.search import search
-from twinlens.workers.sweeper import MIN_AGE_S, sweep
 
 
 @on_every_milvus
@@ -74,89 +70,6 @@ def test_a_picture_that_was_removed_before_its_turn_fails_alone(
     assert [item.outcome for item in items] == ["succeeded"] * 3 + ["failed"]
     assert items[3].error is not None
     assert items[3].error.type.endswith(":content-missing")
-
-
-def test_a_picture_that_ends_its_worker_is_given_up_and_the_others_go_on(
-    client: FlaskClient, runtime: Runtime, small_photos: dict[str, bytes]
-) -> None:
-    job_id = post(client, list(small_photos.items()))
-    # As a process would leave it that was killed once with the chunk, twice at its second picture.
-    runtime.jobs.begin_try(job_id, "0")
-    for _ in range(2):
-        runtime.jobs.begin_try(job_id, f"{job_id}:0:1")
-    items = embed_chunk(runtime, job_id, 0)
-    assert [item.outcome for item in items] == ["succeeded", "failed", "succeeded", "succeeded"]
-    assert items[1].error is not None
-    assert items[1].error.type.endswith(":crashed")
-
-
-def sweep_later(runtime: Runtime, app: Celery, age_s: float = MIN_AGE_S + 1) -> None:
-    """Sweeps as if what is on its way had been so for longer."""
-    for member in runtime.redis.zrange(FED, 0, -1):
-        runtime.redis.zadd(FED, {member: time.time() - age_s})
-    runtime.redis.delete("tl:sweep")
-    sweep(runtime, app)
-
-
-def test_lost_chunks_are_queued_again(
-    client: FlaskClient, runtime: Runtime, settings: Settings, small_photos: dict[str, bytes]
-) -> None:
-    files = [(f"{n}-{name}", c) for n in range(2) for name, c in small_photos.items()]
-    job_id = post(client, files)
-    runtime.jobs.start(job_id)
-    embed_chunk(runtime, job_id, 0)
-    app = make_celery(settings, with_results=False)
-
-    sweep_later(runtime, app)
-    assert runtime.redis.llen("bulk") == 2, "nothing was lost yet"
-    runtime.redis.delete("bulk")
-    sweep_later(runtime, app, age_s=0)
-    assert runtime.redis.llen("bulk") == 0, "a chunk may be on its way for some time"
-
-
-def test_a_chunk_is_found_lost_while_others_wait(
-    client: FlaskClient, runtime: Runtime, settings: Settings, small_photos: dict[str, bytes]
-) -> None:
-    lost = post(client, list(small_photos.items()))
-    runtime.redis.delete("bulk")
-    waiting = post(client, list(small_photos.items()))
-    sweep_later(runtime, make_celery(settings, with_results=False))
-    ids = [json.loads(text)["headers"]["id"] for text in runtime.redis.lrange("bulk", 0, -1)]
-    assert sorted(ids) == sorted([f"{lost}.0", f"{waiting}.0"])
-
-
-def test_a_lost_single_picture_is_queued_again(
-    client: FlaskClient, runtime: Runtime, settings: Settings, small_photos: dict[str, bytes]
-) -> None:
-    job = client.post("/v1/images", data=small_photos["coffee.png"], content_type="image/jpeg")
-    job_id = job.json["id"]
-    runtime.redis.hset(f"tl:job:{job_id}", "created_at", repr(time.time() - MIN_AGE_S - 1))
-    app = make_celery(settings, with_results=False)
-    sweep_later(runtime, app)
-    assert runtime.redis.llen("single") == 1
-    runtime.redis.delete("single")
-    sweep_later(runtime, app)
-    assert runtime.redis.llen("single") == 1
-
-
-def test_an_upload_whose_api_process_is_gone_ends_as_failed(
-    client: FlaskClient, runtime: Runtime, settings: Settings
-) -> None:
-    job = Job(id="lost", kind="bulk", library="default", created_at=now(), ttl_s=60)
-    runtime.jobs.create(job)
-    runtime.feed.add_chunk("lost", 4)
-    app = make_celery(settings, with_results=False)
-    sweep_later(runtime, app)
-    assert client.get("/v1/jobs/lost").json["progress"]["total"] is None
-    runtime.redis.delete("tl:job:lost:arrival")
-    sweep_later(runtime, app)
-    runtime.jobs.start("lost")
-    outcome = Item(name="a", image_id=None, outcome="skipped")
-    with runtime.redis.pipeline() as pipeline:
-        runtime.jobs.count_chunk("lost", 0, [outcome] * 4, pipeline)
-    job_now = client.get("/v1/jobs/lost").json
-    assert (job_now["status"], job_now["progress"]["skipped"]) == ("failed", 4)
-    assert job_now["error"]["type"].endswith(":upload-broken")
 
 
 @on_every_milvus
