@@ -92,17 +92,19 @@ def test_a_task_that_ends_its_process_three_times_is_given_up(
     assert ending(client, job_id) == ("failed", "crashed")
 
 
-def test_outages_between_two_deaths_are_no_tries(
+def test_outages_between_deaths_are_no_tries_of_the_other_pictures(
     client: FlaskClient, process: WorkerProcess, door: Door
 ) -> None:
     vectors = process.runtime.vectors
-    die_at(process, IDS[0])
+    _, green, _ = IDS
+    deadly = die_at(process, green)
     job_id = upload(client)
-    process.run_next("bulk")
-    process.runtime.vectors = vectors
     door.shut()
-    for _ in range(4):
-        process.run_next("bulk")
+    for _ in range(3):
+        process.run_next("bulk")  # all at once: it dies
+        process.run_next("bulk")  # one by one: the first fails, since Milvus is away
+    assert deadly.tried == [IDS, IDS[:1]] * 3
+    process.runtime.vectors = vectors
     door.open()
     wait_until(lambda: process.run_next("bulk") or has_ended(process, job_id), 60)
     assert outcomes(client, job_id) == ["succeeded"] * 3
