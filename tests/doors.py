@@ -23,7 +23,7 @@ class Door:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         # Told all that clients send, before it is passed on.
-        self.on_sent: Callable[[bytes], None] = lambda _: None
+        self.on_sent: Callable[[bytes], None] = _ignore
         self._start()
 
     def shut(self) -> None:
@@ -69,11 +69,14 @@ class Door:
                 return
             with self._held(server):
                 back = threading.Thread(
-                    target=self._pass, args=(server, client, lambda _: None), daemon=True
+                    target=self._pass, args=(server, client, _ignore), daemon=True
                 )
                 back.start()
-                self._pass(client, server, self.on_sent)
+                self._pass(client, server, self._tell)
                 back.join()
+
+    def _tell(self, sent: bytes) -> None:
+        self.on_sent(sent)
 
     def _pass(
         self, source: socket.socket, sink: socket.socket, tell: Callable[[bytes], None]
@@ -97,6 +100,10 @@ class Door:
             with self._lock:
                 self._connections.discard(connection)
             connection.close()
+
+
+def _ignore(_: bytes) -> None:
+    pass
 
 
 @contextlib.contextmanager

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from twinlens.cli import parts, standalone
+from twinlens.cli.supervisor import Service
+from twinlens.shared.presence import live_workers
+from twinlens.shared.queue import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from twinlens.cli.supervisor import Service
+    from twinlens.shared.settings import Settings
 
 
 def free_port() -> int:
@@ -33,8 +39,9 @@ def wait_until(predicate: Callable[[], bool], deadline_s: float) -> None:
 
 
 @contextlib.contextmanager
-def running_valkey(folder: Path) -> Iterator[str]:
-    port = free_port()
+def running_valkey(folder: Path, port: int | None = None) -> Iterator[str]:
+    """Runs one: what it had before, if it has run in this folder."""
+    port = port or free_port()
     with _running(parts.valkey(folder / "valkey", port), folder):
         yield f"redis://127.0.0.1:{port}/0"
 
@@ -62,7 +69,30 @@ def running_standalone(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _running(service: Service, folder: Path) -> Iterator[None]:
+def running_worker(settings: Settings, folder: Path) -> Iterator[psutil.Process]:
+    """Runs a Celery worker of the bulk lane with one process, and its log in this folder."""
+    fields = settings.model_dump(mode="json", exclude_defaults=True)
+    env = {f"TWINLENS_{name.upper()}": str(value) for name, value in fields.items()}
+    words = ["-m", "twinlens.cli.main", "worker", "--lanes", "bulk", "--processes", "1"]
+    worker = Service(
+        "worker",
+        [sys.executable, "-P", *words],
+        os.environ | env | {"OMP_NUM_THREADS": "1"},
+        is_ready=lambda: has_workers(settings.redis_url),
+        start_s=120,
+        grace_s=settings.worker_grace_s + 10,
+    )
+    with _running(worker, folder) as process:
+        yield psutil.Process(process.pid)
+
+
+def has_workers(redis_url: str) -> bool:
+    with connect(redis_url) as redis:
+        return bool(live_workers(redis))
+
+
+@contextlib.contextmanager
+def _running(service: Service, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     with (
         (folder / f"{service.name}.log").open("ab") as log,
         subprocess.Popen(
@@ -71,7 +101,7 @@ def _running(service: Service, folder: Path) -> Iterator[None]:
     ):
         try:
             wait_until(service.is_ready, service.start_s)
-            yield
+            yield process
         finally:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -234,6 +234,8 @@ def test_every_task_is_bound_in_time_and_outlives_its_process(
     assert task.time_limit == LIMITS[name]
     assert task.acks_late
     assert task.reject_on_worker_lost
+    # What a job came to is kept with it, in one step with its end.
+    assert task.ignore_result == (name not in {DELETE_IMAGE, DELETE_LIBRARY})
     waits_for_milvus = {EMBED_CHUNK, DELETE_IMAGE, REINDEX, FIND_DUPLICATES}
     assert (task.max_retries is None) == (name in waits_for_milvus)
 

@@ -13,10 +13,11 @@ from redis import ConnectionError as RedisAway
 from servers import wait_until
 from tiny_pair import pair_card, picture_graph, text_graph, tokenizer_file
 
-from twinlens.shared.catalog import Catalog
+from twinlens.shared.catalog import MODELS, Catalog
 from twinlens.shared.errors import Unavailable
 from twinlens.shared.queue import COUNT_VECTORS, Reply, reply_key
 from twinlens.workers.images import count_vectors
+from twinlens.workers.runtime import build_runtime
 from twinlens.workers.sweeper import sweep
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from flask.testing import FlaskClient
     from inside_worker import WorkerProcess
+    from redis import Redis
 
     from twinlens.shared.settings import Settings
 
@@ -169,6 +171,16 @@ def test_a_caller_is_told_that_milvus_is_away(
     assert error is not None
     assert error.type.endswith(":unavailable")
     assert 0 < process.runtime.redis.ttl(reply_key("call")) <= 60
+
+
+def test_a_process_starts_while_milvus_is_away(
+    process: WorkerProcess, door: Door, redis: Redis
+) -> None:
+    door.shut()
+    redis.delete(MODELS)
+    started = build_runtime(process.runtime.settings, ["search"])
+    started.warm_up()
+    assert "phash@1" in started.catalog.models()
 
 
 def header_in(process: WorkerProcess, queue: str) -> dict[str, Any]:

@@ -1,0 +1,138 @@
+"""A real worker with a process that is killed, and a Redis that is restarted under it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from doors import Door, door_to
+from inside_worker import serve_only
+from integration.conftest import client_of, post
+from plain_uploads import IDS, codes, job_of, outcomes, upload
+from servers import free_port, running_valkey, running_worker, wait_until
+from tiny_pair import plain_picture
+
+from twinlens.shared.jobs import Jobs
+from twinlens.shared.queue import connect
+from twinlens.shared.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from flask.testing import FlaskClient
+
+
+class Valkey:
+    """One that can be stopped, and started with what it had."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._port = folder, free_port()
+        self.url = f"redis://127.0.0.1:{self._port}/0"
+        self._running = contextlib.ExitStack()
+
+    def start(self) -> None:
+        self._running.enter_context(running_valkey(self._folder, self._port))
+
+    def stop(self) -> None:
+        self._running.close()
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    valkey = Valkey(tmp_path_factory.mktemp("own-valkey"))
+    valkey.start()
+    yield valkey
+    valkey.stop()
+
+
+@pytest.fixture(scope="module")
+def door(lite_uri: str) -> Iterator[Door]:
+    with door_to(lite_uri) as door:
+        yield door
+
+
+@pytest.fixture(scope="module")
+def settings(
+    valkey: Valkey, door: Door, models_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    settings = Settings(
+        redis_url=valkey.url,
+        milvus_uri=f"http://127.0.0.1:{door.port}",
+        milvus_timeout_s=60,
+        data_dir=tmp_path_factory.mktemp("data"),
+        chunk_items=4,
+        worker_grace_s=1,
+    )
+    settings.models_dir.symlink_to(models_dir)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def worker(
+    settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[psutil.Process]:
+    with connect(settings.redis_url) as redis:
+        serve_only(redis, "phash@1")
+    with running_worker(settings, tmp_path_factory.mktemp("worker")) as worker:
+        yield worker
+
+
+@pytest.fixture
+def client(settings: Settings, worker: psutil.Process) -> FlaskClient:
+    return client_of(settings)
+
+
+def ended(client: FlaskClient, job_id: str) -> bool:
+    return job_of(client, job_id)["finished_at"] is not None
+
+
+def test_a_picture_that_kills_its_process_is_given_up_and_the_others_are_not(
+    client: FlaskClient, worker: psutil.Process, door: Door
+) -> None:
+    killed: list[int] = []
+
+    def kill(sent: bytes) -> None:
+        if IDS[1].encode() in sent:
+            for process in worker.children():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+                    killed.append(process.pid)
+
+    door.on_sent = kill
+    job_id = upload(client)
+    wait_until(lambda: ended(client, job_id), 120)
+    assert codes(client, job_id) == [None, "crashed", None]
+    assert outcomes(client, job_id) == ["succeeded", "failed", "succeeded"]
+    assert len(set(killed)) == 3
+
+
+def test_pictures_outlive_a_restart_of_redis(
+    client: FlaskClient, valkey: Valkey, door: Door
+) -> None:
+    door.hush()
+    job_id = post(client, [(f"{n}.png", plain_picture(f"#{n:06x}")) for n in range(20)])
+    with connect(valkey.url) as redis:
+        wait_until(lambda: redis.hlen("unacked") > 0, 60)
+    valkey.stop()
+    door.open()
+    valkey.start()
+    wait_until(lambda: ended(client, job_id), 120)
+    assert outcomes(client, job_id) == ["succeeded"] * 20
+
+
+def test_a_worker_that_is_stopped_hands_back_what_it_cannot_end(
+    client: FlaskClient, worker: psutil.Process, valkey: Valkey, door: Door
+) -> None:
+    """It has a second for it, and the call of Milvus, which is silent, a minute."""
+    door.hush()
+    job_id = post(client, [("other.png", plain_picture("white"))])
+    with connect(valkey.url) as redis:
+        wait_until(lambda: redis.hlen("unacked") == 1, 60)
+        worker.terminate()
+        worker.wait(40)
+        assert redis.hlen("unacked") == 0
+        assert redis.llen("bulk") == 1
+        assert Jobs(redis).begin_try(job_id, "0") == 1, "that was no try of the pictures"
