@@ -136,10 +136,10 @@ def _begin(job_id: str) -> bool:
 
 @contextlib.contextmanager
 def _tried_again(task: BaseTask, job_id: str) -> Iterator[None]:
-    """Runs a job of one task again later, if Milvus is away."""
+    """Runs a job of one task again later, if Milvus or Redis is away."""
     try:
         yield
-    except Unavailable as error:
+    except (Unavailable, RedisError) as error:
         runtime().jobs.end_try(job_id, "task")
         raise task.retry(exc=error, countdown=RETRY_AFTER_S) from error
 
@@ -197,10 +197,9 @@ def search(job_id: str, query: dict[str, Any], submitted_at: float, sent: tuple[
 
 @celery_app.task(name=queue.DELETE_IMAGE, base=JobTask, bind=True, max_retries=None)
 def delete_image(self: BaseTask, job_id: str, library: str, image_id: str) -> None:
-    if not _begin(job_id):
-        return
     with _tried_again(self, job_id):
-        images.delete_image(runtime(), job_id, library, image_id)
+        if _begin(job_id):
+            images.delete_image(runtime(), job_id, library, image_id)
 
 
 @celery_app.task(
@@ -212,11 +211,10 @@ def delete_image(self: BaseTask, job_id: str, library: str, image_id: str) -> No
     time_limit=queue.LIBRARY_TIME_LIMIT_S,
 )
 def find_duplicates(self: BaseTask, job_id: str, query: dict[str, Any]) -> None:
-    if not _begin(job_id):
-        return
     with _tried_again(self, job_id):
-        found = find_library_duplicates(runtime(), DuplicatesQuery.model_validate(query))
-    runtime().jobs.finish(job_id, result=found.model_dump_json())
+        if _begin(job_id):
+            found = find_library_duplicates(runtime(), DuplicatesQuery.model_validate(query))
+            runtime().jobs.finish(job_id, result=found.model_dump_json())
 
 
 @celery_app.task(name=queue.COMPARE, base=CallTask, bind=True, time_limit=queue.SEARCH_TIME_LIMIT_S)

@@ -173,6 +173,23 @@ def test_a_caller_is_told_that_milvus_is_away(
     assert 0 < process.runtime.redis.ttl(reply_key("call")) <= 60
 
 
+@pytest.mark.parametrize("ask", [remove_one, find_duplicates])
+def test_a_task_outlives_a_broken_connection_to_redis(
+    client: FlaskClient,
+    process: WorkerProcess,
+    filled: list[str],
+    ask: Callable[[FlaskClient], Any],
+) -> None:
+    job_id = ask(client).json["id"]
+    breaking = Breaking(process.runtime.redis, "hget")
+    process.runtime.catalog = Catalog(breaking)  # type: ignore[arg-type]
+    process.run_next("single")
+    assert breaking.is_broken
+    assert ending(client, job_id) == ("running", None)
+    process.run_next("single")
+    assert ending(client, job_id) == ("succeeded", None)
+
+
 def test_a_process_starts_while_milvus_is_away(
     process: WorkerProcess, door: Door, redis: Redis
 ) -> None:
