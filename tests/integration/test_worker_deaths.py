@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery.signals import worker_shutting_down
 from doors import Door
 from plain_uploads import IDS, codes, ending, has_ended, outcomes, upload, upload_one
 from servers import wait_until
@@ -14,11 +17,12 @@ from twinlens.shared.queue import COUNT_VECTORS, Reply, reply_key
 from twinlens.workers.images import count_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from flask.testing import FlaskClient
     from inside_worker import WorkerProcess
 
+    from twinlens.shared.settings import Settings
     from twinlens.workers.vectors import Vectors
 
 # Of Celery's result backend, by a name of Redis' client.
@@ -130,6 +134,32 @@ def test_a_chunk_that_a_stopping_worker_hands_back_was_not_tried(
         message.requeue()
     process.run_next("bulk")
     assert outcomes(client, job_id) == ["succeeded"] * 3
+
+
+@pytest.fixture
+def quits() -> Iterator[list[int]]:
+    """The signals to this process that a worker would take for a cold shutdown."""
+    found: list[int] = []
+    before = signal.signal(signal.SIGQUIT, lambda number, _: found.append(number))
+    yield found
+    signal.signal(signal.SIGQUIT, before)
+
+
+@pytest.mark.parametrize("how", ["Warm", "Cold"])
+def test_a_worker_that_is_told_to_stop_has_its_grace_time_and_no_more(
+    settings: Settings,
+    process: WorkerProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    quits: list[int],
+    how: str,
+) -> None:
+    brief = settings.model_copy(update={"worker_grace_s": 0.01})
+    monkeypatch.setattr("twinlens.workers.app.settings", brief)
+    worker_shutting_down.send(sender="worker", sig="SIGTERM", how=how, exitcode=0)
+    if how == "Warm":
+        wait_until(lambda: quits == [signal.SIGQUIT], 30)
+    else:
+        assert not any(isinstance(thread, threading.Timer) for thread in threading.enumerate())
 
 
 both_uploads = pytest.mark.parametrize(

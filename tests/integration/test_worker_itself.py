@@ -10,11 +10,11 @@ import pytest
 from doors import Door, door_to
 from inside_worker import serve_only
 from integration.conftest import client_of, post
-from plain_uploads import IDS, codes, job_of, outcomes, upload
+from plain_uploads import codes, job_of, outcomes, upload, upload_one
 from servers import free_port, running_valkey, running_worker, wait_until
 from tiny_pair import plain_picture
 
-from twinlens.shared.jobs import Jobs
+from twinlens.shared.blobs import image_id_of
 from twinlens.shared.queue import connect
 from twinlens.shared.settings import Settings
 
@@ -89,20 +89,35 @@ def ended(client: FlaskClient, job_id: str) -> bool:
     return job_of(client, job_id)["finished_at"] is not None
 
 
+def test_it_takes_pictures_from_both_queues_and_gives_way_to_searches(
+    client: FlaskClient, worker: psutil.Process
+) -> None:
+    jobs = [upload(client), upload_one(client)]
+    wait_until(lambda: all(ended(client, job_id) for job_id in jobs), 60)
+    assert {job_of(client, job_id)["status"] for job_id in jobs} == {"succeeded"}
+    own = psutil.Process().nice()
+    for process in (worker, *worker.children()):
+        assert process.nice() == min(own + 10, 19)
+    assert len(worker.children()) == 1
+
+
 def test_a_picture_that_kills_its_process_is_given_up_and_the_others_are_not(
-    client: FlaskClient, worker: psutil.Process, door: Door
+    client: FlaskClient, worker: psutil.Process, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed: list[int] = []
+    colours = ("white", "black", "yellow")
+    pictures = [(f"{colour}.png", plain_picture(colour)) for colour in colours]
+    guilty = image_id_of(pictures[1][1]).encode()
 
     def kill(sent: bytes) -> None:
-        if IDS[1].encode() in sent:
+        if guilty in sent:
             for process in worker.children():
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
                     killed.append(process.pid)
 
-    door.on_sent = kill
-    job_id = upload(client)
+    monkeypatch.setattr(door, "on_sent", kill)
+    job_id = post(client, pictures)
     wait_until(lambda: ended(client, job_id), 120)
     assert codes(client, job_id) == [None, "crashed", None]
     assert outcomes(client, job_id) == ["succeeded", "failed", "succeeded"]
@@ -113,7 +128,7 @@ def test_pictures_outlive_a_restart_of_redis(
     client: FlaskClient, valkey: Valkey, door: Door
 ) -> None:
     door.hush()
-    job_id = post(client, [(f"{n}.png", plain_picture(f"#{n:06x}")) for n in range(20)])
+    job_id = post(client, [(f"{n}.png", plain_picture(f"#{n:06x}")) for n in range(1, 21)])
     with connect(valkey.url) as redis:
         wait_until(lambda: redis.hlen("unacked") > 0, 60)
     valkey.stop()
@@ -121,18 +136,3 @@ def test_pictures_outlive_a_restart_of_redis(
     valkey.start()
     wait_until(lambda: ended(client, job_id), 120)
     assert outcomes(client, job_id) == ["succeeded"] * 20
-
-
-def test_a_worker_that_is_stopped_hands_back_what_it_cannot_end(
-    client: FlaskClient, worker: psutil.Process, valkey: Valkey, door: Door
-) -> None:
-    """It has a second for it, and the call of Milvus, which is silent, a minute."""
-    door.hush()
-    job_id = post(client, [("other.png", plain_picture("white"))])
-    with connect(valkey.url) as redis:
-        wait_until(lambda: redis.hlen("unacked") == 1, 60)
-        worker.terminate()
-        worker.wait(40)
-        assert redis.hlen("unacked") == 0
-        assert redis.llen("bulk") == 1
-        assert Jobs(redis).begin_try(job_id, "0") == 1, "that was no try of the pictures"
