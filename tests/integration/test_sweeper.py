@@ -205,6 +205,21 @@ def begin_upload(process: WorkerProcess, kind: Any = "bulk") -> None:
     process.runtime.jobs.create(job)
 
 
+def test_an_upload_that_is_being_read_is_left_alone(process: WorkerProcess) -> None:
+    begin_upload(process)
+    sweep(process.runtime, process.celery)
+    assert not process.runtime.jobs.get("lost").has_ended
+
+
+def test_an_upload_that_goes_on_is_being_read(
+    process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scripts, "ARRIVAL_TTL_S", 1)
+    begin_upload(process)
+    process.runtime.feed.still_arrives("lost")
+    assert 60 < process.runtime.redis.ttl(scripts.arrival("lost")) <= 120
+
+
 @pytest.mark.parametrize("is_renewed", [False, True])
 def test_an_upload_whose_api_process_is_gone_ends_as_failed(
     process: WorkerProcess, arrival_of_a_second: None, is_renewed: bool
@@ -212,10 +227,7 @@ def test_an_upload_whose_api_process_is_gone_ends_as_failed(
     begin_upload(process)
     if is_renewed:
         process.runtime.feed.still_arrives("lost")
-    sweep(process.runtime, process.celery)
-    assert not process.runtime.jobs.get("lost").has_ended, "it may still be read"
     wait_until(lambda: process.runtime.feed.lost_arrivals() == ["lost"], 30)
-    process.runtime.redis.delete("tl:sweep")
     sweep(process.runtime, process.celery)
     job = process.runtime.jobs.get("lost")
     assert (job.status, job.total) == ("failed", 0)
