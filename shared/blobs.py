@@ -9,6 +9,7 @@ import secrets
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -111,12 +112,12 @@ class BlobBatch:
     def put(self, key: str, data: bytes) -> None:
         """Writes a blob, or only renews its time if it is there with this size."""
         path = self._root / key
+        # Whoever made these folders, or wrote the blob, may not have synced them yet.
+        self._folders.update(self._root / folder for folder in PurePath(key).parents)
         try:
             if path.stat().st_size == len(data):
                 os.utime(path)
-                # Whoever wrote it may not have synced it yet.
                 self._written.append(path)
-                self._folders.add(path.parent)
                 return
         except FileNotFoundError:
             pass
@@ -151,10 +152,10 @@ class BlobBatch:
             self._pool.shutdown()
 
     def _make_folder(self, folder: Path) -> None:
-        self._folders.add(folder)
         if folder.is_dir():
             return
         # A new folder is an entry in its parent, which must be synced as well.
+        self._folders.add(folder.parent)
         self._make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
 
