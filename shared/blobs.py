@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # A file's fsync waits for the disk, not for the processor: this many at once let the
 # file system write them in one commit.
 N_SYNC_THREADS = 16
+# A file's time is that of the last tick of the kernel's clock: up to 10 ms ago.
+CLOCK_TICK_S = 0.01
 
 
 def image_id_of(data: bytes) -> str:
@@ -93,7 +95,9 @@ class BlobStore:
         """
         path = self._root / key
         with contextlib.suppress(FileNotFoundError):
-            if unless_touched_since is None or path.stat().st_mtime <= unless_touched_since:
+            if unless_touched_since is None or (
+                path.stat().st_mtime <= unless_touched_since - CLOCK_TICK_S
+            ):
                 path.unlink()
 
 
