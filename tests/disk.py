@@ -20,13 +20,20 @@ if TYPE_CHECKING:
 class Disk:
     """Notes what is synced, and when: a file's bytes, and a directory's entries.
 
-    All but what was synced is taken to be lost with the power, which is what POSIX promises.
+    All that is not synced is taken to be lost, for more is not promised; but what was there when
+    this began is safe.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
         self._root = root
         self._contents: dict[int, bytes] = {}  # by inode
         self._entries: dict[int, dict[str, int]] = {}
+        for path in (root, *root.rglob("*")):
+            inode = path.stat().st_ino
+            if path.is_dir():
+                self._entries[inode] = {one.name: one.stat().st_ino for one in path.iterdir()}
+            else:
+                self._contents[inode] = path.read_bytes()
         self._lock = threading.Lock()
         self._open, self._fsync, self._replace = os.open, os.fsync, os.replace
         self.n_syncs = 0
