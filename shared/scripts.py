@@ -74,6 +74,8 @@ local function is_fed() return get('kind') == 'bulk' or get('kind') == 'reindex'
 local function announce(chunk, n_failed)
   add('revision', 1)
   redis.call('XADD', events, '*', 'status', get('status'), 'chunk', chunk, 'n_failed', n_failed)
+  -- The last event may be the first, and what is not there yet cannot be told to expire.
+  if get('finished_at') then redis.call('EXPIRE', events, get('ttl_s')) end
 end
 
 local function finish(status, moment, problem)
@@ -83,7 +85,6 @@ local function finish(status, moment, problem)
   if problem and problem ~= '' then redis.call('HSET', record, 'error', problem) end
   local tombstone = get('kind') == 'search' and {SEARCH_TOMBSTONE_S} or {TOMBSTONE_S}
   redis.call('EXPIRE', record, ttl + tombstone)
-  redis.call('EXPIRE', events, ttl)
   redis.call('EXPIRE', done, ttl)
   redis.call('SREM', '{ARRIVING}', get('id'))
   redis.call('SREM', '{SINGLES}', get('id'))
