@@ -10,6 +10,19 @@ if TYPE_CHECKING:
     from redis import Redis
 
 
+# In one step: where the page begins would be another place by the time that it is read.
+# KEYS: the set. ARGV: how many members beside the first, and the cursor's member and score.
+_READ = """
+local start = 0
+if ARGV[2] then
+  local rank = redis.call('ZREVRANK', KEYS[1], ARGV[2])
+  -- The member may have been removed since: go by its time.
+  start = rank and rank + 1 or redis.call('ZCOUNT', KEYS[1], '(' .. ARGV[3], '+inf')
+end
+return redis.call('ZREVRANGE', KEYS[1], start, start + ARGV[1], 'WITHSCORES')
+"""
+
+
 def page_of(
     redis: Redis, key: str, limit: int, after: Cursor | None
 ) -> tuple[list[str], Cursor | None]:
@@ -18,14 +31,9 @@ def page_of(
     A page begins behind the member it was left at, wherever that one stands by now, so that
     nothing is shown twice or left out while new members arrive at the front.
     """
-    start: int = 0
-    if after is not None:
-        rank: Any = redis.zrevrank(key, after.member)
-        # The member may have been removed since: go by its time.
-        start = rank + 1 if rank is not None else redis.zcount(key, f"({after.score!r}", "+inf")
-    rows: list[Any] = redis.zrange(key, start, start + limit, desc=True, withscores=True)
-    members = [member for member, _ in rows[:limit]]
-    if len(rows) <= limit:
+    place = () if after is None else (after.member, repr(after.score))
+    found: Any = redis.eval(_READ, 1, key, limit, *place)
+    members, scores = found[::2], found[1::2]
+    if len(members) <= limit:
         return members, None
-    member, score = rows[limit - 1]
-    return members, Cursor(score=score, member=member)
+    return members[:limit], Cursor(score=float(scores[limit - 1]), member=members[limit - 1])
