@@ -148,8 +148,10 @@ class Jobs:
             elif job.kind in ("bulk", "reindex"):
                 pipeline.sadd(ARRIVING, job.id)
                 pipeline.set(arrival(job.id), 1, ex=scripts.ARRIVAL_TTL_S)
-            elif job.kind == "search":
-                pipeline.zremrangebyscore(SEARCHES, "-inf", time.time() - SEARCH_TTL_S)
+            # `page` takes off only what somebody looks at.
+            is_search = job.kind == "search"
+            life_s = SEARCH_TTL_S if is_search else job.ttl_s + scripts.TOMBSTONE_S
+            pipeline.zremrangebyscore(_list_of(job.kind), "-inf", time.time() - life_s)
             pipeline.execute()
 
     def forget(self, job: Job) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from celery.signals import after_task_publish
-from integration.conftest import Body, form_body
+from integration.conftest import Body, assert_problem, form_body
 from plain_uploads import IDS, PICTURES, upload, upload_one
 from tiny_pair import pair_card, picture_graph, plain_picture, text_graph, tokenizer_file
 from werkzeug.exceptions import ClientDisconnected
@@ -19,7 +19,7 @@ from twinlens.api.idempotency import KEY_TTL_S
 from twinlens.api.rates import WINDOW_S
 from twinlens.api.routes.search import COMPARE_TIMEOUT_S
 from twinlens.models.registry import ensure_models
-from twinlens.shared.jobs import SEARCH_TTL_S
+from twinlens.shared.jobs import JOBS, SEARCH_TTL_S, SEARCHES
 from twinlens.shared.scripts import ARRIVAL_TTL_S, SEARCH_TOMBSTONE_S, TOMBSTONE_S
 from twinlens.workers.sweeper import SWEEP_S, sweep
 
@@ -299,3 +299,59 @@ def test_every_key_lives_as_long_as_it_is_of_use(
         else:
             assert wanted_s - (one.at - began) - 1 <= one.left_s <= wanted_s, (wanted_s, one)
     assert covered == set(LIVES)
+
+
+# Jobs after their life.
+
+
+class Clock:
+    """The time of this process, which can be moved on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._really = time.time
+        self.ahead_s = 0.0
+        monkeypatch.setattr(time, "time", lambda: self._really() + self.ahead_s)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def submit(client: FlaskClient, kind: str) -> str:
+    if kind == "search":
+        answer = client.post("/v1/search", **form_body({"file": ("a.png", b"picture")}))
+    else:
+        answer = client.post("/v1/images", data=b"picture", content_type="image/png")
+    assert answer.status_code == 202, answer.text
+    return str(answer.json["id"])
+
+
+@pytest.mark.parametrize(("kind", "life_s"), [("embed", JOB_TTL_S), ("search", SEARCH_TTL_S)])
+def test_a_job_answers_410_once_its_life_is_over(
+    client: FlaskClient, worker: StandIn, clock: Clock, kind: str, life_s: float
+) -> None:
+    job_id = submit(client, kind)
+    clock.ahead_s = 10 * JOB_TTL_S  # it waited for long
+    worker.jobs.finish(job_id)
+    for path in ("", "/items", "/events"):
+        clock.ahead_s = 10 * JOB_TTL_S + life_s - 60
+        assert client.get(f"/v1/jobs/{job_id}{path}").status_code == 200
+        clock.ahead_s = 10 * JOB_TTL_S + life_s + 1
+        assert_problem(client.get(f"/v1/jobs/{job_id}{path}"), 410, "job-expired")
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "life_s"),
+    [("embed", JOBS, JOB_TTL_S + TOMBSTONE_S), ("search", SEARCHES, SEARCH_TTL_S)],
+)
+def test_the_list_of_jobs_does_not_grow_for_ever(
+    client: FlaskClient, worker: StandIn, clock: Clock, kind: str, key: str, life_s: float
+) -> None:
+    first = submit(client, kind)
+    clock.ahead_s = life_s - 60
+    second = submit(client, kind)
+    assert worker.redis.zrevrange(key, 0, -1) == [second, first]
+    clock.ahead_s = life_s + 1
+    third = submit(client, kind)
+    assert worker.redis.zrevrange(key, 0, -1) == [third, second]
