@@ -7,6 +7,7 @@ Once a chunk is queued, no crash loses its pictures; once the request is answere
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import time
@@ -21,7 +22,7 @@ from twinlens.api.intake import Accepted, new_job, store_entry
 from twinlens.api.problems import as_own
 from twinlens.shared.blobs import manifest_key
 from twinlens.shared.chunking import chunk_items
-from twinlens.shared.errors import UploadBroken, ValidationFailed
+from twinlens.shared.errors import TwinlensError, UploadBroken, ValidationFailed
 from twinlens.shared.manifests import write_manifest
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from twinlens.api.gateway import Gateway
     from twinlens.api.uploads import Entry
     from twinlens.shared.blobs import BlobBatch
-    from twinlens.shared.errors import TwinlensError
     from twinlens.shared.messages import ManifestItem
 
 log = logging.getLogger(__name__)
@@ -182,12 +182,14 @@ class _Arrival:
 
     def _break(self, batch: BlobBatch, reason: TwinlensError) -> None:
         """Keeps what arrived, if the job has begun, or if it is not the upload that is bad."""
-        if self._is_repeat:
-            return
         is_worth_keeping = self._owner is not None or isinstance(reason, UploadBroken)
         # What could not be stored, or is not taken any more, is not tried a second time.
         if is_worth_keeping and self._chunk and not self._is_closing:
-            self._close_chunk(batch, is_last=True)
+            # If that fails as well, its pictures are lost, and the first reason is told.
+            with contextlib.suppress(TwinlensError, OSError):
+                self._close_chunk(batch, is_last=True)
+        if self._is_repeat:  # which may have come out by this chunk: the key is another job's
+            return
         if self._owner is None:
             self._remove_manifest()
             return
