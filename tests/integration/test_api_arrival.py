@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.conftest import Body, assert_problem, client_of, counts
-from werkzeug.exceptions import ClientDisconnected
+from integration.conftest import assert_problem, client_of, counts
+from uploading import BREAK, END, part, parts, post_pieces, the_job
 
 from twinlens.api.gateway import Gateway
 from twinlens.shared.blobs import image_id_of
@@ -17,48 +17,11 @@ from twinlens.shared.libraries import Library
 from twinlens.shared.messages import Item, now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from flask.testing import FlaskClient
     from integration.conftest import StandIn
     from redis import Redis
 
     from twinlens.shared.settings import Settings
-
-
-def part(name: str, content: bytes) -> bytes:
-    named = f'form-data; name="files"; filename="{name}"'
-    return f"--b\r\nContent-Disposition: {named}\r\n\r\n".encode() + content + b"\r\n"
-
-
-def post(
-    client: FlaskClient,
-    pieces: Iterable[bytes | Exception | Callable[[], None]],
-    key: str | None = None,
-    content_type: str = "multipart/form-data; boundary=b",
-) -> Any:
-    return client.post(
-        "/v1/images/bulk",
-        headers={} if key is None else {"Idempotency-Key": key},
-        environ_overrides={
-            "CONTENT_TYPE": content_type,
-            "wsgi.input": Body(pieces),
-            "wsgi.input_terminated": True,
-        },
-    )
-
-
-def parts(n_pictures: int) -> list[bytes]:
-    return [part(f"p{n}", b"picture %d" % n) for n in range(n_pictures)]
-
-
-END = b"--b--\r\n"
-BREAK = ClientDisconnected()
-
-
-def the_job(client: FlaskClient) -> dict[str, Any]:
-    [job] = client.get("/v1/jobs").json["items"]
-    return dict(job)
 
 
 def test_the_first_chunks_are_queued_while_the_rest_arrives(
@@ -69,7 +32,7 @@ def test_the_first_chunks_are_queued_while_the_rest_arrives(
     def look() -> None:
         seen.extend([the_job(client), worker.queued()])
 
-    answer = post(client, [*parts(6), look, END])
+    answer = post_pieces(client, [*parts(6), look, END])
     during, queued = seen
     assert (during["status"], during["progress"]["total"]) == ("queued", None)
     assert during["progress"]["received"] == 4
@@ -87,19 +50,21 @@ def test_a_chunk_that_is_done_before_the_end_does_not_end_the_job(
         worker.finish_chunk(the_job(client)["id"], 0, outcomes)
         assert the_job(client)["status"] == "running"
 
-    job = post(client, [*parts(6), work, END]).json
+    job = post_pieces(client, [*parts(6), work, END]).json
     assert counts(job) == {"total": 6, "succeeded": 4, "skipped": 0, "failed": 0}
     worker.finish_chunk(job["id"], 1, [Item(name="p", image_id=None, outcome="succeeded")] * 2)
     assert client.get(f"/v1/jobs/{job['id']}").json["status"] == "succeeded"
 
 
-@pytest.mark.parametrize("n_pictures", [3, 4, 6])
+@pytest.mark.parametrize(
+    ("n_pictures", "broken"),
+    [(3, BREAK), (4, BREAK), (6, BREAK), (6, ConnectionResetError("reset")), (3, TimeoutError())],
+)
 def test_a_broken_connection_leaves_what_arrived(
-    client: FlaskClient, worker: StandIn, n_pictures: int
+    client: FlaskClient, worker: StandIn, n_pictures: int, broken: Exception
 ) -> None:
-    problem = assert_problem(
-        post(client, [*parts(n_pictures), part("cut", b"short")[:-9], BREAK]), 400, "upload-broken"
-    )
+    pieces = [*parts(n_pictures), part("cut", b"short")[:-9], broken]
+    problem = assert_problem(post_pieces(client, pieces), 400, "upload-broken")
     job = the_job(client)
     assert f"The {n_pictures} pictures before it are kept, in job {job['id']}." in problem["detail"]
     assert job["status"] == "queued"
@@ -116,7 +81,7 @@ def test_a_broken_connection_leaves_what_arrived(
 def test_a_connection_that_breaks_before_a_picture_leaves_nothing(
     client: FlaskClient, settings: Settings
 ) -> None:
-    assert_problem(post(client, [parts(1)[0][:-9], BREAK]), 400, "upload-broken")
+    assert_problem(post_pieces(client, [parts(1)[0][:-9], BREAK]), 400, "upload-broken")
     assert client.get("/v1/jobs").json["items"] == []
     assert list(settings.blob_dir.rglob("*.jsonl")) == []
 
@@ -125,9 +90,9 @@ def test_a_bad_end_keeps_what_was_queued_but_a_bad_beginning_is_refused_whole(
     client: FlaskClient, worker: StandIn
 ) -> None:
     bad = b'--b\r\nContent-Disposition: form-data; name="other"\r\n\r\nx\r\n'
-    assert_problem(post(client, [*parts(3), bad, END]), 422, "validation-failed")
+    assert_problem(post_pieces(client, [*parts(3), bad, END]), 422, "validation-failed")
     assert client.get("/v1/jobs").json["items"] == []
-    problem = assert_problem(post(client, [*parts(5), bad, END]), 422, "validation-failed")
+    problem = assert_problem(post_pieces(client, [*parts(5), bad, END]), 422, "validation-failed")
     job = the_job(client)
     assert job["progress"]["total"] == 5
     assert job["id"] in problem["detail"]
@@ -135,7 +100,7 @@ def test_a_bad_end_keeps_what_was_queued_but_a_bad_beginning_is_refused_whole(
 
 def test_the_disk_is_never_filled(settings: Settings, redis: Redis, worker: StandIn) -> None:
     client = client_of(settings.model_copy(update={"disk_reserve_bytes": 10**18}))
-    problem = assert_problem(post(client, [*parts(1), END]), 507, "storage-full")
+    problem = assert_problem(post_pieces(client, [*parts(1), END]), 507, "storage-full")
     assert "1000000000000000000 bytes" in problem["detail"]
     response = client.post("/v1/images", data=b"x", content_type="image/png")
     assert_problem(response, 507, "storage-full")
@@ -154,7 +119,9 @@ def test_a_disk_that_fills_up_meanwhile_ends_the_upload(
     def fill() -> None:
         object.__setattr__(gateway.settings, "disk_reserve_bytes", 10**18)
 
-    problem = assert_problem(post(client, [*parts(6), fill, *parts(9), END]), 507, "storage-full")
+    problem = assert_problem(
+        post_pieces(client, [*parts(6), fill, *parts(9), END]), 507, "storage-full"
+    )
     assert "The 4 pictures before it are kept" in problem["detail"]
     assert the_job(client)["progress"]["total"] == 4
 
@@ -164,20 +131,20 @@ def test_a_key_is_refused_while_its_first_request_arrives(client: FlaskClient) -
     body = [*parts(6), END]
 
     def repeat() -> None:
-        answers.append(post(client, body, key="k"))
+        answers.append(post_pieces(client, body, key="k"))
 
-    first = post(client, [*parts(6), repeat, END], key="k")
+    first = post_pieces(client, [*parts(6), repeat, END], key="k")
     assert_problem(answers[0], 409, "upload-in-progress")
     assert int(answers[0].headers["Retry-After"]) > 0
-    again = post(client, body, key="k")
+    again = post_pieces(client, body, key="k")
     assert again.json["id"] == first.json["id"]
-    assert_problem(post(client, [*parts(7), END], key="k"), 422, "idempotency-conflict")
+    assert_problem(post_pieces(client, [*parts(7), END], key="k"), 422, "idempotency-conflict")
     assert len(client.get("/v1/jobs").json["items"]) == 1
 
 
 def test_a_key_is_free_again_after_a_break(client: FlaskClient) -> None:
-    assert post(client, [*parts(6), BREAK], key="k").status_code == 400
-    again = post(client, [*parts(6), END], key="k")
+    assert post_pieces(client, [*parts(6), BREAK], key="k").status_code == 400
+    again = post_pieces(client, [*parts(6), END], key="k")
     assert again.status_code == 202
     assert len(client.get("/v1/jobs").json["items"]) == 2
 
@@ -189,7 +156,7 @@ def test_an_upload_that_was_given_up_is_told_so(
         Gateway(settings).feed.seal(the_job(client)["id"], UploadBroken("Lost.").to_problem())
 
     problem = assert_problem(
-        post(client, [*parts(6), give_up, *parts(9), END]), 400, "upload-broken"
+        post_pieces(client, [*parts(6), give_up, *parts(9), END]), 400, "upload-broken"
     )
     assert "The 4 pictures before it are kept" in problem["detail"]
     assert the_job(client)["progress"]["total"] == 4
@@ -204,7 +171,7 @@ def test_a_listing_becomes_items_without_bytes(
         {"uri": "https://example.org/dog.jpg", "name": "dog"},
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines).encode()
-    job = post(client, [text], content_type="application/x-ndjson").json
+    job = post_pieces(client, [text], content_type="application/x-ndjson").json
     assert job["progress"]["total"] == 3
     manifest = settings.blob_dir / "manifests" / job["id"] / "000000.jsonl"
     items = [json.loads(line) for line in manifest.read_text().splitlines()[1:]]
@@ -229,7 +196,7 @@ def test_chunks_are_as_long_as_pictures_of_the_library_take(
         with redis.pipeline() as pipeline:
             worker.catalog.note_cost(pipeline, "default", cost_s)
             pipeline.execute()
-    job = post(client, [*parts(70), END]).json
+    job = post_pieces(client, [*parts(70), END]).json
     folder = settings.blob_dir / "manifests" / job["id"]
     found = [len(path.read_text().splitlines()) - 1 for path in sorted(folder.iterdir())]
     assert found == sizes
@@ -301,16 +268,16 @@ def test_too_much_backlog_is_refused_with_the_time_until_there_is_room(
     settings: Settings, redis: Redis, worker: StandIn
 ) -> None:
     client = client_of(settings.model_copy(update={"max_backlog": 5}))
-    assert post(client, [*parts(6), END]).status_code == 202
-    response = post(client, [*parts(1), END])
+    assert post_pieces(client, [*parts(6), END]).status_code == 202
+    response = post_pieces(client, [*parts(1), END])
     assert_problem(response, 503, "queue-full")
     assert response.headers["Retry-After"] == "600", "nobody works"
     worker.announce("bulk")  # at 1.5 pictures a second
-    response = post(client, [*parts(1), END])
+    response = post_pieces(client, [*parts(1), END])
     assert response.headers["Retry-After"] == "1", "1.5 over 90 % of the limit"
 
 
 def test_identical_pictures_are_stored_once(client: FlaskClient, settings: Settings) -> None:
-    post(client, [*parts(1), *parts(1), END])
+    post_pieces(client, [*parts(1), *parts(1), END])
     blobs = [path for path in (settings.blob_dir / "images").rglob("*") if path.is_file()]
     assert [path.name for path in blobs] == [image_id_of(b"picture 0")]
