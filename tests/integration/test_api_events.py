@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -10,11 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from integration.conftest import assert_problem, form_body
 
+from twinlens.api import events as event_stream
 from twinlens.api.limits import MAX_STREAMS
 from twinlens.shared.errors import BrokenPicture
 from twinlens.shared.messages import Item
+from twinlens.shared.scripts import events as stream_key
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from flask.testing import FlaskClient
     from integration.conftest import StandIn
 
@@ -145,3 +150,126 @@ def test_streams_leave_threads_for_others(client: FlaskClient, worker: StandIn) 
         stream.close()
     finish(worker, job_id, 1)
     assert follow(client, job_id)[-1].event == "done"
+
+
+def single(client: FlaskClient) -> str:
+    """Returns a job of which nothing has happened yet."""
+    job_id: str = client.post("/v1/images", data=b"x", content_type="image/png").json["id"]
+    return job_id
+
+
+def pieces_of(client: FlaskClient, job_id: str, last: str | None = None) -> Iterator[str]:
+    """Gives what the stream sends, as it is sent; no more than a test could want."""
+    headers = {} if last is None else {"Last-Event-ID": last}
+    response = client.get(f"/v1/jobs/{job_id}/events", headers=headers, buffered=False)
+    with response:
+        for piece in itertools.islice(response.iter_encoded(), 500):
+            yield piece.decode()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "BLOCK_S", 0.01)
+    monkeypatch.setattr(event_stream, "COMMENT_S", 0.02)
+
+
+def test_a_stream_says_when_to_come_again_and_that_nothing_may_hold_it_back(
+    client: FlaskClient, worker: StandIn
+) -> None:
+    job_id = post(client, 1)
+    finish(worker, job_id, 1)
+    answer = client.get(f"/v1/jobs/{job_id}/events")
+    assert answer.text.startswith("retry: 2000\n\n")
+    assert answer.headers["X-Accel-Buffering"] == "no"
+
+
+def test_a_silent_stream_is_looked_after_often_and_kept_alive_by_comments() -> None:
+    # Proxies close a connection after 60 s of silence, some after 30.
+    assert 0 < event_stream.BLOCK_S < event_stream.COMMENT_S < 25
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_stream_of_which_nothing_happens_sends_comments(client: FlaskClient) -> None:
+    told = pieces_of(client, single(client))
+    assert next(told).startswith("retry: ")
+    assert [next(told), next(told)] == [": still here\n\n"] * 2
+
+
+def test_a_stream_is_silent_before_a_comment_is_due(
+    client: FlaskClient, worker: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_stream, "BLOCK_S", 0.01)
+    monkeypatch.setattr(event_stream, "COMMENT_S", 600.0)
+    job_id = single(client)
+    told = pieces_of(client, job_id)
+    next(told)
+    item = Item(name="p", image_id=None, outcome="skipped")
+    thread = threading.Timer(0.1, worker.finish_chunk, (job_id, 0, [item]))
+    thread.start()
+    rest = list(told)
+    thread.join()
+    assert [one for one in rest if one.startswith(":")] == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_stream_ends_though_its_last_event_was_lost_with_redis(
+    client: FlaskClient, worker: StandIn
+) -> None:
+    job_id = single(client)
+    told = pieces_of(client, job_id)
+    next(told)
+    worker.finish_chunk(job_id, 0, [Item(name="p", image_id=None, outcome="skipped")])
+    worker.redis.delete(stream_key(job_id))
+    assert set(told) <= {": still here\n\n"}
+    assert client.get(f"/v1/jobs/{job_id}/events").status_code == 204
+
+
+def test_a_client_whose_place_was_lost_is_told_all_that_is_left(
+    client: FlaskClient, worker: StandIn
+) -> None:
+    job_id = post(client, 10)
+    finish(worker, job_id, 10)
+    assert failures(follow(client, job_id, "1-1.1")) == ["p0", "p3", "p6", "p9"]
+    assert follow(client, job_id, "1-1")[-1].event == "done"
+
+
+def test_a_client_goes_on_in_the_middle_of_the_failures_of_one_chunk(
+    client: FlaskClient, worker: StandIn
+) -> None:
+    def items(first: int) -> list[Item]:
+        return [
+            Item(name=f"p{n}", image_id=None, outcome="failed", error=BROKEN)
+            for n in range(first, first + 4)
+        ]
+
+    job_id = post(client, 8)
+    worker.finish_chunk(job_id, 0, items(0))
+    told = pieces_of(client, job_id)
+    next(told)
+    seen = [read(next(told))[0] for _ in range(5)]
+    assert [one.event for one in seen] == [*["item_failed"] * 4, "progress"]
+    assert [one.id for one in seen[:4]] == [f"{seen[4].id}.{n}" for n in (1, 2, 3, 4)]
+    resumed = pieces_of(client, job_id, seen[1].id)
+    next(resumed)
+    rest = [read(next(resumed))[0] for _ in range(3)]
+    assert rest[:2] == seen[2:4]
+    assert (rest[2].event, rest[2].id) == ("progress", seen[4].id)
+    worker.finish_chunk(job_id, 1, items(4))
+    last = read("".join(resumed))
+    assert failures(last) == ["p4", "p5", "p6", "p7"]
+    assert (last[-1].event, last[-1].data["progress"]["failed"]) == ("done", 8)
+
+
+def test_events_are_told_in_batches_that_leave_none_out(
+    client: FlaskClient, worker: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_stream, "BATCH", 2)
+    job_id = post(client, 18)
+    finish(worker, job_id, 18)
+    events = follow(client, job_id)
+    assert failures(events) == [f"p{n}" for n in range(0, 18, 3)]
+    assert [one.event for one in events if one.event != "item_failed"] == [
+        *["progress"] * (len(events) - 7),
+        "done",
+    ]
+    assert len(events) > 8

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import base64
+import io
+import itertools
 import re
 import threading
 import time
@@ -7,13 +10,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.conftest import assert_problem, image
+from integration.conftest import assert_problem, client_of, image, summary
+from uploading import END, parts, post_pieces
 
+from twinlens.api.routes import jobs as job_routes
 from twinlens.shared.messages import Item
 
 if TYPE_CHECKING:
     from flask.testing import FlaskClient
     from integration.conftest import StandIn
+    from redis import Redis
+
+    from twinlens.shared.settings import Settings
 
 
 def submit(client: FlaskClient, content: bytes = b"picture") -> str:
@@ -92,6 +100,7 @@ def test_an_expired_job_is_gone(client: FlaskClient, worker: StandIn) -> None:
     worker.redis.hset(f"tl:job:{job_id}", "expires_at", "1.0")
     assert_problem(client.get(f"/v1/jobs/{job_id}"), 410, "job-expired")
     assert_problem(client.get(f"/v1/jobs/{job_id}/items"), 410, "job-expired")
+    assert_problem(client.get(f"/v1/jobs/{job_id}/events"), 410, "job-expired")
 
 
 def test_jobs_are_listed_newest_first_and_filtered(client: FlaskClient, worker: StandIn) -> None:
@@ -124,3 +133,155 @@ def listed(client: FlaskClient, **query: Any) -> list[str]:
 def test_bad_list_parameters_are_refused(client: FlaskClient, query: dict[str, Any]) -> None:
     problem = assert_problem(client.get("/v1/jobs", query_string=query), 422, "validation-failed")
     assert [error["location"] for error in problem["errors"]] == list(query)
+
+
+# How long a job is kept.
+
+
+def life_s(job: dict[str, Any]) -> float:
+    """Returns for how long an ended job is kept."""
+    ended, expires = (datetime.fromisoformat(job[at]) for at in ("finished_at", "expires_at"))
+    return (expires - ended).total_seconds()
+
+
+def test_a_job_is_kept_as_long_as_is_set_and_a_search_for_an_hour(
+    settings: Settings, redis: Redis, worker: StandIn
+) -> None:
+    client = client_of(settings.model_copy(update={"job_ttl_s": 5 * 86_400}))
+    worker.catalog.publish_models([summary("lite0"), summary("phash", metric="HAMMING")])
+    client.put("/v1/libraries/art", json={"models": ["lite0", "phash"]})
+    worker.add(image("a" * 64, library="art"))
+    made = {
+        "embed": submit(client),
+        "bulk": post_pieces(client, [*parts(2), END]).json["id"],
+        "duplicates": client.post("/v1/duplicates", json={"library": "art"}).json["id"],
+        "delete": client.delete(f"/v1/images/{'a' * 64}?library=art").json["id"],
+        "reindex": client.put("/v1/libraries/art", json={"models": ["lite0"], "metric": "IP"}).json[
+            "id"
+        ],
+        "search": client.post("/v1/search", json={"library": "art", "image_id": "a" * 64}).json[
+            "id"
+        ],
+    }
+    for job_id in made.values():
+        worker.jobs.finish(job_id)
+    found = {kind: client.get(f"/v1/jobs/{job_id}").json for kind, job_id in made.items()}
+    assert {kind: job["kind"] for kind, job in found.items()} == {kind: kind for kind in made}
+    lives = {kind: life_s(job) for kind, job in found.items()}
+    assert lives == dict.fromkeys(made, 5 * 86_400) | {"search": 3_600}
+
+
+def test_every_job_remembers_the_request_that_made_it(client: FlaskClient, worker: StandIn) -> None:
+    worker.serve("lite0")
+    headers = {"X-Request-ID": "mine"}
+    raw: dict[str, Any] = {"data": b"x", "content_type": "image/png", "headers": headers}
+    bulk = {"files": (io.BytesIO(b"x"), "x")}
+    search = {"file": (io.BytesIO(b"x"), "x")}
+    for answer in (
+        client.post("/v1/images", **raw),
+        client.post("/v1/images/bulk", data=bulk, headers=headers),
+        client.post("/v1/search", data=search, headers=headers),
+    ):
+        assert worker.jobs.get(answer.json["id"]).request_id == "mine"
+
+
+# Polls and waits.
+
+
+def test_a_poll_may_be_kept_by_its_client_alone_and_is_asked_again(client: FlaskClient) -> None:
+    path = f"/v1/jobs/{submit(client)}"
+    first = client.get(path)
+    assert {"private", "no-cache"} == set(first.headers["Cache-Control"].split(", "))
+    assert first.headers["Vary"] == "Prefer"
+    same = client.get(path, headers={"If-None-Match": first.headers["ETag"]})
+    assert same.headers["Cache-Control"] == first.headers["Cache-Control"]
+    for other in ('"none"', '"999"', "W/"):
+        assert client.get(path, headers={"If-None-Match": other}).status_code == 200
+    weak = {"If-None-Match": f'"none", W/{first.headers["ETag"]}'}
+    assert client.get(path, headers=weak).status_code == 304
+
+
+def test_a_job_that_has_ended_is_not_waited_for(client: FlaskClient, worker: StandIn) -> None:
+    job_id = submit(client)
+    worker.finish_chunk(job_id, 0, [Item(name="", image_id=None, outcome="skipped")])
+    answer = client.get(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=60"})
+    assert (answer.json["status"], answer.headers["Preference-Applied"]) == ("succeeded", "wait=60")
+
+
+def test_who_does_not_wait_is_told_when_to_look_again(client: FlaskClient) -> None:
+    answer = client.post("/v1/images", data=b"x", content_type="image/png")
+    assert answer.headers["Retry-After"] == "1"
+    assert "Preference-Applied" not in answer.headers
+
+
+# Outcomes.
+
+
+def test_a_page_of_outcomes_reads_no_more_than_so_many_chunks(
+    client: FlaskClient, worker: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_routes, "READ_CHUNKS", 2)
+    monkeypatch.setattr(job_routes, "MAX_CHUNKS", 3)
+    job_id = post_pieces(client, [*parts(26), END]).json["id"]
+    names = [f"p{n}" for n in range(26)]
+    for chunk in range(7):
+        items = [
+            Item(name=name, image_id=None, outcome="failed" if name == "p25" else "succeeded")
+            for name in names[4 * chunk : 4 * chunk + 4]
+        ]
+        worker.finish_chunk(job_id, chunk, items)
+
+    def pages(**query: Any) -> list[list[str]]:
+        found = []
+        while True:
+            page = client.get(f"/v1/jobs/{job_id}/items", query_string=query).json
+            found.append([item["name"] for item in page["items"]])
+            if page["next_cursor"] is None:
+                return found
+            query["cursor"] = page["next_cursor"]
+
+    assert pages(limit=100) == [names[:12], names[12:24], names[24:]]
+    assert pages(limit=100, outcome="failed") == [[], [], ["p25"]]
+    for limit in (1, 5, 12):
+        assert list(itertools.chain(*pages(limit=limit))) == names
+
+
+def tampered(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode()
+
+
+@pytest.mark.parametrize("cursor", ["", "!", "é", "AAAA", "a", *map(tampered, ["", ":", "x:1"])])
+def test_a_cursor_that_was_tampered_with_is_refused(
+    client: FlaskClient, worker: StandIn, cursor: str
+) -> None:
+    worker.serve("lite0")
+    job_id = submit(client)
+    for path in ("images", "jobs", f"jobs/{job_id}/items", "models", "libraries"):
+        answer = client.get(f"/v1/{path}", query_string={"cursor": cursor})
+        problem = assert_problem(answer, 422, "validation-failed")
+        assert [error["location"] for error in problem["errors"]] == ["cursor"]
+
+
+@pytest.mark.parametrize("text", ["inf:x", "-inf:x", "nan:x", "1e999:x"])
+def test_a_cursor_of_no_time_is_refused(client: FlaskClient, text: str) -> None:
+    for path in ("images", "jobs"):
+        answer = client.get(f"/v1/{path}", query_string={"cursor": tampered(text)})
+        assert_problem(answer, 422, "validation-failed")
+
+
+@pytest.mark.parametrize("text", ["-1:0", "0:-1", "0:x", "0", "1.5:0"])
+def test_a_cursor_of_no_outcome_is_refused(client: FlaskClient, text: str) -> None:
+    path = f"/v1/jobs/{submit(client)}/items"
+    answer = client.get(path, query_string={"cursor": tampered(text)})
+    assert_problem(answer, 422, "validation-failed")
+
+
+def test_a_cursor_behind_the_last_outcome_gives_nothing(
+    client: FlaskClient, worker: StandIn
+) -> None:
+    job_id = submit(client)
+    worker.finish_chunk(job_id, 0, [Item(name="", image_id=None, outcome="skipped")])
+    for text in ("0:1", "1:0", "999999999999:0"):
+        query = {"cursor": tampered(text)}
+        answer = client.get(f"/v1/jobs/{job_id}/items", query_string=query)
+        assert answer.json == {"items": [], "next_cursor": None}
