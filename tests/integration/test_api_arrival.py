@@ -9,7 +9,9 @@ import pytest
 from integration.conftest import assert_problem, client_of, counts
 from uploading import BREAK, END, part, parts, post_pieces, the_job
 
+from twinlens.api.arrival import accept_bulk
 from twinlens.api.gateway import Gateway
+from twinlens.api.uploads import form_entries
 from twinlens.shared.blobs import image_id_of
 from twinlens.shared.errors import UploadBroken
 from twinlens.shared.jobs import Job, Jobs
@@ -17,10 +19,13 @@ from twinlens.shared.libraries import Library
 from twinlens.shared.messages import Item, now
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from flask.testing import FlaskClient
     from integration.conftest import StandIn
     from redis import Redis
 
+    from twinlens.api.uploads import Entry
     from twinlens.shared.settings import Settings
 
 
@@ -76,6 +81,26 @@ def test_a_broken_connection_leaves_what_arrived(
     ended = client.get(f"/v1/jobs/{job['id']}").json
     assert (ended["status"], ended["progress"]["succeeded"]) == ("failed", n_pictures)
     assert ended["error"]["type"] == "urn:twinlens:problem:upload-broken"
+
+
+def test_a_body_that_cannot_be_read_on_leaves_what_arrived(
+    client: FlaskClient, settings: Settings
+) -> None:
+    """As of a server whose stream tells its own error, where Werkzeug's tells another."""
+
+    def body() -> Iterator[bytes]:
+        yield from parts(6)
+        raise TimeoutError("the secret path /srv/secret")
+
+    def read(body: Iterable[bytes]) -> Iterator[Entry]:
+        return form_entries("multipart/form-data; boundary=b", body, 10, 100)
+
+    with pytest.raises(UploadBroken) as caught:
+        accept_bulk(Gateway(settings), "default", body(), read, None)
+    assert "secret" not in caught.value.detail
+    job = the_job(client)
+    assert f"The 5 pictures before it are kept, in job {job['id']}." in caught.value.detail
+    assert job["progress"]["total"] == 5
 
 
 def test_a_connection_that_breaks_before_a_picture_leaves_nothing(

@@ -163,7 +163,7 @@ def pieces_of(client: FlaskClient, job_id: str, last: str | None = None) -> Iter
     headers = {} if last is None else {"Last-Event-ID": last}
     response = client.get(f"/v1/jobs/{job_id}/events", headers=headers, buffered=False)
     with response:
-        for piece in itertools.islice(response.iter_encoded(), 500):
+        for piece in itertools.islice(response.iter_encoded(), 100):
             yield piece.decode()
 
 
@@ -220,7 +220,7 @@ def test_a_stream_ends_though_its_last_event_was_lost_with_redis(
     next(told)
     worker.finish_chunk(job_id, 0, [Item(name="p", image_id=None, outcome="skipped")])
     worker.redis.delete(stream_key(job_id))
-    assert set(told) <= {": still here\n\n"}
+    assert len([one for one in told if one == ": still here\n\n"]) < 50
     assert client.get(f"/v1/jobs/{job_id}/events").status_code == 204
 
 

@@ -147,8 +147,9 @@ def test_a_repeat_while_the_first_arrives_leaves_no_manifest(
             found.append(post_pieces(client, pieces, key="k").status_code)
             assert manifests(settings) == kept
 
-    assert post_pieces(client, [*parts(6), repeat, END], key="k").status_code == 202
+    first = post_pieces(client, [*parts(6), repeat, END], key="k")
     assert found == [409, 409, 400]
+    assert the_job(client)["id"] == first.json["id"]
 
 
 def named(name: str, content: bytes = b"x", **metadata: Any) -> bytes:
