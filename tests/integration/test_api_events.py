@@ -188,11 +188,17 @@ def test_a_silent_stream_is_looked_after_often_and_kept_alive_by_comments() -> N
     assert 0 < event_stream.BLOCK_S < event_stream.COMMENT_S < 25
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_stream_of_which_nothing_happens_sends_comments(client: FlaskClient) -> None:
+def test_a_stream_of_which_nothing_happens_sends_a_comment_now_and_then(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_stream, "BLOCK_S", 0.001)
+    monkeypatch.setattr(event_stream, "COMMENT_S", 0.1)
     told = pieces_of(client, single(client))
     assert next(told).startswith("retry: ")
-    assert [next(told), next(told)] == [": still here\n\n"] * 2
+    began_at = time.monotonic()
+    assert [next(told) for _ in range(3)] == [": still here\n\n"] * 3
+    # Each so long after the one before; Redis is asked much more often.
+    assert time.monotonic() - began_at > 0.25
 
 
 def test_a_stream_is_silent_before_a_comment_is_due(
@@ -258,6 +264,21 @@ def test_a_client_goes_on_in_the_middle_of_the_failures_of_one_chunk(
     last = read("".join(resumed))
     assert failures(last) == ["p4", "p5", "p6", "p7"]
     assert (last[-1].event, last[-1].data["progress"]["failed"]) == ("done", 8)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_a_stream_ends_with_the_job_and_looks_no_more(
+    client: FlaskClient, worker: StandIn, is_resumed: bool
+) -> None:
+    job_id = post(client, 4)
+    finish(worker, job_id, 4)
+    first = follow(client, job_id)[0]
+    told = pieces_of(client, job_id, first.id if is_resumed else None)
+    assert any("event: done" in piece for piece in told)
+    # Whoever looked again would find no job.
+    worker.redis.flushall()
+    assert next(told, None) is None
 
 
 def test_events_are_told_in_batches_that_leave_none_out(

@@ -134,6 +134,9 @@ def test_another_upload_under_the_key_leaves_no_manifest(
     other = post_pieces(client, [*parts(n_pictures), END], key="k")
     assert_problem(other, 422, "idempotency-conflict")
     assert manifests(settings) == kept
+    # Once the key is known to be another upload's, the rest is read only to compare.
+    stored = [path for path in (settings.blob_dir / "images").rglob("*") if path.is_file()]
+    assert len(stored) == min(n_pictures, 4)
 
 
 def test_a_repeat_while_the_first_arrives_leaves_no_manifest(

@@ -75,6 +75,9 @@ def test_a_command_that_fails_in_the_middle_keeps_the_record_and_what_arrived(
     job = the_job(client)
     assert (job["status"], job["progress"]["received"]) == ("queued", 4)
     assert manifests_of(settings)[0].parent.name == job["id"]
+    # Whoever posts it again is told that it still arrives, and makes no second job.
+    assert len(redis.keys("tl:idempotency:*")) == 1
+    assert job["progress"]["total"] is None
     assert redis.exists(arrival(job["id"]))
     # Once its sign is silent, the sweeper has it.
     redis.expire(arrival(job["id"]), 0)
@@ -136,6 +139,7 @@ def test_a_chunk_that_cannot_be_queued_stays_with_its_job(
     assert_problem(post_pieces(client, [*parts(6), END], key="k"), 503, "unavailable")
     refuse()
     job = the_job(client)
-    assert job["progress"]["received"] == 4
+    assert (job["progress"]["received"], job["progress"]["total"]) == (4, None)
+    assert len(worker.redis.keys("tl:idempotency:*")) == 1
     assert [path.parent.name for path in manifests_of(settings)] == [job["id"]]
     assert Feed(worker.redis).fed_chunks(-1) == [(job["id"], 0)]
