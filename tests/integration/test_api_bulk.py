@@ -8,6 +8,7 @@ import zipfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import zstandard
 from integration.conftest import Body, assert_problem, client_of, counts, form_body
 
 from twinlens.shared.blobs import BlobStore, image_key, manifest_key
@@ -57,16 +58,19 @@ def items_of(settings: Settings, job_id: str) -> list[ManifestItem]:
     return [item for _, items in manifest(settings, job_id) for item in items]
 
 
-def post_tar(client: FlaskClient, files: Mapping[str, bytes], **options: Any) -> Any:
+def tar(files: Mapping[str, bytes], mode: Any = "w:gz") -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as file:
+    with tarfile.open(fileobj=buffer, mode=mode) as file:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             file.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def post_tar(client: FlaskClient, files: Mapping[str, bytes], **options: Any) -> Any:
     content_type = "application/gzip"
-    body = buffer.getvalue()
-    return client.post("/v1/images/bulk", data=body, content_type=content_type, **options)
+    return client.post("/v1/images/bulk", data=tar(files), content_type=content_type, **options)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +101,57 @@ def test_many_pictures_become_one_job_of_chunks(
     assert [task["id"] for task in tasks] == [f"{job['id']}.{n}" for n in range(2)]
     assert {task["queue"] for task in tasks} == {"bulk"}
     assert {task["request_id"] for task in tasks} == {"bulk-1"}
+
+
+FILES = {"a.jpg": b"a", "b.jpg": b"b"}
+TARS = {
+    "plain": tar(FILES, "w"),
+    "gzip": tar(FILES, "w:gz"),
+    "zstd": zstandard.compress(tar(FILES, "w")),
+}
+
+
+@pytest.mark.parametrize("packed", TARS)
+@pytest.mark.parametrize("kind", ["x-tar", "gzip", "x-gzip", "x-gtar", "zstd"])
+def test_how_a_tar_archive_is_packed_is_seen_in_its_bytes(
+    client: FlaskClient, settings: Settings, packed: str, kind: str
+) -> None:
+    content_type = f"application/{kind}"
+    body = TARS[packed]
+    response = client.post("/v1/images/bulk", data=body, content_type=content_type)
+    assert response.status_code == 202, response.text
+    assert [item.name for item in items_of(settings, response.json["id"])] == list(FILES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("zip", archive(FILES)),
+        ("x-zip-compressed", archive(FILES)),
+        ("x-ndjson", b'{"uri": "file:///a.jpg"}\n{"uri": "file:///b.jpg"}'),
+        ("jsonl", b'{"uri": "file:///a.jpg"}\n{"uri": "file:///b.jpg"}'),
+    ],
+)
+def test_archives_and_listings_have_several_types(
+    client: FlaskClient, settings: Settings, kind: str, body: bytes
+) -> None:
+    content_type = f"application/{kind}; charset=utf-8"
+    response = client.post("/v1/images/bulk", data=body, content_type=content_type)
+    assert response.status_code == 202, response.text
+    assert [item.name for item in items_of(settings, response.json["id"])] == list(FILES)
+
+
+def test_a_form_keeps_metadata_and_the_size_of_each_picture(
+    client: FlaskClient, settings: Settings
+) -> None:
+    parts = [
+        ("metadata", (None, b'{"year": 2020}')),
+        ("files", ("a.jpg", b"abc")),
+        ("files", ("b.jpg", b"de")),
+    ]
+    response = client.post("/v1/images/bulk", **form_body(parts))
+    found = [(one.metadata, one.n_bytes) for one in items_of(settings, response.json["id"])]
+    assert found == [({"year": 2020}, 3), ({}, 2)]
 
 
 @pytest.mark.parametrize("n_files", [4, 8])

@@ -223,7 +223,7 @@ def test_a_key_is_free_again_after_an_upload_that_failed(
 
 @pytest.mark.parametrize("end", [[*parts(9), END], [BREAK]])
 def test_a_key_is_free_again_after_its_upload_was_given_up(
-    client: FlaskClient, redis: Redis, end: list[bytes | Exception]
+    client: FlaskClient, settings: Settings, redis: Redis, end: list[bytes | Exception]
 ) -> None:
     def give_up() -> None:
         Feed(redis).seal(the_job(client)["id"], UploadBroken("Lost.").to_problem())
@@ -231,6 +231,8 @@ def test_a_key_is_free_again_after_its_upload_was_given_up(
     failed = post_pieces(client, [*parts(6), give_up, *end], key="k")
     assert_problem(failed, 400, "upload-broken")
     assert redis.keys("tl:idempotency:*") == []
+    # The chunk that is not taken any more is not stored a second time.
+    assert [path.name for path in manifests(settings)] == ["000000.jsonl", "000001.jsonl"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from servers import free_port
 
 from twinlens.api.app import create_app
 from twinlens.api.gateway import Gateway
-from twinlens.api.probe import is_listening
+from twinlens.api.probe import PROBE_TIMEOUT_S, is_listening
 from twinlens.shared.queue import COUNT_VECTORS, Reply, connect, reply_key
 
 if TYPE_CHECKING:
@@ -123,6 +123,42 @@ def test_the_probe_tells_a_listening_port_from_a_closed_one() -> None:
     assert not is_listening(f"http://127.0.0.1:{port}")
     assert not is_listening("http://no-such-host.invalid:1")
     assert not is_listening("")
+
+
+def test_a_probe_leaves_time_to_answer_within_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where packets are dropped, and nothing but the limit ends the wait."""
+    asked: list[Any] = []
+
+    def drop(address: Any, timeout: float) -> Any:
+        asked.append((address, timeout))
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", drop)
+    assert not is_listening("http://milvus:1")
+    assert asked == [(("milvus", 1), PROBE_TIMEOUT_S)]
+    assert 0.1 <= PROBE_TIMEOUT_S < 1
+
+
+def test_no_work_is_taken_while_milvus_is_down(settings: Settings, worker: StandIn) -> None:
+    worker.serve("lite0")
+    worker.add(image("a" * 64))
+    worker.announce("search")
+    uri = f"http://127.0.0.1:{free_port()}"
+    client = client_of(settings.model_copy(update={"milvus_uri": uri}))
+    raw: dict[str, Any] = {"data": b"x", "content_type": "image/png"}
+    for answer in (
+        client.post("/v1/images", **raw),
+        client.post("/v1/images/bulk", data=b"x", content_type="application/zip"),
+        client.post("/v1/search", json={"image_id": "a" * 64}),
+        client.post("/v1/compare", json={"image_ids": ["a" * 64] * 2}),
+        client.post("/v1/duplicates", json={}),
+        client.delete(f"/v1/images/{'a' * 64}"),
+        client.get(f"/v1/images/{'a' * 64}/thumbnail"),
+    ):
+        problem = assert_problem(answer, 503, "unavailable")
+        assert problem["detail"] == "Milvus does not accept connections."
+    assert worker.queued() == []
+    assert worker.redis.keys("tl:job*") == []
 
 
 def test_every_read_answers_503_without_redis(settings: Settings) -> None:

@@ -56,6 +56,17 @@ def test_milvus_addresses(uri: str, address: tuple[str, int]) -> None:
     assert address_of(uri) == address
 
 
+def test_a_name_is_kept_whole_up_to_255_characters() -> None:
+    assert uploads.clean_name("x" * 255) == "x" * 255
+    assert uploads.clean_name("x" * 256) == "x" * 255
+
+
+def test_what_is_asked_of_a_body_is_read_in_large_pieces() -> None:
+    # Gunicorn copies all that it holds with each smaller read.
+    assert 2**19 <= uploads.BODY_BYTES <= 2**24
+    assert 2**12 <= uploads.READ_BYTES <= 2**20
+
+
 def test_pages_by_name_cover_all_once() -> None:
     named = [(name, name.upper()) for name in "abcde"]
     for limit in range(1, 7):
