@@ -6,14 +6,15 @@ import itertools
 import re
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.conftest import assert_problem, client_of, image, summary
+from integration.conftest import assert_problem, client_of, counts, image, summary
 from uploading import END, parts, post_pieces
 
 from twinlens.api.routes import jobs as job_routes
+from twinlens.shared.errors import BrokenPicture
 from twinlens.shared.messages import Item
 
 if TYPE_CHECKING:
@@ -212,6 +213,48 @@ def test_who_does_not_wait_is_told_when_to_look_again(client: FlaskClient) -> No
     answer = client.post("/v1/images", data=b"x", content_type="image/png")
     assert answer.headers["Retry-After"] == "1"
     assert "Preference-Applied" not in answer.headers
+
+
+def test_a_job_tells_when_it_will_have_ended_at_its_rate(
+    client: FlaskClient, worker: StandIn
+) -> None:
+    job_id = post_pieces(client, [*parts(10), END]).json["id"]
+    assert client.get(f"/v1/jobs/{job_id}").json["progress"]["eta"] is None
+    worker.finish_chunk(job_id, 0, [Item(name="", image_id=None, outcome="skipped")] * 4)
+    found = client.get(f"/v1/jobs/{job_id}").json["progress"]
+    job = worker.jobs.get(job_id)
+    assert job.counted_at is not None
+    assert job.pictures_per_s
+    assert found["pictures_per_s"] == round(job.pictures_per_s, 2)
+    ends_at = job.counted_at + timedelta(seconds=6 / job.pictures_per_s)
+    assert abs(datetime.fromisoformat(found["eta"]) - ends_at) < timedelta(milliseconds=2)
+
+
+def test_a_job_of_one_task_that_failed_counts_as_one_failure(
+    client: FlaskClient, worker: StandIn
+) -> None:
+    worker.serve("lite0")
+    data = {"file": (io.BytesIO(b"x"), "x")}
+    job_id = client.post("/v1/search", data=data).json["id"]
+    worker.jobs.finish(job_id, BrokenPicture("It is broken.").to_problem())
+    job = client.get(f"/v1/jobs/{job_id}").json
+    assert (job["status"], job["result"]) == ("failed", None)
+    assert job["error"]["type"] == "urn:twinlens:problem:broken-picture"
+    assert counts(job) == {"total": 1, "succeeded": 0, "skipped": 0, "failed": 1}
+
+
+def test_an_upload_whose_picture_was_removed_since_has_no_result(
+    client: FlaskClient, worker: StandIn
+) -> None:
+    job_id = submit(client)
+    worker.add(image("c" * 64))
+    worker.finish_chunk(job_id, 0, [Item(name="", image_id="c" * 64, outcome="succeeded")])
+    assert client.get(f"/v1/jobs/{job_id}").json["result"]["id"] == "c" * 64
+    [listed] = client.get("/v1/jobs").json["items"]
+    assert listed["result"] is None
+    worker.catalog.remove("default", "c" * 64)
+    job = client.get(f"/v1/jobs/{job_id}").json
+    assert (job["status"], job["result"]) == ("succeeded", None)
 
 
 # Outcomes.

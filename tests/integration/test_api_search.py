@@ -222,6 +222,43 @@ def test_what_does_not_fit_together_is_refused_with_its_place(
     assert worker.queued() == []
 
 
+@pytest.mark.parametrize(
+    ("n_files", "query", "status"),
+    [
+        (1, {"region": [0, 0, 1, 1]}, 202),
+        (1, {"mode": "near"}, 202),
+        (1, {"mode": "near", "region": [0.2, 0.2, 0.8, 0.8]}, 202),
+        (2, {"mode": "near"}, 422),
+        (2, {"region": [0, 0, 1, 1]}, 422),
+        (1, {"negative": [ID] * 15}, 202),
+        (15, {"positive": [ID]}, 202),
+        (16, {"positive": [ID]}, 422),
+        (16, {}, 202),
+        (17, {}, 422),
+        (1, {"k": 1000, "offset": 10_000}, 202),
+        (1, {"k": 1001}, 422),
+        (1, {"offset": 10_001}, 422),
+    ],
+)
+def test_a_query_has_at_most_so_much(
+    client: FlaskClient, worker: StandIn, n_files: int, query: Any, status: int
+) -> None:
+    worker.serve("lite0")
+    worker.add(image(ID))
+    files = [("file", (f"{n}.jpg", b"x")) for n in range(n_files)]
+    parts = [*files, ("query", (None, json.dumps(query)))]
+    answer = client.post("/v1/search", **form_body(parts))
+    assert answer.status_code == status, answer.text
+
+
+def test_counterexamples_alone_are_no_query(client: FlaskClient, worker: StandIn) -> None:
+    worker.serve("lite0")
+    worker.add(image(ID))
+    answer = client.post("/v1/search", json={"negative": [ID]})
+    problem = assert_problem(answer, 422, "validation-failed")
+    assert [error["location"] for error in problem["errors"]] == ["/image_id"]
+
+
 def test_a_filter_that_cannot_be_read_is_refused_saying_where(
     client: FlaskClient, worker: StandIn
 ) -> None:
