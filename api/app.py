@@ -22,7 +22,7 @@ from twinlens.api.routes.jobs import jobs
 from twinlens.api.routes.models import models
 from twinlens.api.routes.search import search
 from twinlens.api.schemas import LibraryPlan, ProblemDetails
-from twinlens.shared.errors import PayloadTooLarge
+from twinlens.shared.errors import PayloadTooLarge, UnsupportedMedia
 from twinlens.shared.log import request_id
 from twinlens.shared.messages import CompareQuery, DuplicatesQuery, SearchQuery
 
@@ -58,6 +58,7 @@ def create_app(settings: Settings, gateway: Gateway) -> Flask:
     _identify_requests(app)
     rates.install(app, settings)
     _refuse_large_bodies(app, settings.max_body_bytes)
+    _refuse_encoded_bodies(app)
     problems.install(app)
     for routes in (images, bulk, search, jobs, models, health):
         app.register_api(routes)
@@ -90,6 +91,15 @@ def _refuse_large_bodies(app: Flask, max_bytes: int) -> None:
     def refuse() -> None:
         if (request.content_length or 0) > max_bytes:
             raise PayloadTooLarge(f"A request has at most {max_bytes} bytes.")
+
+
+def _refuse_encoded_bodies(app: Flask) -> None:
+    """Refuses a body that would have to be unpacked before it is read."""
+
+    @app.before_request
+    def refuse() -> None:
+        if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+            raise UnsupportedMedia("Send the body as it is, without a Content-Encoding.")
 
 
 def _add_schemas(app: OpenAPI) -> None:
