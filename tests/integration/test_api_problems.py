@@ -172,6 +172,20 @@ def test_every_body_has_a_type_and_a_limit(
     assert problem["detail"] == "A request has at most 1000000 bytes."
 
 
+@pytest.mark.parametrize(
+    ("encoding", "status"), [("gzip", 415), ("gzip, br", 415), ("Identity", 202), ("identity", 202)]
+)
+@pytest.mark.parametrize("path", ["/v1/images", "/v1/images/bulk", "/v1/search"])
+def test_a_body_comes_as_it_is(client: FlaskClient, path: str, encoding: str, status: int) -> None:
+    name = "files" if path.endswith("bulk") else "file"
+    data = {name: (io.BytesIO(b"x"), "x.jpg")}
+    answer = client.post(path, data=data, headers={"Content-Encoding": encoding})
+    assert answer.status_code == status, answer.text
+    if status == 415:
+        assert_problem(answer, 415, "unsupported-media")
+        assert client.get("/v1/jobs").json["items"] == []
+
+
 def test_a_body_of_exactly_the_limit_is_taken(settings: Settings, redis: Redis) -> None:
     client = client_of(
         settings.model_copy(update={"max_body_bytes": 100, "max_picture_bytes": 100})
