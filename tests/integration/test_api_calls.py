@@ -110,6 +110,7 @@ def test_who_waits_in_vain_is_told_when_the_time_is_up(
     client: FlaskClient, worker: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search_routes, "COMPARE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(gateway, "_REPLY_SLICE_S", 60.0)  # which the time that is left cuts
     worker.serve("lite0")
     worker.announce("search")
     answer = client.post("/v1/compare", **pictures(b"one", b"two"))
