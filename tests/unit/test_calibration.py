@@ -94,6 +94,59 @@ def test_quantiles_are_where_their_levels_say() -> None:
     assert 1.0 - found.score(0.3) == pytest.approx((0.5 * 0.1) ** 0.5)
 
 
+def fan(*degrees: float) -> NDArray[np.float32]:
+    """Embeddings on a circle, at these angles."""
+    angles = np.radians(degrees)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("n_pictures", [3, 30, 3000])
+def test_a_librarys_quantiles_lean_on_its_own_by_their_number_and_leave_kin_out(
+    n_pictures: int,
+) -> None:
+    prior = Calibration(cosines=(-0.5, -0.4, -0.3, -0.2, -0.1), exponent=8)
+    # Pairs at 90, 60 and 30 degrees; of each a third of all pairs is as near, less half of itself.
+    rows = fan(0, 60, 90)
+    cosines, farther = [0.0, 0.5, 0.75**0.5], [1 / 6, 3 / 6, 5 / 6]
+
+    found = calibrate(rows, prior, n_pictures)
+
+    kin = 2.0 / (n_pictures + 40.0)
+    for level, quantile, usual in zip(LEVELS, found.cosines, prior.cosines, strict=True):
+        own = np.interp((1.0 - level) * (1.0 - kin), farther, cosines)
+        assert quantile == pytest.approx(3 / 23 * own + 20 / 23 * usual, abs=1e-6)
+    assert (found.exponent, found.n_pictures, found.n_pairs) == (8, n_pictures, 3)
+
+
+def test_of_hashes_no_kin_is_left_out() -> None:
+    prior = Calibration(cosines=(-0.5, -0.4, -0.3, -0.2, -0.1), exponent=8)
+    # They differ by 32, 16 and 48 of 64 bits.
+    rows = np.packbits(np.arange(64) < np.array([[0], [32], [48]]), axis=1)
+
+    found = calibrate(rows, prior)
+
+    for level, quantile, usual in zip(LEVELS, found.cosines, prior.cosines, strict=True):
+        own = np.interp(1.0 - level, [1 / 6, 3 / 6, 5 / 6], [-0.5, 0.0, 0.5])
+        assert quantile == pytest.approx(3 / 23 * own + 20 / 23 * usual, abs=1e-6)
+
+
+def test_a_measured_power_law_goes_through_both_of_its_quantiles() -> None:
+    rows = networks_rows(np.arange(300), np.random.default_rng(7))
+
+    found = measure_model(rows, np.arange(300))
+
+    first, second = np.triu_indices(300, 1)
+    cosines = (rows @ rows.T)[first, second]
+    near, nearest = np.quantile(cosines, [0.98, 0.999])
+    assert found.cosines[-1] == pytest.approx(near, abs=1e-3)
+    # By definition one unrelated pair of a thousand scores 0.999.
+    assert 1.0 - found.score(nearest) == pytest.approx(0.001, rel=0.05)
+    floor = 0.05
+    rest = (1.0 - nearest) / (1.0 - near)
+    expected = np.log(0.02 / 0.001) / np.log((1.0 + floor) / (rest + floor))
+    assert found.exponent == pytest.approx(expected, rel=0.05)
+
+
 def test_the_prior_is_the_cards_then_what_is_usual() -> None:
     own = Calibration(cosines=(0.0, 0.1, 0.2, 0.4, 0.6), exponent=8)
 

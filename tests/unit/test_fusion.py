@@ -8,7 +8,7 @@ import pytest
 
 from twinlens.models.calibration import Calibration
 from twinlens.models.card import Metric
-from twinlens.models.fusion import FusedEntry, Fusion, agreement, fuse, similarity
+from twinlens.models.fusion import Agreement, FusedEntry, Fusion, agreement, fuse, similarity
 
 
 @dataclass(frozen=True)
@@ -207,6 +207,38 @@ def test_short_lists_are_not_punished_for_a_large_k() -> None:
 
     assert found is not None
     assert found.overlap_at_k == 1.0
+
+
+def test_a_short_list_does_not_agree_with_all_of_a_long_one() -> None:
+    found = agreement({"x": "abc", "y": "b"}, 5)
+
+    assert found is not None
+    assert found.overlap_at_k == pytest.approx(1 / 3)
+    assert found.rank_correlation is None
+
+
+@pytest.mark.parametrize(("other", "correlation"), [("ab", 1.0), ("ba", -1.0)])
+def test_two_shared_ids_are_enough_for_a_correlation(other: str, correlation: float) -> None:
+    found = agreement({"x": "ab", "y": other}, 2)
+
+    assert found is not None
+    assert found.rank_correlation == correlation
+
+
+def test_empty_lists_agree() -> None:
+    assert agreement({"x": "", "y": ""}, 3) == Agreement(overlap_at_k=1.0, rank_correlation=None)
+
+
+@pytest.mark.parametrize("fusion", [Fusion.RRF, Fusion.WEIGHTED])
+def test_the_first_everywhere_scores_1_and_no_more(fusion: Fusion) -> None:
+    models = dict.fromkeys("abc", NET)
+
+    # Of these weights the shares add up to 1 and a last bit.
+    [found] = fuse(
+        {name: {"x": 0.0} for name in models}, models, {"a": 1.0, "b": 2.0, "c": 0.9}, fusion=fusion
+    )
+
+    assert found.score == 1.0
 
 
 def test_one_model_has_nobody_to_agree_with() -> None:
