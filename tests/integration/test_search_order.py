@@ -37,6 +37,7 @@ from twinlens.shared.queue import query_key
 from twinlens.shared.settings import Settings
 from twinlens.workers import duplicates as duplicates_module
 from twinlens.workers import search as search_module
+from twinlens.workers.collection import collection_of
 from twinlens.workers.compare import compare
 from twinlens.workers.duplicates import find_duplicates
 from twinlens.workers.examples import NEGATIVE_SHARE, Sent
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from twinlens.models.card import Card
+    from twinlens.shared.libraries import Library
     from twinlens.shared.messages import SearchResult
     from twinlens.workers.collection import Collection
     from twinlens.workers.runtime import Runtime
@@ -305,6 +307,34 @@ def test_of_a_copys_forms_the_nearest_counts(
     assert set(numbers(known, find(runtime, content))[:2]) == {5, 6}
 
 
+def test_models_weigh_what_the_query_says_else_the_mode_the_library_or_their_card(
+    runtime: Runtime, write: Callable[..., Known]
+) -> None:
+    write({COLOURS: at_angles(range(0, 90, 5)), PHASH: of_bits(range(20, 56, 2))}).put(runtime)
+
+    def share(**query: Any) -> float:
+        """Returns the hash's share in the evidence."""
+        hits = find(runtime, plain_picture("red"), **query).hits
+        logs = [np.log1p([-hit.score, *(-v.score for v in hit.models.values())]) for hit in hits]
+        both, first, second = np.array(logs).T
+        assert list(hits[0].models) == [COLOURS, PHASH]
+        found = (both - first) / (second - first)
+        assert found == pytest.approx(np.full(len(found), found[0]), abs=1e-2)
+        return float(np.median(found))
+
+    def weigh(library: Library) -> Library:
+        library.weights = {PHASH: 0.25}
+        return library
+
+    assert share() == pytest.approx(0.0, abs=1e-3), "the card's"
+    assert share(mode="near") == pytest.approx(0.5, abs=1e-3)
+    assert share(mode="near", weights={PHASH: 3.0}) == pytest.approx(0.75, abs=1e-3)
+    runtime.catalog.change_library("known", weigh)
+    assert share() == pytest.approx(0.2, abs=1e-3)
+    assert share(weights={COLOURS: 0.0}) == pytest.approx(1.0, abs=1e-3)
+    assert share(mode="near") == pytest.approx(0.5, abs=1e-3)
+
+
 @pytest.mark.parametrize("metric", FLOAT_METRICS)
 def test_counter_examples_push_their_own_kind_back(
     runtime: Runtime, write: Callable[..., Known], metric: Metric
@@ -534,7 +564,7 @@ def test_neither_words_nor_copies_are_put_into_another_order(
     sent: bytes | None,
     is_changed: bool,
 ) -> None:
-    known = write({COLOURS: at_angles(CROWD)})
+    known = write(dict.fromkeys((COLOURS, TINT), at_angles(CROWD)))
     known.put(runtime)
 
     plain, whole = (find(runtime, sent, rerank=one, **query) for one in ("none", "neighbours"))
@@ -542,6 +572,7 @@ def test_neither_words_nor_copies_are_put_into_another_order(
     by_angle = sorted(range(len(CROWD)), key=lambda number: abs(CROWD[number]))
     assert numbers(known, plain) == by_angle
     assert (numbers(known, whole) != by_angle) == is_changed
+    assert whole.by_model.keys() == ({COLOURS} if "text" in query else {COLOURS, TINT})
 
 
 def test_the_best_alone_are_put_into_another_order(
@@ -579,6 +610,16 @@ def test_duplicates_are_near_by_hash_and_alike_by_a_model(
         assert (found.n_images, found.n_groups, found.confirmed_by) == (6, 1, COLOURS)
     strict = find_duplicates(runtime, DuplicatesQuery(library="known", max_distance=9))
     assert strict.groups == []
+
+
+def test_a_picture_whose_embedding_is_gone_is_no_duplicate(
+    runtime: Runtime, write: Callable[..., Known], cards: dict[str, Card]
+) -> None:
+    known = write({COLOURS: at_angles([1, 1, 1, 1]), PHASH: of_bits([30, 30, 31, 33])})
+    known.put(runtime)
+    runtime.vectors.delete(collection_of(known.library, cards[COLOURS]), [id_of(2)])
+    found = find_duplicates(runtime, DuplicatesQuery(library="known"))
+    assert [set(group) for group in found.groups] == [{id_of(n) for n in (0, 1, 3)}]
 
 
 def test_without_a_model_hashes_decide_alone_and_without_hashes_nothing(
