@@ -17,8 +17,11 @@ from twinlens.models.labels import Labelled
 from twinlens.models.scores import (
     Method,
     calibrate_all,
+    fuse_scores,
     list_recipes,
+    measure_rankings,
     pairwise_distances,
+    view_of,
 )
 from twinlens.shared.errors import BadRequest
 
@@ -172,6 +175,48 @@ def test_weights_are_not_judged_by_the_labels_that_they_were_chosen_by() -> None
     assert len(gaps) >= 4
     assert np.mean(gaps) > 0.005
     assert min(gaps) >= -1e-9
+
+
+@pytest.mark.parametrize("n_labels", [2, 4])
+def test_a_query_is_measured_with_the_weights_that_are_best_for_the_other_labels(
+    n_labels: int,
+) -> None:
+    # The one model sees all labels but the last, the other that one: they want other weights.
+    embedded, pictures = noisy_set({"a": 1.0, "b": 1.0}, (6,) * n_labels)
+    codes = np.array([int(picture.label.split()[1]) for picture in pictures])
+    rng = np.random.default_rng(1)
+    for name in "ab":
+        rows = embedded.rows[name] + rng.normal(size=(len(codes), 24)) * np.where(
+            (codes < n_labels - 1) == (name == "a"), 0.05, 0.3
+        ).reshape(-1, 1)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        embedded.rows[name] = rows.astype(np.float32)
+
+    evaluation = evaluate(embedded, pictures, n_bootstrap=5)
+
+    gallery = sort_by_id(embedded)
+    labels = {picture.path: picture.label for picture in pictures}
+    named = np.array([labels[path] for path in gallery.files])
+    queries = np.arange(len(named))
+    is_relevant = (named[:, None] == named) & ~np.eye(len(named), dtype=bool)
+    calibrations = calibrate_all(gallery)
+    views = {name: view_of(gallery, name, queries, calibrations[name]) for name in "ab"}
+    tuned = [found for found in evaluation.contenders if found.is_tuned]
+    assert tuned
+    for found in tuned:
+        recipes = [r for r in list_recipes("ab") if r.method is found.recipe.method]
+        precisions = np.array(
+            [measure_rankings(fuse_scores(r, views), is_relevant)[0] for r in recipes]
+        )
+        best = {label: precisions[:, named != label].mean(axis=1).argmax() for label in set(named)}
+        expected = np.mean([precisions[best[label], i] for i, label in enumerate(named)])
+        assert found.mean_average_precision.value == pytest.approx(expected)
+        assert expected < precisions.mean(axis=1).max() - 1e-3
+    assert evaluation.n_folds == n_labels
+
+
+def test_there_are_no_more_folds_than_five() -> None:
+    assert evaluate(*noisy_set({"a": 1.0, "b": 1.0}, (3,) * 7), n_bootstrap=5).n_folds == 5
 
 
 def test_the_interval_is_that_of_resampled_queries() -> None:

@@ -323,6 +323,28 @@ def test_no_sum_of_two_products_leaves_16_bits(small: bytes) -> None:
     assert (depthwise.reshape(16, -1).max(axis=1) == 127).all()
 
 
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_of_an_odd_number_of_weights_none_is_clipped(place: str) -> None:
+    network = Network()
+    network.conv("stem", [3, 3, 3, 3])
+    network.conv("odd", [8, 3, 3, 3])
+    network.pool()
+    model = onnx.load_from_string(network.finish(8))
+    [weight] = [one for one in model.graph.initializer if one.name == "odd.weight"]
+    values = numpy_helper.to_array(weight).copy()
+    # 27 in a channel: were one left over, nothing would hold for it.
+    values[:, *((0, 0, 0) if place == "first" else (2, 2, 2))] = 3.0
+    weight.CopyFrom(numpy_helper.from_array(values, "odd.weight"))
+    content = model.SerializeToString()
+
+    found = weights_of(quantize_model(content, measure_ranges(content, singly(noise(4)))))
+
+    scales = found["odd.weight_scale"].reshape(-1, 1, 1, 1)
+    gaps = np.abs(found["odd.weight_quantized"] * scales - values)
+    assert (gaps <= 0.501 * scales).all()
+    assert 255 * neighbours(found["odd.weight_quantized"]) <= np.iinfo(np.int16).max
+
+
 def test_older_operators_are_converted_first() -> None:
     model = make_network(opset=11)
     pixels = noise(5, seed=1)

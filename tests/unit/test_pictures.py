@@ -347,6 +347,28 @@ def test_a_region_of_a_large_picture_keeps_its_detail(
     assert np.abs(picture.pixels_for(spec) - np.asarray(plain, np.int16)).mean() < 2
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize(
+    "region", [(0, 0.45, 1, 0.55), (0.45, 0, 0.55, 1), (0.2, 0.2, 0.4, 0.9), (0, 0, 1, 1)]
+)
+def test_a_thin_region_has_twice_the_pixels_that_are_wanted_on_its_shorter_side(
+    cat: Image.Image,
+    kind: str,
+    orientation: int,
+    region: tuple[float, float, float, float],
+) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = save(cat.resize((1600, 1440)), kind, exif=exif)
+
+    picture = open_picture(data, wanted_px=40, region=Region(*region))
+
+    left, top, right, bottom = picture.box
+    shorter = min(right - left, bottom - top)
+    assert 80 <= shorter < 200, "and no more than the next step of a decoder"
+
+
 def test_a_region_may_begin_within_a_pixel() -> None:
     halves = Image.new("RGB", (2, 1), "black")
     halves.putpixel((1, 0), (255, 255, 255))
