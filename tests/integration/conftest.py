@@ -13,6 +13,7 @@ import pytest
 from doors import Door, door_to
 from flask.testing import FlaskClient
 from inside_worker import WorkerProcess, serve_only, worker_process
+from kept_models import KeptModels
 from photos import jpeg, source
 from plain_uploads import IDS, upload
 from servers import needs_standalone, running_milvus, running_standalone, running_valkey
@@ -287,7 +288,9 @@ def small_photos() -> dict[str, bytes]:
 @pytest.fixture
 def runtime(settings: Settings, redis: Redis, models_dir: Path) -> Runtime:
     settings.data_dir.joinpath("models").symlink_to(models_dir)
-    return build_runtime(settings, ["bulk"])
+    runtime = build_runtime(settings, ["bulk"])
+    runtime.registry = KeptModels(settings.models_dir)
+    return runtime
 
 
 @pytest.fixture
