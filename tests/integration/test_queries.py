@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from integration.conftest import form_body, names_of, on_every_milvus, outcomes, targets_of
@@ -13,6 +15,7 @@ from photos import jpeg
 from PIL import Image, ImageOps
 
 from twinlens.shared.blobs import image_id_of
+from twinlens.shared.catalog import LIBRARIES
 from twinlens.shared.errors import ImageNotFound
 from twinlens.shared.messages import CompareQuery, DuplicatesQuery, SearchQuery, now
 from twinlens.shared.queue import query_key
@@ -43,9 +46,39 @@ def scene(number: int) -> bytes:
     return jpeg(ImageOps.colorize(picture, "black", "white", colour), quality=80)
 
 
+class Filled(NamedTuple):
+    """What a library is made of, beside its vectors in Milvus."""
+
+    records: dict[bytes, bytes]  # of Redis, by key
+    blob_dir: Path
+    ids: list[str]
+
+
+@pytest.fixture(scope="module")
+def filled() -> dict[str, Filled]:
+    """The library `many`, by server: it takes seconds to be embedded, and none to be put back."""
+    return {}
+
+
 @pytest.fixture
-def many(client: FlaskClient, runtime: Runtime) -> list[str]:
-    """Images of two cities and many places: ids by place."""
+def many(
+    client: FlaskClient, runtime: Runtime, milvus_uri: str, filled: dict[str, Filled]
+) -> list[str]:
+    """Images of two cities and many places: ids by place. Tests do not change their vectors."""
+    redis, blob_dir = runtime.pictures, runtime.settings.blob_dir
+    if milvus_uri not in filled:
+        ids = fill(client, runtime)
+        keys: Any = [LIBRARIES.encode(), *redis.scan_iter("tl:library:*")]
+        filled[milvus_uri] = Filled({key: redis.dump(key) for key in keys}, blob_dir, ids)
+    known = filled[milvus_uri]
+    for key, value in known.records.items():
+        redis.restore(key, 0, value, replace=True)
+    if known.blob_dir != blob_dir:
+        shutil.copytree(known.blob_dir, blob_dir, dirs_exist_ok=True)
+    return known.ids
+
+
+def fill(client: FlaskClient, runtime: Runtime) -> list[str]:
     parts = []
     contents = [scene(number) for number in range(N_MANY)]
     for number, content in enumerate(contents):
