@@ -1,0 +1,94 @@
+"""What a process keeps of the embeddings that it has read, and what it reads at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from known_library import id_of, of_bits
+
+from twinlens.models.card import load_card
+from twinlens.models.registry import SHIPPED_CARDS
+from twinlens.shared.libraries import Library
+from twinlens.shared.settings import Settings
+from twinlens.workers import vectors as vectors_module
+from twinlens.workers.collection import collection_of
+from twinlens.workers.vectors import Vectors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from twinlens.models.card import Card
+    from twinlens.workers.collection import Collection
+
+PHASH = load_card(SHIPPED_CARDS / "phash@1.toml")
+N_ROWS = 50
+IDS = [id_of(number) for number in range(N_ROWS)]
+ROWS = of_bits(range(N_ROWS))
+
+
+def new_collection(card: Card = PHASH) -> Collection:
+    return collection_of(Library(name="memory", models=[card.ref]), card)
+
+
+@pytest.fixture
+def other(lite_uri: str) -> Vectors:
+    """Those of another process."""
+    return Vectors(Settings(milvus_uri=lite_uri))
+
+
+@pytest.fixture
+def collection(other: Vectors) -> Iterator[Collection]:
+    made = new_collection()
+    other.upsert(made, IDS, ROWS, [{}] * N_ROWS)
+    yield made
+    other.drop(made.name)
+
+
+def own(lite_uri: str) -> Vectors:
+    return Vectors(Settings(milvus_uri=lite_uri))
+
+
+def test_what_was_read_comes_from_memory_for_any_library_of_the_model(
+    lite_uri: str, other: Vectors, collection: Collection
+) -> None:
+    vectors = own(lite_uri)
+    assert vectors.fetch(collection, IDS).keys() == set(IDS)
+    other.delete(collection, IDS)
+    for one in (collection, new_collection()):
+        found = vectors.fetch(one, IDS[::-1])
+        assert found.keys() == set(IDS)
+        assert all(np.array_equal(found[i], row) for i, row in zip(IDS, ROWS, strict=True))
+    another = new_collection(PHASH.model_copy(update={"sha256": "1" * 64, "version": "2"}))
+    assert vectors.fetch(another, IDS) == {}
+    assert own(lite_uri).fetch(collection, IDS) == {}
+    other.drop(another.name)
+
+
+def test_no_more_is_kept_than_there_is_room_for(
+    lite_uri: str, other: Vectors, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors_module, "CACHE_BYTES", 10 * ROWS[0].nbytes)
+    vectors = own(lite_uri)
+    assert len(vectors.fetch(collection, IDS)) == N_ROWS
+    other.delete(collection, IDS)
+    assert len(vectors.fetch(collection, IDS)) == 10
+
+
+@pytest.mark.parametrize("n_rows", [7, 25, 49, 50, 51])
+def test_all_are_read_however_many_at_a_time(
+    lite_uri: str, collection: Collection, monkeypatch: pytest.MonkeyPatch, n_rows: int
+) -> None:
+    monkeypatch.setattr(vectors_module, "READ_ROWS", n_rows)
+    found = own(lite_uri).fetch(collection, [*IDS, "f" * 64])
+    assert found.keys() == set(IDS)
+    assert all(np.array_equal(found[i], row) for i, row in zip(IDS, ROWS, strict=True))
+
+
+def test_of_ids_that_are_named_the_nearest_alone_are_given_where_fewer_are_wanted(
+    lite_uri: str, collection: Collection
+) -> None:
+    [found] = own(lite_uri).nearest(collection, ROWS[:1], 3, among=IDS[10:20])
+    assert found == {IDS[10]: 10, IDS[11]: 11, IDS[12]: 12}
+    assert list(found) == IDS[10:13]
