@@ -47,6 +47,10 @@ class Guard:
     def check(self) -> None:
         """Starts the guard again if it has died."""
         if self._process.poll() is not None:
+            assert self._process.stdin is not None
+            # A line that it was not there to read is in the buffer yet.
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
             self._process = self._start()
             self._tell()
 
