@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import tracemalloc
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
@@ -16,10 +15,10 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from played import Service, busy, job_answer, running
 from servers import wait_until
 
-from twinlens.api.schemas import JobAnswer, Progress
-from twinlens.cli.client import Client, Picture, UploadRefused
+from twinlens.cli.client import Picture, UploadRefused
 from twinlens.cli.coco import Annotations
 from twinlens.cli.errors import CommandFailed
 from twinlens.cli.index import upload
@@ -28,7 +27,6 @@ from twinlens.cli.plan import MAX_BATCH_FILES, Plan, make_batches
 from twinlens.cli.sources import Source, Unreadable, find_files, zip_sources
 from twinlens.cli.tracking import MAX_OPEN_JOBS, Totals, Tracker
 from twinlens.shared.blobs import image_id_of
-from twinlens.shared.messages import now
 
 
 def test_pictures_and_archives_are_told_apart_and_named_once(tmp_path: Path) -> None:
@@ -208,12 +206,11 @@ def test_few_jobs_are_held_and_all_are_counted() -> None:
 
 def test_an_archive_that_is_still_read_has_no_total_yet() -> None:
     service, totals, bars = Service(), Totals(), Shown()
-    running = job_answer("a", 3)
-    running.finished_at, running.progress.total = None, None
-    service.jobs = {"a": running}
+    job = running("a", 3, total=None)
+    service.jobs = {"a": job}
     with service.client() as client:
         tracker = Tracker(client, totals, bars, 10)
-        tracker.add(running, is_archive=True)
+        tracker.add(job, is_archive=True)
         tracker.look()
         assert (bars.n_done, bars.n_known) == (3, 13)
         service.jobs["a"] = job_answer("a", 5)
@@ -222,73 +219,6 @@ def test_an_archive_that_is_still_read_has_no_total_yet() -> None:
 
 
 # The client, with a service that is sometimes away.
-
-
-class Service:
-    """Answers uploads, as the service does, after failures that are told beforehand."""
-
-    def __init__(self, failures: Iterable[Any] = ()) -> None:
-        self.failures = list(failures)
-        self.there: set[str] = set()
-        self.bodies: list[bytes] = []
-        self.jobs: dict[str, JobAnswer] = {}
-        self._lock = threading.Lock()
-
-    def client(self, outage_s: float = 60) -> Client:
-        transport = httpx.MockTransport(self.answer)
-        return Client("http://127.0.0.1:1", transport, outage_s)
-
-    def answer(self, request: httpx.Request) -> httpx.Response:
-        body = request.read()
-        with self._lock:
-            return self._answer(request, body)
-
-    def _answer(self, request: httpx.Request, body: bytes) -> httpx.Response:
-        path = request.url.path
-        if path.startswith("/v1/jobs/"):
-            return as_json(self.jobs[path.rpartition("/")[2]])
-        if path == "/v1/images/missing":
-            ids = json.loads(body)["ids"]
-            return httpx.Response(200, json={"missing": [i for i in ids if i not in self.there]})
-        self.bodies.append(body)
-        failure = self.failures.pop(0) if self.failures else None
-        if isinstance(failure, Exception):
-            raise failure
-        return failure if failure is not None else as_json(self._new_job(body))
-
-    def _new_job(self, body: bytes) -> JobAnswer:
-        n = body.count(b'name="files"')
-        job = job_answer(f"{len(self.jobs):032x}", n)
-        self.jobs[job.id] = job
-        return job
-
-
-def as_json(job: JobAnswer) -> httpx.Response:
-    return httpx.Response(202, content=job.model_dump_json())
-
-
-def job_answer(job_id: str, n_succeeded: int) -> JobAnswer:
-    return JobAnswer(
-        id=job_id,
-        kind="bulk",
-        library="default",
-        status="succeeded",
-        progress=Progress(
-            total=n_succeeded, received=n_succeeded, succeeded=n_succeeded, skipped=0, failed=0
-        ),
-        created_at=now(),
-        started_at=now(),
-        finished_at=now(),
-        expires_at=None,
-        result=None,
-        error=None,
-        links={},
-    )
-
-
-def busy(status: int, retry_after: str | None = "0") -> httpx.Response:
-    return httpx.Response(status, headers={"Retry-After": retry_after} if retry_after else {})
-
 
 PICTURE = [Picture("a.jpg", b"bytes", {})]
 
