@@ -106,7 +106,10 @@ def test_a_killed_part_comes_back_and_nothing_is_lost(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_in_the_end_and_all_is_there_the_next_time(
-    tmp_path: Path, data_dir: Path, number: signal.Signals
+    tmp_path: Path,
+    data_dir: Path,
+    number: signal.Signals,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     [photo] = make_photos(tmp_path / "photos", 1, seed=int(number))
     with running_service(data_dir, 0, "--workers", "1") as service:
@@ -119,6 +122,8 @@ def test_nothing_is_left_in_the_end_and_all_is_there_the_next_time(
         assert status == (-signal.SIGKILL if number == signal.SIGKILL else 0)
         _, left = psutil.wait_procs(processes, timeout=5)
         assert left == []
+    said = [line.split()[1:] for line in capfd.readouterr().err.splitlines()]
+    assert tuple(words[0] for words in said if words[1:2] == ["started"]) == PARTS
     with (
         running_service(data_dir, 0, "--workers", "1") as service,
         Client(service.url) as client,
