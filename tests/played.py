@@ -12,10 +12,12 @@ import httpx
 
 from twinlens.api.schemas import JobAnswer, Progress
 from twinlens.cli.client import Client
+from twinlens.shared.blobs import image_id_of
 from twinlens.shared.messages import now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from pydantic import BaseModel
 
@@ -120,6 +122,14 @@ def running(job_id: str, n_succeeded: int, **changes: Any) -> JobAnswer:
 
 def busy(status: int, retry_after: str | None = "0") -> httpx.Response:
     return httpx.Response(status, headers={"Retry-After": retry_after} if retry_after else {})
+
+
+def fill(folder: Path, n_files: int) -> list[str]:
+    """Writes files that stand for pictures, and returns their ids."""
+    folder.mkdir()
+    for n in range(n_files):
+        (folder / f"{n}.jpg").write_bytes(b"%d" % n)
+    return [image_id_of(b"%d" % n) for n in range(n_files)]
 
 
 @contextlib.contextmanager

@@ -1,132 +1,24 @@
-"""Which files are uploaded, in which batches, and what happens when the service is away."""
+"""Uploads on threads, their jobs, and what happens when the service is away."""
 
 from __future__ import annotations
 
-import os
 import threading
-import tracemalloc
-import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from played import Service, busy, job_answer, running
+from played import Service, busy, fill, job_answer, running
 from servers import wait_until
 
 from twinlens.cli.client import Picture, UploadRefused
-from twinlens.cli.coco import Annotations
 from twinlens.cli.errors import CommandFailed
 from twinlens.cli.index import upload
 from twinlens.cli.parallel import run_parallel
-from twinlens.cli.plan import MAX_BATCH_FILES, Plan, make_batches
-from twinlens.cli.sources import Source, Unreadable, find_files, zip_sources
+from twinlens.cli.plan import MAX_BATCH_FILES
 from twinlens.cli.tracking import MAX_OPEN_JOBS, Totals, Tracker
-from twinlens.shared.blobs import image_id_of
-
-
-def test_pictures_and_archives_are_told_apart_and_named_once(tmp_path: Path) -> None:
-    for name in ("b.JPG", "a.png", ".c.jpg", "notes.txt", "more.zip", "x.tar.GZ", "l.ndjson"):
-        (tmp_path / name).touch()
-    (tmp_path / "below").mkdir()
-    (tmp_path / "below" / "d.webp").touch()
-    names = ("a.png", "notes.txt", "more.zip", "x.tar.GZ", "l.ndjson", "below", "a.png")
-    files = find_files([tmp_path, *(tmp_path / name for name in names)])
-    # What is named is sent, whatever it is called: the service says what it thinks of it.
-    assert [path.name for path in files.pictures] == ["a.png", "b.JPG", "d.webp", "notes.txt"]
-    assert [path.name for path in files.archives] == ["l.ndjson", "more.zip", "x.tar.GZ"]
-
-
-def test_nothing_to_upload_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CommandFailed, match="there is no picture in"):
-        find_files([tmp_path])
-    with pytest.raises(CommandFailed, match="there is no picture in"):
-        Plan([tmp_path], None).measure()
-
-
-def source(name: str, size: int = 1) -> Source:
-    return Source(PurePath(name), size, lambda: b"x" * size)
-
-
-@given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 8), st.integers(1, 100))
-def test_batches_keep_all_files_in_order_and_under_both_limits(
-    sizes: list[int], max_files: int, max_bytes: int
-) -> None:
-    sources = [source(str(n), size) for n, size in enumerate(sizes)]
-    batches = list(make_batches(sources, max_files, max_bytes))
-    assert [one for batch in batches for one in batch] == sources
-    for batch in batches:
-        assert 0 < len(batch) <= max_files
-        assert len(batch) == 1 or sum(one.n_bytes for one in batch) <= max_bytes
-
-
-def test_a_name_that_is_not_utf8_can_be_sent() -> None:
-    assert source(os.fsdecode(b"\xe9t\xe9.jpg")).name == "\ufffdt\ufffd.jpg"
-
-
-def test_memory_does_not_grow_with_the_folder(tmp_path: Path) -> None:
-    def peak_bytes(folder: Path) -> int:
-        plan = Plan([folder], None)
-        tracemalloc.start()
-        n_files = sum(len(batch) for batch in make_batches(plan.sources(lambda _: None)))
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert n_files == len(list(folder.iterdir()))
-        return peak
-
-    for name, n_files in (("few", 512), ("many", 8192)):
-        (tmp_path / name).mkdir()
-        for n in range(n_files):
-            (tmp_path / name / f"{n}.jpg").touch()
-    assert peak_bytes(tmp_path / "many") < 1.5 * peak_bytes(tmp_path / "few")
-
-
-# Zip archives that are read on this side.
-
-
-def test_pictures_of_a_zip_are_read_one_by_one(tmp_path: Path) -> None:
-    path = tmp_path / "val.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in ("val/1.jpg", "val/", "README.txt", "__MACOSX/._1.jpg", "2.PNG"):
-            archive.writestr(name, f"bytes of {name}")
-    found = list(zip_sources(path))
-    assert [(one.name, one.read()) for one in found] == [
-        ("1.jpg", b"bytes of val/1.jpg"),
-        ("2.PNG", b"bytes of 2.PNG"),
-    ]
-    assert found[0].path == path / "val" / "1.jpg"
-
-
-def test_a_damaged_zip_entry_cannot_be_read_alone(tmp_path: Path) -> None:
-    path = tmp_path / "val.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("a.jpg", "first one")
-        archive.writestr("b.jpg", "second one")
-    path.write_bytes(path.read_bytes().replace(b"first one", b"first ONE", 1))
-    bad, good = zip_sources(path)
-    with pytest.raises(Unreadable, match="CRC"):
-        bad.read()
-    assert good.read() == b"second one"
-
-
-def test_what_is_no_zip_is_told(tmp_path: Path) -> None:
-    (tmp_path / "no.zip").write_text("no archive")
-    with pytest.raises(CommandFailed, match=r"no\.zip cannot be read as a zip archive"):
-        Plan([tmp_path / "no.zip"], Annotations({"1.jpg": {"coco_id": 1}})).measure()
-
-
-def test_annotations_of_other_pictures_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "1.jpg").touch()
-    annotations = Annotations({"2.jpg": {"coco_id": 2}})
-    with pytest.raises(CommandFailed, match="none of the 1 pictures is named"):
-        Plan([tmp_path], annotations).measure()
-    with pytest.raises(CommandFailed, match=r"unpack .*x\.tar first"):
-        Plan([tmp_path, tmp_path / "x.tar"], annotations)
-
 
 # Threads.
 
@@ -287,13 +179,6 @@ def test_an_archive_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 # The whole of it.
 
 
-def fill(folder: Path, n_files: int) -> set[str]:
-    folder.mkdir()
-    for n in range(n_files):
-        (folder / f"{n}.jpg").write_bytes(b"%d" % n)
-    return {image_id_of(b"%d" % n) for n in range(n_files)}
-
-
 def test_only_what_is_missing_is_uploaded(tmp_path: Path) -> None:
     service = Service()
     ids = sorted(fill(tmp_path / "photos", 2 * MAX_BATCH_FILES + 10))
@@ -308,7 +193,7 @@ def test_only_what_is_missing_is_uploaded(tmp_path: Path) -> None:
 
 def test_where_all_is_there_nothing_is_uploaded(tmp_path: Path) -> None:
     service = Service()
-    service.there = fill(tmp_path / "photos", 300)
+    service.there = set(fill(tmp_path / "photos", 300))
     with service.client() as client:
         totals = upload(client, [tmp_path / "photos"], "default")
     assert (totals.n_there, service.bodies) == (300, [])
@@ -322,19 +207,6 @@ def test_a_refused_archive_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
         totals = upload(client, [tmp_path / "photos", tmp_path / "bad.zip"], "default", 1)
     assert (totals.n_indexed, totals.n_failed) == (3, 1)
     assert totals.failures[0].startswith(f"{tmp_path / 'bad.zip'}: ")
-
-
-def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    fill(tmp_path / "photos", 3)
-    totals_of: list[str] = []
-    plan = Plan([tmp_path / "photos"], None)
-    # As root every folder can be read, so one goes away meanwhile.
-    (tmp_path / "photos" / "below").mkdir()
-    sources = plan.sources(lambda error: totals_of.append(str(error.filename)))
-    next(sources)
-    (tmp_path / "photos" / "below").rmdir()
-    assert len(list(sources)) == 2
-    assert totals_of == [str(tmp_path / "photos" / "below")]
 
 
 def test_what_was_done_is_known_after_an_outage_that_does_not_end(tmp_path: Path) -> None:

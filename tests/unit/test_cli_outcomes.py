@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner, Result
-from played import Service, as_json, as_json_page, busy, job_answer, listening, running
+from played import Service, as_json, as_json_page, busy, fill, job_answer, listening, running
 
 from twinlens.cli import index
 from twinlens.cli.coco import Annotations
@@ -30,14 +30,6 @@ from twinlens.shared.messages import Item
 def failed(name: str, reason: str | None = "It is no picture.") -> Item:
     error = None if reason is None else BrokenPicture(reason).to_problem()
     return Item(name=name, image_id=None, outcome="failed", error=error)
-
-
-def fill(folder: Path, n_files: int) -> list[str]:
-    """Writes files that stand for pictures, and returns their ids."""
-    folder.mkdir()
-    for n in range(n_files):
-        (folder / f"{n}.jpg").write_bytes(b"%d" % n)
-    return [image_id_of(b"%d" % n) for n in range(n_files)]
 
 
 # A job, as it is followed.
@@ -99,6 +91,13 @@ def test_a_job_that_has_ended_is_counted_once(is_archive: bool) -> None:
     assert totals.failures == ["x.jpg: It is no picture.", "y.jpg: no reason is known"]
     assert followed.bars.last == (5, 25 if is_archive else 20)
     assert followed.tracker.n_waiting == 0
+
+
+def test_what_was_there_is_shown_as_done_where_no_job_is_open() -> None:
+    followed = Followed(Service(), 20)
+    followed.totals.n_there = 3
+    followed.tracker.look()
+    assert followed.bars.last == (3, 20)
 
 
 def test_jobs_are_looked_at_up_to_the_first_that_runs_and_not_waited_for() -> None:
