@@ -28,7 +28,8 @@ class Service:
     """Answers uploads, as the service does, after failures that are told beforehand.
 
     Attributes:
-        failures: For the next uploads, one after another; None for none.
+        failures: For the next uploads, one after another: an answer, an error of the network, or
+            None for none.
         there: Ids of the pictures that it has.
         answers: By path, what is answered, before all else.
         bodies: Of the uploads.
@@ -144,7 +145,11 @@ def listening(service: Service) -> Iterator[str]:
             # Where it stands for a proxy, it is asked for a whole URL.
             url = str(httpx.URL("http://127.0.0.1").join(self.path))
             request = httpx.Request(self.command, url, headers=dict(self.headers), content=body)
-            answer = service.answer(request)
+            try:
+                answer = service.answer(request)
+            except httpx.TransportError:
+                self.close_connection = True  # without an answer
+                return
             self.send_response(answer.status_code)
             for name, value in answer.headers.items():
                 if name != "content-length":

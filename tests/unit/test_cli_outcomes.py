@@ -14,8 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 from played import Service, as_json, as_json_page, busy, fill, job_answer, listening, running
 
-from twinlens.cli import index
+from twinlens.cli import index, patience
 from twinlens.cli.coco import Annotations
+from twinlens.cli.errors import CommandFailed
 from twinlens.cli.index import upload
 from twinlens.cli.main import main
 from twinlens.cli.plan import Plan
@@ -246,6 +247,39 @@ def test_archives_and_pictures_are_both_sent_and_counted(tmp_path: Path) -> None
     assert Plan([tmp_path / "photos", tmp_path / "more.tar.gz"], None).measure() == (3, 3 + 6)
 
 
+def test_a_folder_that_cannot_be_read_is_counted_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "photos", 3)
+    (tmp_path / "photos" / "locked").mkdir()
+    real = os.scandir
+
+    def scandir(path: Path) -> Any:
+        # As root every folder can be read.
+        if path.name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with Service().client() as client:
+        totals = upload(client, [tmp_path / "photos"], "default")
+    assert (totals.n_indexed, totals.n_failed) == (3, 1)
+    assert totals.failures == [f"{tmp_path / 'photos' / 'locked'}: Permission denied"]
+
+
+def test_pictures_of_an_archive_are_known_while_it_is_worked_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "more.zip").write_bytes(b"packed")
+    service, totals = Service([as_json(running("a", 0, total=5))]), Totals()
+    seen = [as_json(running("a", 1, total=5)), busy(500, None)]
+    service.answers["/v1/jobs/a"] = lambda _: seen.pop(0)
+    with service.client() as client, pytest.raises(CommandFailed):
+        upload(client, [tmp_path / "more.zip"], "default", totals=totals)
+    assert "1/5" in capsys.readouterr().err.splitlines()[-1]
+    assert totals.n_waiting == 4
+
+
 # The command.
 
 
@@ -336,5 +370,14 @@ def test_where_nothing_was_begun_nothing_was_broken_off(
     assert len(service.requests) == 1
 
 
-def test_a_service_that_is_started_again_is_waited_for() -> None:
+def test_a_service_that_is_started_again_is_waited_for(
+    tmp_path: Path, service: Service, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "FIRST_WAIT_S", 0.01)
+    fill(tmp_path / "photos", 3)
+    service.failures = [httpx.ReadError("reset")]
+    done = run(url, tmp_path / "photos")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("3 indexed, 0 already there, 0 failed; ")
+    assert len(service.bodies) == 2
     assert index.OUTAGE_S >= 60

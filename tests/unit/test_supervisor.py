@@ -106,15 +106,17 @@ def test_a_part_has_its_environment_its_log_and_no_input(tmp_path: Path) -> None
     assert lines(tmp_path / "part.log") == ["part", "wrong"]
 
 
-def test_a_ctrl_c_of_the_terminal_reaches_no_part_itself(scene: Scene) -> None:
-    sessions: list[int] = []
+def test_a_ctrl_c_of_the_terminal_reaches_nobody_else(scene: Scene) -> None:
+    leads_a_session: list[bool] = []
 
     def on_ready() -> None:
-        sessions.extend(os.getsid(pid) - pid for pid in scene.pids[-1].values())
+        [guard] = guards(os.getpid())
+        pids = [*scene.pids[-1].values(), guard.pid]
+        leads_a_session.extend(os.getsid(pid) == pid for pid in pids)
         stop()
 
     scene.run([shell(scene.folder, "a"), shell(scene.folder, "b")], on_ready=on_ready)
-    assert sessions == [0, 0]
+    assert leads_a_session == [True] * 3
 
 
 def test_a_part_that_dies_at_once_is_given_up_after_five_deaths(scene: Scene, clock: Clock) -> None:
