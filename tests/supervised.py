@@ -23,8 +23,8 @@ from twinlens.cli.supervisor import Service, Supervisor
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-# It says that its traps are set, and waits, so that they run at once.
-STAY = "touch $NAME.up; sleep 60 & wait"
+# With a process in its group. It says that its traps are set, and waits: so they run at once.
+STAY = "sleep 60 & touch $NAME.up; wait"
 
 
 def shell(folder: Path, name: str, script: str = STAY, **options: Any) -> Service:

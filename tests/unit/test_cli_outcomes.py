@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -306,6 +307,22 @@ def test_where_all_went_well_the_status_is_0(tmp_path: Path, service: Service, u
     assert done.stdout.startswith("2 indexed, 1 already there, 0 failed; ")
     assert "…" not in done.stderr
     assert "broken off" not in done.stderr
+
+
+def test_what_is_on_a_picture_is_sent_with_it(tmp_path: Path, service: Service, url: str) -> None:
+    fill(tmp_path / "photos", 2)
+    coco = {
+        "images": [{"id": 17, "file_name": "1.jpg"}],
+        "annotations": [{"image_id": 17, "category_id": 3}],
+        "categories": [{"id": 3, "name": "cat", "supercategory": "animal"}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    done = run(url, tmp_path / "photos", "--coco", tmp_path / "coco.json")
+    assert done.exit_code == 0, done.output
+    [body] = service.bodies
+    assert body.count(b'name="metadata"') == 1
+    metadata = {"coco_id": 17, "categories": ["cat"], "supercategories": ["animal"]}
+    assert json.dumps(metadata).encode() in body
 
 
 def test_what_failed_is_told_and_the_status_is_1(

@@ -399,7 +399,7 @@ def test_a_dead_guard_is_replaced(tmp_path: Path) -> None:
 @pytest.fixture
 def parts() -> Iterator[list[subprocess.Popen[bytes]]]:
     """Two shells, each with a process in its group."""
-    command = ["sh", "-c", STAY.partition("; ")[2]]
+    command = ["sh", "-c", "sleep 60 & wait"]
     with ExitStack() as stack:
         begun = [
             stack.enter_context(subprocess.Popen(command, start_new_session=True)) for _ in range(2)
