@@ -68,6 +68,30 @@ def test_the_error_of_a_task_is_raised_and_the_rest_is_not_begun() -> None:
     assert begun in ([0, 1, 2, 3], [0, 1, 2, 3, 4])
 
 
+def test_what_waits_when_a_task_fails_is_not_begun_afterwards() -> None:
+    begun, is_over = [], threading.Event()
+
+    def task(n: int) -> None:
+        begun.append(n)
+        if n == 0:
+            raise CommandFailed("no")
+        is_over.wait(20)
+
+    # Four are held; what was begun keeps both threads until the error is told.
+    with pytest.raises(CommandFailed, match="no"):
+        list(run_parallel((partial(task, n) for n in range(100)), 2))
+    is_over.set()
+    wait_until(lambda: not any("run_parallel" in one.name for one in threading.enumerate()), 20)
+    assert set(begun) <= {0, 1, 2}
+
+
+def test_a_ctrl_c_waits_for_no_upload() -> None:
+    def is_waited_for() -> bool:
+        return not threading.current_thread().daemon
+
+    assert list(run_parallel([is_waited_for] * 2, 2)) == [False, False]
+
+
 # Jobs.
 
 

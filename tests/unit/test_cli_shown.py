@@ -301,6 +301,7 @@ def test_a_sheet_has_a_row_for_each_ranking_and_the_query_above() -> None:
     assert [drawn.getpixel((left, first + row_px)) for left in places[:2]] == [red, paper]
     without = draw_sheet(None, "title", {"fused": reds[:1]})
     assert without.getpixel((12 + 75, 12 + 75)) == paper
+    assert without.width == 12 + 3 * (150 + 12)
 
 
 # Jobs.
@@ -429,7 +430,8 @@ def test_a_rate_that_nobody_knows_is_not_shown(service: Service, run: Run) -> No
         pictures=1, pictures_per_s=0, process_pictures_per_s=None, processes_for_an_hour=None
     )
     service.answers["/v1/stats"] = lambda _: as_json(stats(backlog=unknown))
-    assert "one process" not in run("stats").stdout
+    shown = rows(run("stats"))
+    assert " ".join(shown[-1]) == "backlog: 1 pictures, at 0.0 a second"
 
 
 # Duplicates.
