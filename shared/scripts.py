@@ -178,8 +178,8 @@ COUNT = (
     + f"""
 redis.call('ZREM', '{FED}', get('id') .. '.' .. ARGV[1])
 if not is_open then return 0 end
-redis.call('SET', ARGV[7], ARGV[8], 'EX', get('ttl_s'))
 if redis.call('SETBIT', done, ARGV[1], 1) == 1 then return 0 end
+redis.call('SET', ARGV[7], ARGV[8], 'EX', get('ttl_s'))
 local n = ARGV[2] + ARGV[3] + ARGV[4]
 add('succeeded', ARGV[2])
 add('skipped', ARGV[3])

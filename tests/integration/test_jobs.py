@@ -12,6 +12,7 @@ from integration.conftest import outcomes, post
 from redis import Redis
 from servers import free_port
 
+from twinlens.api.gateway import Gateway
 from twinlens.shared.errors import BrokenPicture, Unavailable
 from twinlens.shared.jobs import WAIT_SLICE_S, Job, Jobs
 from twinlens.shared.messages import Item, now
@@ -184,6 +185,15 @@ def test_a_look_for_events_that_may_not_wait_does_not(jobs: Jobs) -> None:
 
 
 # Progress.
+
+
+def test_the_first_outcomes_of_a_chunk_stay(redis: Redis, settings: Settings) -> None:
+    running_bulk(redis)
+    for counted in (items("succeeded", "failed"), items("skipped", "skipped")):
+        count(redis, 0, counted)
+    assert Gateway(settings).chunk_items("j", [0]) == [items("succeeded", "failed")]
+    job = Jobs(redis).get("j")
+    assert (job.succeeded, job.skipped, job.failed, job.n_chunks_done) == (1, 0, 1, 1)
 
 
 def test_a_failed_picture_fails_its_job_only_where_it_is_all_of_it(redis: Redis) -> None:
