@@ -246,6 +246,41 @@ def test_two_chunks_at_one_moment_have_a_rate(redis: Redis, clock: Clock) -> Non
 # How long it is kept.
 
 
+@pytest.mark.parametrize(
+    ("kind", "buried_s"),
+    [
+        ("embed", 30 * DAY_S),
+        ("bulk", 30 * DAY_S),
+        ("reindex", 30 * DAY_S),
+        ("delete", 30 * DAY_S),
+        ("duplicates", 30 * DAY_S),
+        ("search", DAY_S),
+    ],
+)
+@pytest.mark.parametrize("has_begun", [True, False])
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_nothing_of_an_ended_job_stays_for_ever(
+    redis: Redis, jobs: Jobs, kind: JobKind, buried_s: int, has_begun: bool, is_cancelled: bool
+) -> None:
+    create(jobs, kind=kind, ttl_s=5_000)
+    if has_begun:
+        jobs.begin("j")
+        count(redis, 0, items("succeeded"))
+    if is_cancelled:
+        jobs.cancel("j")
+    else:
+        jobs.finish("j", result="{}")
+    lives = {key: redis.ttl(key) for key in redis.keys("*j") + redis.keys("*j[.:]*")}
+    record_s = lives.pop("tl:job:j")
+    assert 5_000 + buried_s - 60 < record_s <= 5_000 + buried_s
+    assert "tl:job:j:events" in lives
+    assert all(0 < ttl_s <= 5_000 for ttl_s in lives.values()), lives
+    job = jobs.get("j")
+    assert job.finished_at is not None
+    assert job.expires_at is not None
+    assert (job.expires_at - job.finished_at).total_seconds() == pytest.approx(5_000, abs=0.01)
+
+
 def test_what_is_kept_with_a_job_is_kept_for_its_time(redis: Redis, jobs: Jobs) -> None:
     job = Job(id="s", kind="search", library="default", ttl_s=5_000, created_at=now())
     jobs.create(job, {"picture": (b"bytes", 600)})
