@@ -158,7 +158,7 @@ class Jobs:
         """Takes back a job of which nothing was queued."""
         job_id = job.id
         with self._redis.pipeline() as pipeline:
-            pipeline.delete(record(job_id), events(job_id), done(job_id))
+            pipeline.delete(*scripts.keys(job_id), arrival(job_id))
             pipeline.zrem(scripts.open_uploads(job.library), job_id)
             pipeline.zrem(JOBS, job_id)
             pipeline.zrem(SEARCHES, job_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import time
 from datetime import timedelta
@@ -286,6 +287,30 @@ def test_what_is_kept_with_a_job_is_kept_for_its_time(redis: Redis, jobs: Jobs) 
     jobs.create(job, {"picture": (b"bytes", 600)})
     assert redis.get("picture") == "bytes"
     assert 540 < int(redis.ttl("picture")) <= 600
+
+
+def test_an_upload_that_was_posted_before_leaves_no_second_job(
+    client: FlaskClient, redis: Redis
+) -> None:
+    before: set[str] = set()
+    ids = set()
+    for _ in range(2):
+        before = set(redis.keys("*"))
+        files = [(io.BytesIO(b"%d" % n), f"p{n}") for n in range(3)]
+        answer = client.post(
+            "/v1/images/bulk", data={"files": files}, headers={"Idempotency-Key": "k"}
+        )
+        ids.add(answer.json["id"])
+    assert len(ids) == 1
+    assert set(redis.keys("*")) == before
+
+
+@pytest.mark.parametrize("kind", ["embed", "bulk", "reindex", "search", "delete"])
+def test_a_job_that_is_taken_back_leaves_nothing(redis: Redis, jobs: Jobs, kind: JobKind) -> None:
+    job = create(jobs, kind=kind)
+    assert redis.keys("*") != []
+    jobs.forget(job)
+    assert redis.keys("*") == []
 
 
 # Tries.
