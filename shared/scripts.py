@@ -155,11 +155,12 @@ return 1
 """
 )
 
-# ARGV: moment, the problem that broke the upload or ''.
+# ARGV: moment, the problem that broke the upload or ''. Only the first seal counts: the sweeper may
+# have found an upload lost just before it ended.
 SEAL = (
     _COMMON
     + f"""
-if not is_open then return 0 end
+if not is_open or get('total') then return 0 end
 redis.call('HSET', record, 'total', get('received'))
 redis.call('SREM', '{ARRIVING}', get('id'))
 if ARGV[2] ~= '' then redis.call('HSET', record, 'upload_error', ARGV[2]) end

@@ -129,6 +129,18 @@ def test_an_upload_that_ended_may_wait_for_its_turn_as_long_as_it_must(
     assert (jobs.get("j").status, jobs.get("j").error) == ("succeeded", None)
 
 
+def test_an_upload_that_ends_just_as_the_sweeper_finds_it_lost_is_whole(
+    redis: Redis, jobs: Jobs, feed: Feed
+) -> None:
+    create(jobs, feed, "j", 1)
+    expire_arrival(redis, "j")
+    [lost] = feed.lost_arrivals()
+    feed.seal("j")
+    feed.seal(lost, LOST)
+    count(redis, "j", 0)
+    assert (jobs.get("j").status, jobs.get("j").error) == ("succeeded", None)
+
+
 def test_a_lost_upload_takes_no_more_and_ends_as_failed(
     redis: Redis, jobs: Jobs, feed: Feed, sweep_later: Sweeper
 ) -> None:
