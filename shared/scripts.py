@@ -151,6 +151,7 @@ if redis.call('HSETNX', record, 'in_ring', 1) == 1 then
     redis.call('RPUSH', '{RING}', library)
   end
 end
+announce(-1, 0)
 return 1
 """
 )

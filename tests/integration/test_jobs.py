@@ -406,3 +406,14 @@ def test_searches_are_listed_for_an_hour_and_other_jobs_as_long_as_they_live(
     create(jobs, "new", "search")
     assert listed(jobs, 10, kind="search") == ["new", "young"]
     assert listed(jobs, 10) == ["removal"]
+
+
+def test_the_tag_of_a_job_changes_with_what_has_arrived(
+    client: FlaskClient, settings: Settings, redis: Redis
+) -> None:
+    gateway = Gateway(settings)
+    create(gateway.jobs, kind="bulk")
+    before = client.get("/v1/jobs/j")
+    gateway.feed.add_chunk("j", 4)
+    after = client.get("/v1/jobs/j", headers={"If-None-Match": before.headers["ETag"]})
+    assert (after.status_code, after.json["progress"]["received"]) == (200, 4)
