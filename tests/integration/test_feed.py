@@ -188,6 +188,21 @@ def test_a_counted_chunk_makes_room_for_one(
     assert queued(worker) == ["j.0", "j.1", "j.2"]
 
 
+@pytest.mark.parametrize("kind", ["embed", "search", "delete"])
+@pytest.mark.parametrize("is_done", [True, False])
+def test_only_pictures_of_uploads_of_many_are_in_the_backlog(
+    redis: Redis, jobs: Jobs, feed: Feed, kind: JobKind, is_done: bool
+) -> None:
+    create(jobs, feed, "upload", 2)
+    job = Job(id="j", kind=kind, library="default", created_at=now(), ttl_s=5_000)
+    job.n_chunks, job.received = 1, 2
+    jobs.create(job)
+    if is_done:
+        count(redis, "j", 0)
+    jobs.cancel("j")
+    assert feed.backlog() == 4
+
+
 def test_a_chunk_that_is_done_with_makes_room_for_one(
     gateway: Gateway, redis: Redis, worker: StandIn
 ) -> None:
