@@ -1,0 +1,235 @@
+"""What job records and the feed should say, in plain Python: the scripts' measure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from twinlens.shared.errors import Problem
+from twinlens.shared.jobs import Job, JobStatus
+from twinlens.shared.messages import Item
+from twinlens.shared.queue import result_meta
+
+DAY_S = 86_400
+HOUR_S = 3_600
+ARRIVAL_S = 120
+FOR_EVER = -1  # as Redis says it
+
+
+@dataclass
+class Record:
+    """A job as it should be, and what belongs to it."""
+
+    job: Job
+    sizes: list[int] = field(default_factory=list)  # pictures of each chunk
+    items: dict[int, list[Item]] = field(default_factory=dict)  # of each chunk that is counted
+    events: list[tuple[JobStatus, int, int]] = field(default_factory=list)
+    n_fed: int = 0
+    upload_error: Problem | None = None
+    speeds: list[float] = field(default_factory=list)  # of each chunk, in pictures a second
+
+    @property
+    def is_open(self) -> bool:
+        return self.job.status in {"queued", "running"}
+
+    @property
+    def takes_chunks(self) -> bool:
+        return self.is_open and self.job.total is None
+
+    @property
+    def n_waiting(self) -> int:
+        """Pictures in the backlog."""
+        is_fed = self.is_open and self.job.kind in {"bulk", "reindex"}
+        return sum(self.sizes) - sum(map(len, self.items.values())) if is_fed else 0
+
+    def announce(self, chunk: int = -1, n_failed: int = 0) -> None:
+        self.job.revision += 1
+        self.events.append((self.job.status, chunk, n_failed))
+
+    def end(self, status: JobStatus, now: datetime, error: Problem | None) -> None:
+        self.job.status, self.job.error = status, error
+        self.job.finished_at = now
+        self.job.expires_at = now + timedelta(seconds=self.job.ttl_s)
+
+    def end_if_counted(self, now: datetime, error: Problem | None = None) -> None:
+        is_counted = self.job.total is not None and len(self.items) == len(self.sizes)
+        if is_counted and self.job.kind != "reindex":
+            error = error or self.upload_error
+            self.end("failed" if error else "succeeded", now, error)
+
+
+class Model:
+    """All jobs, and whose chunk is next."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_800_000_000.0
+        self.n_workers = 0
+        self.records: dict[str, Record] = {}
+        self.listed: dict[str, list[str]] = {"job": [], "search": []}  # the oldest first
+        self.heard_of: set[str] = set()  # uploads that still arrive, as far as is known
+        self.tries: dict[str, dict[str, int]] = {}
+        # Libraries, and the jobs of each, that have chunks to give: who is next comes first.
+        self.turns: dict[str, list[str]] = {}
+        self.fed: dict[tuple[str, int], float] = {}
+
+    @property
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.now_s, UTC)
+
+    def open_record(self, job_id: str) -> Record | None:
+        record = self.records.get(job_id)
+        return record if record and record.is_open else None
+
+    def is_gone(self, job_id: str) -> bool:
+        """Whether a job's life is over."""
+        expires_at = self.records[job_id].job.expires_at
+        return expires_at is not None and expires_at < self.now
+
+    # What happens to jobs.
+
+    def create(self, job: Job) -> None:
+        self.records[job.id] = Record(job, sizes=[1] * job.n_chunks)
+        if job.kind == "search":
+            self.listed["search"] = [
+                job_id
+                for job_id in self.listed["search"]
+                if self.created_at(job_id) > self.now_s - HOUR_S
+            ]
+        self.listed["search" if job.kind == "search" else "job"].append(job.id)
+        if job.kind in {"bulk", "reindex"}:
+            self.heard_of.add(job.id)
+
+    def created_at(self, job_id: str) -> float:
+        return self.records[job_id].job.created_at.timestamp()
+
+    def forget(self, job_id: str) -> None:
+        record = self.records.pop(job_id)
+        self.listed["search" if record.job.kind == "search" else "job"].remove(job_id)
+        self.heard_of.discard(job_id)
+
+    def start(self, job_id: str) -> bool:
+        record = self.open_record(job_id)
+        if record is not None and record.job.status == "queued":
+            record.job.status, record.job.started_at = "running", self.now
+            record.announce()
+        return record is not None
+
+    def begin_try(self, job_id: str, part: str) -> int:
+        tries = self.tries.setdefault(job_id, {})
+        tries[part] = tries.get(part, 0) + 1
+        return tries[part]
+
+    def end_try(self, job_id: str, part: str) -> None:
+        self.tries.get(job_id, {}).pop(part, None)
+
+    def finish(
+        self, job_id: str, status: JobStatus, error: Problem | None, result: str | None
+    ) -> None:
+        record = self.open_record(job_id)
+        if record is not None:
+            record.end(status, self.now, error)
+            record.job.result = result_meta(job_id, result) if result else None
+            record.announce()
+
+    def add_chunk(self, job_id: str, n_pictures: int) -> bool:
+        record = self.records.get(job_id)
+        if record is None or not record.takes_chunks:
+            return False
+        record.sizes.append(n_pictures)
+        record.job.n_chunks += 1
+        record.job.received += n_pictures
+        record.announce()
+        waiting = self.turns.setdefault(record.job.library, [])
+        if job_id not in waiting:
+            waiting.append(job_id)
+        return True
+
+    def seal(self, job_id: str, error: Problem | None) -> None:
+        record = self.records.get(job_id)
+        if record is not None and record.takes_chunks:
+            record.job.total, record.upload_error = record.job.received, error
+            record.end_if_counted(self.now)
+            record.announce()
+
+    def count(self, job_id: str, chunk: int, items: list[Item]) -> None:
+        self.fed.pop((job_id, chunk), None)
+        record = self.open_record(job_id)
+        if record is None or chunk in record.items:
+            return
+        job, record.items[chunk] = record.job, items
+        before = job.counted_at or job.started_at
+        assert before is not None
+        record.speeds.append(len(items) / (self.now - before).total_seconds())
+        for outcome in ("succeeded", "skipped", "failed"):
+            n_more = [item.outcome for item in items].count(outcome)
+            setattr(job, outcome, getattr(job, outcome) + n_more)
+        job.n_chunks_done, job.counted_at = len(record.items), self.now
+        record.end_if_counted(self.now, items[0].error if job.kind == "embed" else None)
+        record.announce(chunk, [item.outcome for item in items].count("failed"))
+
+    # What is next.
+
+    def take(self) -> list[tuple[str, int]]:
+        """Gives chunks until enough are on their way: libraries take turns, and their jobs."""
+        taken = []
+        while self.turns and len(self.fed) < 2 * self.n_workers + 2:
+            library = next(iter(self.turns))
+            waiting = self.turns.pop(library)
+            record = self.records[waiting.pop(0)]
+            if record.is_open:
+                taken.append((record.job.id, record.n_fed))
+                self.fed[taken[-1]] = self.now_s
+                record.n_fed += 1
+                if record.n_fed < len(record.sizes):
+                    waiting.append(record.job.id)
+            if waiting:
+                self.turns[library] = waiting
+        return taken
+
+    # What there is.
+
+    @property
+    def n_waiting(self) -> int:
+        return sum(record.n_waiting for record in self.records.values())
+
+    @property
+    def arriving(self) -> list[str]:
+        return [job for job in self.open_ids("bulk", "reindex") if self.records[job].takes_chunks]
+
+    def open_ids(self, *kinds: str) -> list[str]:
+        """Returns the jobs of some kinds that have not ended, the oldest first."""
+        found = [record.job for record in self.records.values() if record.is_open]
+        return [job.id for job in found if job.kind in kinds]
+
+    def timeline(self, ids: list[str]) -> list[tuple[str, float]]:
+        return [(job_id, self.created_at(job_id)) for job_id in ids]
+
+    def lives(self) -> dict[str, int]:
+        """Returns every key of a single job, and how many seconds it was to be kept."""
+        found = {f"tl:job:{job_id}:arrival": ARRIVAL_S for job_id in self.heard_of}
+        found |= {f"tl:job:{job_id}:tries": HOUR_S for job_id, n in self.tries.items() if n}
+        for job_id, record in self.records.items():
+            ttl_s = FOR_EVER if record.is_open else record.job.ttl_s
+            buried_s = DAY_S if record.job.kind == "search" else 30 * DAY_S
+            found[f"tl:job:{job_id}"] = FOR_EVER if record.is_open else ttl_s + buried_s
+            if record.events:
+                found[f"tl:job:{job_id}:events"] = ttl_s
+            if record.items:
+                found[f"tl:job:{job_id}:done"] = ttl_s
+            for chunk in record.items:
+                found[f"celery-task-meta-{job_id}.{chunk}"] = record.job.ttl_s
+            if record.job.result:
+                found[f"celery-task-meta-{job_id}"] = record.job.ttl_s
+        return found
+
+    def speed_bounds(self, job_id: str) -> tuple[float, float] | None:
+        """Returns between what a job's pictures a second are: those of its chunks, or exact."""
+        record = self.records[job_id]
+        job = record.job
+        if job.started_at is None or job.counted_at is None:
+            return None
+        if record.is_open:
+            return min(record.speeds), max(record.speeds)
+        took_s = (job.counted_at - job.started_at).total_seconds()
+        speed = sum(map(len, record.items.values())) / took_s
+        return speed, speed
