@@ -21,7 +21,7 @@ from twinlens.shared import scripts
 from twinlens.shared.errors import JobExpired, JobNotFound, Problem
 from twinlens.shared.messages import Cursor, Item, Moment, now
 from twinlens.shared.queue import chunk_task_id, result_key, result_meta
-from twinlens.shared.scripts import ARRIVING, SINGLES, arrival, done, events, record
+from twinlens.shared.scripts import ARRIVING, SINGLES, arrival, events, record
 from twinlens.shared.timeline import page_of
 
 if TYPE_CHECKING:

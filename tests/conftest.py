@@ -29,6 +29,7 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ensure_models(found, DEFAULT_MODELS)
     return found
 
+
 # No example may fail because other work keeps the machine busy.
 settings.register_profile(
     "any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
