@@ -6,6 +6,8 @@ import itertools
 import json
 import threading
 import time
+from itertools import pairwise
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -191,14 +193,18 @@ def test_a_silent_stream_is_looked_after_often_and_kept_alive_by_comments() -> N
 def test_a_stream_of_which_nothing_happens_sends_a_comment_now_and_then(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = itertools.count()
     monkeypatch.setattr(event_stream, "BLOCK_S", 0.001)
-    monkeypatch.setattr(event_stream, "COMMENT_S", 0.1)
+    monkeypatch.setattr(event_stream, "COMMENT_S", 10)
+    # A clock that goes on by a second each time that the stream looks at it.
+    monkeypatch.setattr(event_stream, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     told = pieces_of(client, single(client))
     assert next(told).startswith("retry: ")
-    began_at = time.monotonic()
-    assert [next(told) for _ in range(3)] == [": still here\n\n"] * 3
-    # Each so long after the one before; Redis is asked much more often.
-    assert time.monotonic() - began_at > 0.25
+    looks = []
+    for _ in range(3):
+        assert next(told) == ": still here\n\n"
+        looks.append(next(clock))
+    assert [later - earlier > 10 for earlier, later in pairwise(looks)] == [True, True]
 
 
 def test_a_stream_is_silent_before_a_comment_is_due(
