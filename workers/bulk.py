@@ -120,7 +120,8 @@ def _count(
     Returns:
         False, with nothing done, if one of them is not embedded for an edition of the library.
     """
-    done = [one for one in pending if one.image is not None]
+    # One that was embedded may have been removed before it was for a new edition.
+    done = [one for one in pending if one.image is not None and one.error is None]
     with runtime.redis.pipeline() as pipeline:
         library = runtime.catalog.watch_library(pipeline, head.library)
         wanted = library.all_collections
