@@ -367,3 +367,8 @@ def test_a_page_goes_on_where_it_was_left_though_that_member_is_gone(redis: Redi
     redis.zadd("list", {f"m{n}": moment for n, moment in enumerate(moments)})
     shown = pages(redis, 2, left=lambda cursor: redis.zrem("list", cursor.member))
     assert shown == [f"m{n}" for n in reversed(range(9))]
+
+
+def test_members_of_one_moment_are_not_left_out_where_one_of_them_goes(redis: Redis) -> None:
+    redis.zadd("list", {"a": 1, "b": 1, "c": 1})
+    assert pages(redis, 1, left=lambda cursor: redis.zrem("list", cursor.member)) == ["c", "b", "a"]
