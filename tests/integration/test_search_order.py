@@ -26,7 +26,7 @@ from PIL import Image
 from tiny_pair import SIZE_PX, plain_picture
 
 from twinlens.models.card import Metric
-from twinlens.models.fusion import Fusion
+from twinlens.models.fusion import Fusion, agreement
 from twinlens.models.pictures import open_picture
 from twinlens.models.registry import Registry
 from twinlens.models.rerank import rerank
@@ -373,6 +373,48 @@ def test_of_hashes_examples_vote_bit_by_bit(runtime: Runtime, write: Callable[..
     assert [hit.models[PHASH].distance for hit in middle.hits] == [0, 1, 8, 16, 56]
     assert numbers(known, steady) == [1, 4]
     assert [hit.models[PHASH].distance for hit in steady.hits] == [0, 1]
+
+
+@pytest.mark.parametrize(("metric", "far"), [(Metric.L2, 1.0), (Metric.IP, 0.0)])
+def test_examples_that_cancel_each_other_out_find_none_nearer_than_another(
+    runtime: Runtime, write: Callable[..., Known], metric: Metric, far: float
+) -> None:
+    rows = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+    write({COLOURS: rows}, metric=metric.value).put(runtime)
+    result = find(runtime, positive=[id_of(0), id_of(1)], include_query=True)
+    assert [hit.models[COLOURS].distance for hit in result.hits] == [far] * 4
+
+
+@pytest.mark.parametrize("k", [3, 7, 20])
+def test_models_agree_as_far_as_the_first_of_their_lists_do(
+    runtime: Runtime, write: Callable[..., Known], k: int
+) -> None:
+    Circle(write, Metric.L2, COLOURS).known.put(runtime)
+    found = find(runtime, image_id=id_of(0), k=k)
+    first, second = ([one.image_id for one in some] for some in found.by_model.values())
+    assert len(first) == len(second) == k
+    assert found.agreement.overlap_at_k == pytest.approx(len({*first} & {*second}) / k)
+    expected = agreement({"a": first, "b": second}, k)
+    assert expected is not None
+    assert found.agreement.rank_correlation == expected.rank_correlation
+    alone = find(runtime, image_id=id_of(0), k=k, models=[COLOURS]).agreement
+    assert (alone.overlap_at_k, alone.rank_correlation) == (None, None)
+
+
+def test_a_search_says_where_its_time_went(runtime: Runtime, write: Callable[..., Known]) -> None:
+    Circle(write, Metric.L2, COLOURS).known.put(runtime)
+    runtime.pictures.set(query_key("q"), plain_picture("red"))
+    query = SearchQuery(library="known")
+    began, waited_s = time.perf_counter(), 5.0
+    found = search(runtime, "q", query, time.time() - waited_s, Sent(1)).timing_ms
+    took_ms = (time.perf_counter() - began) * 1000
+    stages = (found.decode, found.embed, found.search, found.fuse, found.rerank)
+    # The server alone takes more than a tenth of a millisecond.
+    assert found.search > 0.1
+    assert min(stages) > 0.0
+    assert sum(stages) <= took_ms + 0.1
+    assert waited_s * 1000 <= found.queued < waited_s * 1000 + took_ms
+    assert found.total == pytest.approx(found.queued + sum(stages), abs=0.1)
 
 
 # Groups ----------------------------------------------------------------------------------------

@@ -66,6 +66,17 @@ def test_it_is_what_the_paper_says(seed: int, n: int, dimension: int, k1: int) -
     assert found.tolist() == as_in_the_paper(similarity, k1, 6, 0.3)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_unless_asked_otherwise_ten_are_neighbours_six_are_averaged_and_a_third_is_own(
+    seed: int,
+) -> None:
+    similarity = similarity_of(seed, 60, 5)
+    found = rerank(similarity).tolist()
+    assert found == as_in_the_paper(similarity, 10, 6, 0.3)
+    for other in ((20, 6, 0.3), (10, 5, 0.3), (10, 6, 0.4)):
+        assert found != as_in_the_paper(similarity, *other)
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(0, 60), st.integers(1, 12))
 def test_it_is_an_order_whose_first_stays(seed: int, n: int, dimension: int) -> None:
     found = rerank(similarity_of(seed, n, dimension))

@@ -154,6 +154,14 @@ def test_the_prior_is_the_cards_then_what_is_usual() -> None:
     assert prior_of(Model(Metric.IP, 16)) == prior_of(Model(Metric.L2, 1280))
     wide, narrow = prior_of(Model(Metric.HAMMING, 8)), prior_of(Model(Metric.HAMMING, 800))
     assert wide.cosines == pytest.approx(np.multiply(narrow.cosines, 10))
+    # Of the shipped networks one unrelated pair of fifty lies nearer than this; of random bits,
+    # one whose cosine is so many deviations above 0.
+    usual, bits = prior_of(Model(Metric.L2, 1280)), prior_of(Model(Metric.HAMMING, 64))
+    assert (usual.cosines[-1], usual.exponent) == (0.615, 8.3)
+    assert usual.score(0.615) == pytest.approx(0.98)
+    assert bits.score(2.0537 / 8) == pytest.approx(0.98)
+    assert bits.score(1.2816 / 8) == pytest.approx(0.9)
+    assert bits.exponent == 13.6
 
 
 def test_a_small_library_leans_on_the_prior_and_a_large_one_on_itself() -> None:
