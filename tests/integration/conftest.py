@@ -78,6 +78,7 @@ def settings(redis_url: str, milvus_uri: str, tmp_path: Any) -> Settings:
     return Settings(
         redis_url=redis_url,
         milvus_uri=milvus_uri,
+        milvus_timeout_s=60,  # a busy machine is no outage
         data_dir=tmp_path,
         chunk_items=4,
         max_picture_bytes=10_000,
