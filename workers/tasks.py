@@ -140,7 +140,8 @@ def _tried_again(task: BaseTask, job_id: str) -> Iterator[None]:
     try:
         yield
     except (Unavailable, RedisError) as error:
-        runtime().jobs.end_try(job_id, "task")
+        with contextlib.suppress(RedisError):
+            runtime().jobs.end_try(job_id, "task")
         raise task.retry(exc=error, countdown=RETRY_AFTER_S) from error
 
 
