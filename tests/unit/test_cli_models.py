@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 from photos import make_photos
 from PIL import Image
+from played import Service, as_json, as_json_page, listening
 from tiny_pair import text_graph, tokenizer_file
 
 from twinlens.cli.main import main
 from twinlens.models.card import load_card
 from twinlens.models.registry import Registry, ensure_models
+from twinlens.shared.libraries import Index, Library
 
 
 def run(*words: object) -> Result:
@@ -107,6 +110,8 @@ def test_a_quantised_version_lies_beside_the_old(models: Path, photos: Path) -> 
     assert card.comparison.n_pictures == 40
     assert card.comparison.mean_cosine is not None
     assert 0.95 < card.comparison.mean_cosine < 1
+    # Its distances are those of the old, within a rounding.
+    assert card.calibration == load_card(models / "efficientnet-lite0@1.toml").calibration
     Registry(models).open("efficientnet-lite0@mine")
     assert "there already" in fail("models", "quantize", *asked)
 
@@ -116,6 +121,8 @@ def test_a_projected_version_has_shorter_vectors(models: Path, photos: Path) -> 
     said = succeed("models", "project", *asked, "--dim", "16")
     assert "added efficientnet-lite0@1-pca16: 16-d" in said
     assert "bytes per vector  64" in said
+    # Its distances are others.
+    assert load_card(models / "efficientnet-lite0@1-pca16.toml").calibration is None
     embedder = Registry(models).open("efficientnet-lite0@1-pca16")
     blank = np.zeros((2, 224, 224, 3), np.uint8)
     assert embedder.embed_batch(blank).shape == (2, 16)
@@ -154,10 +161,10 @@ def test_what_cannot_be_added_says_what_to_pass(models: Path, tmp_path: Path) ->
 def test_a_keras_network_is_exported(models: Path) -> None:
     pytest.importorskip("tensorflow", reason="the extra `export` is not installed")
     asked = ("--weights", "random", "--seed", 3, "--dir", models)
-    said = succeed("models", "export", "mobilenetv2", *asked)
-    assert "added mobilenetv2@1: 1280-d" in said
+    said = succeed("models", "export", "mobilenet", *asked)
+    assert "added mobilenet@1: 1024-d" in said
     assert "cosine to Keras: " in said
-    assert "ok       mobilenetv2@1" in succeed("models", "verify", "mobilenetv2", "--dir", models)
+    assert "ok       mobilenet@1" in succeed("models", "verify", "mobilenet", "--dir", models)
 
 
 def test_models_are_evaluated_on_labelled_photos(
@@ -172,7 +179,18 @@ def test_models_are_evaluated_on_labelled_photos(
     report = tmp_path / "report.html"
     asked = ("--dir", models, "--cache", tmp_path / "cache", "--report", report)
     chosen = ("--models", "efficientnet-lite0@1,phash@1")
-    said = succeed("evaluate", tmp_path / "labels.csv", *asked, *chosen)
+    service = Service()
+    there = Library(name="cats", models=["phash@1"], metric="IP", index=Index(type="FLAT"))
+    service.answers["/v1/libraries"] = lambda _: as_json_page([there])
+    service.answers["/v1/libraries/cats"] = lambda _: as_json(there)
+    with listening(service) as url:
+        applied = ("--apply", "--library", "cats", "--url", url)
+        said = succeed("evaluate", tmp_path / "labels.csv", *asked, *chosen, *applied)
+    [put] = [json.loads(one.content) for one in service.requests if one.method == "PUT"]
+    assert set(put["models"]) <= {"efficientnet-lite0@1", "phash@1"}
+    assert set(put["weights"]) == {ref.partition("@")[0] for ref in put["models"]}
+    # Nothing was measured that says they should be others.
+    assert (put["metric"], put["index"]["type"]) == ("IP", "FLAT")
     assert "40 queries of 5 labels" in said
     assert "of pairs of different labels, these score 0.99 or more: efficientnet-lite0 " in said
     assert "efficientnet-lite0" in said

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SEED = 7
+# Networks that are large are exported for small pictures: nine places are enough to pool over.
+SMALL_PX = 96
+SIZES_PX = {"resnet50": SMALL_PX, "vgg16": SMALL_PX, "mobilenet": 224}
 # numpy says so of TensorFlow's own arrays, when Keras writes weights.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
@@ -44,6 +47,7 @@ class Exported:
     keras_model: Any
     preprocess: Any
     export: KerasExport
+    size_px: int
     left_behind: list[Path]
 
     @cached_property
@@ -95,7 +99,7 @@ def resnet50(tf: Any, folder: Path) -> tuple[Any, Any, KerasExport]:
     applications = tf.keras.applications
     tf.keras.utils.set_random_seed(SEED)
     model = applications.ResNet50(
-        include_top=False, pooling="max", weights=None, input_shape=(224, 224, 3)
+        include_top=False, pooling="max", weights=None, input_shape=(SMALL_PX, SMALL_PX, 3)
     )
     export = export_keras("ResNet-50", weights="random", seed=SEED)
     return model, applications.resnet50.preprocess_input, export
@@ -104,23 +108,23 @@ def resnet50(tf: Any, folder: Path) -> tuple[Any, Any, KerasExport]:
 def vgg16(tf: Any, folder: Path) -> tuple[Any, Any, KerasExport]:
     applications = tf.keras.applications
     model = applications.VGG16(
-        include_top=False, pooling="max", weights=None, input_shape=(224, 224, 3)
+        include_top=False, pooling="max", weights=None, input_shape=(SMALL_PX, SMALL_PX, 3)
     )
     write_as_downloaded(model, folder / "vgg16_weights_notop.h5")
     export = export_keras("vgg_16", weights=folder / "vgg16_weights_notop.h5")
     return model, applications.vgg16.preprocess_input, export
 
 
-def mobilenetv2(tf: Any, folder: Path) -> tuple[Any, Any, KerasExport]:
+def mobilenet(tf: Any, folder: Path) -> tuple[Any, Any, KerasExport]:
     applications = tf.keras.applications
-    model = applications.MobileNetV2(
+    model = applications.MobileNet(
         include_top=False, pooling="avg", weights=None, input_shape=(224, 224, 3)
     )
     give_statistics(tf, model)
     blind_to_black(tf, model)
     model.save_weights(folder / "trained.weights.h5")
-    export = export_keras("MobileNetV2", weights=folder / "trained.weights.h5", pooling="avg")
-    return model, applications.mobilenet_v2.preprocess_input, export
+    export = export_keras("MobileNet", weights=folder / "trained.weights.h5", pooling="avg")
+    return model, applications.mobilenet.preprocess_input, export
 
 
 def write_as_downloaded(model: Any, path: Path) -> None:
@@ -150,17 +154,17 @@ def give_statistics(tf: Any, model: Any) -> None:
 
 def blind_to_black(tf: Any, model: Any) -> None:
     """Moves the last normalisation so far that nothing in a black picture passes the ReLU."""
-    last = model.get_layer("Conv_1")
+    last = model.get_layer("conv_pw_13")
     black = np.full((1, 224, 224, 3), -1.0, np.float32)
     maps = tf.keras.Model(model.input, last.output)(black).numpy()
-    norm = model.get_layer("Conv_1_bn")
+    norm = model.get_layer("conv_pw_13_bn")
     margin = 0.1 * np.sqrt(norm.moving_variance.numpy())
     norm.moving_mean.assign(maps.max(axis=(0, 1, 2)) + margin)
     norm.beta.assign(np.zeros(norm.beta.shape))
 
 
-NETWORKS = {"resnet50": resnet50, "vgg16": vgg16, "mobilenetv2": mobilenetv2}
-DIMENSIONS = {"resnet50": 2048, "vgg16": 512, "mobilenetv2": 1280}
+NETWORKS = {"resnet50": resnet50, "vgg16": vgg16, "mobilenet": mobilenet}
+DIMENSIONS = {"resnet50": 2048, "vgg16": 512, "mobilenet": 1024}
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
@@ -170,11 +174,13 @@ def exported(
     temporary = tmp_path_factory.mktemp("temporary")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(temporary))
+        for name in ("ResNet50", "VGG16"):
+            patch.setitem(build_keras._SIZE_PX, name, SMALL_PX)
         model, preprocess, export = NETWORKS[request.param](tf, tmp_path_factory.mktemp("weights"))
     assert export.dimension == DIMENSIONS[request.param]
     # TensorFlow removes its own as the process ends.
     left = [path for path in temporary.iterdir() if "__autograph_generated" not in path.name]
-    yield Exported(model, preprocess, export, left)
+    yield Exported(model, preprocess, export, SIZES_PX[request.param], left)
     tf.keras.backend.clear_session()
 
 
@@ -204,20 +210,20 @@ def test_an_export_was_verified_and_leaves_nothing_behind(exported: Exported) ->
 def test_pictures_are_squashed_bilinearly_to_the_networks_size(exported: Exported) -> None:
     spec = exported.export.input
 
-    assert (spec.width, spec.height, spec.fit) == (224, 224, Fit.SQUASH)
+    assert (spec.width, spec.height, spec.fit) == (exported.size_px, exported.size_px, Fit.SQUASH)
     assert spec.resample is Resample.BILINEAR
 
 
-@pytest.mark.parametrize("exported", ["mobilenetv2"], indirect=True)
+@pytest.mark.parametrize("exported", ["mobilenet"], indirect=True)
 def test_a_picture_that_stirs_nothing_gives_zeros(exported: Exported) -> None:
     found = exported.embedder.embed_batch(np.zeros((1, 224, 224, 3), np.uint8))
 
     assert not found.any()
 
 
-@pytest.mark.parametrize("exported", ["mobilenetv2"], indirect=True)
+@pytest.mark.parametrize("exported", ["mobilenet"], indirect=True)
 def test_a_graph_of_other_weights_is_refused(exported: Exported, tf: Any) -> None:
-    network = build_keras._find_network(tf.keras, "mobilenetv2")
+    network = build_keras._find_network(tf.keras, "mobilenet")
     other = build_keras._build(tf.keras, network, "random", SEED, "avg")
 
     with pytest.raises(
