@@ -53,11 +53,11 @@ def create(
         assert feed.add_chunk(job_id, 2)
 
 
-def count(redis: Redis, job_id: str, chunk: int) -> None:
+def count(redis: Redis, job_id: str, chunk: int, outcome: Any = "succeeded") -> None:
     jobs = Jobs(redis)
     jobs.start(job_id)
     with redis.pipeline() as pipeline:
-        item = Item(name="a", image_id=None, outcome="succeeded")
+        item = Item(name="a", image_id=None, outcome=outcome)
         jobs.count_chunk(job_id, chunk, [item] * 2, pipeline)
 
 
@@ -160,6 +160,21 @@ def test_the_sweep_is_over_before_the_next() -> None:
     assert SWEEP_S < MIN_AGE_S < ARRIVAL_TTL_S
 
 
+def test_a_job_is_counted_once_all_its_chunks_are_there_and_counted(
+    redis: Redis, jobs: Jobs, feed: Feed
+) -> None:
+    create(jobs, feed, "j", 2, kind="reindex")
+    for chunk in range(2):
+        count(redis, "j", chunk)
+    assert not jobs.get("j").is_counted, "more may come"
+    feed.add_chunk("j", 2)
+    feed.seal("j")
+    assert not jobs.get("j").is_counted
+    count(redis, "j", 2)
+    assert jobs.get("j").is_counted
+    assert jobs.get("j").status == "running", "its edition is switched on first"
+
+
 # How many are on their way.
 
 
@@ -184,6 +199,7 @@ def test_a_counted_chunk_makes_room_for_one(
     assert gateway.feed.backlog() == 8
     count(redis, "j", 1)
     assert gateway.feed.backlog() == 6
+    assert [gateway.feed.is_counted("j", chunk) for chunk in range(3)] == [False, True, False]
     gateway.feed_workers()
     assert queued(worker) == ["j.0", "j.1", "j.2"]
 
@@ -201,6 +217,23 @@ def test_only_pictures_of_uploads_of_many_are_in_the_backlog(
         count(redis, "j", 0)
     jobs.cancel("j")
     assert feed.backlog() == 4
+
+
+@pytest.mark.parametrize("kind", ["bulk", "reindex"])
+def test_what_is_left_of_a_cancelled_job_is_in_the_backlog_no_more(
+    redis: Redis, jobs: Jobs, feed: Feed, kind: JobKind
+) -> None:
+    create(jobs, feed, "other", 1)
+    create(jobs, feed, "j", 5, kind=kind)
+    n_left = 12
+    for chunk, outcome in enumerate(["succeeded", "skipped", "failed"]):
+        count(redis, "j", chunk, outcome)
+        n_left -= 2
+        assert feed.backlog() == n_left
+    jobs.cancel("j")
+    assert feed.backlog() == 2
+    count(redis, "j", 3)
+    assert feed.backlog() == 2
 
 
 def test_a_chunk_that_is_done_with_makes_room_for_one(
