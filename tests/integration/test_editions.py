@@ -292,14 +292,36 @@ def test_a_plan_that_was_given_up_switches_no_other_on(
     assert library_of(runtime) == library
 
 
-def test_a_plan_queues_its_chunks_and_made_again_makes_no_more(
-    client: FlaskClient, runtime: Runtime, art: dict[str, str], worker: StandIn
+def test_a_plan_that_was_cancelled_is_not_switched_on_by_its_last_chunk(
+    client: FlaskClient, runtime: Runtime, art: dict[str, str]
 ) -> None:
+    job_id = ask(client, [TINT])
+    assert plan(runtime, job_id) == 2
+    outcomes(runtime, job_id, 0)
+    runtime.jobs.cancel(job_id)
+    outcomes(runtime, job_id, 1)
+    assert runtime.jobs.get(job_id).status == "cancelled"
+    assert library_of(runtime).models == [f"{COLOURS}@1"]
+
+
+def test_a_plan_queues_its_chunks_and_made_again_makes_no_more(
+    client: FlaskClient,
+    runtime: Runtime,
+    art: dict[str, str],
+    worker: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    renewed: list[str] = []
+    still_arrives = runtime.feed.still_arrives
+    monkeypatch.setattr(
+        runtime.feed, "still_arrives", lambda job: (renewed.append(job), still_arrives(job))
+    )
     job_id = ask(client, [TINT])
     assert plan(runtime, job_id) == 2
     queued = [task["kwargs"] for task in worker.queued() if task["name"] == EMBED_CHUNK]
     own = [one["chunk"] for one in queued if one["job_id"] == job_id]
     assert sorted(own) == [0, 1]
+    assert renewed == [job_id] * 2, "a long plan is not taken for a lost one"
     assert runtime.jobs.get(job_id).total == 5
     assert plan(runtime, job_id) == 2
     assert runtime.jobs.get(job_id).total == 5
@@ -307,12 +329,14 @@ def test_a_plan_queues_its_chunks_and_made_again_makes_no_more(
     assert plan(runtime, job_id) == 2
 
 
-def test_an_empty_library_is_switched_at_once(client: FlaskClient, runtime: Runtime) -> None:
-    assert client.put("/v1/libraries/art", json={"models": [COLOURS]}).status_code == 201
-    answer = client.put("/v1/libraries/art", json={"models": [TINT]})
-    if answer.status_code == 202:
-        assert plan(runtime, answer.json["id"]) == 0
-        assert runtime.jobs.get(answer.json["id"]).status == "succeeded"
+def test_a_library_whose_pictures_have_all_gone_is_switched_at_once(
+    client: FlaskClient, runtime: Runtime, art: dict[str, str]
+) -> None:
+    job_id = ask(client, [TINT])
+    for image_id in art.values():
+        runtime.catalog.remove("art", image_id)
+    assert plan(runtime, job_id) == 0
+    assert runtime.jobs.get(job_id).status == "succeeded"
     assert library_of(runtime).models == [f"{TINT}@1"]
 
 

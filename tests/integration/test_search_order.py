@@ -302,6 +302,8 @@ def test_of_a_copys_forms_the_nearest_counts(
 
     found = {hit.image.id: hit.models[COLOURS].distance for hit in result.hits}
     assert [found[image_id] for image_id in known.ids] == pytest.approx(best, abs=1e-5)
+    listed = [one.distance for one in result.by_model[COLOURS]]
+    assert listed == sorted(found.values(), reverse=metric is not Metric.L2)
     # What is within the frame is red, all of it between red and green, at 29 degrees.
     assert set(numbers(known, result)[:2]) == {0, 6}
     assert set(numbers(known, find(runtime, content))[:2]) == {5, 6}
@@ -620,15 +622,20 @@ def test_neither_words_nor_copies_are_put_into_another_order(
 def test_the_best_alone_are_put_into_another_order(
     runtime: Runtime, crowd: Known, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search_module, "N_RERANKED", 14)
+    with_few = monkeypatch.context()
     asked: dict[str, Any] = {"image_id": id_of(0), "models": [COLOURS]}
     fused = numbers(crowd, find(runtime, rerank="none", **asked))
 
-    found = numbers(crowd, find(runtime, rerank="neighbours", **asked))
+    with with_few as patch:
+        patch.setattr(search_module, "N_RERANKED", 14)
+        found = numbers(crowd, find(runtime, rerank="neighbours", **asked))
+    go_deep(runtime, 14)
+    in_blocks = numbers(crowd, find(runtime, rerank="neighbours", **asked))
 
     first = reranked(crowd, fused[:14], {COLOURS: 1.0})
     assert fused[:14] != first
     assert found == first + fused[14:]
+    assert in_blocks == found, "of what comes later none moves"
     assert reranked(crowd, fused, {COLOURS: 1.0}) != found
 
 
