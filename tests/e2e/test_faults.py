@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from e2e.conftest import Client, counts
+from e2e.test_up import pid_of
 from photos import jpeg, make_photos, source
 
-from twinlens.cli.background import running_service
+from twinlens.cli.background import Running, running_service
 
 N_PICTURES = 500
 NETWORKS = ("efficientnet-lite0", "efficientnet-lite2")
@@ -38,18 +38,13 @@ def test_a_chunk_that_runs_too_long_is_gone_on_with_picture_by_picture(
     assert outcomes == ["succeeded"] * 256
 
 
-def bulk_worker(service: Any) -> psutil.Process:
+def bulk_worker(service: Running) -> psutil.Process:
     """The Celery worker of the bulk lane, the parent of its processes."""
-    [found] = [
-        child
-        for child in psutil.Process(service.process.pid).children()
-        if "bulk" in child.cmdline()
-    ]
-    return found
+    return psutil.Process(pid_of(service, "worker-bulk"))
 
 
 def test_a_killed_bulk_worker_costs_no_picture(
-    service: Any, client: Client, tmp_path: Path
+    service: Running, client: Client, tmp_path: Path
 ) -> None:
     photos = make_photos(tmp_path / "photos", N_PICTURES, seed=500)
     before = client.get("/v1/stats")["libraries"]["default"]["images"]
@@ -75,7 +70,7 @@ def test_a_killed_bulk_worker_costs_no_picture(
 
 
 def test_a_model_is_added_while_a_worker_is_killed_and_searches_go_on(
-    service: Any, client: Client, tmp_path: Path
+    service: Running, client: Client, tmp_path: Path
 ) -> None:
     """Not one search has fewer results, and no picture lacks the model in the end."""
     plan = {"models": ["phash"]}
