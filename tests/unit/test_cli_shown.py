@@ -538,6 +538,26 @@ def test_every_option_of_a_library_is_sent(service: Service, run: Run) -> None:
     assert done.stdout.rstrip().endswith("has phash@1, lite@2 now")
 
 
+@pytest.mark.parametrize("is_followed", [True, False])
+def test_a_change_that_takes_a_job_is_waited_for_unless_that_is_not_wanted(
+    service: Service, run: Run, is_followed: bool
+) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "PUT":
+            return as_json(running("j", 0, kind="reindex"), Location="/v1/jobs/j")
+        return as_json(library())
+
+    service.answers["/v1/libraries/cats"] = answer
+    service.jobs["j"] = job_answer("j", 3, kind="reindex")
+    words = () if is_followed else ("--no-wait",)
+    done = run("libraries", "set", "cats", "--model", "phash", *words)
+    assert done.exit_code == 0, done.output
+    if is_followed:
+        assert "has phash@1, lite@2 now" in done.stdout
+    else:
+        assert (done.stdout, len(service.requests)) == ("j\n", 1)
+
+
 def answer_removal(service: Service, **changes: Any) -> None:
     job = job_answer("j", 1, kind="delete", **changes)
 

@@ -123,7 +123,8 @@ def held(tmp_path: Path) -> Iterator[Callable[[], None]]:
     """The lock of a data directory, and how it is let go. Its vectors are of the real Milvus."""
     (tmp_path / "milvus-standalone").mkdir()
     with (tmp_path / "lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        # Shared: who does not want it alone would get it.
+        fcntl.flock(file, fcntl.LOCK_SH)
         yield lambda: fcntl.flock(file, fcntl.LOCK_UN)
 
 
