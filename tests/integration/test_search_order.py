@@ -235,11 +235,12 @@ def test_pictures_that_are_being_removed_leave_no_gap(
     runtime: Runtime, circle: Circle, model: str
 ) -> None:
     runtime.redis.flushall()
-    circle.known.put(runtime, without=circle.order[1:21])
+    # More than are at hand for it, and a few that are there among them.
+    circle.known.put(runtime, without=[*circle.order[1:6], *circle.order[8:24]])
 
     result = find(runtime, image_id=id_of(0), models=[model], k=5)
 
-    assert numbers(circle.known, result) == [circle.order[0], *circle.order[21:25]]
+    assert numbers(circle.known, result) == [circle.order[n] for n in (0, 6, 7, 24, 25)]
 
 
 @every_metric
@@ -248,10 +249,15 @@ def test_every_model_tells_the_distance_of_what_another_listed(
 ) -> None:
     go_deep(runtime, 3)
 
-    result = find(runtime, image_id=id_of(0), k=3)
+    result = find(runtime, image_id=id_of(0), k=3, weights={COLOURS: 1.0, PHASH: 1.0})
+    each = find(runtime, image_id=id_of(0), weights={COLOURS: 1.0, PHASH: 1.0}, fusion="max")
 
     assert {len(listed) for listed in result.by_model.values()} == {3}
-    for hit in result.hits:
+    assert len(each.hits) == N_PICTURES - 1
+    # By the one or the other it is among the first, and so it was listed by that one alone.
+    firsts = {one.image_id for listed in result.by_model.values() for one in listed}
+    assert {hit.image.id for hit in each.hits[:3]} < firsts
+    for hit in result.hits + each.hits:
         [number] = circle.known.numbers([hit.image.id])
         assert hit.models.keys() == {COLOURS, PHASH}
         assert hit.models[model].distance == pytest.approx(circle.distances[number], abs=1e-5)

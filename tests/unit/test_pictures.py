@@ -207,6 +207,15 @@ def test_16_bit_grey_is_scaled_and_not_clipped(cat: Image.Image) -> None:
         assert (array(open_picture(save(deep, kind)))[..., 0] == grey).all()
 
 
+def test_16_bit_grey_is_rounded_and_its_transparent_shade_is_white() -> None:
+    shades = np.array([0, 128, 129, 257, 385, 386, 65_535, 1000], np.uint16)
+    deep = Image.fromarray(np.tile(shades, (8, 1)))
+
+    assert array(open_picture(save(deep, "PNG")))[0, :, 0].tolist() == [0, 0, 1, 1, 1, 2, 255, 4]
+    clear = array(open_picture(save(deep, "PNG", transparency=1000)))
+    assert clear[0, :, 0].tolist() == [0, 0, 1, 1, 1, 2, 255, 255]
+
+
 @pytest.mark.parametrize("mode", ["F", "I", "LAB"])
 def test_pixels_of_unknown_range_are_unsupported(mode: str) -> None:
     with pytest.raises(UnsupportedPicture, match="mode"):
@@ -367,6 +376,15 @@ def test_a_thin_region_has_twice_the_pixels_that_are_wanted_on_its_shorter_side(
     left, top, right, bottom = picture.box
     shorter = min(right - left, bottom - top)
     assert 80 <= shorter < 200, "and no more than the next step of a decoder"
+
+
+def test_a_part_of_a_part_is_where_it_is_looked_at(cat: Image.Image) -> None:
+    picture = open_picture(save(cat, "PNG"), region=Region(0.1, 0.1, 0.9, 0.9))
+
+    twice = picture.part(Region(0.5, 0.25, 1, 1)).part(Region(0.5, 0, 1, 0.5))
+
+    assert twice.box == pytest.approx(picture.part(Region(0.75, 0.25, 1, 0.625)).box)
+    assert (twice.width, twice.height) == pytest.approx((52, 52), abs=1)
 
 
 def test_a_region_may_begin_within_a_pixel() -> None:
