@@ -88,6 +88,44 @@ def test_a_picture_without_a_border_stays(cat: Image.Image) -> None:
     assert trim(whole).box == pytest.approx(whole.box, abs=3)
 
 
+def on_grey(difference: int, box: tuple[int, int, int, int], dust: int = 0) -> Picture:
+    """A grey square of 256 pixels with a rectangle that differs, and a speck in a corner."""
+    picture = Image.new("RGB", (256, 256), (100, 100, 100))
+    picture.paste((100, 100, 100 + difference), box)
+    picture.paste((0, 0, 0), (250, 250, 250 + dust, 250 + dust))
+    return opened(picture)
+
+
+@pytest.mark.parametrize("box", [(64, 32, 192, 200), (0, 0, 100, 256), (100, 20, 256, 256)])
+def test_a_border_is_taken_off_to_the_pixel(box: tuple[int, int, int, int]) -> None:
+    # Where the rectangle is in the corner, its colour is the border's: what is left is the other.
+    expected = (100, 0, 256, 256) if box[:2] == (0, 0) else box
+    assert trim(on_grey(60, box)).box == expected
+
+
+@pytest.mark.parametrize(("difference", "is_picture"), [(10, False), (16, True)])
+def test_what_is_nearly_of_the_borders_colour_is_border(difference: int, is_picture: bool) -> None:
+    found = trim(on_grey(difference, (64, 64, 192, 192))).box
+    assert found == ((64, 64, 192, 192) if is_picture else (0, 0, 256, 256))
+
+
+@pytest.mark.parametrize(("side_px", "is_dust"), [(4, True), (6, False)])
+def test_a_speck_on_the_border_is_dust(side_px: int, is_dust: bool) -> None:
+    # Of 256 pixels in a row, five are 2 %.
+    found = trim(on_grey(60, (64, 64, 192, 192), side_px)).box
+    assert found == (64, 64, *((192, 192) if is_dust else (256, 256)))
+
+
+@pytest.mark.parametrize("box", [(0, 100, 256, 102), (100, 0, 102, 256)])
+def test_a_picture_of_a_thin_line_alone_stays_whole(box: tuple[int, int, int, int]) -> None:
+    assert trim(on_grey(60, box)).box == (0, 0, 256, 256)
+
+
+def test_a_crop_of_the_whole_has_no_larger_one(cat: Image.Image) -> None:
+    whole = card(input={"width": 56, "height": 56, "fit": "crop"})
+    assert len(variants_of(opened(cat), whole)) == 2
+
+
 def test_a_network_sees_the_middle_and_all(cat: Image.Image) -> None:
     network = card(input=CROPPED)
     spec = network.input
