@@ -240,7 +240,8 @@ def test_every_task_is_bound_in_time_and_outlives_its_process(
     assert (task.max_retries is None) == (name in waits_for_milvus)
 
 
-def test_the_limits_of_time_fit_each_other(settings: Settings) -> None:
+def test_the_limits_of_time_fit_each_other() -> None:
+    settings = Settings()
     assert settings.milvus_timeout_s < SEARCH_TIME_LIMIT_S < settings.chunk_time_limit_s
     assert settings.chunk_time_limit_s < LIBRARY_TIME_LIMIT_S
 
