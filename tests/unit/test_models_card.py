@@ -47,6 +47,7 @@ def test_a_card_is_read_with_its_defaults(tmp_path: Path) -> None:
     assert (card.metric, card.output, card.weight) == (Metric.L2, OutputKind.FLOAT32, 1.0)
     assert card.input == InputSpec(width=32, height=24, fit=Fit.SQUASH)
     assert card.key == "a_model__1"
+    assert card.min_cosine == 0.9999
 
 
 @pytest.mark.parametrize(
@@ -113,6 +114,17 @@ def test_the_crop_needs_a_larger_picture() -> None:
     spec = InputSpec(width=224, height=224, fit=Fit.CROP, crop_fraction=0.875)
 
     assert spec.wanted_px == 256
+    # By the longer side, and never a part of a pixel too small.
+    wide = InputSpec(width=300, height=100, fit=Fit.CROP, crop_fraction=0.7)
+    assert wide.wanted_px == 429
+
+
+@pytest.mark.parametrize(
+    ("metric", "sign"),
+    [(Metric.L2, 1.0), (Metric.HAMMING, 1.0), (Metric.IP, -1.0), (Metric.COSINE, -1.0)],
+)
+def test_of_products_more_is_nearer_and_of_distances_less(metric: Metric, sign: float) -> None:
+    assert metric.sign == sign
 
 
 def test_a_card_that_is_written_is_read_as_it_was(tmp_path: Path) -> None:
