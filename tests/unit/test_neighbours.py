@@ -48,6 +48,17 @@ def test_all_that_are_there_are_put_into_order() -> None:
     assert found != numbers
 
 
+def test_opposites_under_one_model_count_as_nothing_and_not_as_less() -> None:
+    wide = np.stack([np.cos(7 * RADIANS), np.sin(7 * RADIANS)], axis=1).astype(np.float32)
+    some = stored() | {"two": {f"{n:02d}": wide[n] for n in range(1, len(wide))}}
+    query = {"one": ROWS[0], "two": wide[0]}
+    found = order(order_by_neighbours(entries(), some, query, CARDS, EQUAL))
+    each = [np.clip(rows @ rows.T, 0, 1) for rows in (ROWS, wide)]
+    signed = [rows @ rows.T for rows in (ROWS, wide)]
+    assert found == [int(place) + 1 for place in rerank(0.5 * each[0] + 0.5 * each[1])]
+    assert found != [int(place) + 1 for place in rerank(0.5 * signed[0] + 0.5 * signed[1])]
+
+
 def test_those_whose_embedding_is_gone_under_any_model_come_last() -> None:
     some = stored()
     del some["one"]["04"], some["two"]["01"], some["two"]["20"]
