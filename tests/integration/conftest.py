@@ -16,6 +16,7 @@ from inside_worker import WorkerProcess, serve_only, worker_process
 from kept_models import KeptModels
 from photos import jpeg, source
 from plain_uploads import IDS, upload
+from pymilvus import MilvusClient
 from servers import needs_standalone, running_milvus, running_standalone, running_valkey
 
 from twinlens.api.app import create_app
@@ -66,11 +67,27 @@ EVERY_MILVUS = (
 on_every_milvus = pytest.mark.parametrize("milvus_uri", EVERY_MILVUS, indirect=True)
 
 
+@pytest.fixture(scope="session")
+def kept_collections() -> set[str]:
+    """Of libraries that tests share: they are not dropped with the test that made them."""
+    return set()
+
+
 @pytest.fixture
-def milvus_uri(request: pytest.FixtureRequest) -> str:
+def milvus_uri(request: pytest.FixtureRequest, kept_collections: set[str]) -> Iterator[str]:
     """Milvus Lite, unless a test is `on_every_milvus`."""
-    uri: str = request.getfixturevalue(getattr(request, "param", "lite_uri"))
-    return uri
+    name = getattr(request, "param", "lite_uri")
+    uri: str = request.getfixturevalue(name)
+    if name == "lite_uri":
+        yield uri
+        return
+    # Each collection that is loaded takes processor time of every tick of the real server.
+    client = MilvusClient(uri)
+    before = set(client.list_collections())
+    yield uri
+    for one in set(client.list_collections()) - before - kept_collections:
+        client.drop_collection(one)
+    client.close()
 
 
 @pytest.fixture

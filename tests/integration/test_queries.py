@@ -62,13 +62,18 @@ def filled() -> dict[str, Filled]:
 
 @pytest.fixture
 def many(
-    client: FlaskClient, runtime: Runtime, milvus_uri: str, filled: dict[str, Filled]
+    client: FlaskClient,
+    runtime: Runtime,
+    milvus_uri: str,
+    filled: dict[str, Filled],
+    kept_collections: set[str],
 ) -> list[str]:
     """Images of two cities and many places: ids by place. Tests do not change their vectors."""
     redis, blob_dir = runtime.pictures, runtime.settings.blob_dir
     if milvus_uri not in filled:
         ids = fill(client, runtime)
         keys: Any = [LIBRARIES.encode(), *redis.scan_iter("tl:library:*")]
+        kept_collections |= runtime.catalog.library("default").all_collections
         filled[milvus_uri] = Filled({key: redis.dump(key) for key in keys}, blob_dir, ids)
     known = filled[milvus_uri]
     for key, value in known.records.items():
