@@ -1,4 +1,4 @@
-"""What a process keeps of the embeddings that it has read, and what it reads at a time."""
+"""What a process keeps of the embeddings that it reads, how many at a time, and how it measures."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from known_library import id_of, of_bits
+from known_library import at_angles, id_of, of_bits, true_distances
+from tiny_pair import pair_card
 
-from twinlens.models.card import load_card
+from twinlens.models.card import Metric, load_card
 from twinlens.models.registry import SHIPPED_CARDS
-from twinlens.shared.libraries import Library
+from twinlens.shared.libraries import Index, Library
 from twinlens.shared.settings import Settings
 from twinlens.workers import vectors as vectors_module
 from twinlens.workers.collection import collection_of
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from twinlens.models.card import Card
+    from twinlens.shared.libraries import FloatMetric
     from twinlens.workers.collection import Collection
 
 PHASH = load_card(SHIPPED_CARDS / "phash@1.toml")
@@ -92,3 +94,34 @@ def test_of_ids_that_are_named_the_nearest_alone_are_given_where_fewer_are_wante
     [found] = own(lite_uri).nearest(collection, ROWS[:1], 3, among=IDS[10:20])
     assert found == {IDS[10]: 10, IDS[11]: 11, IDS[12]: 12}
     assert list(found) == IDS[10:13]
+
+
+@pytest.mark.parametrize("metric", ["L2", "IP", "COSINE"])
+def test_what_an_index_lists_in_parts_is_measured_here(
+    lite_uri: str, other: Vectors, metric: FloatMetric
+) -> None:
+    index = Index(type="IVF_FLAT", params={"nlist": 4, "nprobe": 1})
+    library = Library(name="parted", models=[pair_card().ref], metric=metric, index=index)
+    collection = collection_of(library, pair_card())
+    rows = at_angles(range(0, 4 * N_ROWS, 4)[:45])
+    other.upsert(collection, IDS[:45], rows, [{}] * 45)
+    vectors = own(lite_uri)
+    far = [true_distances(rows, query, Metric(metric)) for query in rows[[0, 44]]]
+
+    # All that there are, in the order of two queries, and of some that are named the nearest.
+    first, last = vectors.nearest(collection, rows[[0, 44]], 200)
+    assert (list(first), list(last)) == (IDS[:45], IDS[44::-1])
+    assert list(first.values()) == pytest.approx(far[0], abs=1e-5)
+    assert last == pytest.approx(dict(zip(IDS, far[1], strict=False)), abs=1e-5)
+    named = vectors.nearest(collection, rows[[0, 44]], 4, among=IDS[10:20])
+    assert [list(some) for some in named] == [IDS[10:14], IDS[19:15:-1]]
+    assert list(named[0].values()) == pytest.approx(far[0][10:14], abs=1e-5)
+    assert vectors.nearest(collection, rows[[0, 44]], 4, among=["f" * 64]) == [{}, {}]
+    other.drop(collection.name)
+
+
+def test_no_id_may_break_out_of_a_filter_among_others(
+    lite_uri: str, collection: Collection
+) -> None:
+    with pytest.raises(ValueError, match="not hexadecimal"):
+        own(lite_uri).nearest(collection, ROWS[:1], 3, among=[IDS[0], '"] or id != "'])
