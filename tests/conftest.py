@@ -30,19 +30,6 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-# No example may fail because other work keeps the machine busy.
-settings.register_profile(
-    "any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("any-machine")
-
-# No example may fail because other work keeps the machine busy.
-settings.register_profile(
-    "any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("any-machine")
-
-
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with running_service(tmp_path_factory.mktemp("service")) as found:
