@@ -32,8 +32,9 @@ check: $(VENV)/.installed-test
 	$(BIN)/codespell
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
+# Files side by side, each process with servers of its own: tests wait for these most of the time.
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder --cov --cov-report=
 
 # Looks for examples that break a property, among others in each run. Before a release.
 fuzz: $(VENV)/.installed-test

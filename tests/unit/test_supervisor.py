@@ -22,7 +22,7 @@ from twinlens.cli.guard import Guard, kill_group
 from twinlens.cli.supervisor import STOP_SIGNALS
 
 # A supervisor that does not end is stopped long before a test may take what others may.
-pytestmark = pytest.mark.timeout(50)
+pytestmark = pytest.mark.timeout(120)
 
 POLITE = 'trap "echo $NAME >> order; exit" TERM INT HUP'
 SLOW = 'trap "sleep 0.3; echo $NAME >> order; exit" TERM INT HUP'
@@ -343,14 +343,18 @@ def test_another_signal_than_ctrl_c_kills_nothing(scene: Scene, first: signal.Si
 
 
 def test_nothing_is_started_again_once_a_signal_has_come(scene: Scene, clock: Clock) -> None:
-    # Both at one tick: the first is found dead, and a signal comes, when the second would be due.
+    # In one tick `a` is found dead, a signal comes, and `b`, which was found dead before, is due.
     def hear(line: str) -> None:
         clock.now += 100
-        if line.startswith("a ended") and scene.said.count("b started") == 1:
+        if line.startswith("b ended"):
+            process = psutil.Process(scene.pids[-1]["a"])
+            process.kill()
+            wait_until(lambda: process.status() == psutil.STATUS_ZOMBIE, 30)
+        elif line.startswith("a was ended"):
             stop()
 
     scene.hear = hear
-    parts = [at_once(scene.folder, name, "exit 3") for name in "ba"]
+    parts = [at_once(scene.folder, "a"), at_once(scene.folder, "b", "exit 3")]
     scene.run(parts, on_ready=lambda: None)
     stopped = next(n for n, line in enumerate(scene.said) if line.startswith("stopping"))
     assert not [line for line in scene.said[stopped:] if line.endswith("started")]
