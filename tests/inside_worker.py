@@ -87,10 +87,10 @@ def serve_only(redis: Redis, *models: str) -> None:
 @contextlib.contextmanager
 def worker_process(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerProcess]:
     """Becomes a worker's process, as it is once it has started."""
-    # Read as the module is imported, by whichever test is the first to do so.
-    monkeypatch.setenv("TWINLENS_REDIS_URL", settings.redis_url)
     app = importlib.import_module("twinlens.workers.app")
     importlib.import_module("twinlens.workers.tasks")
+    # Its own settings were read as it was imported, by whichever test was the first to do so.
+    app.celery_app.conf.update(broker_url=settings.redis_url, result_backend=settings.redis_url)
     monkeypatch.setattr(app, "settings", settings)
     caches = (app.runtime, app.redis_of_parent)
     for cache in caches:
