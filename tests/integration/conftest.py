@@ -73,21 +73,33 @@ def kept_collections() -> set[str]:
     return set()
 
 
+@pytest.fixture(scope="session")
+def milvus_clients() -> Iterator[dict[str, MilvusClient]]:
+    clients: dict[str, MilvusClient] = {}
+    yield clients
+    for client in clients.values():
+        client.close()
+
+
 @pytest.fixture
-def milvus_uri(request: pytest.FixtureRequest, kept_collections: set[str]) -> Iterator[str]:
-    """Milvus Lite, unless a test is `on_every_milvus`."""
-    name = getattr(request, "param", "lite_uri")
-    uri: str = request.getfixturevalue(name)
-    if name == "lite_uri":
-        yield uri
-        return
-    # Each collection that is loaded takes processor time of every tick of the real server.
-    client = MilvusClient(uri)
+def milvus_uri(
+    request: pytest.FixtureRequest,
+    kept_collections: set[str],
+    milvus_clients: dict[str, MilvusClient],
+) -> Iterator[str]:
+    """Milvus Lite, unless a test is `on_every_milvus`.
+
+    Collections that were made meanwhile are dropped: each takes some 10 MB of Milvus Lite, and
+    processor time of every tick of the real server.
+    """
+    uri: str = request.getfixturevalue(getattr(request, "param", "lite_uri"))
+    if uri not in milvus_clients:
+        milvus_clients[uri] = MilvusClient(uri)
+    client = milvus_clients[uri]
     before = set(client.list_collections())
     yield uri
     for one in set(client.list_collections()) - before - kept_collections:
         client.drop_collection(one)
-    client.close()
 
 
 @pytest.fixture
