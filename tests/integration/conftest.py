@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from beats import beat
 from doors import Door, door_to
 from flask.testing import FlaskClient
 from inside_worker import WorkerProcess, serve_only, worker_process
@@ -26,7 +27,7 @@ from twinlens.shared.catalog import Catalog
 from twinlens.shared.jobs import Jobs
 from twinlens.shared.libraries import Library
 from twinlens.shared.messages import CatalogEntry, Image, Item, ModelSummary, now
-from twinlens.shared.presence import WorkerStatus, announce
+from twinlens.shared.presence import announce
 from twinlens.shared.queue import QUEUES, connect
 from twinlens.shared.settings import Settings
 from twinlens.workers.bulk import embed_chunk
@@ -154,17 +155,9 @@ class StandIn:
         self.catalog = Catalog(redis)
 
     def announce(self, lane: Any, milvus: str = "ok") -> None:
-        status = WorkerStatus(
-            name=f"{lane}@test:1",
-            lanes=[lane],
-            beat_at=time.time(),
-            milvus=milvus,
-            n_pictures=3,
-            pictures_per_s=1.5,
-            tasks_per_s=0.5,
-            busy_s=2.0,
-        )
-        announce(self.redis, status)
+        done = {"n_pictures": 3, "pictures_per_s": 1.5, "tasks_per_s": 0.5, "busy_s": 2.0}
+        told = beat(f"{lane}@test:1", time.time(), lanes=[lane], milvus=milvus, **done)
+        announce(self.redis, told)
 
     def serve(self, *models: str, library: str = "default") -> None:
         self.catalog.publish_models(summary(name) for name in models)

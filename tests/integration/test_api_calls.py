@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from beats import beat
 from integration.conftest import assert_problem, client_of, image, read_task
 from uploading import END, parts, post_pieces
 
@@ -18,7 +19,7 @@ from twinlens.api.routes import models as model_routes
 from twinlens.api.routes import search as search_routes
 from twinlens.shared.blobs import BlobStore, image_key, thumbnail_key
 from twinlens.shared.errors import BrokenPicture
-from twinlens.shared.presence import WorkerStatus, announce
+from twinlens.shared.presence import announce
 from twinlens.shared.queue import COMPARE, Reply, connect, query_key, reply_key
 
 if TYPE_CHECKING:
@@ -176,17 +177,8 @@ def test_stored_bytes_are_never_a_page_and_are_kept_by_their_client(
 
 
 def work(redis: Redis, lane: Any, *, n_pictures: int, busy_s: float) -> None:
-    status = WorkerStatus(
-        name=f"{lane}@test:{n_pictures}",
-        lanes=[lane],
-        beat_at=time.time() + 600,
-        milvus="ok",
-        n_pictures=n_pictures,
-        pictures_per_s=0.25,
-        tasks_per_s=1,
-        busy_s=busy_s,
-    )
-    announce(redis, status)
+    done = {"n_pictures": n_pictures, "pictures_per_s": 0.25, "tasks_per_s": 1, "busy_s": busy_s}
+    announce(redis, beat(f"{lane}@test:{n_pictures}", time.time() + 600, lanes=[lane], **done))
 
 
 def test_the_backlog_tells_how_many_processes_would_empty_it_in_an_hour(

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from beats import beat
 from integration.conftest import assert_problem, client_of, image
 from uploading import END, parts, post_pieces
 
@@ -17,7 +18,7 @@ from twinlens.api.limits import MAX_RETRY_AFTER_S, MAX_STREAMS
 from twinlens.cli.serve import N_THREADS
 from twinlens.shared import jobs
 from twinlens.shared.messages import Item
-from twinlens.shared.presence import WorkerStatus, announce
+from twinlens.shared.presence import announce
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,18 +38,8 @@ def search(client: FlaskClient) -> Any:
     return client.post("/v1/search", data={"file": (io.BytesIO(b"x"), "q.jpg")})
 
 
-def work(redis: Redis, lane: Any, *, tasks_per_s: float = 0.0, pictures_per_s: float = 0.0) -> None:
-    status = WorkerStatus(
-        name=f"{lane}@test:1",
-        lanes=[lane],
-        beat_at=time.time() + 600,
-        milvus="ok",
-        n_pictures=0,
-        pictures_per_s=pictures_per_s,
-        tasks_per_s=tasks_per_s,
-        busy_s=0,
-    )
-    announce(redis, status)
+def work(redis: Redis, lane: Any, **rates: float) -> None:
+    announce(redis, beat(f"{lane}@test:1", time.time() + 600, lanes=[lane], **rates))
 
 
 @pytest.mark.parametrize(("post", "other"), [(upload, search), (search, upload)])

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis as redis_client
+from beats import beat
 from servers import free_port
 
 from twinlens.shared.jobs import WAIT_SLICE_S
-from twinlens.shared.presence import BEAT_S, SILENCE_S, WorkerStatus, announce, live_workers
+from twinlens.shared.presence import BEAT_S, SILENCE_S, announce, live_workers
 from twinlens.shared.queue import (
     LANES,
     QUEUES,
@@ -199,36 +200,23 @@ def test_a_connection_that_breaks_is_made_anew(settings: Settings, redis: Redis)
 # Who lives.
 
 
-def status(name: str, beat_at: float) -> WorkerStatus:
-    return WorkerStatus(
-        name=name,
-        lanes=["bulk"],
-        beat_at=beat_at,
-        milvus="ok",
-        n_pictures=1,
-        pictures_per_s=1,
-        tasks_per_s=1,
-        busy_s=1,
-    )
-
-
 def test_workers_live_until_they_are_silent_for_three_beats(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moment = 1_700_000_000.0
     ages = {"b": 0.0, "a": 3 * BEAT_S, "late": 3 * BEAT_S + 0.1, "gone": 1e6, "ahead": -5.0}
     for name, age_s in ages.items():
-        announce(redis, status(name, moment - age_s))
+        announce(redis, beat(name, moment - age_s))
     monkeypatch.setattr(time, "time", lambda: moment)
     assert [worker.name for worker in live_workers(redis)] == ["a", "ahead", "b"]
     monkeypatch.setattr(time, "time", lambda: moment - 1e6)
     assert [worker.name for worker in live_workers(redis)] == ["a", "ahead", "b"], "forgotten"
-    announce(redis, status("late", moment))
+    announce(redis, beat("late", moment))
     assert [worker.name for worker in live_workers(redis)] == ["a", "ahead", "b", "late"]
 
 
 def test_what_a_worker_tells_is_its_last_word(redis: Redis) -> None:
-    announce(redis, status("a", time.time()))
-    told = status("a", time.time() + 1).model_copy(update={"milvus": "away", "n_pictures": 7})
+    announce(redis, beat("a", time.time()))
+    told = beat("a", time.time() + 1).model_copy(update={"milvus": "away", "n_pictures": 7})
     announce(redis, told)
     assert live_workers(redis) == [told]

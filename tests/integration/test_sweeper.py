@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from beats import beat
 from integration.conftest import post
 from plain_uploads import ending, job_of, upload, upload_one
 from servers import wait_until
@@ -14,7 +15,7 @@ from tiny_pair import plain_picture
 from twinlens.shared import feed, scripts
 from twinlens.shared.jobs import Job
 from twinlens.shared.messages import now
-from twinlens.shared.presence import SILENCE_S, WorkerStatus, announce
+from twinlens.shared.presence import SILENCE_S, announce
 from twinlens.shared.scripts import ARRIVING, FED, WORKERS, record
 from twinlens.workers import sweeper
 from twinlens.workers.sweeper import SWEEP_S, sweep
@@ -290,7 +291,7 @@ def test_the_dead_are_not_counted_when_chunks_are_fed(
     two = [f"{job_id}.0", f"{job_id}.1"]
     assert process.queued("bulk") == two
     for name in "abc":
-        announce(process.runtime.redis, status(name, time.time() - SILENCE_S - 1))
+        announce(process.runtime.redis, beat(name, time.time() - SILENCE_S - 1))
     sweep(process.runtime, process.celery)
     assert process.queued("bulk") == two
     assert not process.runtime.redis.exists(WORKERS)
@@ -299,22 +300,9 @@ def test_the_dead_are_not_counted_when_chunks_are_fed(
 def test_the_living_are_fed_by_their_number(client: FlaskClient, process: WorkerProcess) -> None:
     colours = [(f"{n}.png", plain_picture(f"#{n:06x}")) for n in range(20)]
     post(client, colours)
-    announce(process.runtime.redis, status("a", time.time()))
+    announce(process.runtime.redis, beat("a", time.time()))
     sweep(process.runtime, process.celery)
     assert len(process.queued("bulk")) == 4
-
-
-def status(name: str, beat_at: float) -> WorkerStatus:
-    return WorkerStatus(
-        name=name,
-        lanes=["bulk"],
-        beat_at=beat_at,
-        milvus="ok",
-        n_pictures=0,
-        pictures_per_s=0,
-        tasks_per_s=0,
-        busy_s=0,
-    )
 
 
 def test_a_sweep_outlives_an_outage_of_milvus(

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
+from beats import beat
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -30,7 +31,7 @@ from twinlens.shared.errors import BrokenPicture, JobExpired, Problem, UploadBro
 from twinlens.shared.feed import Feed
 from twinlens.shared.jobs import ITEMS, JOBS, SEARCHES, Job, Jobs
 from twinlens.shared.messages import Item
-from twinlens.shared.presence import WorkerStatus, announce, live_workers
+from twinlens.shared.presence import announce, live_workers
 from twinlens.shared.queue import connect, make_celery, publish_chunk, read_results
 from twinlens.shared.settings import Settings
 
@@ -301,17 +302,7 @@ class JobMachine(RuleBasedStateMachine):
 
     def announce(self, beat_at: float) -> None:
         n_before = self.model.n_workers - (beat_at == 0.0)
-        worker = WorkerStatus(
-            name=f"bulk@here:{n_before}",
-            lanes=["bulk"],
-            beat_at=beat_at,
-            milvus="ok",
-            n_pictures=0,
-            pictures_per_s=0,
-            tasks_per_s=0,
-            busy_s=0,
-        )
-        announce(self.redis, worker)
+        announce(self.redis, beat(f"bulk@here:{n_before}", beat_at))
 
     # The sweeper.
 
