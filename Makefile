@@ -40,7 +40,7 @@ test: check
 fuzz: $(VENV)/.installed-test
 	$(BIN)/pytest tests/property --hypothesis-profile=fuzz
 
-# Puts small faults into the code, and counts those that tests see: takes an hour.
+# Puts small faults into the code, and counts those that tests see.
 mutants: $(VENV)/.installed-mutants
 	$(BIN)/python -m benchmarks.mutants
 

@@ -15,7 +15,7 @@ from servers import running_milvus, wait_until
 
 from twinlens.cli.background import Running, running_service
 
-N_PICTURES = 200
+N_PICTURES = 500
 NETWORKS = ("efficientnet-lite0", "efficientnet-lite2")
 
 
@@ -56,7 +56,7 @@ def test_a_killed_bulk_worker_costs_no_picture(
 
     job = client.ended(job)
     assert job["status"] == "succeeded"
-    assert counts(job) == {"total": 200, "succeeded": 200, "skipped": 0, "failed": 0}
+    assert counts(job) == {"total": 500, "succeeded": 500, "skipped": 0, "failed": 0}
     library = client.get("/v1/stats")["libraries"]["default"]
     assert library["images"] == before + N_PICTURES
     assert set(library["vectors"].values()) == {library["images"]}

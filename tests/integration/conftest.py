@@ -90,7 +90,7 @@ def milvus_uri(
 ) -> Iterator[str]:
     """Milvus Lite, unless a test is `on_every_milvus`.
 
-    Collections that were made meanwhile are dropped: each takes some 10 MB of Milvus Lite, and
+    Collections that were made meanwhile are dropped: each takes memory of Milvus Lite, and
     processor time of every tick of the real server.
     """
     uri: str = request.getfixturevalue(getattr(request, "param", "lite_uri"))
