@@ -9,6 +9,7 @@ COPY shared shared
 COPY models models
 COPY workers workers
 COPY api api
+COPY client client
 COPY cli cli
 RUN /venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import timedelta
 from typing import TYPE_CHECKING, Generic, TypeVar
 from urllib.parse import quote
 
 from flask import Response, request
 from pydantic import BaseModel
 
-from twinlens.api.schemas import JobAnswer, progress_of
+from twinlens.shared.answers import JobAnswer, Progress
 from twinlens.shared.errors import FieldError, ValidationFailed
-from twinlens.shared.messages import Cursor, Duplicates, Image, SearchResult
+from twinlens.shared.messages import Cursor, Duplicates, Image, Moment, SearchResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from twinlens.api.gateway import Gateway
-    from twinlens.api.intake import Accepted
-    from twinlens.shared.jobs import Job
+    from twinlens.api.accepting.gateway import Gateway
+    from twinlens.api.accepting.intake import Accepted
+    from twinlens.shared.redis.jobs import Job
 
 MAX_WAIT_S = 60
 # When a client that did not ask to wait should look again.
@@ -102,6 +103,35 @@ _COPIED = {
     "finished_at",
     "expires_at",
 }
+
+
+def progress_of(job: Job) -> Progress:
+    """Returns a job's progress. One that is not counted in pictures is one whole."""
+    if job.kind not in ("embed", "bulk", "reindex"):
+        return Progress(
+            total=1,
+            received=1,
+            succeeded=int(job.status == "succeeded"),
+            skipped=0,
+            failed=int(job.status == "failed"),
+        )
+    rate = job.pictures_per_s
+    return Progress(
+        total=job.total,
+        received=job.received,
+        succeeded=job.succeeded,
+        skipped=job.skipped,
+        failed=job.failed,
+        pictures_per_s=rate and round(rate, 2),
+        eta=_eta_of(job, rate),
+    )
+
+
+def _eta_of(job: Job, rate: float | None) -> Moment | None:
+    """Goes by what the record says alone: an entity tag stands for one answer."""
+    if job.total is None or job.counted_at is None or job.has_ended or not rate:
+        return None
+    return job.counted_at + timedelta(seconds=(job.total - job.n_counted) / rate)
 
 
 def job_links(job_id: str) -> dict[str, str]:

@@ -13,21 +13,24 @@ from flask_openapi.models.info import Info
 from flask_openapi.openapi import OpenAPI
 
 from twinlens import __version__
-from twinlens.api import problems, rates
-from twinlens.api.gateway import EXTENSION
+from twinlens.api import problems
+from twinlens.api.accepting import rates
+from twinlens.api.accepting.gateway import EXTENSION
 from twinlens.api.routes.bulk import bulk
 from twinlens.api.routes.health import docs, health
 from twinlens.api.routes.images import images
 from twinlens.api.routes.jobs import jobs
+from twinlens.api.routes.libraries import libraries
 from twinlens.api.routes.models import models
 from twinlens.api.routes.search import search
-from twinlens.api.schemas import LibraryPlan, ProblemDetails
+from twinlens.api.routes.stats import stats
+from twinlens.shared.answers import LibraryPlan, ProblemDetails
 from twinlens.shared.errors import PayloadTooLarge, UnsupportedMedia
 from twinlens.shared.log import request_id
 from twinlens.shared.messages import CompareQuery, DuplicatesQuery, SearchQuery
 
 if TYPE_CHECKING:
-    from twinlens.api.gateway import Gateway
+    from twinlens.api.accepting.gateway import Gateway
     from twinlens.shared.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -60,7 +63,7 @@ def create_app(settings: Settings, gateway: Gateway) -> Flask:
     _refuse_large_bodies(app, settings.max_body_bytes)
     _refuse_encoded_bodies(app)
     problems.install(app)
-    for routes in (images, bulk, search, jobs, models, health):
+    for routes in (images, bulk, search, jobs, models, libraries, stats, health):
         app.register_api(routes)
     _add_schemas(app)
     app.register_blueprint(docs)

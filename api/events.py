@@ -10,17 +10,16 @@ import re
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from twinlens.api.answers import job_answer
-from twinlens.api.schemas import progress_of
+from twinlens.api.answers import job_answer, progress_of
 from twinlens.shared.errors import FieldError, ValidationFailed
-from twinlens.shared.jobs import ENDED, Event
+from twinlens.shared.redis.jobs import ENDED, Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pydantic import BaseModel
 
-    from twinlens.api.gateway import Gateway
+    from twinlens.api.accepting.gateway import Gateway
 
 # A proxy, and a client, take a silent connection for a dead one.
 COMMENT_S = 15.0

@@ -11,7 +11,7 @@ import redis
 from flask import Response, request
 from werkzeug.exceptions import HTTPException
 
-from twinlens.api.schemas import ProblemDetails
+from twinlens.shared.answers import ProblemDetails
 from twinlens.shared.errors import (
     BadRequest,
     FieldError,

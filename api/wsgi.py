@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from twinlens.api.accepting.gateway import Gateway
 from twinlens.api.app import create_app
-from twinlens.api.gateway import Gateway
 from twinlens.shared.log import configure_logging
 from twinlens.shared.settings import Settings
 

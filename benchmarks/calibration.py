@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.labelled import embed_labelled, part_of
-from twinlens.models.embeddings import Embedded
-from twinlens.models.evaluate import label_codes
-from twinlens.models.labels import Labelled, read_labels
-from twinlens.models.scores import calibrate_all, rare_shares
+from twinlens.models.workbench.embeddings import Embedded
+from twinlens.models.workbench.evaluate import label_codes
+from twinlens.models.workbench.labels import Labelled, read_labels
+from twinlens.models.workbench.scores import calibrate_all, rare_shares
 
 N_CROPS = 9
 LEAST_SHARE = 0.5  # of each side, that a crop keeps

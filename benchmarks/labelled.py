@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from twinlens.models.embeddings import Embedded, EmbeddingCache, embed_all
-from twinlens.models.labels import Labelled
 from twinlens.models.registry import DEFAULT_MODELS, Registry, ensure_models
+from twinlens.models.workbench.embeddings import Embedded, EmbeddingCache, embed_all
+from twinlens.models.workbench.labels import Labelled
 
 
 def embed_labelled(pictures: Sequence[Labelled], work: Path) -> Embedded:

@@ -1,10 +1,10 @@
 """How surely copies of a picture are found: `python -m benchmarks.near [FOLDER]`.
 
-Some of the pictures are edited in every way of `models/edits.py`. Each edit looks for its original
-among all pictures, and each original for its edit in its own place among them; once as it is, and
-once in all its variants. Printed are the shares that come first, of each edit those that are in one
-group of duplicates with their original, how far away an original has to be to be no chance hit, and
-how long it takes to group a large library.
+Some of the pictures are edited in every way of `models/workbench/edits.py`. Each edit looks for its
+original among all pictures, and each original for its edit in its own place among them; once as it
+is, and once in all its variants. Printed are the shares that come first, of each edit those that
+are in one group of duplicates with their original, how far away an original has to be to be no
+chance hit, and how long it takes to group a large library.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from numpy.typing import NDArray
 
 from benchmarks.setup import time_s
 from twinlens.models.calibration import Calibration, calibrate, prior_of
+from twinlens.models.distances import pairwise_distances
 from twinlens.models.duplicates import (
     MAX_DISTANCE,
     MIN_COSINE,
     confirm_by_cosine,
     group_duplicates,
 )
-from twinlens.models.edits import EDITS, edit_picture
-from twinlens.models.embeddings import Rows
 from twinlens.models.fusion import fuse
 from twinlens.models.pictures import open_picture
 from twinlens.models.registry import DEFAULT_MODELS, Registry, ensure_models
-from twinlens.models.scores import pairwise_distances
 from twinlens.models.session import Embedder
 from twinlens.models.variants import NEAR_WEIGHT, variants_of
+from twinlens.models.workbench.edits import EDITS, edit_picture
+from twinlens.models.workbench.embeddings import Rows
 from twinlens.shared.errors import PictureError
 
 # Files in several formats of one picture would be found for each other's edits.

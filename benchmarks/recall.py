@@ -38,13 +38,13 @@ from twinlens.models.pictures import open_picture
 from twinlens.models.registry import Registry, ensure_models
 from twinlens.models.session import Embedder
 from twinlens.shared import queue
-from twinlens.shared.catalog import Catalog
 from twinlens.shared.indexes import BUILD, search_params
 from twinlens.shared.libraries import Index, Library
 from twinlens.shared.messages import CatalogEntry, Image, now
+from twinlens.shared.redis.catalog import Catalog
 from twinlens.shared.settings import Settings
-from twinlens.workers.collection import VECTOR_FIELD, Collection, collection_of
-from twinlens.workers.vectors import Vectors
+from twinlens.workers.milvus.collection import VECTOR_FIELD, Collection, collection_of
+from twinlens.workers.milvus.vectors import Vectors
 
 LIBRARY, MODEL = "recall", "efficientnet-lite0@1"
 K = 10

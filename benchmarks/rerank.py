@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.labelled import embed_labelled, part_of
-from twinlens.models.embeddings import Embedded
-from twinlens.models.evaluate import evaluate
-from twinlens.models.labels import Labelled, read_labels
-from twinlens.models.scores import Method
+from twinlens.models.workbench.embeddings import Embedded
+from twinlens.models.workbench.evaluate import evaluate
+from twinlens.models.workbench.labels import Labelled, read_labels
+from twinlens.models.workbench.scores import Method
 
 N_OF_LABEL = (3, 4, 6, 8, 10, 15, 24)
 N_DRAWS = 4

@@ -16,7 +16,7 @@ import httpx
 import psutil
 
 from benchmarks.setup import Setup
-from twinlens.cli.background import running_service
+from twinlens.cli.service.background import running_service
 
 WAIT = {"Prefer": "wait=60"}
 TIMEOUT_S = 600.0

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 import click
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from twinlens.cli.background import running_service
-from twinlens.cli.client import Client
 from twinlens.cli.errors import CommandFailed
-from twinlens.cli.index import upload
-from twinlens.cli.search import save_sheet
-from twinlens.cli.tables import print_table
+from twinlens.cli.service.background import running_service
+from twinlens.cli.show.search import save_sheet
+from twinlens.cli.show.tables import print_table
+from twinlens.cli.upload.index import upload
+from twinlens.client.client import Client
 from twinlens.shared.messages import SearchQuery
 
 if TYPE_CHECKING:

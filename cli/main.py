@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from twinlens import __version__
-from twinlens.cli.libraries import libraries
-from twinlens.cli.models import compare_models, evaluate_models, models
 from twinlens.cli.parameters import NamedNumber, Region, library_option, read_as, url_option
+from twinlens.cli.show.libraries import libraries
+from twinlens.cli.workbench.models import compare_models, evaluate_models, models
 
 if TYPE_CHECKING:
-    from twinlens.cli.up import MilvusKind
+    from twinlens.cli.service.up import MilvusKind
     from twinlens.shared.settings import Settings
 
 
@@ -26,10 +26,11 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except Exception as error:
             from twinlens.cli.errors import CommandFailed
+            from twinlens.client.errors import RequestFailed
             from twinlens.shared.errors import TwinlensError
 
-            if isinstance(error, TwinlensError):
-                raise CommandFailed(error.detail) from None
+            if isinstance(error, TwinlensError | RequestFailed):
+                raise CommandFailed(str(error)) from None
             raise
 
 
@@ -57,7 +58,7 @@ def main() -> None:
 )
 def up(workers: int | None, milvus: MilvusKind | None, **options: Any) -> None:
     """Run the whole service in the foreground; Ctrl-C stops it."""
-    from twinlens.cli.up import run_up
+    from twinlens.cli.service.up import run_up
 
     run_up(_settings(options), workers, milvus)
 
@@ -67,7 +68,7 @@ def up(workers: int | None, milvus: MilvusKind | None, **options: Any) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), help="[default: 8000]")
 def api(**options: Any) -> None:
     """Run the API alone; settings come from the environment."""
-    from twinlens.cli.serve import serve
+    from twinlens.cli.service.serve import serve
 
     serve(_settings(options))
 
@@ -85,7 +86,7 @@ def worker(lanes: str, processes: int | None) -> None:
     if not set(wanted) <= LANES.keys():
         raise click.BadParameter(f"there are the lanes {', '.join(LANES)}", param_hint="--lanes")
     _settings({})
-    from twinlens.workers.app import run_worker
+    from twinlens.workers.process.app import run_worker
 
     run_worker(wanted, processes)
 
@@ -118,7 +119,7 @@ def index(
     It ends when all of them can be found. Run it again if it was broken off: what is there already
     is not uploaded again.
     """
-    from twinlens.cli.index import run_index
+    from twinlens.cli.upload.index import run_index
 
     run_index(paths, url, library, n_threads, coco)
 
@@ -180,7 +181,7 @@ def search(
 
     Several files are examples of one thing.
     """
-    from twinlens.cli.search import read_query, run_search
+    from twinlens.cli.show.search import read_query, run_search
 
     if bool(files) == (query["text"] is not None) or (unlike and not files):
         raise click.UsageError("give either FILE or --text; --unlike goes with FILE")
@@ -199,7 +200,7 @@ def search(
 @library_option
 def compare(first: str, second: str, models: str | None, url: str, library: str) -> None:
     """Tell how near two pictures are; files, or ids of images of the library."""
-    from twinlens.cli.duplicates import run_compare
+    from twinlens.cli.show.duplicates import run_compare
 
     run_compare((first, second), url, library, _names(models))
 
@@ -216,7 +217,7 @@ def compare(first: str, second: str, models: str | None, url: str, library: str)
 @library_option
 def duplicates(url: str, limit: int, save: Path | None, **query: Any) -> None:
     """Find copies and edits of one picture in a library, the largest groups first."""
-    from twinlens.cli.duplicates import run_duplicates
+    from twinlens.cli.show.duplicates import run_duplicates
     from twinlens.shared.messages import DuplicatesQuery
 
     run_duplicates(read_as(DuplicatesQuery, **query), url, limit, save)
@@ -226,7 +227,7 @@ def duplicates(url: str, limit: int, save: Path | None, **query: Any) -> None:
 @url_option
 def stats(url: str) -> None:
     """Show the workers, their rates, and what waits."""
-    from twinlens.cli.stats import show_stats
+    from twinlens.cli.show.stats import show_stats
 
     show_stats(url)
 
@@ -237,7 +238,7 @@ def stats(url: str) -> None:
 @url_option
 def jobs(job_id: str | None, limit: int, url: str) -> None:
     """List jobs, or show one with its failed pictures."""
-    from twinlens.cli import tables
+    from twinlens.cli.show import tables
 
     if job_id is None:
         tables.show_jobs(url, limit)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from twinlens.cli.addresses import DEFAULT_URL
+from twinlens.cli.service.addresses import DEFAULT_URL
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -17,16 +17,14 @@ that show the same, and they to be the nearest: their share of the pairs is left
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from twinlens.models.bits import signs_of
-
-if TYPE_CHECKING:
-    from twinlens.models.fusion import Measured
+from twinlens.models.distances import Space
 
 # Shares of unrelated pairs that are at least as near, one a quantile. The last is where the power
 # law begins: nearer, related pairs spoil the quantile; farther, the law does not hold yet.
@@ -107,6 +105,14 @@ _BITS_EXPONENT = 13.6
 def score_of(evidence: NDArray[np.float64]) -> NDArray[np.float64]:
     """Turns evidence into scores from 0 to 1: 1 - 10^-evidence, the share that is farther."""
     return np.asarray(-np.expm1(-np.log(10.0) * evidence))
+
+
+class Measured(Space, Protocol):
+    """A model of which it may be known how far apart unrelated pictures are; a `Card` is one."""
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The distribution of its distances, where that was measured."""
 
 
 def prior_of(model: Measured) -> Calibration:

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from twinlens.models.calibration import Calibration
+from twinlens.models.distances import Metric
 from twinlens.shared.errors import BadCard
 
 # Milvus takes letters, digits and underscores in a collection's name. Single separators only,
@@ -31,20 +32,6 @@ _FILE = r"^[A-Za-z0-9_][A-Za-z0-9._@-]*$"
 _SHA256 = r"^[0-9a-f]{64}$"
 
 _FileName = Annotated[str, StringConstraints(pattern=_FILE, max_length=128)]
-
-
-class Metric(StrEnum):
-    """What Milvus compares embeddings with. L2 is the SQUARED distance, as Milvus gives it."""
-
-    L2 = "L2"
-    IP = "IP"
-    COSINE = "COSINE"
-    HAMMING = "HAMMING"
-
-    @property
-    def sign(self) -> float:
-        """What makes less of it nearer: -1 for products, of which more is."""
-        return -1.0 if self in (Metric.IP, Metric.COSINE) else 1.0
 
 
 class OutputKind(StrEnum):

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import combinations
 from math import fsum, isfinite
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinlens.models.calibration import Calibration, prior_of, score_of
-from twinlens.models.card import Metric
+from twinlens.models.calibration import Calibration, Measured, prior_of, score_of
+from twinlens.models.distances import Metric
 
 Distances = Mapping[str, float]
 
@@ -39,22 +39,6 @@ class Fusion(StrEnum):
     RRF = "rrf"
     MAX = "max"
     MIN = "min"
-
-
-class Measured(Protocol):
-    """What fusion must know of a model; a `Card` is one."""
-
-    @property
-    def metric(self) -> Metric:
-        """What its distances are."""
-
-    @property
-    def dimension(self) -> int:
-        """Numbers or bits of an embedding."""
-
-    @property
-    def calibration(self) -> Calibration | None:
-        """The distribution of its distances, where that was measured."""
 
 
 class ModelView(NamedTuple):

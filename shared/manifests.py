@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from twinlens.shared.blobs import BlobBatch, BlobStore
-    from twinlens.shared.jobs import Job
+    from twinlens.shared.redis.jobs import Job
 
 
 def write_manifest(

@@ -19,10 +19,16 @@ from pydantic import (
 
 from twinlens.shared.errors import Problem
 
+MAX_PAGE = 1000
 MAX_K = 1000
 MAX_OFFSET = 10_000
 MAX_EXAMPLES = 16
 MAX_TEXT_CHARS = 2000
+
+JobKind = Literal["embed", "bulk", "search", "reindex", "duplicates", "delete"]
+JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+# What a worker takes: shared/queue.py.
+Lane = Literal["search", "bulk"]
 
 MetadataValue = str | bool | int | float | list[str]
 Metadata = dict[str, MetadataValue]
@@ -311,6 +317,19 @@ class Duplicates(BaseModel):
         " the largest groups first, 1,000 at most"
     )
     confirmed_by: str | None = Field(description="the model that confirmed what the hash found")
+
+
+class WorkerStatus(BaseModel):
+    """One worker process, as of its last heartbeat."""
+
+    name: str = Field(description="lanes@host:pid")
+    lanes: list[Lane]
+    beat_at: float = Field(description="Unix time of the heartbeat, in seconds")
+    milvus: str = Field(description="`ok`, or why it does not answer")
+    n_pictures: int = Field(description="pictures embedded since the process started")
+    pictures_per_s: float = Field(description="over the last minute")
+    tasks_per_s: float = Field(description="over the last minute")
+    busy_s: float = Field(description="spent on bulk tasks since the process started")
 
 
 class Cursor(BaseModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import redis
 from celery import Celery
@@ -12,6 +12,7 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from twinlens.shared.errors import Problem
+from twinlens.shared.messages import Lane
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,6 @@ COUNT_VECTORS = "twinlens.count_vectors"
 COMPARE = "twinlens.compare"
 FIND_DUPLICATES = "twinlens.find_duplicates"
 
-Lane = Literal["search", "bulk"]
 # What the workers of a lane take. Kombu takes from a worker's queues in turn, so a single
 # picture or a removal waits for a chunk or two, not for the million that came before it.
 LANES: dict[Lane, tuple[str, ...]] = {"search": ("search",), "bulk": ("single", "bulk")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twinlens.shared.presence import WorkerStatus
+from twinlens.shared.messages import WorkerStatus
 
 
 def beat(name: str, beat_at: float, **told: Any) -> WorkerStatus:

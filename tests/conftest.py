@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from twinlens.cli.background import Running, running_service
+from twinlens.cli.service.background import Running, running_service
 from twinlens.models.registry import DEFAULT_MODELS, ensure_models
 
 if TYPE_CHECKING:

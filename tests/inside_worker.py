@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import kombu
 from celery.worker.request import Request
 
-from twinlens.shared.catalog import Catalog
 from twinlens.shared.libraries import Library
+from twinlens.shared.redis.catalog import Catalog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from twinlens.shared.settings import Settings
-    from twinlens.workers.runtime import Runtime
+    from twinlens.workers.process.runtime import Runtime
 
 
 class WorkerProcess:
@@ -87,7 +87,7 @@ def serve_only(redis: Redis, *models: str) -> None:
 @contextlib.contextmanager
 def worker_process(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerProcess]:
     """Becomes a worker's process, as it is once it has started."""
-    app = importlib.import_module("twinlens.workers.app")
+    app = importlib.import_module("twinlens.workers.process.app")
     importlib.import_module("twinlens.workers.tasks")
     # Its own settings were read as it was imported, by whichever test was the first to do so.
     app.celery_app.conf.update(broker_url=settings.redis_url, result_backend=settings.redis_url)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from twinlens.shared.errors import Problem
-from twinlens.shared.jobs import Job, JobStatus
-from twinlens.shared.messages import Item
+from twinlens.shared.messages import Item, JobStatus
 from twinlens.shared.queue import result_meta
+from twinlens.shared.redis.jobs import Job
 
 DAY_S = 86_400
 HOUR_S = 3_600

@@ -12,11 +12,12 @@ from integration.conftest import image
 from tiny_pair import pair_card, picture_graph, text_graph, tokenizer_file
 
 from twinlens.models.build import build_model
-from twinlens.models.card import Metric, load_card
+from twinlens.models.card import load_card
+from twinlens.models.distances import Metric
 from twinlens.models.registry import SHIPPED_CARDS, Registry
 from twinlens.shared.libraries import Library
 from twinlens.shared.messages import CatalogEntry
-from twinlens.workers.collection import collection_of
+from twinlens.workers.milvus.collection import collection_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
     from twinlens.models.card import Card
     from twinlens.shared.messages import Metadata
-    from twinlens.workers.runtime import Runtime
-    from twinlens.workers.vectors import Vectors
+    from twinlens.workers.milvus.vectors import Vectors
+    from twinlens.workers.process.runtime import Runtime
 
 COLOURS, TINT, PHASH = "colours", "tint", "phash"
 

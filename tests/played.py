@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from twinlens.api.schemas import JobAnswer, Progress
-from twinlens.cli.client import Client
+from twinlens.client.client import Client
+from twinlens.shared.answers import JobAnswer, Progress
 from twinlens.shared.blobs import image_id_of
 from twinlens.shared.messages import now
 

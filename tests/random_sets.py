@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twinlens.models.calibration import Calibration
-from twinlens.models.card import Metric
-from twinlens.models.embeddings import Embedded
-from twinlens.models.fusion import Measured
-from twinlens.models.labels import Labelled
+from twinlens.models.calibration import Calibration, Measured
+from twinlens.models.distances import Metric
+from twinlens.models.workbench.embeddings import Embedded
+from twinlens.models.workbench.labels import Labelled
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from twinlens.cli import parts, standalone
-from twinlens.cli.supervisor import Service
-from twinlens.shared.presence import live_workers
+from twinlens.cli.service import parts, standalone
+from twinlens.cli.service.supervisor import Service
 from twinlens.shared.queue import connect
+from twinlens.shared.redis.presence import live_workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

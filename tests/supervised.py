@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from twinlens.cli.supervisor import Service, Supervisor
+from twinlens.cli.service.supervisor import Service, Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from twinlens.models.build.adapt import Adapted
 from twinlens.models.build.presets import Preprocessing
-from twinlens.models.card import Card, Metric, OutputKind
+from twinlens.models.card import Card, OutputKind
+from twinlens.models.distances import Metric
 from twinlens.models.session import OnnxEmbedder
 
 PLAIN = Preprocessing("nchw", "rgb", 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -9,7 +9,8 @@ from onnx import GraphProto, TensorProto, helper, numpy_helper
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from twinlens.models.card import Card, Metric, OutputKind, TextSpec
+from twinlens.models.card import Card, OutputKind, TextSpec
+from twinlens.models.distances import Metric
 
 COLOURS = ("red", "green", "blue")
 SIZE_PX = 16

@@ -13,17 +13,17 @@ from redis import RedisError
 
 from twinlens.shared import queue
 from twinlens.shared.errors import Crashed, Internal, Problem, TwinlensError, Unavailable
-from twinlens.shared.jobs import Jobs
 from twinlens.shared.messages import CompareQuery, DuplicatesQuery, SearchQuery
-from twinlens.workers import images
-from twinlens.workers.app import celery_app, redis_of_parent, runtime
-from twinlens.workers.bulk import MAX_TRIES, fail_chunk
-from twinlens.workers.bulk import embed_chunk as embed_stored_chunk
-from twinlens.workers.compare import compare as compare_pictures
-from twinlens.workers.duplicates import find_duplicates as find_library_duplicates
-from twinlens.workers.examples import Sent
-from twinlens.workers.reindex import plan_reindex
-from twinlens.workers.search import search as search_library
+from twinlens.shared.redis.jobs import Jobs
+from twinlens.workers.chunk.embedding import MAX_TRIES, fail_chunk
+from twinlens.workers.chunk.embedding import embed_chunk as embed_stored_chunk
+from twinlens.workers.library import images
+from twinlens.workers.library.reindex import plan_reindex
+from twinlens.workers.process.app import celery_app, redis_of_parent, runtime
+from twinlens.workers.query.compare import compare as compare_pictures
+from twinlens.workers.query.duplicates import find_duplicates as find_library_duplicates
+from twinlens.workers.query.examples import Sent
+from twinlens.workers.query.search import search as search_library
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

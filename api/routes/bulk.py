@@ -7,22 +7,23 @@ from typing import TYPE_CHECKING
 from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 
+from twinlens.api.accepting.arrival import accept_bulk
+from twinlens.api.accepting.gateway import current_gateway
+from twinlens.api.accepting.idempotency import scoped_key
 from twinlens.api.answers import answer_accepted
-from twinlens.api.archives import zip_entries
-from twinlens.api.arrival import accept_bulk
-from twinlens.api.gateway import current_gateway
-from twinlens.api.idempotency import scoped_key
-from twinlens.api.listings import listing_entries
+from twinlens.api.reading.archives import zip_entries
+from twinlens.api.reading.listings import listing_entries
+from twinlens.api.reading.tars import tar_entries
+from twinlens.api.reading.uploads import BODY_BYTES, as_chunks, form_entries
 from twinlens.api.routes import DEFAULT_PROBLEM, binary, form, problems
-from twinlens.api.schemas import InLibrary, JobAnswer, SubmitHeaders
-from twinlens.api.tars import tar_entries
-from twinlens.api.uploads import BODY_BYTES, as_chunks, form_entries
+from twinlens.api.schemas import InLibrary, SubmitHeaders
+from twinlens.shared.answers import JobAnswer
 from twinlens.shared.errors import UnsupportedMedia
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from twinlens.api.uploads import Entry
+    from twinlens.api.reading.uploads import Entry
     from twinlens.shared.settings import Settings
 
 ZIP_TYPES = ("application/zip", "application/x-zip-compressed")

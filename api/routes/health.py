@@ -11,12 +11,12 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.openapi import OpenAPI
 from redis import RedisError
 
+from twinlens.api.accepting.gateway import current_gateway
 from twinlens.api.answers import answer
-from twinlens.api.gateway import current_gateway
 from twinlens.api.routes import DEFAULT_PROBLEM, problems
-from twinlens.api.schemas import Alive, Ready
+from twinlens.shared.answers import Alive, Ready
 from twinlens.shared.errors import FieldError, Unavailable
-from twinlens.shared.presence import WorkerStatus
+from twinlens.shared.messages import WorkerStatus
 from twinlens.shared.queue import LANES
 
 health = APIBlueprint(

@@ -10,25 +10,12 @@ from flask import Response, request, send_file
 from flask_openapi.blueprint import APIBlueprint
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 
+from twinlens.api.accepting.gateway import Gateway, current_gateway
+from twinlens.api.accepting.idempotency import scoped_key
+from twinlens.api.accepting.intake import accept_picture, accept_removal
 from twinlens.api.answers import answer, answer_accepted, read_cursor, with_links
-from twinlens.api.gateway import Gateway, current_gateway
-from twinlens.api.idempotency import scoped_key
-from twinlens.api.intake import accept_picture, accept_removal
 from twinlens.api.problems import answer_problem
-from twinlens.api.routes import DEFAULT_PROBLEM, binary, form, problems
-from twinlens.api.schemas import (
-    ImageListParameters,
-    ImagePage,
-    ImagePath,
-    InLibrary,
-    JobAnswer,
-    MissingImages,
-    MissingQuery,
-    SubmitHeaders,
-    UploadParameters,
-    WaitHeaders,
-)
-from twinlens.api.uploads import (
+from twinlens.api.reading.uploads import (
     MAX_METADATA_BYTES,
     Entry,
     FormRules,
@@ -40,6 +27,16 @@ from twinlens.api.uploads import (
     read_json,
     read_picture,
 )
+from twinlens.api.routes import DEFAULT_PROBLEM, binary, form, problems
+from twinlens.api.schemas import (
+    ImageListParameters,
+    ImagePath,
+    InLibrary,
+    SubmitHeaders,
+    UploadParameters,
+    WaitHeaders,
+)
+from twinlens.shared.answers import ImagePage, JobAnswer, MissingImages, MissingQuery
 from twinlens.shared.blobs import thumbnail_key
 from twinlens.shared.errors import (
     ContentMissing,

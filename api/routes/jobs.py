@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING
 from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 
+from twinlens.api.accepting.gateway import Gateway, current_gateway
 from twinlens.api.answers import answer, answer_job, bad_cursor, job_answer, read_cursor
 from twinlens.api.events import has_more, place_of, stream_events
-from twinlens.api.gateway import Gateway, current_gateway
 from twinlens.api.routes import DEFAULT_PROBLEM, problems
 from twinlens.api.schemas import (
     EventHeaders,
     ItemListParameters,
-    ItemPage,
-    JobAnswer,
     JobListParameters,
-    JobPage,
     JobPath,
     NoParameters,
     WaitHeaders,
 )
+from twinlens.shared.answers import ItemPage, JobAnswer, JobPage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 
+from twinlens.api.accepting.gateway import current_gateway
+from twinlens.api.accepting.idempotency import scoped_key
+from twinlens.api.accepting.intake import Asked, accept_duplicates, accept_search
 from twinlens.api.answers import answer, answer_accepted
-from twinlens.api.gateway import current_gateway
-from twinlens.api.idempotency import scoped_key
-from twinlens.api.intake import Asked, accept_duplicates, accept_search
 from twinlens.api.problems import answer_problem
-from twinlens.api.routes import DEFAULT_PROBLEM, form, problems
-from twinlens.api.schemas import JobAnswer, NoParameters, SubmitHeaders
-from twinlens.api.uploads import (
+from twinlens.api.reading.uploads import (
     MAX_QUERY_BYTES,
     Form,
     FormRules,
@@ -23,6 +21,9 @@ from twinlens.api.uploads import (
     read_form,
     read_json,
 )
+from twinlens.api.routes import DEFAULT_PROBLEM, form, problems
+from twinlens.api.schemas import NoParameters, SubmitHeaders
+from twinlens.shared.answers import JobAnswer
 from twinlens.shared.errors import (
     FieldError,
     UnsupportedMedia,
@@ -41,7 +42,7 @@ from twinlens.shared.queue import COMPARE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from twinlens.api.gateway import Gateway
+    from twinlens.api.accepting.gateway import Gateway
 
 # Two pictures of the largest size, behind what searches wait.
 COMPARE_TIMEOUT_S = 15

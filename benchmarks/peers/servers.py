@@ -15,7 +15,7 @@ import twinlens
 from benchmarks.peers.load import Target, post_all
 from benchmarks.peers.model import MODELS_VARIABLE, PORT_VARIABLE, PROCESSES_VARIABLE
 from benchmarks.setup import N_CORES, Setup
-from twinlens.cli.addresses import pick_port
+from twinlens.cli.service.addresses import pick_port
 
 PATHS = {"mosec": "/inference", "litserve": "/predict"}
 START_S = 60.0

@@ -10,12 +10,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from twinlens.models.build.quantize import measure_ranges, quantize_model
 from twinlens.models.pictures import open_picture
-from twinlens.models.quantize import measure_ranges, quantize_model
 
 if TYPE_CHECKING:
+    from twinlens.models.build.quantize import Ranges
     from twinlens.models.card import InputSpec
-    from twinlens.models.quantize import Ranges
 
 CARDS = Path(__file__).resolve().parents[1] / "cards"
 # More say nothing: the 255 steps of a uint8 are 0.4 % of a range each.

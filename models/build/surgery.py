@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 # Softmax's meaning otherwise.
 OLDEST_OPSET = 13
 PREFIX = "network/"
+# Begins every name that a projection adds (workbench/project.py); its nodes are left in float.
+PROJECTION_PREFIX = "projection/"
 
 
 def cut_network(model: ModelProto, output: str | None) -> None:

@@ -14,7 +14,7 @@ import pytest
 from photos import jpeg, make_photos, source
 from PIL import Image
 
-from twinlens.cli.background import Running
+from twinlens.cli.service.background import Running
 from twinlens.shared.blobs import image_id_of
 
 

@@ -13,7 +13,7 @@ from e2e.test_up import pid_of
 from photos import make_photos
 from servers import running_milvus, wait_until
 
-from twinlens.cli.background import Running, running_service
+from twinlens.cli.service.background import Running, running_service
 
 N_PICTURES = 500
 NETWORKS = ("efficientnet-lite0", "efficientnet-lite2")

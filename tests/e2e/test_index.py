@@ -20,7 +20,7 @@ from e2e.test_up import pid_of
 from photos import jpeg, make_photos, source
 from servers import wait_until
 
-from twinlens.cli.background import Running
+from twinlens.cli.service.background import Running
 from twinlens.shared.blobs import image_id_of
 
 COUNTS = re.compile(r"(\d+) indexed, (\d+) already there, (\d+) failed; ([\d.]+) pictures/s")

@@ -17,7 +17,7 @@ from e2e.conftest import Client, counts
 from photos import make_photos
 from servers import wait_until
 
-from twinlens.cli.background import running_service
+from twinlens.cli.service.background import running_service
 from twinlens.shared.queue import UNACKED_KEY, connect
 
 

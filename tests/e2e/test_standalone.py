@@ -16,9 +16,9 @@ from e2e.conftest import WAIT, Client, counts
 from photos import make_photos
 from servers import needs_standalone, wait_until
 
-from twinlens.cli import standalone
-from twinlens.cli.background import running_service
 from twinlens.cli.errors import CommandRefused
+from twinlens.cli.service import standalone
+from twinlens.cli.service.background import running_service
 
 STANDALONE = ("--milvus", "standalone", "--workers", "1")
 

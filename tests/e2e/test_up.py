@@ -19,7 +19,7 @@ from e2e.conftest import WAIT, Client
 from photos import jpeg, make_photos, source
 from servers import running_milvus, running_valkey, wait_until
 
-from twinlens.cli.background import Running, running_service
+from twinlens.cli.service.background import Running, running_service
 
 PARTS = ("valkey", "milvus", "worker-search", "worker-bulk", "api")
 

@@ -20,18 +20,18 @@ from plain_uploads import IDS, upload
 from pymilvus import MilvusClient
 from servers import needs_standalone, running_milvus, running_standalone, running_valkey
 
+from twinlens.api.accepting.gateway import Gateway
 from twinlens.api.app import create_app
-from twinlens.api.gateway import Gateway
 from twinlens.shared.blobs import image_id_of
-from twinlens.shared.catalog import Catalog
-from twinlens.shared.jobs import Jobs
 from twinlens.shared.libraries import Library
 from twinlens.shared.messages import CatalogEntry, Image, Item, ModelSummary, now
-from twinlens.shared.presence import announce
 from twinlens.shared.queue import QUEUES, connect
+from twinlens.shared.redis.catalog import Catalog
+from twinlens.shared.redis.jobs import Jobs
+from twinlens.shared.redis.presence import announce
 from twinlens.shared.settings import Settings
-from twinlens.workers.bulk import embed_chunk
-from twinlens.workers.runtime import build_runtime
+from twinlens.workers.chunk.embedding import embed_chunk
+from twinlens.workers.process.runtime import build_runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
-    from twinlens.workers.runtime import Runtime, Target
+    from twinlens.workers.process.runtime import Runtime, Target
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,14 @@ import pytest
 from integration.conftest import assert_problem, client_of, counts
 from uploading import BREAK, END, part, parts, post_pieces, the_job
 
-from twinlens.api.arrival import accept_bulk
-from twinlens.api.gateway import Gateway
-from twinlens.api.uploads import form_entries
+from twinlens.api.accepting.arrival import accept_bulk
+from twinlens.api.accepting.gateway import Gateway
+from twinlens.api.reading.uploads import form_entries
 from twinlens.shared.blobs import image_id_of
 from twinlens.shared.errors import UploadBroken
-from twinlens.shared.jobs import Job, Jobs
 from twinlens.shared.libraries import Library
 from twinlens.shared.messages import Item, now
+from twinlens.shared.redis.jobs import Job, Jobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from integration.conftest import StandIn
     from redis import Redis
 
-    from twinlens.api.uploads import Entry
+    from twinlens.api.reading.uploads import Entry
     from twinlens.shared.settings import Settings
 
 

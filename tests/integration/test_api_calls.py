@@ -13,14 +13,14 @@ from beats import beat
 from integration.conftest import assert_problem, client_of, image, read_task
 from uploading import END, parts, post_pieces
 
-from twinlens.api import gateway
+from twinlens.api.accepting import gateway
 from twinlens.api.routes import images as image_routes
 from twinlens.api.routes import models as model_routes
 from twinlens.api.routes import search as search_routes
 from twinlens.shared.blobs import BlobStore, image_key, thumbnail_key
 from twinlens.shared.errors import BrokenPicture
-from twinlens.shared.presence import announce
 from twinlens.shared.queue import COMPARE, Reply, connect, query_key, reply_key
+from twinlens.shared.redis.presence import announce
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

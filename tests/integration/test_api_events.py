@@ -14,10 +14,10 @@ import pytest
 from integration.conftest import assert_problem, form_body
 
 from twinlens.api import events as event_stream
-from twinlens.api.limits import MAX_STREAMS
+from twinlens.api.accepting.limits import MAX_STREAMS
 from twinlens.shared.errors import BrokenPicture
 from twinlens.shared.messages import Item
-from twinlens.shared.scripts import events as stream_key
+from twinlens.shared.redis.scripts import events as stream_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,12 +13,12 @@ from integration.conftest import assert_problem
 from uploading import BREAK, END, part, parts, post_pieces, the_job
 from uploading import manifests_of as manifests
 
-from twinlens.api import arrival
-from twinlens.api.idempotency import KEY_TTL_S
+from twinlens.api.accepting import arrival
+from twinlens.api.accepting.idempotency import KEY_TTL_S
 from twinlens.shared.errors import UploadBroken
-from twinlens.shared.feed import Feed
-from twinlens.shared.scripts import ARRIVAL_TTL_S
-from twinlens.shared.scripts import arrival as arrival_sign
+from twinlens.shared.redis.feed import Feed
+from twinlens.shared.redis.scripts import ARRIVAL_TTL_S
+from twinlens.shared.redis.scripts import arrival as arrival_sign
 
 if TYPE_CHECKING:
     from flask.testing import FlaskClient

@@ -13,12 +13,13 @@ from beats import beat
 from integration.conftest import assert_problem, client_of, image
 from uploading import END, parts, post_pieces
 
-from twinlens.api import events, gateway
-from twinlens.api.limits import MAX_RETRY_AFTER_S, MAX_STREAMS
-from twinlens.cli.serve import N_THREADS
-from twinlens.shared import jobs
+from twinlens.api import events
+from twinlens.api.accepting import gateway
+from twinlens.api.accepting.limits import MAX_RETRY_AFTER_S, MAX_STREAMS
+from twinlens.cli.service.serve import N_THREADS
 from twinlens.shared.messages import Item
-from twinlens.shared.presence import announce
+from twinlens.shared.redis import jobs
+from twinlens.shared.redis.presence import announce
 
 if TYPE_CHECKING:
     from pathlib import Path

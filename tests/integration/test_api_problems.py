@@ -15,8 +15,8 @@ from integration.conftest import assert_problem, client_of
 from werkzeug import exceptions as http
 from werkzeug.datastructures import WWWAuthenticate
 
+from twinlens.api.accepting.gateway import Gateway
 from twinlens.api.app import create_app
-from twinlens.api.gateway import Gateway
 from twinlens.shared import errors
 from twinlens.shared.errors import FieldError, TwinlensError
 

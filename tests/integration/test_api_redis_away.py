@@ -11,10 +11,10 @@ from integration.conftest import assert_problem, client_of
 from servers import running_valkey
 from uploading import END, manifests_of, parts, post_pieces, the_job
 
-from twinlens.shared.feed import Feed
-from twinlens.shared.jobs import Jobs
 from twinlens.shared.queue import connect
-from twinlens.shared.scripts import SINGLES, arrival
+from twinlens.shared.redis.feed import Feed
+from twinlens.shared.redis.jobs import Jobs
+from twinlens.shared.redis.scripts import SINGLES, arrival
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,8 +12,8 @@ from integration.conftest import assert_problem, client_of, image, read_task
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from servers import free_port
 
+from twinlens.api.accepting.gateway import Gateway
 from twinlens.api.app import create_app
-from twinlens.api.gateway import Gateway
 from twinlens.api.probe import PROBE_TIMEOUT_S, is_listening
 from twinlens.shared.queue import COUNT_VECTORS, Reply, connect, reply_key
 

@@ -11,13 +11,13 @@ import pytest
 from between import BusyRedis, after_read, before_transaction
 from integration.conftest import image, summary
 
-from twinlens.shared.catalog import Catalog
 from twinlens.shared.errors import ImageNotFound, LibraryNotFound, ModelNotFound
 from twinlens.shared.indexes import Server
-from twinlens.shared.jobs import Job, Jobs
 from twinlens.shared.libraries import Library, NextEdition, new_collection
 from twinlens.shared.messages import CatalogEntry, Cursor, now
-from twinlens.shared.timeline import page_of
+from twinlens.shared.redis.catalog import Catalog
+from twinlens.shared.redis.jobs import Job, Jobs
+from twinlens.shared.redis.timeline import page_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

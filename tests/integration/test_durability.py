@@ -19,7 +19,7 @@ from twinlens.shared.blobs import (
     manifest_key,
     thumbnail_key,
 )
-from twinlens.workers.images import delete_image, make_stored_thumbnail
+from twinlens.workers.library.images import delete_image, make_stored_thumbnail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from integration.conftest import StandIn
     from redis import Redis
 
-    from twinlens.workers.runtime import Runtime
+    from twinlens.workers.process.runtime import Runtime
 
 PICTURE = b"\xff\xd8 the API never looks into a picture"
 ID = image_id_of(PICTURE)

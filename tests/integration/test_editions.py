@@ -17,12 +17,12 @@ from twinlens.shared.blobs import image_id_of, image_key
 from twinlens.shared.messages import SearchQuery
 from twinlens.shared.queue import EMBED_CHUNK, make_celery
 from twinlens.shared.settings import Settings
-from twinlens.workers import calibrate as calibrate_module
-from twinlens.workers import reindex
-from twinlens.workers.calibrate import calibrate_libraries
-from twinlens.workers.reindex import plan_reindex, switch_if_built, tend_libraries, withdraw
-from twinlens.workers.search import search
-from twinlens.workers.vectors import Vectors
+from twinlens.workers.library import calibrate as calibrate_module
+from twinlens.workers.library import reindex
+from twinlens.workers.library.calibrate import calibrate_libraries
+from twinlens.workers.library.reindex import plan_reindex, switch_if_built, tend_libraries, withdraw
+from twinlens.workers.milvus.vectors import Vectors
+from twinlens.workers.query.search import search
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from integration.conftest import StandIn
     from known_library import Known
 
-    from twinlens.shared.jobs import Job
     from twinlens.shared.libraries import Library
-    from twinlens.workers.collection import Collection
-    from twinlens.workers.runtime import Runtime
+    from twinlens.shared.redis.jobs import Job
+    from twinlens.workers.milvus.collection import Collection
+    from twinlens.workers.process.runtime import Runtime
 
 NAMES = ("red", "orange", "green", "blue", "pink")
 

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from twinlens.api.gateway import Gateway
+from twinlens.api.accepting.gateway import Gateway
 from twinlens.shared.errors import UploadBroken
-from twinlens.shared.feed import Feed
-from twinlens.shared.jobs import Job, Jobs
 from twinlens.shared.messages import Item, now
 from twinlens.shared.queue import make_celery
-from twinlens.shared.scripts import ARRIVAL_TTL_S, FED, arrival
-from twinlens.workers.sweeper import MIN_AGE_S, SWEEP_S, sweep
+from twinlens.shared.redis.feed import Feed
+from twinlens.shared.redis.jobs import Job, Jobs
+from twinlens.shared.redis.scripts import ARRIVAL_TTL_S, FED, arrival
+from twinlens.workers.process.sweeper import MIN_AGE_S, SWEEP_S, sweep
 
 if TYPE_CHECKING:
     from integration.conftest import StandIn
     from redis import Redis
 
-    from twinlens.shared.jobs import JobKind
+    from twinlens.shared.messages import JobKind
     from twinlens.shared.settings import Settings
-    from twinlens.workers.runtime import Runtime
+    from twinlens.workers.process.runtime import Runtime
 
 LOST = UploadBroken("It was lost.").to_problem()
 

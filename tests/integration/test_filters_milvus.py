@@ -21,7 +21,7 @@ from twinlens.shared.filters import (
     matches,
     parse_filter,
 )
-from twinlens.workers.expressions import METADATA_FIELD, to_milvus, to_stored
+from twinlens.workers.milvus.expressions import METADATA_FIELD, to_milvus, to_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

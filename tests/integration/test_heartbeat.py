@@ -11,9 +11,10 @@ from plain_uploads import upload
 from redis import ConnectionError as RedisAway
 from tiny_pair import pair_card, picture_graph, text_graph, tokenizer_file
 
-from twinlens.shared.presence import BEAT_S, SILENCE_S, WorkerStatus, live_workers
-from twinlens.workers import heartbeat, sweeper
-from twinlens.workers.heartbeat import Heartbeat
+from twinlens.shared.messages import WorkerStatus
+from twinlens.shared.redis.presence import BEAT_S, SILENCE_S, live_workers
+from twinlens.workers.process import heartbeat, sweeper
+from twinlens.workers.process.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,21 +14,20 @@ from integration.conftest import outcomes, post
 from redis import Redis
 from servers import free_port
 
-from twinlens.api.gateway import Gateway
+from twinlens.api.accepting.gateway import Gateway
 from twinlens.shared.errors import BrokenPicture, Unavailable
-from twinlens.shared.jobs import WAIT_SLICE_S, Job, Jobs
 from twinlens.shared.messages import Item, now
-from twinlens.workers.vectors import Vectors
+from twinlens.shared.redis.jobs import WAIT_SLICE_S, Job, Jobs
+from twinlens.workers.milvus.vectors import Vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flask.testing import FlaskClient
 
-    from twinlens.shared.jobs import JobKind
-    from twinlens.shared.messages import Cursor
+    from twinlens.shared.messages import Cursor, JobKind
     from twinlens.shared.settings import Settings
-    from twinlens.workers.runtime import Runtime
+    from twinlens.workers.process.runtime import Runtime
 
 BROKEN = BrokenPicture("It is broken.").to_problem()
 DAY_S = 86_400
@@ -123,7 +122,7 @@ def test_a_wait_for_a_job_that_has_ended_does_not_wait(jobs: Jobs, waiting: Mean
 @pytest.fixture
 def no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller who is not woken by an event waits for longer than the connection does."""
-    monkeypatch.setattr("twinlens.shared.jobs.WAIT_SLICE_S", 30.0)
+    monkeypatch.setattr("twinlens.shared.redis.jobs.WAIT_SLICE_S", 30.0)
 
 
 @pytest.mark.usefixtures("no_second_look")
@@ -170,7 +169,7 @@ def test_a_wait_in_vain_tells_the_job_as_it_is_by_then(redis: Redis, waiting: Me
 def test_a_wait_ends_though_the_event_of_the_end_was_lost(
     redis: Redis, waiting: Meanwhile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("twinlens.shared.jobs.WAIT_SLICE_S", 0.01)
+    monkeypatch.setattr("twinlens.shared.redis.jobs.WAIT_SLICE_S", 0.01)
     jobs = running_bulk(redis)
 
     def end_and_lose() -> None:

@@ -14,14 +14,14 @@ from plain_uploads import IDS, PICTURES, upload, upload_one
 from tiny_pair import pair_card, picture_graph, plain_picture, text_graph, tokenizer_file
 from werkzeug.exceptions import ClientDisconnected
 
-from twinlens.api.gateway import QUERY_TTL_S
-from twinlens.api.idempotency import KEY_TTL_S
-from twinlens.api.rates import WINDOW_S
+from twinlens.api.accepting.gateway import QUERY_TTL_S
+from twinlens.api.accepting.idempotency import KEY_TTL_S
+from twinlens.api.accepting.rates import WINDOW_S
 from twinlens.api.routes.search import COMPARE_TIMEOUT_S
 from twinlens.models.registry import ensure_models
-from twinlens.shared.jobs import JOBS, SEARCH_TTL_S, SEARCHES
-from twinlens.shared.scripts import ARRIVAL_TTL_S, SEARCH_TOMBSTONE_S, TOMBSTONE_S
-from twinlens.workers.sweeper import SWEEP_S, sweep
+from twinlens.shared.redis.jobs import JOBS, SEARCH_TTL_S, SEARCHES
+from twinlens.shared.redis.scripts import ARRIVAL_TTL_S, SEARCH_TOMBSTONE_S, TOMBSTONE_S
+from twinlens.workers.process.sweeper import SWEEP_S, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,8 +10,8 @@ import pytest
 from plain_uploads import ending, upload
 from redis import ConnectionError as RedisAway
 
-from twinlens.workers import lease
-from twinlens.workers.lease import LeaseRenewal
+from twinlens.workers.process import lease
+from twinlens.workers.process.lease import LeaseRenewal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

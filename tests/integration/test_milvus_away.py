@@ -16,8 +16,8 @@ from twinlens.models.registry import SHIPPED_CARDS, load_card
 from twinlens.shared.errors import Unavailable
 from twinlens.shared.libraries import Library
 from twinlens.shared.settings import Settings
-from twinlens.workers.collection import collection_of
-from twinlens.workers.vectors import Vectors
+from twinlens.workers.milvus.collection import collection_of
+from twinlens.workers.milvus.vectors import Vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,8 +13,8 @@ import pytest
 from redis import Redis
 from servers import free_port
 
-from twinlens.cli import parts
-from twinlens.shared.scripts import WORKERS
+from twinlens.cli.service import parts
+from twinlens.shared.redis.scripts import WORKERS
 from twinlens.shared.settings import Settings
 
 

@@ -15,21 +15,21 @@ from photos import jpeg
 from PIL import Image, ImageOps
 
 from twinlens.shared.blobs import image_id_of
-from twinlens.shared.catalog import LIBRARIES
 from twinlens.shared.errors import ImageNotFound
 from twinlens.shared.messages import CompareQuery, DuplicatesQuery, SearchQuery, now
 from twinlens.shared.queue import query_key
-from twinlens.workers.calibrate import calibrate_libraries
-from twinlens.workers.compare import compare
-from twinlens.workers.duplicates import find_duplicates
-from twinlens.workers.examples import Sent
-from twinlens.workers.search import search
+from twinlens.shared.redis.catalog import LIBRARIES
+from twinlens.workers.library.calibrate import calibrate_libraries
+from twinlens.workers.query.compare import compare
+from twinlens.workers.query.duplicates import find_duplicates
+from twinlens.workers.query.examples import Sent
+from twinlens.workers.query.search import search
 
 if TYPE_CHECKING:
     from flask.testing import FlaskClient
 
     from twinlens.shared.messages import SearchResult
-    from twinlens.workers.runtime import Runtime
+    from twinlens.workers.process.runtime import Runtime
 
 pytestmark = on_every_milvus
 

@@ -11,8 +11,6 @@ import redis as redis_client
 from beats import beat
 from servers import free_port
 
-from twinlens.shared.jobs import WAIT_SLICE_S
-from twinlens.shared.presence import BEAT_S, SILENCE_S, announce, live_workers
 from twinlens.shared.queue import (
     LANES,
     QUEUES,
@@ -23,8 +21,10 @@ from twinlens.shared.queue import (
     result_key,
     result_meta,
 )
-from twinlens.shared.scripts import ARRIVAL_TTL_S
-from twinlens.workers.sweeper import MIN_AGE_S, SWEEP_S
+from twinlens.shared.redis.jobs import WAIT_SLICE_S
+from twinlens.shared.redis.presence import BEAT_S, SILENCE_S, announce, live_workers
+from twinlens.shared.redis.scripts import ARRIVAL_TTL_S
+from twinlens.workers.process.sweeper import MIN_AGE_S, SWEEP_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

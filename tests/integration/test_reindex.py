@@ -23,16 +23,17 @@ from twinlens.shared.blobs import image_id_of, image_key
 from twinlens.shared.errors import LibraryNotFound, Unavailable
 from twinlens.shared.messages import SearchQuery
 from twinlens.shared.queue import make_celery
-from twinlens.workers import bulk, reindex
-from twinlens.workers.images import delete_image
-from twinlens.workers.reindex import plan_reindex, tend_libraries
-from twinlens.workers.search import search
+from twinlens.workers.chunk import embedding as bulk
+from twinlens.workers.library import reindex
+from twinlens.workers.library.images import delete_image
+from twinlens.workers.library.reindex import plan_reindex, tend_libraries
+from twinlens.workers.query.search import search
 
 if TYPE_CHECKING:
     from flask.testing import FlaskClient
 
     from twinlens.shared.settings import Settings
-    from twinlens.workers.runtime import Runtime
+    from twinlens.workers.process.runtime import Runtime
 
 pytestmark = on_every_milvus
 

@@ -9,7 +9,7 @@ from plain_uploads import ending, outcomes, upload
 from servers import wait_until
 
 from twinlens.shared.blobs import image_key, thumbnail_key
-from twinlens.workers.images import count_vectors, make_stored_thumbnail
+from twinlens.workers.library.images import count_vectors, make_stored_thumbnail
 
 if TYPE_CHECKING:
     from pathlib import Path

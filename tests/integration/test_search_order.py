@@ -25,7 +25,7 @@ from known_library import (
 from PIL import Image
 from tiny_pair import SIZE_PX, plain_picture
 
-from twinlens.models.card import Metric
+from twinlens.models.distances import Metric
 from twinlens.models.fusion import Fusion, agreement
 from twinlens.models.pictures import open_picture
 from twinlens.models.registry import Registry
@@ -35,15 +35,15 @@ from twinlens.shared.errors import BadRequest, ImageNotFound
 from twinlens.shared.messages import CompareQuery, DuplicatesQuery, SearchQuery
 from twinlens.shared.queue import query_key
 from twinlens.shared.settings import Settings
-from twinlens.workers import duplicates as duplicates_module
-from twinlens.workers import search as search_module
-from twinlens.workers.calibrate import calibrate_libraries
-from twinlens.workers.collection import collection_of
-from twinlens.workers.compare import compare
-from twinlens.workers.duplicates import find_duplicates
-from twinlens.workers.examples import Sent
-from twinlens.workers.search import search
-from twinlens.workers.vectors import Vectors
+from twinlens.workers.library.calibrate import calibrate_libraries
+from twinlens.workers.milvus.collection import collection_of
+from twinlens.workers.milvus.vectors import Vectors
+from twinlens.workers.query import duplicates as duplicates_module
+from twinlens.workers.query import search as search_module
+from twinlens.workers.query.compare import compare
+from twinlens.workers.query.duplicates import find_duplicates
+from twinlens.workers.query.examples import Sent
+from twinlens.workers.query.search import search
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from twinlens.models.card import Card
     from twinlens.shared.libraries import Library
     from twinlens.shared.messages import SearchResult
-    from twinlens.workers.collection import Collection
-    from twinlens.workers.runtime import Runtime
+    from twinlens.workers.milvus.collection import Collection
+    from twinlens.workers.process.runtime import Runtime
 
 FLOAT_METRICS = (Metric.L2, Metric.IP, Metric.COSINE)
 # Each metric, and the model that has it.

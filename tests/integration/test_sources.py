@@ -23,8 +23,8 @@ from twinlens.shared.errors import (
     TwinlensError,
 )
 from twinlens.shared.settings import Settings
-from twinlens.workers import sources as module
-from twinlens.workers.sources import Sources
+from twinlens.workers.chunk import sources as module
+from twinlens.workers.chunk.sources import Sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,13 +12,13 @@ from plain_uploads import ending, job_of, upload, upload_one
 from servers import wait_until
 from tiny_pair import plain_picture
 
-from twinlens.shared import feed, scripts
-from twinlens.shared.jobs import Job
 from twinlens.shared.messages import now
-from twinlens.shared.presence import SILENCE_S, announce
-from twinlens.shared.scripts import ARRIVING, FED, WORKERS, record
-from twinlens.workers import sweeper
-from twinlens.workers.sweeper import SWEEP_S, sweep
+from twinlens.shared.redis import feed, scripts
+from twinlens.shared.redis.jobs import Job
+from twinlens.shared.redis.presence import SILENCE_S, announce
+from twinlens.shared.redis.scripts import ARRIVING, FED, WORKERS, record
+from twinlens.workers.process import sweeper
+from twinlens.workers.process.sweeper import SWEEP_S, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable

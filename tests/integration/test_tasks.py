@@ -12,7 +12,6 @@ from tiny_pair import plain_picture
 
 from twinlens.shared import log
 from twinlens.shared.blobs import image_key
-from twinlens.shared.jobs import Job
 from twinlens.shared.libraries import Library
 from twinlens.shared.messages import now
 from twinlens.shared.queue import (
@@ -31,7 +30,8 @@ from twinlens.shared.queue import (
     reply_key,
     result_key,
 )
-from twinlens.shared.scripts import FED
+from twinlens.shared.redis.jobs import Job
+from twinlens.shared.redis.scripts import FED
 from twinlens.shared.settings import Settings
 
 if TYPE_CHECKING:

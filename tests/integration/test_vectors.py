@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from pymilvus import DataType, MilvusClient
 
 from twinlens.models.card import Card
+from twinlens.models.distances import pairwise_distances
 from twinlens.models.registry import SHIPPED_CARDS, load_card
-from twinlens.models.scores import pairwise_distances
 from twinlens.shared.errors import Unavailable, ValidationFailed
 from twinlens.shared.filters import parse_filter
 from twinlens.shared.libraries import FloatMetric, Index, IndexType, Library
 from twinlens.shared.settings import Settings
-from twinlens.workers.collection import ID_FIELD, VECTOR_FIELD, Collection, collection_of
-from twinlens.workers.expressions import METADATA_FIELD
-from twinlens.workers.vectors import Vectors
+from twinlens.workers.milvus.collection import ID_FIELD, VECTOR_FIELD, Collection, collection_of
+from twinlens.workers.milvus.expressions import METADATA_FIELD
+from twinlens.workers.milvus.vectors import Vectors
 
 pytestmark = on_every_milvus
 

@@ -9,20 +9,21 @@ import pytest
 from known_library import at_angles, id_of, of_bits, true_distances
 from tiny_pair import pair_card
 
-from twinlens.models.card import Metric, load_card
+from twinlens.models.card import load_card
+from twinlens.models.distances import Metric
 from twinlens.models.registry import SHIPPED_CARDS
 from twinlens.shared.libraries import Index, Library
 from twinlens.shared.settings import Settings
-from twinlens.workers import vectors as vectors_module
-from twinlens.workers.collection import collection_of
-from twinlens.workers.vectors import Vectors
+from twinlens.workers.milvus import vectors as vectors_module
+from twinlens.workers.milvus.collection import collection_of
+from twinlens.workers.milvus.vectors import Vectors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from twinlens.models.card import Card
     from twinlens.shared.libraries import FloatMetric
-    from twinlens.workers.collection import Collection
+    from twinlens.workers.milvus.collection import Collection
 
 PHASH = load_card(SHIPPED_CARDS / "phash@1.toml")
 N_ROWS = 50

@@ -14,7 +14,7 @@ from plain_uploads import IDS, codes, ending, has_ended, outcomes, upload, uploa
 from servers import wait_until
 
 from twinlens.shared.queue import COUNT_VECTORS, Reply, reply_key
-from twinlens.workers.images import count_vectors
+from twinlens.workers.library.images import count_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from inside_worker import WorkerProcess
 
     from twinlens.shared.settings import Settings
-    from twinlens.workers.vectors import Vectors
+    from twinlens.workers.milvus.vectors import Vectors
 
 # Of Celery's result backend, by a name of Redis' client.
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
@@ -154,7 +154,7 @@ def test_a_worker_that_is_told_to_stop_has_its_grace_time_and_no_more(
     how: str,
 ) -> None:
     brief = settings.model_copy(update={"worker_grace_s": 0.01})
-    monkeypatch.setattr("twinlens.workers.app.settings", brief)
+    monkeypatch.setattr("twinlens.workers.process.app.settings", brief)
     worker_shutting_down.send(sender="worker", sig="SIGTERM", how=how, exitcode=0)
     if how == "Warm":
         wait_until(lambda: quits == [signal.SIGQUIT], 30)

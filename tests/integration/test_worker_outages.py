@@ -13,12 +13,12 @@ from redis import ConnectionError as RedisAway
 from servers import wait_until
 from tiny_pair import pair_card, picture_graph, text_graph, tokenizer_file
 
-from twinlens.shared.catalog import MODELS, Catalog
 from twinlens.shared.errors import Unavailable
 from twinlens.shared.queue import COUNT_VECTORS, Reply, reply_key
-from twinlens.workers.images import count_vectors
-from twinlens.workers.runtime import build_runtime
-from twinlens.workers.sweeper import sweep
+from twinlens.shared.redis.catalog import MODELS, Catalog
+from twinlens.workers.library.images import count_vectors
+from twinlens.workers.process.runtime import build_runtime
+from twinlens.workers.process.sweeper import sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,11 +26,11 @@ from twinlens.shared.errors import ContentMissing, ImageNotFound, ModelNotFound
 from twinlens.shared.messages import SearchQuery
 from twinlens.shared.queue import query_key
 from twinlens.shared.settings import Settings
-from twinlens.workers.bulk import embed_chunk
-from twinlens.workers.examples import Sent
-from twinlens.workers.images import count_vectors, delete_image, make_stored_thumbnail
-from twinlens.workers.runtime import Runtime, build_runtime
-from twinlens.workers.search import search
+from twinlens.workers.chunk.embedding import embed_chunk
+from twinlens.workers.library.images import count_vectors, delete_image, make_stored_thumbnail
+from twinlens.workers.process.runtime import Runtime, build_runtime
+from twinlens.workers.query.examples import Sent
+from twinlens.workers.query.search import search
 
 
 @on_every_milvus

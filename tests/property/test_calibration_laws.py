@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from random_sets import Model
 
 from twinlens.models.calibration import Calibration, calibrate, prior_of, score_of
-from twinlens.models.card import Metric
+from twinlens.models.distances import Metric
 from twinlens.models.fusion import fuse
 
 COSINES = st.floats(-1.0, 1.0)

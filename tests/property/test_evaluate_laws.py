@@ -14,19 +14,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from twinlens.models.calibration import Calibration
-from twinlens.models.card import Metric
-from twinlens.models.edits import Edits
-from twinlens.models.embeddings import Embedded
-from twinlens.models.evaluate import Estimate, Evaluation, evaluate
-from twinlens.models.labels import Labelled
-from twinlens.models.scores import (
+from twinlens.models.distances import Metric, pairwise_distances
+from twinlens.models.workbench.edits import Edits
+from twinlens.models.workbench.embeddings import Embedded
+from twinlens.models.workbench.evaluate import Estimate, Evaluation, evaluate
+from twinlens.models.workbench.labels import Labelled
+from twinlens.models.workbench.scores import (
     Method,
     Recipe,
     View,
     fuse_scores,
     measure_rankings,
     order_by_score,
-    pairwise_distances,
 )
 
 

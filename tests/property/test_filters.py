@@ -25,7 +25,7 @@ from twinlens.shared.filters import (
     parse_filter,
     push_down,
 )
-from twinlens.workers.expressions import to_stored
+from twinlens.workers.milvus.expressions import to_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable

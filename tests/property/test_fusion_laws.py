@@ -9,7 +9,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from twinlens.models.calibration import Calibration
-from twinlens.models.card import Metric
+from twinlens.models.distances import Metric
 from twinlens.models.fusion import FusedEntry, Fusion, agreement, fuse, line_of, shares_of
 
 

@@ -26,13 +26,13 @@ from integration.conftest import read_task
 from job_model import FOR_EVER, Model
 from servers import running_valkey
 
-from twinlens.shared import scripts
 from twinlens.shared.errors import BrokenPicture, JobExpired, Problem, UploadBroken
-from twinlens.shared.feed import Feed
-from twinlens.shared.jobs import ITEMS, JOBS, SEARCHES, Job, Jobs
 from twinlens.shared.messages import Item
-from twinlens.shared.presence import announce, live_workers
 from twinlens.shared.queue import connect, make_celery, publish_chunk, read_results
+from twinlens.shared.redis import scripts
+from twinlens.shared.redis.feed import Feed
+from twinlens.shared.redis.jobs import ITEMS, JOBS, SEARCHES, Job, Jobs
+from twinlens.shared.redis.presence import announce, live_workers
 from twinlens.shared.settings import Settings
 
 if TYPE_CHECKING:

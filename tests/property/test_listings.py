@@ -11,8 +11,8 @@ from urllib.parse import quote
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twinlens.api.listings import MAX_LINE_BYTES, listing_entries
-from twinlens.api.uploads import MAX_NAME_CHARS
+from twinlens.api.reading.listings import MAX_LINE_BYTES, listing_entries
+from twinlens.api.reading.uploads import MAX_NAME_CHARS
 from twinlens.shared.errors import TwinlensError
 
 if TYPE_CHECKING:

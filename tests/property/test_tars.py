@@ -12,9 +12,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twinlens.api.archives import MAX_RATIO, RATIO_GRACE_BYTES, is_noise, is_unsafe
-from twinlens.api.tars import MAX_HEADER_BYTES, tar_entries
-from twinlens.api.uploads import Entry
+from twinlens.api.reading.archives import MAX_RATIO, RATIO_GRACE_BYTES, is_noise, is_unsafe
+from twinlens.api.reading.tars import MAX_HEADER_BYTES, tar_entries
+from twinlens.api.reading.uploads import Entry
 from twinlens.shared.errors import BadArchive, PayloadTooLarge, TwinlensError
 
 if TYPE_CHECKING:

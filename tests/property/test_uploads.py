@@ -10,15 +10,21 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from twinlens.api.archives import (
+from twinlens.api.reading.archives import (
     MAX_RATIO,
     RATIO_GRACE_BYTES,
     is_noise,
     is_unsafe,
     zip_entries,
 )
-from twinlens.api.multipart import read_parts
-from twinlens.api.uploads import MAX_NAME_CHARS, Entry, clean_name, form_entries, read_at_most
+from twinlens.api.reading.multipart import read_parts
+from twinlens.api.reading.uploads import (
+    MAX_NAME_CHARS,
+    Entry,
+    clean_name,
+    form_entries,
+    read_at_most,
+)
 from twinlens.shared.errors import BadArchive, BadRequest, PayloadTooLarge, TwinlensError
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import pytest
 from servers import free_port
 
-from twinlens.cli import addresses
-from twinlens.cli.addresses import check_host, check_port, is_free, is_loopback, pick_port, url_of
 from twinlens.cli.errors import CommandRefused
+from twinlens.cli.service import addresses
+from twinlens.cli.service.addresses import check_host, check_port, is_free, pick_port, url_of
+from twinlens.client.loopback import is_loopback
 
 
 @pytest.fixture

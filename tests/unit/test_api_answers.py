@@ -4,9 +4,10 @@ import doctest
 
 import pytest
 
-from twinlens.api import answers, probe, uploads
+from twinlens.api import answers, probe
 from twinlens.api.answers import page_by_name, wait_of
 from twinlens.api.probe import address_of
+from twinlens.api.reading import uploads
 from twinlens.shared.errors import ValidationFailed
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 import zstandard
 
-from twinlens.api import archives
-from twinlens.api.archives import (
+from twinlens.api.reading import archives
+from twinlens.api.reading.archives import (
     MAX_OVERSIZE,
     MAX_RATIO,
     RATIO_GRACE_BYTES,
@@ -23,13 +23,13 @@ from twinlens.api.archives import (
     read_bounded,
     zip_entries,
 )
-from twinlens.api.tars import MAX_HEADER_BYTES, MAX_ZSTD_WINDOW_BYTES, tar_entries
+from twinlens.api.reading.tars import MAX_HEADER_BYTES, MAX_ZSTD_WINDOW_BYTES, tar_entries
 from twinlens.shared.errors import BadArchive, PayloadTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twinlens.api.uploads import Entry
+    from twinlens.api.reading.uploads import Entry
 
 LIMIT = 1000
 END = bytes(2 * tarfile.BLOCKSIZE)

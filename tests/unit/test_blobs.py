@@ -12,9 +12,9 @@ import pytest
 from disk import Disk, disk_with_room_for
 
 from twinlens.shared.blobs import BlobStore, image_id_of, image_key, thumbnail_key
-from twinlens.shared.jobs import Job
 from twinlens.shared.manifests import read_manifest, write_manifest
 from twinlens.shared.messages import ManifestItem, now
+from twinlens.shared.redis.jobs import Job
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,8 @@ from twinlens.models.calibration import (
     measure_model,
     prior_of,
 )
-from twinlens.models.card import Metric, load_card
+from twinlens.models.card import load_card
+from twinlens.models.distances import Metric
 from twinlens.models.registry import SHIPPED_CARDS
 
 RARE = 0.99

@@ -11,12 +11,11 @@ import httpx
 import pytest
 from played import Service, as_json, as_json_page, busy, job_answer, listening, running
 
-from twinlens.api.schemas import MAX_PAGE
-from twinlens.cli.client import Client, Picture, UploadRefused
-from twinlens.cli.errors import CommandFailed
-from twinlens.cli.plan import MAX_BATCH_FILES
+from twinlens.cli.upload.plan import MAX_BATCH_FILES
+from twinlens.client.client import Client, Picture
+from twinlens.client.errors import RequestFailed, UploadRefused
 from twinlens.shared.errors import Unavailable
-from twinlens.shared.messages import CompareQuery, DuplicatesQuery, Item, SearchQuery
+from twinlens.shared.messages import MAX_PAGE, CompareQuery, DuplicatesQuery, Item, SearchQuery
 
 PICTURE = [Picture("a.jpg", b"bytes", {})]
 PROBLEM = {
@@ -44,7 +43,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_waits_between_tries_grow(waits: list[float]) -> None:
     service = Service([busy(503, None) for _ in range(9)])
-    with service.client(outage_s=0) as client, pytest.raises(CommandFailed, match="503"):
+    with service.client(outage_s=0) as client, pytest.raises(RequestFailed, match="503"):
         client.add_pictures(PICTURE, "default")
     assert waits == [0.5, 1, 2, 4]
 
@@ -53,7 +52,7 @@ def test_a_service_may_be_away_for_as_long_as_is_said(waits: list[float]) -> Non
     service = Service([httpx.ConnectError("refused") for _ in range(99)])
     with service.client(outage_s=60) as client:
         client.missing([], "default")
-        with pytest.raises(CommandFailed, match="twinlens up"):
+        with pytest.raises(RequestFailed, match="twinlens up"):
             client.add_pictures(PICTURE, "default")
     assert waits == [0.5, 1, 2, 4, 8, 10, 10, 10, 10, 10]
 
@@ -64,7 +63,7 @@ def test_the_time_of_an_outage_begins_with_its_first_failure(waits: list[float])
         client.add_pictures(PICTURE, "default")
         time.sleep(100)
         waits.clear()
-        with pytest.raises(CommandFailed, match="503"):
+        with pytest.raises(RequestFailed, match="503"):
             client.add_pictures(PICTURE, "default")
     assert waits == [10] * 6
 
@@ -101,7 +100,7 @@ def test_what_a_restart_answers_is_tried_again(waits: list[float], status: int) 
 @pytest.mark.parametrize("status", [400, 404, 409, 413, 429, 500, 501])
 def test_what_does_not_is_not(waits: list[float], status: int) -> None:
     service = Service([busy(status, None)])
-    with service.client() as client, pytest.raises(CommandFailed, match=str(status)):
+    with service.client() as client, pytest.raises(RequestFailed, match=str(status)):
         client.add_pictures(PICTURE, "default")
     assert (len(service.bodies), waits) == (1, [])
 
@@ -117,7 +116,7 @@ def test_a_network_that_fails_is_waited_for_only_where_that_was_said(waits: list
     service = Service([httpx.ReadTimeout("")])
     with service.client(outage_s=0) as client:
         client.missing([], "default")
-        with pytest.raises(CommandFailed, match="does not answer as it should: ReadTimeout"):
+        with pytest.raises(RequestFailed, match="does not answer as it should: ReadTimeout"):
             client.add_pictures(PICTURE, "default")
     assert waits == []
 
@@ -126,7 +125,7 @@ def test_a_request_that_cannot_be_sent_is_not_tried_again(waits: list[float]) ->
     service = Service([httpx.UnsupportedProtocol("no such protocol")])
     with service.client() as client:
         client.missing([], "default")
-        with pytest.raises(CommandFailed, match="no such protocol"):
+        with pytest.raises(RequestFailed, match="no such protocol"):
             client.add_pictures(PICTURE, "default")
     assert waits == []
 
@@ -156,13 +155,13 @@ def test_a_refused_upload_is_told_apart(tmp_path: Path, status: int) -> None:
     service = Service([httpx.Response(status, json=PROBLEM)])
     with service.client() as client, pytest.raises(UploadRefused) as raised:
         client.add_archive(tmp_path / "a.zip", "application/zip", "default", lambda _: None)
-    assert raised.value.message == ("The archive is cut short. query.k: too many (request r-17)")
+    assert str(raised.value) == ("The archive is cut short. query.k: too many (request r-17)")
 
 
 @pytest.mark.parametrize("status", [400, 404, 500])
 def test_any_other_error_is_none_of_the_upload(status: int) -> None:
     service = Service([httpx.Response(status, json=PROBLEM)])
-    with service.client() as client, pytest.raises(CommandFailed, match="cut short") as raised:
+    with service.client() as client, pytest.raises(RequestFailed, match="cut short") as raised:
         client.add_pictures(PICTURE, "default")
     assert not isinstance(raised.value, UploadRefused)
 
@@ -256,9 +255,9 @@ def failed_with(status: Any = "failed") -> Any:
 def test_pictures_are_asked_with_in_a_form_and_each_as_what_it_is() -> None:
     service = Service()
     service.answers["/v1/search"] = failed_with()
-    with service.client() as client, pytest.raises(CommandFailed) as raised:
+    with service.client() as client, pytest.raises(RequestFailed) as raised:
         client.search(SearchQuery(k=3), [b"one", b"two"], [b"not this"])
-    assert raised.value.message == "the search failed: Milvus is gone."
+    assert str(raised.value) == "the search failed: Milvus is gone."
     [request] = service.requests
     assert request.headers["Prefer"] == "wait=60"
     *files, (name, query) = form_of(request)
@@ -269,9 +268,9 @@ def test_pictures_are_asked_with_in_a_form_and_each_as_what_it_is() -> None:
 def test_words_are_asked_with_as_json() -> None:
     service = Service()
     service.answers["/v1/search"] = failed_with("cancelled")
-    with service.client() as client, pytest.raises(CommandFailed) as raised:
+    with service.client() as client, pytest.raises(RequestFailed) as raised:
         client.search(SearchQuery(text="a cat"))
-    assert raised.value.message == "the search cancelled: no reason is known"
+    assert str(raised.value) == "the search cancelled: no reason is known"
     [request] = service.requests
     asked = json.loads(request.content)
     assert asked["text"] == "a cat"
@@ -283,9 +282,9 @@ def test_words_are_asked_with_as_json() -> None:
 def test_duplicates_are_waited_for() -> None:
     service = Service()
     service.answers["/v1/duplicates"] = failed_with()
-    with service.client() as client, pytest.raises(CommandFailed) as raised:
+    with service.client() as client, pytest.raises(RequestFailed) as raised:
         client.find_duplicates(DuplicatesQuery())
-    assert raised.value.message == "the search for duplicates failed: Milvus is gone."
+    assert str(raised.value) == "the search for duplicates failed: Milvus is gone."
     assert service.requests[0].headers["Prefer"] == "wait=60"
 
 
@@ -323,12 +322,12 @@ def test_lists_are_read_as_long_as_they_may_be(
 
 def test_what_is_no_twinlens_is_told() -> None:
     service = Service([httpx.Response(200, text="<html>")])
-    with service.client() as client, pytest.raises(CommandFailed, match="is no Twinlens"):
+    with service.client() as client, pytest.raises(RequestFailed, match="is no Twinlens"):
         client.add_pictures(PICTURE, "default")
 
 
 def test_what_is_no_url_is_told() -> None:
-    with pytest.raises(CommandFailed, match="is not a URL"):
+    with pytest.raises(RequestFailed, match="is not a URL"):
         Client("http://[::1")
 
 

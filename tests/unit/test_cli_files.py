@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twinlens.cli.coco import Annotations
 from twinlens.cli.errors import CommandFailed
-from twinlens.cli.plan import Plan, make_batches
-from twinlens.cli.sources import (
+from twinlens.cli.upload.coco import Annotations
+from twinlens.cli.upload.plan import Plan, make_batches
+from twinlens.cli.upload.sources import (
     Source,
     Unreadable,
     archive_type,

@@ -13,12 +13,13 @@ import pytest
 from played import Service, busy, fill, job_answer, running
 from servers import wait_until
 
-from twinlens.cli.client import Picture, UploadRefused
 from twinlens.cli.errors import CommandFailed
-from twinlens.cli.index import upload
-from twinlens.cli.parallel import run_parallel
-from twinlens.cli.plan import MAX_BATCH_FILES
-from twinlens.cli.tracking import MAX_OPEN_JOBS, Totals, Tracker
+from twinlens.cli.upload.index import upload
+from twinlens.cli.upload.parallel import run_parallel
+from twinlens.cli.upload.plan import MAX_BATCH_FILES
+from twinlens.cli.upload.tracking import MAX_OPEN_JOBS, Totals, Tracker
+from twinlens.client.client import Picture
+from twinlens.client.errors import RequestFailed, UploadRefused
 
 # Threads.
 
@@ -161,7 +162,7 @@ def test_an_upload_is_tried_again_whole(failure: Any) -> None:
 
 def test_a_service_that_never_answered_is_not_waited_for() -> None:
     service = Service([httpx.ConnectError("refused")])
-    with service.client() as client, pytest.raises(CommandFailed, match="twinlens up"):
+    with service.client() as client, pytest.raises(RequestFailed, match="twinlens up"):
         client.add_pictures(PICTURE, "default")
     assert len(service.bodies) == 1
 
@@ -171,14 +172,14 @@ def test_what_is_refused_is_not_tried_again(failure: httpx.Response) -> None:
     if failure.status_code == 422:
         del failure.headers["Retry-After"]
     service = Service([failure])
-    with service.client() as client, pytest.raises(CommandFailed):
+    with service.client() as client, pytest.raises(RequestFailed):
         client.add_pictures(PICTURE, "default")
     assert len(service.bodies) == 1
 
 
 def test_tries_have_an_end() -> None:
     service = Service([busy(503) for _ in range(9)])
-    with service.client(outage_s=0) as client, pytest.raises(CommandFailed, match="503"):
+    with service.client(outage_s=0) as client, pytest.raises(RequestFailed, match="503"):
         client.add_pictures(PICTURE, "default")
     assert len(service.bodies) == 5
 
@@ -237,7 +238,7 @@ def test_what_was_done_is_known_after_an_outage_that_does_not_end(tmp_path: Path
     service = Service([None, *(httpx.ConnectError("refused") for _ in range(9))])
     fill(tmp_path / "photos", MAX_BATCH_FILES + 1)
     totals = Totals()
-    with service.client(outage_s=0) as client, pytest.raises(CommandFailed, match="up"):
+    with service.client(outage_s=0) as client, pytest.raises(RequestFailed, match="up"):
         upload(client, [tmp_path / "photos"], "default", 1, totals=totals)
     assert totals.n_indexed == MAX_BATCH_FILES
     assert totals.took_s > 0

@@ -8,9 +8,9 @@ import click
 import httpx
 import pytest
 
-from twinlens.api.schemas import JobAnswer, LibraryPlan, Progress
-from twinlens.cli.client import Client
-from twinlens.cli.editions import change_library
+from twinlens.cli.show.editions import change_library
+from twinlens.client.client import Client
+from twinlens.shared.answers import JobAnswer, LibraryPlan, Progress
 from twinlens.shared.errors import ReindexFailed
 from twinlens.shared.libraries import Library
 from twinlens.shared.messages import now

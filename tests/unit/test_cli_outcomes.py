@@ -15,15 +15,16 @@ import pytest
 from click.testing import CliRunner, Result
 from played import Service, as_json, as_json_page, busy, fill, job_answer, listening, running
 
-from twinlens.cli import index, patience
-from twinlens.cli.coco import Annotations
-from twinlens.cli.errors import CommandFailed
-from twinlens.cli.index import upload
 from twinlens.cli.main import main
-from twinlens.cli.plan import Plan
-from twinlens.cli.sending import Sender
-from twinlens.cli.sources import file_source
-from twinlens.cli.tracking import MAX_OPEN_JOBS, Bars, Totals, Tracker
+from twinlens.cli.upload import index
+from twinlens.cli.upload.coco import Annotations
+from twinlens.cli.upload.index import upload
+from twinlens.cli.upload.plan import Plan
+from twinlens.cli.upload.sending import Sender
+from twinlens.cli.upload.sources import file_source
+from twinlens.cli.upload.tracking import MAX_OPEN_JOBS, Bars, Totals, Tracker
+from twinlens.client import patience
+from twinlens.client.errors import RequestFailed
 from twinlens.shared.blobs import image_id_of
 from twinlens.shared.errors import BrokenPicture, Crashed
 from twinlens.shared.messages import Item
@@ -275,7 +276,7 @@ def test_pictures_of_an_archive_are_known_while_it_is_worked_on(
     service, totals = Service([as_json(running("a", 0, total=5))]), Totals()
     seen = [as_json(running("a", 1, total=5)), busy(500, None)]
     service.answers["/v1/jobs/a"] = lambda _: seen.pop(0)
-    with service.client() as client, pytest.raises(CommandFailed):
+    with service.client() as client, pytest.raises(RequestFailed):
         upload(client, [tmp_path / "more.zip"], "default", totals=totals)
     assert "1/5" in capsys.readouterr().err.splitlines()[-1]
     assert totals.n_waiting == 4

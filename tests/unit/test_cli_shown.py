@@ -17,9 +17,9 @@ from photos import jpeg
 from PIL import Image as Picture
 from played import Service, as_json, as_json_page, job_answer, listening, running
 
-from twinlens.api.schemas import Backlog, LibraryStats, Stats
 from twinlens.cli.main import main
-from twinlens.cli.sheet import Cell, draw_sheet
+from twinlens.cli.show.sheet import Cell, draw_sheet
+from twinlens.shared.answers import Backlog, LibraryStats, Stats
 from twinlens.shared.errors import BrokenPicture, Crashed
 from twinlens.shared.libraries import Index, Library, NextEdition
 from twinlens.shared.messages import (
@@ -33,9 +33,9 @@ from twinlens.shared.messages import (
     RankedImage,
     SearchResult,
     SearchTiming,
+    WorkerStatus,
     now,
 )
-from twinlens.shared.presence import WorkerStatus
 
 DAY = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 

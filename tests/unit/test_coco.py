@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twinlens.api.uploads import MAX_METADATA_BYTES, parse_metadata
-from twinlens.cli.coco import Annotations, read_coco
+from twinlens.api.reading.uploads import MAX_METADATA_BYTES, parse_metadata
 from twinlens.cli.errors import CommandFailed
+from twinlens.cli.upload.coco import Annotations, read_coco
 
 COCO: dict[str, Any] = {
     "info": {"year": 2017},

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from twinlens.workers.cores import n_cores
+from twinlens.workers.process.cores import n_cores
 
 
 def test_the_cores_that_we_may_use_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from twinlens.shared.filters import (
     push_down,
 )
 from twinlens.shared.messages import Metadata
-from twinlens.workers.expressions import to_milvus, to_stored
+from twinlens.workers.milvus.expressions import to_milvus, to_stored
 
 A1, B2, C3 = (Compare(field, "==", value) for field, value in [("a", 1), ("b", 2), ("c", 3)])
 ROME: Metadata = {"city": "Rome", "year": 2019, "score": 0.5, "is_draft": False, "tags": ["red"]}

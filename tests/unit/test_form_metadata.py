@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twinlens.api.uploads import MAX_METADATA_BYTES, Entry, form_entries
+from twinlens.api.reading.uploads import MAX_METADATA_BYTES, Entry, form_entries
 from twinlens.shared.errors import PayloadTooLarge, ValidationFailed
 
 LIMIT = 100

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from twinlens.models.calibration import Calibration
-from twinlens.models.card import Metric
+from twinlens.models.distances import Metric
 from twinlens.models.fusion import Agreement, FusedEntry, Fusion, agreement, fuse, similarity
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from twinlens.api.listings import MAX_ERRORS, MAX_LINE_BYTES, listing_entries
-from twinlens.api.uploads import MAX_METADATA_BYTES, Entry
+from twinlens.api.reading.listings import MAX_ERRORS, MAX_LINE_BYTES, listing_entries
+from twinlens.api.reading.uploads import MAX_METADATA_BYTES, Entry
 from twinlens.shared.errors import PayloadTooLarge
 
 GOOD = b'{"uri": "file:///photos/cat.jpg"}'

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from small_models import Watched, open_phash, write_picture, write_pictures
 
-from twinlens.models.edits import EDITS, edit_picture, embed_edits
-from twinlens.models.embeddings import EmbeddingCache, embed_all
 from twinlens.models.pictures import open_picture
 from twinlens.models.session import OnnxEmbedder
+from twinlens.models.workbench.edits import EDITS, edit_picture, embed_edits
+from twinlens.models.workbench.embeddings import EmbeddingCache, embed_all
 from twinlens.shared.errors import BrokenPicture
 
 

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from small_models import Watched, colour_model, open_phash, write_picture, write_pictures
 
-from twinlens.models.embeddings import CHUNK, EmbeddingCache, embed_all
 from twinlens.models.pictures import open_picture
 from twinlens.models.session import OnnxEmbedder
+from twinlens.models.workbench.embeddings import CHUNK, EmbeddingCache, embed_all
 from twinlens.shared.errors import BadEmbedding, BadRequest
 
 
@@ -60,7 +60,7 @@ import os, sys
 from pathlib import Path
 from twinlens.models.build import build_model
 from twinlens.models.card import load_card
-from twinlens.models.embeddings import EmbeddingCache, embed_all
+from twinlens.models.workbench.embeddings import EmbeddingCache, embed_all
 from twinlens.models.registry import SHIPPED_CARDS
 from twinlens.models.session import OnnxEmbedder
 

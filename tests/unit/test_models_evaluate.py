@@ -9,18 +9,17 @@ import numpy as np
 import pytest
 from random_sets import Model, random_set
 
-from twinlens.models.card import Metric
-from twinlens.models.embeddings import sort_by_id
-from twinlens.models.evaluate import Contender, Evaluation, evaluate
+from twinlens.models.distances import Metric, pairwise_distances
 from twinlens.models.fusion import line_of
-from twinlens.models.labels import Labelled
-from twinlens.models.scores import (
+from twinlens.models.workbench.embeddings import sort_by_id
+from twinlens.models.workbench.evaluate import Contender, Evaluation, evaluate
+from twinlens.models.workbench.labels import Labelled
+from twinlens.models.workbench.scores import (
     Method,
     calibrate_all,
     fuse_scores,
     list_recipes,
     measure_rankings,
-    pairwise_distances,
     view_of,
 )
 from twinlens.shared.errors import BadRequest

@@ -21,7 +21,8 @@ from onnx import TensorProto, helper
 
 from twinlens.models.build import keras as build_keras
 from twinlens.models.build.keras import KerasExport, export_keras
-from twinlens.models.card import Card, Fit, Metric, OutputKind, Resample
+from twinlens.models.card import Card, Fit, OutputKind, Resample
+from twinlens.models.distances import Metric
 from twinlens.models.session import OnnxEmbedder
 from twinlens.shared.errors import ModelError, ModelNotFound, ModelRefused
 

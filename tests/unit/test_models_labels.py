@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from twinlens.models.labels import Labelled, read_labels
+from twinlens.models.workbench.labels import Labelled, read_labels
 from twinlens.shared.errors import BadRequest
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from twinlens.models.build.phash import build_phash
-from twinlens.models.project import project_model
+from twinlens.models.workbench.project import project_model
 from twinlens.shared.errors import BadRequest, ModelError
 
 SIDE_PX, DIMENSION = 8, 40

@@ -21,9 +21,9 @@ from PIL import Image
 
 from twinlens.models.build.lite import LITE0, LITE2, build_lite
 from twinlens.models.build.phash import build_phash
-from twinlens.models.project import project_model
-from twinlens.models.quantize import measure_ranges, quantize_model
+from twinlens.models.build.quantize import measure_ranges, quantize_model
 from twinlens.models.registry import SHIPPED_CARDS
+from twinlens.models.workbench.project import project_model
 from twinlens.shared.errors import ModelError
 
 SIDE_PX = 12
@@ -245,7 +245,7 @@ def test_the_same_ranges_give_the_same_bytes_in_another_process(network: bytes) 
     program = (
         "import hashlib, sys\n"
         "from twinlens.models.build import build_model\n"  # see quantize.py's imports
-        "from twinlens.models.quantize import quantize_model\n"
+        "from twinlens.models.build.quantize import quantize_model\n"
         "ranges, model = eval(sys.argv[1]), sys.stdin.buffer.read()\n"
         "print(hashlib.sha256(quantize_model(model, ranges)).hexdigest())"
     )

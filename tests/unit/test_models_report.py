@@ -16,13 +16,13 @@ import pytest
 from PIL import Image
 
 from twinlens.models.calibration import Calibration
-from twinlens.models.card import Metric
-from twinlens.models.edits import Edits
-from twinlens.models.embeddings import Embedded, LeftOut
-from twinlens.models.evaluate import Evaluation, evaluate
+from twinlens.models.distances import Metric
 from twinlens.models.fusion import agreement
-from twinlens.models.labels import Labelled
-from twinlens.models.report import (
+from twinlens.models.workbench.edits import Edits
+from twinlens.models.workbench.embeddings import Embedded, LeftOut
+from twinlens.models.workbench.evaluate import Evaluation, evaluate
+from twinlens.models.workbench.labels import Labelled
+from twinlens.models.workbench.report import (
     N_DISAGREEMENTS,
     compare_rankings,
     find_disagreements,

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from random_sets import MODELS, random_rows, random_set
 
-from twinlens.models.calibration import FLOOR, LEVELS, Calibration
-from twinlens.models.card import Metric
-from twinlens.models.edits import Edits
-from twinlens.models.embeddings import Embedded, sort_by_id
-from twinlens.models.evaluate import evaluate
-from twinlens.models.fusion import Fusion, Measured, fuse, line_of, similarity
-from twinlens.models.labels import Labelled
+from twinlens.models.calibration import FLOOR, LEVELS, Calibration, Measured
+from twinlens.models.distances import Metric, pairwise_distances
+from twinlens.models.fusion import Fusion, fuse, line_of, similarity
 from twinlens.models.rerank import N_RERANKED, rerank
-from twinlens.models.scores import (
+from twinlens.models.workbench.edits import Edits
+from twinlens.models.workbench.embeddings import Embedded, sort_by_id
+from twinlens.models.workbench.evaluate import evaluate
+from twinlens.models.workbench.labels import Labelled
+from twinlens.models.workbench.scores import (
     TUNED,
     Method,
     Recipe,
@@ -26,7 +26,6 @@ from twinlens.models.scores import (
     blocks_of,
     calibrate_all,
     fuse_scores,
-    pairwise_distances,
     similarities,
 )
 

@@ -10,10 +10,10 @@ from small_models import COLOUR_CARD
 from twinlens.models.card import Card
 from twinlens.models.fusion import FusedEntry
 from twinlens.models.rerank import rerank
-from twinlens.workers.neighbours import order_by_neighbours
+from twinlens.workers.query.neighbours import order_by_neighbours
 
 if TYPE_CHECKING:
-    from twinlens.workers.neighbours import Stored
+    from twinlens.workers.query.neighbours import Stored
 
 CARDS = {name: Card.model_validate(COLOUR_CARD | {"name": name}) for name in ("one", "two")}
 EQUAL = {"one": 0.5, "two": 0.5}

@@ -15,13 +15,13 @@ from played import Service as Played
 from played import listening
 from servers import free_port, needs_standalone
 
-from twinlens.cli import background, parts, serve, standalone
 from twinlens.cli.errors import CommandFailed
+from twinlens.cli.service import background, parts, serve, standalone
 from twinlens.shared.queue import LANES
 from twinlens.shared.settings import Settings
 
 if TYPE_CHECKING:
-    from twinlens.cli.supervisor import Service
+    from twinlens.cli.service.supervisor import Service
 
 
 @pytest.fixture

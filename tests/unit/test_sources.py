@@ -16,8 +16,8 @@ from twinlens.shared.errors import (
     TwinlensError,
 )
 from twinlens.shared.settings import Settings
-from twinlens.workers.network import is_reachable
-from twinlens.workers.sources import Sources, _open_below
+from twinlens.workers.chunk.network import is_reachable
+from twinlens.workers.chunk.sources import Sources, _open_below
 
 MAX_BYTES = 10
 

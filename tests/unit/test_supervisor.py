@@ -16,10 +16,10 @@ import pytest
 from servers import wait_until
 from supervised import STAY, Scene, at_once, is_locked, shell, stop, supervisor_alone
 
-from twinlens.cli import supervisor
 from twinlens.cli.errors import CommandFailed
-from twinlens.cli.guard import Guard, kill_group
-from twinlens.cli.supervisor import STOP_SIGNALS
+from twinlens.cli.service import supervisor
+from twinlens.cli.service.guard import Guard, kill_group
+from twinlens.cli.service.supervisor import STOP_SIGNALS
 
 # A supervisor that does not end is stopped long before a test may take what others may.
 pytestmark = pytest.mark.timeout(120)
@@ -67,7 +67,7 @@ def guards(pid: int) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(pid).children():
         with suppress(psutil.ZombieProcess):
-            if "twinlens.cli.guard" in child.cmdline():
+            if "twinlens.cli.service.guard" in child.cmdline():
                 found.append(child)
     return found
 
@@ -457,7 +457,7 @@ def test_a_line_that_a_killed_supervisor_did_not_end_is_not_believed(
     parts: list[subprocess.Popen[bytes]],
 ) -> None:
     said = f"{parts[0].pid}\n{parts[1].pid}"
-    command = [sys.executable, "-P", "-m", "twinlens.cli.guard"]
+    command = [sys.executable, "-P", "-m", "twinlens.cli.service.guard"]
     subprocess.run(command, input=said, text=True, check=True, timeout=40)
     assert parts[0].wait(20) == -signal.SIGKILL
     assert parts[1].poll() is None

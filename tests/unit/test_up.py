@@ -18,9 +18,9 @@ import psutil
 import pytest
 from servers import free_port, wait_until
 
-from twinlens.cli import up
 from twinlens.cli.errors import CommandRefused
-from twinlens.cli.up import run_up
+from twinlens.cli.service import up
+from twinlens.cli.service.up import run_up
 from twinlens.shared.settings import Settings
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Taking work in: what is answered is never lost."""

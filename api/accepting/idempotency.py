@@ -1,0 +1,85 @@
+"""Idempotency keys: the same key with the same request gives the same job, for a day."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from twinlens.shared.errors import IdempotencyConflict, UploadInProgress
+from twinlens.shared.redis.scripts import ARRIVAL_TTL_S
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+KEY_TTL_S = 86_400
+
+
+class KeyOwner(NamedTuple):
+    """What a key stands for."""
+
+    job_id: str
+    fingerprint: str  # empty while the first request still arrives
+
+
+class IdempotencyKeys:
+    """Binds callers' keys to their requests and the jobs of these."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def claim(self, key: str, job_id: str, fingerprint: str) -> KeyOwner:
+        """Binds a key to a request and its job, unless it is bound.
+
+        Args:
+            key: The key, scoped.
+            job_id: The job.
+            fingerprint: Of the request; empty while that still arrives (then `settle`).
+
+        Returns:
+            What the key stands for: this job, or an earlier one.
+
+        Raises:
+            UploadInProgress: The earlier request still arrives.
+        """
+        ttl_s = KEY_TTL_S if fingerprint else ARRIVAL_TTL_S
+        mine = f"{fingerprint}:{job_id}"
+        stored: Any = self._redis.set(_name(key), mine, nx=True, ex=ttl_s, get=True)
+        earlier, _, owner = (stored or mine).partition(":")
+        if owner != job_id and not earlier:
+            raise UploadInProgress("The first request with this Idempotency-Key still arrives.")
+        return KeyOwner(owner, earlier)
+
+    def renew(self, key: str) -> None:
+        """Says that the request of a key still arrives."""
+        self._redis.expire(_name(key), ARRIVAL_TTL_S)
+
+    def settle(self, key: str, job_id: str, fingerprint: str) -> None:
+        """Says what the request was that a key was claimed for."""
+        self._redis.set(_name(key), f"{fingerprint}:{job_id}", ex=KEY_TTL_S)
+
+    def release(self, key: str) -> None:
+        """Makes a key free again: its request came to nothing."""
+        self._redis.delete(_name(key))
+
+
+def check_same_request(owner: KeyOwner, fingerprint: str) -> None:
+    """Refuses a key that stands for another request.
+
+    Raises:
+        IdempotencyConflict: It does.
+    """
+    if owner.fingerprint != fingerprint:
+        raise IdempotencyConflict(
+            "This Idempotency-Key was sent with another request; use a new key for a new one."
+        )
+
+
+def scoped_key(method: str, path: str, key: str | None) -> str | None:
+    """Returns what a key is stored under: one key may be sent to two endpoints."""
+    if key is None:
+        return None
+    return hashlib.sha256(f"{method} {path}\n{key}".encode()).hexdigest()
+
+
+def _name(key: str) -> str:
+    return f"tl:idempotency:{key}"

@@ -1,0 +1,101 @@
+"""Too much at once: what is refused before anything is stored, and when to come again."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import threading
+from typing import TYPE_CHECKING, Any, Literal
+
+from twinlens.shared.errors import QueueFull, StorageFull
+from twinlens.shared.redis.presence import live_workers
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from twinlens.shared.redis.feed import Feed
+    from twinlens.shared.settings import Settings
+
+# Who is sent away comes back when there is room for more than a picture.
+ROOM = 0.1
+# Each stream of events holds a thread of the server (cli/service/serve.py); others need some too.
+MAX_STREAMS = 16
+# Nobody is sent away for longer than this: more workers may come at any time.
+MAX_RETRY_AFTER_S = 600
+
+
+class Limits:
+    """What the service takes at a time."""
+
+    def __init__(self, settings: Settings, redis: Redis, feed: Feed) -> None:
+        self._settings = settings
+        self._redis = redis
+        self._feed = feed
+        self._streams = threading.BoundedSemaphore(MAX_STREAMS)
+
+    def take_stream(self) -> threading.BoundedSemaphore:
+        """Takes one of the places for streams of events; its caller releases it.
+
+        Raises:
+            QueueFull: All are taken.
+        """
+        if not self._streams.acquire(blocking=False):
+            raise QueueFull(f"{MAX_STREAMS} streams of events are open; poll the job instead.")
+        return self._streams
+
+    def check_queue(self, name: Literal["search", "single"]) -> None:
+        """Refuses what would wait too long.
+
+        Raises:
+            QueueFull: Too many tasks wait.
+        """
+        n_waiting: Any = self._redis.llen(name)
+        if n_waiting < self._settings.max_queued_tasks:
+            return
+        lane = "search" if name == "search" else "bulk"
+        rate = sum(one.tasks_per_s for one in live_workers(self._redis) if lane in one.lanes)
+        raise QueueFull(
+            f"{n_waiting} tasks wait in the queue {name!r}.",
+            retry_after_s=_time_to_room(n_waiting, self._settings.max_queued_tasks, rate),
+        )
+
+    def check_backlog(self) -> None:
+        """Refuses a bulk upload while too much waits.
+
+        Raises:
+            QueueFull: Too many pictures wait.
+        """
+        n_waiting = self._feed.backlog()
+        if n_waiting < self._settings.max_backlog:
+            return
+        rate = sum(one.pictures_per_s for one in live_workers(self._redis))
+        raise QueueFull(
+            f"{n_waiting} pictures wait to be embedded.",
+            retry_after_s=_time_to_room(n_waiting, self._settings.max_backlog, rate),
+        )
+
+    def check_disk(self, n_bytes: int = 0) -> None:
+        """Refuses what would fill the disk.
+
+        Args:
+            n_bytes: How much is to be stored, where that is known.
+
+        Raises:
+            StorageFull: Less than the reserve would be free.
+        """
+        with contextlib.suppress(FileNotFoundError):  # the first upload makes the directory
+            disk = os.statvfs(self._settings.data_dir)
+            if disk.f_bavail * disk.f_frsize - n_bytes < self._settings.disk_reserve_bytes:
+                raise StorageFull(
+                    f"The upload would leave less than {self._settings.disk_reserve_bytes} bytes"
+                    " of the disk free."
+                )
+
+
+def _time_to_room(n_waiting: int, limit: int, rate: float) -> int:
+    """Returns the seconds in which, at this rate, a tenth of the limit is free."""
+    n_over = n_waiting - (1 - ROOM) * limit
+    if rate <= 0:
+        return MAX_RETRY_AFTER_S
+    return max(1, min(math.ceil(n_over / rate), MAX_RETRY_AFTER_S))

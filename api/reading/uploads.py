@@ -1,0 +1,297 @@
+"""Uploads as streams of entries: a name, and the bytes or why they are refused.
+
+Nothing here looks into a picture: what the bytes are is the worker's to say.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from twinlens.api.problems import fields_of
+from twinlens.api.reading.multipart import Part, read_parts
+from twinlens.shared.errors import (
+    BadRequest,
+    EmptyPicture,
+    FieldError,
+    PayloadTooLarge,
+    Problem,
+    TwinlensError,
+    UnsupportedMedia,
+    ValidationFailed,
+)
+from twinlens.shared.messages import Metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+MAX_NAME_CHARS = 255
+MAX_METADATA_BYTES = 16 * 1024
+MAX_QUERY_BYTES = 64 * 1024
+READ_BYTES = 64 * 1024
+# Gunicorn receives up to so much at once, and copies what it holds with each smaller read.
+BODY_BYTES = 1024 * 1024
+METADATA_RULE = "It is a flat JSON object of strings, numbers, booleans and lists of strings."
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]|[\ud800-\udfff]")
+# Neither NaN nor infinity is JSON, though Python reads both.
+_METADATA: TypeAdapter[Metadata] = TypeAdapter(Metadata, config=ConfigDict(allow_inf_nan=False))
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A picture of an upload: its bytes, where they are, or why it is refused."""
+
+    name: str
+    content: bytes = b""
+    metadata: Metadata = field(default_factory=dict)
+    error: Problem | None = None
+    uri: str | None = None  # where the worker is to fetch the bytes
+
+
+def clean_name(name: str) -> str:
+    r"""Returns what of a client's file name is kept: its last component, printable, not long.
+
+    >>> clean_name("C:\\Users\\me\\cat.jpg")
+    'cat.jpg'
+    >>> clean_name("../../etc/pass\nwd")
+    'passwd'
+    """
+    last = re.split(r"[/\\]", name)[-1]
+    return _CONTROL.sub("", last)[:MAX_NAME_CHARS]
+
+
+def picture_entry(name: str, content: bytes | None, max_bytes: int) -> Entry:
+    """Returns the entry of a picture that was read with a limit; None stands for past it."""
+    if content is None:
+        return refused_entry(name, too_large(max_bytes))
+    if not content:
+        return refused_entry(name, EmptyPicture("The file has no bytes."))
+    return Entry(name, content)
+
+
+def refused_entry(name: str, error: TwinlensError) -> Entry:
+    """Returns an entry that becomes a failed item."""
+    return Entry(name, error=error.to_problem())
+
+
+def too_large(max_bytes: int) -> PayloadTooLarge:
+    """Returns the error of a picture that is over its limit."""
+    return PayloadTooLarge(f"The picture has more than {max_bytes} bytes.")
+
+
+def read_at_most(chunks: Iterable[bytes], max_bytes: int) -> bytes | None:
+    """Reads a stream to its end, keeping it only up to a limit.
+
+    Returns:
+        The bytes, or None if there were more.
+    """
+    kept = bytearray()
+    is_over = False
+    for chunk in chunks:
+        is_over = is_over or len(kept) + len(chunk) > max_bytes
+        if is_over:
+            kept.clear()
+        else:
+            kept += chunk
+    return None if is_over else bytes(kept)
+
+
+def read_json(stream: Any, media_type: str, max_bytes: int, what: str) -> bytes:
+    """Reads a request that is JSON and nothing else.
+
+    Args:
+        stream: The body.
+        media_type: What it says it is.
+        max_bytes: Of the body.
+        what: Has at most so many, e.g. "A query has".
+
+    Raises:
+        UnsupportedMedia: It is not JSON.
+        PayloadTooLarge: It is over its limit.
+    """
+    if media_type != "application/json":
+        raise UnsupportedMedia("Send application/json.")
+    text = read_at_most(as_chunks(stream), max_bytes)
+    if text is None:
+        raise PayloadTooLarge(f"{what} at most {max_bytes} bytes.")
+    return text
+
+
+@dataclass
+class Form:
+    """A form of some pictures and one JSON part, any of which may be missing."""
+
+    files: dict[str, list[tuple[str, bytes]]]  # file names and bytes, by the name of the part
+    json: bytes | None = None
+
+
+@dataclass(frozen=True)
+class FormRules:
+    """What a form may have."""
+
+    json_part: str
+    max_json: int
+    max_picture: int  # bytes of all pictures together
+    files: Mapping[str, int]  # how many pictures at most, by the name of the part
+
+
+def read_form(content_type: str, body: Iterable[bytes], rules: FormRules) -> Form:
+    """Reads a form of pictures and a JSON part.
+
+    Raises:
+        ValidationFailed: A part is unknown or comes too often, or the JSON part is too long.
+        PayloadTooLarge: The pictures are over their limit.
+        EmptyPicture: A picture has no bytes.
+    """
+    form = Form({name: [] for name in rules.files})
+    left = rules.max_picture
+    for part in read_parts(content_type, body, max_parts=sum(rules.files.values()) + 8):
+        if part.name == rules.json_part and form.json is None:
+            form.json = read_at_most(part.chunks, rules.max_json)
+            if form.json is None:
+                raise _unexpected(part, f"At most {rules.max_json} bytes are taken.")
+        elif len(form.files.get(part.name, ())) < rules.files.get(part.name, 0):
+            content = read_picture(part.chunks, left)
+            left -= len(content)
+            form.files[part.name].append((clean_name(part.file_name), content))
+        else:
+            taken = [f"{n} `{name}`" for name, n in rules.files.items()]
+            raise _unexpected(
+                part, f"At most {', '.join(taken)} and one `{rules.json_part}` are taken."
+            )
+    return form
+
+
+def read_picture(chunks: Iterable[bytes], max_bytes: int) -> bytes:
+    """Reads the picture of a request that has only one.
+
+    Raises:
+        PayloadTooLarge: It is over its limit. What is left of it is not read.
+        EmptyPicture: It has no bytes.
+    """
+    content = bytearray()
+    for chunk in chunks:
+        content += chunk
+        if len(content) > max_bytes:
+            raise too_large(max_bytes)
+    if not content:
+        raise EmptyPicture("The picture has no bytes.")
+    return bytes(content)
+
+
+def form_entries(
+    content_type: str, body: Iterable[bytes], max_items: int, max_picture: int
+) -> Iterator[Entry]:
+    """Gives the pictures of a form with any number of `files`.
+
+    A JSON part `metadata` is of the `files` that comes next. If it is not valid, that picture is
+    given as refused, and the rest goes on.
+
+    Raises:
+        ValidationFailed: A part has another name, or a `metadata` has no picture.
+        PayloadTooLarge: There are too many pictures.
+    """
+    n_items = 0
+    metadata: Metadata | ValidationFailed | None = None
+    for part in read_parts(content_type, body, max_parts=2 * max_items + 2):
+        if part.name == "metadata":
+            if metadata is not None:
+                raise _lone_metadata()
+            metadata = _read_metadata(part)
+            continue
+        if part.name != "files":
+            raise _unexpected(part, "Only `files`, each with a `metadata` before it, are taken.")
+        n_items += 1
+        if n_items > max_items:
+            raise PayloadTooLarge(f"The form has more than {max_items} pictures.")
+        yield _form_entry(part, metadata, max_picture)
+        metadata = None
+    if metadata is not None:
+        raise _lone_metadata()
+
+
+def _form_entry(
+    part: Part, metadata: Metadata | ValidationFailed | None, max_picture: int
+) -> Entry:
+    name = clean_name(part.file_name)
+    if isinstance(metadata, ValidationFailed):
+        return refused_entry(name, metadata)
+    entry = picture_entry(name, read_at_most(part.chunks, max_picture), max_picture)
+    return replace(entry, metadata=metadata or {})
+
+
+def _read_metadata(part: Part) -> Metadata | ValidationFailed:
+    """Returns a picture's metadata, or why they are refused: the picture comes after them."""
+    text = read_at_most(part.chunks, MAX_METADATA_BYTES)
+    if text is None:
+        return ValidationFailed(f"The metadata has more than {MAX_METADATA_BYTES} bytes.")
+    try:
+        return parse_metadata(text)
+    except ValidationFailed as error:
+        return error
+
+
+def _lone_metadata() -> ValidationFailed:
+    message = "It goes before the `files` part that it is of."
+    return ValidationFailed(
+        "A `metadata` part has no picture.", [FieldError(location="metadata", message=message)]
+    )
+
+
+def parse_metadata(text: bytes | None) -> Metadata:
+    """Reads a `metadata` part: a flat JSON object.
+
+    Raises:
+        ValidationFailed: It is something else.
+    """
+    if text is None:
+        return {}
+    try:
+        return _METADATA.validate_json(text)
+    except ValidationError as error:
+        # One error a key, where pydantic has one for each type that the value might have had.
+        keys = dict.fromkeys(found["loc"][0] if found["loc"] else "" for found in error.errors())
+        raise ValidationFailed(
+            f"The metadata is not valid. {METADATA_RULE}",
+            [FieldError(location=f"metadata/{key}", message=METADATA_RULE) for key in keys],
+        ) from error
+
+
+def parse_json(model: type[Model], text: bytes, location: str) -> Model:
+    """Reads a JSON text as one of our types.
+
+    Args:
+        model: The type.
+        text: JSON.
+        location: Name of the part that holds it; empty for the whole body.
+
+    Raises:
+        BadRequest: The whole body is no JSON.
+        ValidationFailed: A field is missing, unknown or out of range.
+    """
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        if not location and error.errors()[0]["type"] == "json_invalid":
+            raise BadRequest("The body is not JSON.") from error
+        raise ValidationFailed(
+            f"The {location or 'body'} is not valid.", fields_of(error, location, as_pointer=True)
+        ) from error
+
+
+def _unexpected(part: Part, message: str) -> ValidationFailed:
+    name = part.name[:MAX_NAME_CHARS]
+    return ValidationFailed(
+        f"The part {name!r} is not taken. {message}", [FieldError(location=name, message=message)]
+    )
+
+
+def as_chunks(stream: Any, n_bytes: int = READ_BYTES) -> Iterator[bytes]:
+    """Gives a file-like object in pieces."""
+    return iter(lambda: stream.read(n_bytes), b"")

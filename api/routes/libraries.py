@@ -1,0 +1,96 @@
+"""Libraries: created, changed, read, removed."""
+
+from __future__ import annotations
+
+from flask import Response, request
+from flask_openapi.blueprint import APIBlueprint
+
+from twinlens.api.accepting.gateway import current_gateway
+from twinlens.api.accepting.intake import Accepted
+from twinlens.api.accepting.libraries import plan_library, remove_library, roll_back
+from twinlens.api.answers import answer, answer_accepted, page_by_name
+from twinlens.api.reading.uploads import MAX_QUERY_BYTES, parse_json, read_json
+from twinlens.api.routes import DEFAULT_PROBLEM, problems
+from twinlens.api.schemas import LibraryPath, NoParameters, PageParameters, WaitHeaders
+from twinlens.shared.answers import (
+    JobAnswer,
+    LibraryPage,
+    LibraryPlan,
+)
+from twinlens.shared.libraries import Library
+
+libraries = APIBlueprint(
+    "libraries",
+    __name__,
+    url_prefix="/v1",
+    abp_tags=[{"name": "models and libraries"}],
+    abp_responses=DEFAULT_PROBLEM,
+)
+
+
+@libraries.get(
+    "/libraries", operation_id="listLibraries", responses={200: LibraryPage, **problems(422)}
+)
+def list_libraries(query: PageParameters) -> Response:
+    """List the libraries, by name."""
+    found = [(library.name, library) for library in current_gateway().libraries()]
+    items, cursor = page_by_name(found, query.limit, query.cursor)
+    return answer(LibraryPage(items=items, next_cursor=cursor))
+
+
+@libraries.put(
+    "/libraries/<name>",
+    operation_id="putLibrary",
+    responses={
+        200: Library,
+        201: Library,
+        202: JobAnswer,
+        **problems(400, 404, 409, 415, 422, 503),
+    },
+    request_body={
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/LibraryPlan"}}},
+    },
+)
+def put_library(path: LibraryPath, query: NoParameters, header: WaitHeaders) -> Response:  # noqa: ARG001 (refuses any)
+    """Create a library, or change its models, weights, index or metric.
+
+    Where stored pictures have to be embedded for that, a `reindex` job does it. Searches go on as
+    they were until it has ended; then the change is switched on whole.
+    """
+    text = read_json(request.stream, request.mimetype, MAX_QUERY_BYTES, "A library's plan has")
+    gateway = current_gateway()
+    planned = plan_library(gateway, path.name, parse_json(LibraryPlan, text, location=""))
+    if planned.job is not None:
+        return answer_accepted(gateway, Accepted(planned.job, is_new=True), header.prefer)
+    return answer(planned.library, 201 if planned.is_new else 200)
+
+
+@libraries.get(
+    "/libraries/<name>", operation_id="getLibrary", responses={200: Library, **problems(404)}
+)
+def get_library(path: LibraryPath, query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
+    """Get a library."""
+    return answer(current_gateway().library(path.name))
+
+
+@libraries.delete(
+    "/libraries/<name>",
+    operation_id="deleteLibrary",
+    responses={200: JobAnswer, 202: JobAnswer, **problems(404, 409)},
+)
+def delete_library(path: LibraryPath, query: NoParameters, header: WaitHeaders) -> Response:  # noqa: ARG001 (refuses any)
+    """Remove a library with all of its images."""
+    gateway = current_gateway()
+    job = remove_library(gateway, path.name)
+    return answer_accepted(gateway, Accepted(job, is_new=True), header.prefer)
+
+
+@libraries.post(
+    "/libraries/<name>/rollback",
+    operation_id="rollBackLibrary",
+    responses={200: Library, **problems(404, 409)},
+)
+def roll_back_library(path: LibraryPath, query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
+    """Give up a change that is being made; without one, go back to the edition before."""
+    return answer(roll_back(current_gateway(), path.name))

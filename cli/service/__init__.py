@@ -1,0 +1,1 @@
+"""`twinlens up`: a whole service on one machine."""

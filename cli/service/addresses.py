@@ -1,0 +1,90 @@
+"""Where parts listen: which addresses are allowed, and which ports are free."""
+
+from __future__ import annotations
+
+import errno
+import random
+import socket
+
+from twinlens.cli.errors import CommandRefused
+from twinlens.client.loopback import is_loopback
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+# Below the ports that systems give to outgoing connections (from 32768 on Linux, 49152 on macOS).
+# Above, a client that tries again while its server is down can be given that very port, connect
+# to itself, and keep the server from ever coming back.
+PORTS = range(20_000, 32_768)
+CONNECT_TIMEOUT_S = 0.5
+
+
+def check_host(host: str, *, unsafe_bind: bool) -> None:
+    """Refuses to serve everybody: there are no keys yet.
+
+    Raises:
+        CommandRefused: Other machines could reach the address, and that was not asked for.
+    """
+    if not is_loopback(host) and not unsafe_bind:
+        raise CommandRefused(
+            f"{host} can be reached from other machines, and there is no authentication yet; use"
+            " 127.0.0.1, or set TWINLENS_UNSAFE_BIND=true where something else guards the port"
+        )
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuses a port that cannot be listened on.
+
+    Raises:
+        CommandRefused: It is in use, not allowed, or no address of this machine.
+    """
+    try:
+        is_taken = not is_free(host, port)
+    except OSError as error:
+        raise CommandRefused(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    if is_taken:
+        raise CommandRefused(f"port {port} on {host} is in use; choose another with --port")
+
+
+def is_free(host: str, port: int) -> bool:
+    """Tells if nobody listens on a port, by connecting to it and by binding it.
+
+    Raises:
+        OSError: It can't be bound for another reason.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    # macOS lets one bind a loopback port of which another process listens on every address.
+    try:
+        with socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S):
+            return False
+    except OSError:
+        pass
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As servers do: connections that were closed a moment ago don't count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise
+    return True
+
+
+def pick_port(host: str = "127.0.0.1", *, wanted: int | None = None) -> int:
+    """Returns a free port: the wanted one, if it is free."""
+    if wanted is not None and is_free(host, wanted):
+        return wanted
+    # Where two look at once, each begins elsewhere.
+    for port in random.sample(PORTS, len(PORTS)):
+        if is_free(host, port):
+            return port
+    raise CommandRefused(f"no port from {PORTS.start} to {PORTS.stop - 1} on {host} is free")
+
+
+def url_of(host: str, port: int) -> str:
+    """Returns the URL of a service, for clients on this machine.
+
+    >>> url_of("::1", 8000), url_of("0.0.0.0", 8000)
+    ('http://[::1]:8000', 'http://127.0.0.1:8000')
+    """
+    reachable = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"

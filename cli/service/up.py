@@ -1,0 +1,183 @@
+"""`twinlens up`: the whole service in the foreground."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from twinlens.cli.errors import CommandRefused
+from twinlens.cli.service import parts, standalone
+from twinlens.cli.service.addresses import check_host, check_port, pick_port, url_of
+from twinlens.cli.service.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from twinlens.cli.service.supervisor import Service
+    from twinlens.shared.settings import Settings
+
+# After a kill, the guard holds the lock until everything is gone: some milliseconds.
+LOCK_WAIT_S = 2.0
+SERVICES_FILE = "services.json"
+
+MilvusKind = Literal["lite", "standalone"]
+# Where each keeps its vectors: neither can read the other's.
+MILVUS_DIRS: dict[MilvusKind, str] = {"lite": "milvus", "standalone": "milvus-standalone"}
+
+
+def run_up(settings: Settings, n_workers: int | None, milvus: MilvusKind | None = None) -> None:
+    """Starts everything, keeps it running, and stops it when a signal comes.
+
+    Args:
+        settings: A `redis_url` or `milvus_uri` that was set names a server that runs already.
+        n_workers: Bulk processes; by default one a core, or one on a GPU.
+        milvus: Which Milvus to start; by default Milvus Lite, where none is named.
+
+    Raises:
+        CommandRefused: The address or the data directory cannot be had.
+        CommandFailed: A part did not come up.
+    """
+    check_host(settings.host, unsafe_bind=settings.unsafe_bind)
+    if settings.port:
+        check_port(settings.host, settings.port)
+    if milvus and "milvus_uri" in settings.model_fields_set:
+        raise CommandRefused(
+            "give either --milvus, for one that is started, or --milvus-uri, for one that runs"
+        )
+    data_dir = _make_data_dir(settings.data_dir)
+    with _lock(data_dir) as lock_fd:
+        chosen = {"data_dir": data_dir, "port": settings.port or pick_port(settings.host)}
+        settings = settings.model_copy(update=chosen)
+        state = _State(data_dir, settings.port)
+        settings, stores = _embed_stores(settings, state, milvus or "lite")
+        steps = [*([store] for store in stores), parts.workers(settings, n_workers)]
+        steps.append([parts.api(settings)])
+        state.keep(settings)
+        supervisor = Supervisor(steps, data_dir / "logs", _say, state.keep_pids)
+        supervisor.run(lock_fd, on_ready=lambda: _announce(settings))
+
+
+class _State:
+    """What is remembered in the data directory: where parts listen, and who they are."""
+
+    def __init__(self, data_dir: Path, api_port: int) -> None:
+        self._api_port = api_port
+        self._path = data_dir / SERVICES_FILE
+        self._kept: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError):
+            self._kept = dict(json.loads(self._path.read_text(encoding="utf-8")))
+
+    def port(self, part: str) -> int:
+        """Returns the port that a part had, if it is free, or another; and remembers it."""
+        ports: dict[str, int] = self._kept.setdefault("ports", {})
+        port = pick_port(wanted=ports.pop(part, None))
+        # Free until its part is started, so it can be picked twice.
+        while port == self._api_port or port in ports.values():
+            port = pick_port()
+        ports[part] = port
+        return port
+
+    def keep(self, settings: Settings) -> None:
+        self._kept |= {
+            "url": url_of(settings.host, settings.port),
+            "redis_url": settings.redis_url,
+            "milvus_uri": settings.milvus_uri,
+        }
+        self.keep_pids({})
+
+    def keep_pids(self, pids: dict[str, int]) -> None:
+        self._kept["pids"] = {"up": os.getpid(), **pids} if pids else {}
+        whole = self._path.with_suffix(".part")
+        whole.write_text(json.dumps(self._kept, indent=2) + "\n", encoding="utf-8")
+        whole.replace(self._path)
+
+
+def _embed_stores(
+    settings: Settings, state: _State, milvus: MilvusKind
+) -> tuple[Settings, list[Service]]:
+    """Adds the servers that nobody named, and names them in the settings."""
+    stores: list[Service] = []
+    if "redis_url" not in settings.model_fields_set:
+        port = state.port("valkey")
+        stores.append(parts.valkey(settings.data_dir / "redis", port))
+        settings = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"})
+    if "milvus_uri" not in settings.model_fields_set:
+        _check_vectors(settings.data_dir, milvus)
+        service, port = _milvus(settings.data_dir / MILVUS_DIRS[milvus], state, milvus)
+        stores.append(service)
+        settings = settings.model_copy(update={"milvus_uri": f"http://127.0.0.1:{port}"})
+    return settings, stores
+
+
+def _milvus(data_dir: Path, state: _State, kind: MilvusKind) -> tuple[Service, int]:
+    if kind == "lite":
+        port = state.port("milvus")
+        return parts.milvus_lite(data_dir, port), port
+    ports = {name: state.port(f"milvus {name}") for name in standalone.PORTS}
+    service = parts.milvus_standalone(data_dir, ports)
+    listed = ", ".join(str(ports[name]) for name in standalone.OPEN_PORTS)
+    _say(
+        "milvus has no authentication and listens on all interfaces; where other machines reach"
+        f" this one, close its ports with a firewall: {listed}"
+    )
+    return service, ports["proxy.port"]
+
+
+def _check_vectors(data_dir: Path, milvus: MilvusKind) -> None:
+    """Refuses to serve pictures without their vectors.
+
+    Raises:
+        CommandRefused: The vectors of this data directory are in the other Milvus.
+    """
+    for kind, name in MILVUS_DIRS.items():
+        if kind != milvus and (data_dir / name).is_dir():
+            raise CommandRefused(
+                f"the vectors of {data_dir} are in {name}, which Milvus {milvus} cannot read; use"
+                f" --milvus {kind}, or index the pictures into another --data-dir"
+            )
+
+
+def _make_data_dir(path: Path) -> Path:
+    try:
+        (path / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandRefused(f"cannot use {path} as data directory: {error.strerror}") from error
+    return path.resolve()
+
+
+@contextlib.contextmanager
+def _lock(data_dir: Path) -> Iterator[int]:
+    """Holds the data directory.
+
+    Raises:
+        CommandRefused: Another `twinlens up` holds it.
+    """
+    deadline = time.monotonic() + LOCK_WAIT_S
+    with (data_dir / "lock").open("ab") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise CommandRefused(
+                        f"the data directory {data_dir} is in use by another `twinlens up`; "
+                        "choose another with --data-dir"
+                    ) from None
+                time.sleep(0.05)
+        yield file.fileno()
+
+
+def _say(line: str) -> None:
+    click.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
+
+
+def _announce(settings: Settings) -> None:
+    click.echo(f"ready {url_of(settings.host, settings.port)}")

@@ -1,0 +1,85 @@
+"""`twinlens duplicates` and `twinlens compare`: pictures of a library, or two, side by side."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from twinlens.cli.errors import CommandFailed
+from twinlens.cli.parameters import read_as
+from twinlens.cli.show.tables import print_table
+from twinlens.client.client import Client
+from twinlens.shared.messages import CompareQuery
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twinlens.shared.messages import DuplicatesQuery
+
+# Names of one group's duplicates that are shown.
+MAX_NAMES = 8
+
+
+def run_duplicates(query: DuplicatesQuery, url: str, limit: int, save: Path | None) -> None:
+    """Finds a library's near-duplicates, and shows the largest groups.
+
+    Args:
+        query: What is asked.
+        url: The service.
+        limit: How many groups are shown.
+        save: Where all that the service answers goes, if anywhere.
+
+    Raises:
+        CommandFailed: The service cannot look for them, or the file cannot be written.
+    """
+    with Client(url) as client:
+        found = client.find_duplicates(query)
+        rows = [
+            (str(place), *_names(client, group, query.library))
+            for place, group in enumerate(found.groups[:limit], start=1)
+        ]
+    if rows:
+        print_table(("#", "picture", "duplicates of it"), rows)
+    if save is not None:
+        try:
+            save.write_text(found.model_dump_json(indent=2), encoding="utf-8")
+        except OSError as error:
+            raise CommandFailed(f"cannot write {save}: {error.strerror}") from error
+        click.echo(f"saved {save}")
+    by = f", confirmed by {found.confirmed_by}" if found.confirmed_by else ""
+    click.echo(f"{found.n_groups} groups among {found.n_images} pictures{by}")
+
+
+def run_compare(pair: Sequence[str], url: str, library: str, models: list[str] | None) -> None:
+    """Shows how near two pictures are under each model, and under all together.
+
+    Args:
+        pair: Files, or ids of stored images.
+        url: The service.
+        library: Whose models are asked, and whose images they are.
+        models: Of them; None for all.
+
+    Raises:
+        UsageError: One is neither a file nor an id.
+        CommandFailed: The service refuses a picture, or is not there.
+    """
+    files = [Path(one) for one in pair if Path(one).is_file()]
+    ids = [one for one in pair if not Path(one).is_file()]
+    for one in ids:
+        if not re.fullmatch("[0-9a-f]{64}", one):
+            raise click.UsageError(f"{one!r} is neither a file nor the id of an image")
+    query = read_as(CompareQuery, library=library, models=models, image_ids=ids)
+    with Client(url) as client:
+        found = client.compare(query, [file.read_bytes() for file in files])
+    rows = [(name, f"{one.distance:.3f}", f"{one.score:.3f}") for name, one in found.models.items()]
+    print_table(("model", "distance", "score"), [*rows, ("combined", "", f"{found.score:.3f}")])
+
+
+def _names(client: Client, group: Sequence[str], library: str) -> tuple[str, str]:
+    """Returns the name of the first, and those of the others."""
+    first, *others = (client.image(one, library).name for one in group[: MAX_NAMES + 1])
+    n_more = len(group) - 1 - len(others)
+    return first, ", ".join(others) + (f" and {n_more} more" if n_more else "")

@@ -1,0 +1,146 @@
+"""`twinlens search`: a table of hits, and a contact sheet."""
+
+from __future__ import annotations
+
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from twinlens.cli.errors import CommandFailed
+from twinlens.cli.parameters import read_as
+from twinlens.cli.show.sheet import MAX_COLUMNS, Cell, draw_sheet
+from twinlens.cli.show.tables import print_table
+from twinlens.client.client import Client
+from twinlens.shared.errors import BadFilter
+from twinlens.shared.filters import parse_filter
+from twinlens.shared.messages import SearchQuery, now
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twinlens.shared.messages import SearchResult
+
+# Older than the clocks of two machines differ, and than an upload of a picture or two takes.
+FRESH_S = 5
+
+
+def read_query(**options: Any) -> SearchQuery:
+    """Makes a query of options, by the names of its fields.
+
+    Raises:
+        click.UsageError: One is not valid.
+    """
+    query = read_as(SearchQuery, **options)
+    if query.filter is not None:
+        try:
+            parse_filter(query.filter)
+        except BadFilter as error:
+            raise click.UsageError(f"filter: {error.detail}") from None
+    return query
+
+
+def run_search(
+    files: Sequence[Path],
+    unlike: Sequence[Path],
+    query: SearchQuery,
+    url: str,
+    save: Path | None,
+    *,
+    is_opened: bool,
+) -> None:
+    """Searches with pictures or with words, and shows what was found.
+
+    Args:
+        files: Pictures of what is looked for, if the query has no text.
+        unlike: Pictures of what is not.
+        query: What is asked.
+        url: The service.
+        save: Where a contact sheet goes, if anywhere. It shows the first picture as the query.
+        is_opened: The contact sheet is shown as well.
+
+    Raises:
+        CommandFailed: The service refuses a picture or the query, or is not there.
+    """
+    pictures = [file.read_bytes() for file in files]
+    with Client(url) as client:
+        result = client.search(query, pictures, [file.read_bytes() for file in unlike])
+        show_result(result)
+        if save is None and is_opened:
+            save = Path(tempfile.mkdtemp(prefix="twinlens-")) / "found.png"
+        if save is not None:
+            save_sheet(client, result, next(iter(pictures), None), query.library, save)
+            click.echo(f"saved {save}")
+    if is_opened:
+        click.launch(str(save))
+
+
+def show_result(result: SearchResult) -> None:
+    """Prints the fused hits, with each model's distance and rank, and where the time went."""
+    models = list(result.by_model)
+    rows = []
+    for hit in result.hits:
+        seen = [hit.models.get(name) for name in models]
+        distances = [f"{one.distance:.3f} ({one.rank})" if one else "" for one in seen]
+        rows.append((str(hit.rank), f"{hit.score:.3f}", hit.image.name, *distances))
+    print_table(("#", "score", "picture", *(f"{name} (rank)" for name in models)), rows)
+    click.echo(agreement_line(result))
+    timing = result.timing_ms
+    click.echo(
+        f"{timing.total:.0f} ms: queued {timing.queued:.1f}, decode {timing.decode:.1f},"
+        f" embed {timing.embed:.1f}, search {timing.search:.1f}, fuse {timing.fuse:.1f},"
+        f" re-rank {timing.rerank:.1f}"
+    )
+    if now() - result.indexed_through > timedelta(seconds=FRESH_S):
+        click.echo(
+            f"uploads are under way: what came after {result.indexed_through:%Y-%m-%d %H:%M:%S}Z"
+            " may not be found yet"
+        )
+
+
+def agreement_line(result: SearchResult) -> str:
+    """Says in words how far the models agree."""
+    agreed = result.agreement
+    if agreed.overlap_at_k is None:
+        return "one model was asked"
+    line = f"the models' own rankings share {agreed.overlap_at_k:.0%} of their pictures"
+    if agreed.rank_correlation is not None:
+        line += f"; rank correlation {agreed.rank_correlation:.2f}"
+    return line
+
+
+def save_sheet(
+    client: Client, result: SearchResult, picture: bytes | None, library: str, path: Path
+) -> None:
+    """Draws the query, the fused hits and each model's own, and writes it as PNG.
+
+    Raises:
+        CommandFailed: The file cannot be written.
+    """
+    names = {hit.image.id: hit.image.name for hit in result.hits}
+    thumbnails: dict[str, bytes] = {}
+
+    def cell(image_id: str, caption: str) -> Cell:
+        if image_id not in thumbnails:
+            thumbnails[image_id] = client.thumbnail(image_id, library)
+        if image_id not in names:
+            names[image_id] = client.image(image_id, library).name
+        return Cell(thumbnails[image_id], names[image_id], caption)
+
+    rows = {
+        "fused": [
+            cell(hit.image.id, f"{hit.rank}. score {hit.score:.3f}")
+            for hit in result.hits[:MAX_COLUMNS]
+        ]
+    }
+    for model, ranking in result.by_model.items():
+        rows[model] = [
+            cell(one.image_id, f"{one.rank}. distance {one.distance:.3f}")
+            for one in ranking[:MAX_COLUMNS]
+        ]
+    try:
+        draw_sheet(picture, agreement_line(result), rows).save(path, "PNG", optimize=True)
+    except OSError as error:
+        raise CommandFailed(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""`twinlens index`: pictures of folders, archives and listings, sent in batches."""

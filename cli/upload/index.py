@@ -1,0 +1,132 @@
+"""`twinlens index`: uploads pictures, and waits until they can be found.
+
+    sources ─▶ batches ─▶ on threads: read, hash, ask what is missing, upload ─▶ jobs ─▶ totals
+
+Nothing is noted on this side: what the service has already is not sent again, so a command that
+was broken off goes on where it stopped when it is run again.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from twinlens.cli.errors import CommandFailed
+from twinlens.cli.upload.coco import Annotations, read_coco
+from twinlens.cli.upload.parallel import run_parallel
+from twinlens.cli.upload.plan import Plan, make_batches
+from twinlens.cli.upload.sending import Sender, Sent
+from twinlens.cli.upload.tracking import MAX_SHOWN_FAILURES, Bars, Totals, Tracker
+from twinlens.client.client import Client
+from twinlens.client.errors import RequestFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+N_THREADS = 4
+# A service that is started again, with all of its parts, is back by then.
+OUTAGE_S = 60
+INTERRUPTED = 130  # 128 and SIGINT, as shells have it
+
+
+def run_index(
+    paths: Sequence[Path], url: str, library: str, n_threads: int, coco: Path | None
+) -> None:
+    """Uploads, waits, and tells what became of it.
+
+    Raises:
+        CommandFailed: The service is not there, or the paths or the annotations cannot be read.
+        Exit: A picture failed, or the user broke off.
+    """
+    totals = Totals()
+    try:
+        with Client(url, outage_s=OUTAGE_S) as client:
+            # Fails at once where nothing answers, or there is no such library.
+            client.missing([], library)
+            annotations = None if coco is None else read_coco(coco)
+            upload(client, paths, library, n_threads, annotations, totals)
+    except KeyboardInterrupt:
+        _tell_broken_off(totals)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    except (CommandFailed, RequestFailed):
+        if totals.took_s:
+            _tell_broken_off(totals)
+        raise
+    _tell(totals)
+    if totals.n_failed:
+        raise click.exceptions.Exit(1)
+
+
+def upload(
+    client: Client,
+    paths: Sequence[Path],
+    library: str,
+    n_threads: int = N_THREADS,
+    annotations: Annotations | None = None,
+    totals: Totals | None = None,
+) -> Totals:
+    """Uploads pictures and archives, and returns when they are searchable or have failed.
+
+    Args:
+        client: The service.
+        paths: Folders, pictures, archives.
+        library: Where they go.
+        n_threads: How many uploads run at the same time.
+        annotations: Metadata of the pictures. With them, zip archives are read on this side.
+        totals: Where it is counted, so that it is known if this ends with an error.
+
+    Raises:
+        CommandFailed: There is nothing to upload, or the service does not answer as it should.
+    """
+    totals = Totals() if totals is None else totals
+    plan = Plan(paths, annotations)
+    size = plan.measure()
+    began = time.monotonic()
+    with Bars(size.n_bytes) as bars:
+        tracker = Tracker(client, totals, bars, size.n_pictures)
+        sender = Sender(client, library, annotations, bars.add_read)
+        try:
+            for sent in run_parallel(_tasks(plan, sender, totals), n_threads):
+                _count(sent, totals, tracker)
+            tracker.wait()
+        finally:
+            totals.n_waiting = tracker.n_waiting
+            totals.took_s = time.monotonic() - began
+    return totals
+
+
+def _tasks(plan: Plan, sender: Sender, totals: Totals) -> Iterator[Callable[[], Sent]]:
+    for archive in plan.archives:
+        yield partial(sender.send_archive, archive)
+    for batch in make_batches(plan.sources(on_error=totals.fail_file)):
+        yield partial(sender.send_batch, batch)
+
+
+def _count(sent: Sent, totals: Totals, tracker: Tracker) -> None:
+    totals.n_there += sent.n_there
+    for failure in sent.failures:
+        totals.fail(failure.name, failure.reason)
+    if sent.job is not None:
+        tracker.add(sent.job, is_archive=sent.is_archive)
+    tracker.look()
+
+
+def _tell(totals: Totals) -> None:
+    click.echo(str(totals))
+    for line in totals.failures:
+        click.echo(f"  {line}", err=True)
+    if totals.n_failed > MAX_SHOWN_FAILURES:
+        click.echo(f"  … and {totals.n_failed - MAX_SHOWN_FAILURES} more", err=True)
+
+
+def _tell_broken_off(totals: Totals) -> None:
+    _tell(totals)
+    click.echo(
+        f"broken off; {totals.n_waiting} more are uploaded and go on being indexed. Run the same"
+        " command again: it uploads what is not there yet.",
+        err=True,
+    )

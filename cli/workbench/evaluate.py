@@ -1,0 +1,236 @@
+"""`evaluate`, `compare-models`, `models calibrate`: models measured on the user's own photos."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from twinlens.cli.errors import CommandFailed
+from twinlens.cli.show.editions import change_library
+from twinlens.cli.show.sheet import MAX_COLUMNS, Cell, draw_sheet
+from twinlens.cli.show.tables import print_table
+from twinlens.cli.upload.index import OUTAGE_S
+from twinlens.cli.upload.sources import find_files
+from twinlens.client.client import Client
+from twinlens.models.calibration import calibrate, measure_model, prior_of
+from twinlens.models.pictures import thumbnail
+from twinlens.models.workbench.edits import EDITS, N_EDITED, embed_edits
+from twinlens.models.workbench.embeddings import EmbeddingCache, embed_all
+from twinlens.models.workbench.evaluate import Estimate, evaluate, label_codes
+from twinlens.models.workbench.labels import read_labels
+from twinlens.models.workbench.report import ComparedRankings, compare_rankings, render_report
+from twinlens.models.workbench.scores import RARE_SCORE, Method
+from twinlens.shared.answers import LibraryPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from twinlens.models.registry import Registry
+    from twinlens.models.session import Embedder
+    from twinlens.models.workbench.evaluate import Contender, Recommendation
+
+# Of the best, whose figures by source are printed too.
+N_BY_SOURCE = 8
+# Pictures that a model is calibrated on: two million pairs.
+N_CALIBRATED = 2_000
+
+
+def run_evaluate(
+    registry: Registry, labels: Path, refs: Sequence[str], cache: Path, report: Path
+) -> Callable[[str, str], None]:
+    """Evaluates models and their fusions, prints a table and writes a report.
+
+    Args:
+        registry: The models.
+        labels: CSV of `file` and `label`.
+        refs: Which models.
+        cache: Keeps embeddings, so that a second run, or one that was interrupted, goes on.
+        report: The HTML file.
+
+    Returns:
+        A function of a service's URL and a library, which makes what is recommended its plan.
+
+    Raises:
+        CommandFailed: The report cannot be written.
+    """
+    pictures = read_labels(labels)
+    embedders = [registry.open(ref) for ref in refs]
+    kept = EmbeddingCache(cache)
+    files = [picture.path for picture in pictures]
+    with _progress("embedding", len(files)) as on_progress:
+        embedded = embed_all(embedders, files, kept, on_progress)
+    with _progress("edited copies", min(N_EDITED, len(files)) * len(EDITS)) as on_progress:
+        edits = embed_edits(embedders, embedded, kept, on_progress)
+    found = evaluate(embedded, pictures, edits)
+    print_table(
+        ("models", "mAP", "95 %", "P@1", "P@5", "edits @1", "gain", "95 %"),
+        [_row(contender) for contender in found.contenders],
+        f"{found.n_queries} queries of {found.n_query_labels} labels, {found.n_pictures} pictures",
+    )
+    _print_sources(found.contenders)
+    # Two labels at least, or the list would have been refused; but not all may be embedded.
+    if found.rare_shares:
+        shares = ", ".join(f"{name} {share:.2%}" for name, share in found.rare_shares.items())
+        click.echo(f"of pairs of different labels, these score {RARE_SCORE} or more: {shares}")
+    click.echo(found.recommendation.sentence)
+    try:
+        report.write_text(render_report(found, embedded, pictures, labels.name), encoding="utf-8")
+    except OSError as error:
+        raise CommandFailed(f"cannot write {report}: {error.strerror}") from error
+    click.echo(f"report: {report}")
+
+    def apply(url: str, library: str) -> None:
+        _apply(found.recommendation, embedders, url, library)
+
+    return apply
+
+
+def run_compare(
+    registry: Registry, query: Path, folder: Path, refs: Sequence[str], cache: Path, save: Path
+) -> None:
+    """Ranks a folder's pictures by each of two models, and draws both rankings.
+
+    Raises:
+        CommandFailed: The picture cannot be written.
+    """
+    embedders = [registry.open(ref) for ref in refs]
+    files = [query, *(path for path in find_files([folder]).pictures if path != query)]
+    with _progress("embedding", len(files)) as on_progress:
+        embedded = embed_all(embedders, files, EmbeddingCache(cache), on_progress)
+    found = compare_rankings(embedded, query, MAX_COLUMNS)
+    rows = [
+        (str(place + 1), *(_hit_text(found, model, place) for model in found.rankings))
+        for place in range(max(len(ranking) for ranking in found.rankings.values()))
+    ]
+    print_table(("#", *found.rankings), rows)
+    click.echo(_agreement(found))
+    try:
+        draw_sheet(query.read_bytes(), _agreement(found), _cells(found)).save(save, "PNG")
+    except OSError as error:
+        raise CommandFailed(f"cannot write {save}: {error.strerror}") from error
+    click.echo(f"saved {save}")
+
+
+def run_calibrate(registry: Registry, ref: str, photos: Path, cache: Path) -> None:
+    """Measures how far apart a model puts unrelated pictures, and writes it into its card.
+
+    Args:
+        registry: The models.
+        ref: Which.
+        photos: A folder, or a CSV of `file` and `label`. With labels it is known which pairs are
+            unrelated; without them the exponent stays, and little rests on few pictures.
+        cache: Keeps embeddings.
+
+    Raises:
+        CommandFailed: The labelled pictures are too few, or the model sees no difference.
+    """
+    pictures = read_labels(photos) if photos.is_file() else []
+    files = [picture.path for picture in pictures] or find_files([photos]).pictures
+    chosen = np.random.default_rng(0).permutation(len(files))[:N_CALIBRATED]
+    embedder = registry.open(ref)
+    with _progress("embedding", len(chosen)) as on_progress:
+        some = [files[place] for place in sorted(chosen)]
+        embedded = embed_all([embedder], some, EmbeddingCache(cache), on_progress)
+    [rows] = embedded.rows.values()
+    if pictures:
+        try:
+            found = measure_model(rows, label_codes(embedded, pictures))
+        except ValueError as error:
+            raise CommandFailed(str(error)) from error
+    else:
+        found = calibrate(rows, prior_of(embedder.card))
+    registry.rewrite(embedder.card.model_copy(update={"calibration": found}))
+    click.echo(f"the card of {embedder.card.ref} has now:\n[calibration]")
+    for name, value in found.model_dump(mode="json").items():
+        click.echo(f"{name} = {value}")
+
+
+def _row(contender: Contender) -> tuple[str, ...]:
+    precision, near = contender.mean_average_precision, contender.near_duplicates
+    return (
+        contender.title,
+        f"{precision.value:.3f}",
+        _interval(precision),
+        f"{contender.precision_at_1.value:.3f}",
+        f"{contender.precision_at_5.value:.3f}",
+        f"{near.value:.3f}" if near else "",
+        f"{contender.gain.value:+.3f}",
+        _interval(contender.gain, sign="+"),
+    )
+
+
+def _print_sources(contenders: Sequence[Contender]) -> None:
+    """Prints the mAP by source of each model and of the best combinations."""
+    shown = [
+        one
+        for place, one in enumerate(contenders)
+        if place < N_BY_SOURCE or one.recipe.method is Method.SINGLE
+    ]
+    if shown[0].by_source:
+        rows = [
+            (one.title, *(f"{by.value:.3f}  {_interval(by)}" for by in one.by_source.values()))
+            for one in shown
+        ]
+        print_table(("models", *shown[0].by_source), rows, "mAP by source, 95 %")
+
+
+def _interval(estimate: Estimate, sign: str = "") -> str:
+    return f"{estimate.low:{sign}.3f} to {estimate.high:{sign}.3f}"
+
+
+def _apply(
+    recommended: Recommendation, embedders: Sequence[Embedder], url: str, library: str
+) -> None:
+    refs = {embedder.card.name: embedder.card.ref for embedder in embedders}
+    refs |= {ref: ref for ref in refs.values()}
+    models = [refs[name] for name in recommended.recipe.models]
+    weights = {refs[name].partition("@")[0]: w for name, w in recommended.weights.items()}
+    plan = LibraryPlan(models=models, weights=weights)
+    with Client(url, outage_s=OUTAGE_S) as client:
+        for there in client.libraries():
+            if there.name == library:
+                # Nothing was measured that says they should be others.
+                plan = plan.model_copy(update={"metric": there.metric, "index": there.index})
+        change_library(client, library, plan)
+
+
+def _hit_text(found: ComparedRankings, model: str, place: int) -> str:
+    hits = found.rankings[model][place : place + 1]
+    return "".join(f"{hit.path.name}  {hit.distance:.3f}" for hit in hits)
+
+
+def _cells(found: ComparedRankings) -> dict[str, list[Cell]]:
+    return {
+        model: [
+            Cell(
+                thumbnail(hit.path.read_bytes()),
+                hit.path.name,
+                f"{rank}. distance {hit.distance:.3f}",
+            )
+            for rank, hit in enumerate(ranking, start=1)
+        ]
+        for model, ranking in found.rankings.items()
+    }
+
+
+def _agreement(found: ComparedRankings) -> str:
+    line = f"overlap of the first {MAX_COLUMNS}: {found.overlap_at_k:.0%}"
+    if found.rank_correlation is not None:
+        line += f"; rank correlation over all pictures: {found.rank_correlation:.2f}"
+    return line
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Shows a bar, and yields what moves it to a number of files."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda n_done: progress.update(task, completed=n_done)

@@ -1,0 +1,348 @@
+"""A client of the HTTP interface, for the commands."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from twinlens.client.errors import RequestFailed, UploadRefused
+from twinlens.client.loopback import is_loopback
+from twinlens.client.patience import Patience, may_come_later
+from twinlens.shared.answers import (
+    ItemPage,
+    JobAnswer,
+    JobPage,
+    LibraryPage,
+    LibraryPlan,
+    MissingImages,
+    MissingQuery,
+    ModelPage,
+    ProblemDetails,
+    Stats,
+)
+from twinlens.shared.libraries import Library
+from twinlens.shared.messages import Comparison, Duplicates, Image, SearchResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from twinlens.shared.messages import (
+        CompareQuery,
+        DuplicatesQuery,
+        Item,
+        Metadata,
+        ModelSummary,
+        SearchQuery,
+    )
+
+# An answer to an upload comes when all of it is on the service's disk.
+TIMEOUT = httpx.Timeout(90, connect=5, read=600)
+READ_BYTES = 1024 * 1024
+WAIT = {"Prefer": "wait=60"}
+
+# What a network does while a service is started again.
+_AWAY = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class Picture(NamedTuple):
+    """A picture to be uploaded."""
+
+    name: str
+    content: bytes
+    metadata: Metadata
+
+
+class Client:
+    """Asks one service. Every method raises RequestFailed, with the service's own words."""
+
+    def __init__(
+        self, url: str, transport: httpx.BaseTransport | None = None, outage_s: float = 0
+    ) -> None:
+        """Names the service.
+
+        Args:
+            url: Its address.
+            transport: Stands for the network; for tests.
+            outage_s: How long a service may be away once it has answered.
+        """
+        self._outage_s = outage_s
+        self._has_answered = False
+        self.url = url.rstrip("/")
+        try:
+            host = httpx.URL(self.url).host
+        except httpx.InvalidURL as error:
+            raise RequestFailed(f"{url} is not a URL: {error}") from None
+        self._http = httpx.Client(
+            base_url=self.url,
+            timeout=TIMEOUT,
+            transport=transport,
+            # A proxy of the environment is no way to a service on this machine.
+            trust_env=not is_loopback(host),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._http.close()
+
+    def missing(self, ids: Sequence[str], library: str) -> list[str]:
+        """Asks which pictures a library does not have with all of its models; at most 1000."""
+        content = MissingQuery(ids=list(ids)).model_dump_json()
+        headers = {"Content-Type": "application/json"}
+        path, params = "/v1/images/missing", {"library": library}
+        return self._post(
+            MissingImages, path, params=params, content=content, headers=headers
+        ).missing
+
+    def add_pictures(self, pictures: Iterable[Picture], library: str) -> JobAnswer:
+        """Uploads pictures in one bulk job, each with its metadata before it."""
+        parts: list[tuple[str, Any]] = []
+        for name, content, metadata in pictures:
+            if metadata:
+                parts.append(("metadata", (None, json.dumps(metadata), "application/json")))
+            parts.append(("files", (name, content)))
+        return self._add_many(library, files=parts)
+
+    def add_archive(
+        self, archive: Path, media_type: str, library: str, on_sent: Callable[[int], None]
+    ) -> JobAnswer:
+        """Streams an archive or a listing as one bulk job.
+
+        Args:
+            archive: The file.
+            media_type: What it is.
+            library: Where its pictures go.
+            on_sent: Told how many bytes were sent, again and again.
+
+        Raises:
+            UploadRefused: The service will not have it, or it cannot be read.
+        """
+        try:
+            n_bytes = archive.stat().st_size
+        except OSError as error:
+            raise UploadRefused(f"it cannot be read: {error.strerror}") from None
+        headers = {"Content-Type": media_type, "Content-Length": str(n_bytes)}
+        make_content = partial(_read, archive, on_sent)
+        return self._add_many(library, make_content=make_content, headers=headers)
+
+    def search(
+        self, query: SearchQuery, pictures: Sequence[bytes] = (), unlike: Sequence[bytes] = ()
+    ) -> SearchResult:
+        """Searches, and waits for the result.
+
+        Args:
+            query: What is asked.
+            pictures: Examples of one thing, beside those that the query names.
+            unlike: Examples of what it is not.
+        """
+        files = [("file", one) for one in pictures] + [("negative", one) for one in unlike]
+        job = self._ask(JobAnswer, "/v1/search", query, files, WAIT)
+        return self._result_of(job, SearchResult, "search")
+
+    def compare(self, query: CompareQuery, pictures: Sequence[bytes] = ()) -> Comparison:
+        """Compares two pictures: those that the query names, and the others."""
+        return self._ask(Comparison, "/v1/compare", query, [("file", one) for one in pictures])
+
+    def find_duplicates(self, query: DuplicatesQuery) -> Duplicates:
+        """Groups a library's near-duplicates, and waits for the result."""
+        job = self._ask(JobAnswer, "/v1/duplicates", query, headers=WAIT)
+        return self._result_of(job, Duplicates, "search for duplicates")
+
+    def job(self, job_id: str, wait_s: int = 0) -> JobAnswer:
+        """Reads a job, once it has ended or some seconds have passed."""
+        headers = {"Prefer": f"wait={wait_s}"} if wait_s else {}
+        return self._get(JobAnswer, f"/v1/jobs/{job_id}", headers=headers)
+
+    def wait(self, job: JobAnswer) -> JobAnswer:
+        """Waits until a job has ended."""
+        while job.finished_at is None:
+            job = self.job(job.id, wait_s=30)
+        return job
+
+    def failed_items(self, job_id: str, limit: int) -> list[Item]:
+        """Reads the first failed pictures of a job."""
+        found: list[Item] = []
+        cursor: str | None = None
+        while True:
+            params = {"outcome": "failed", "limit": str(limit - len(found))}
+            page = self._get(
+                ItemPage,
+                f"/v1/jobs/{job_id}/items",
+                params={**params, **({"cursor": cursor} if cursor else {})},
+            )
+            found += page.items
+            cursor = page.next_cursor
+            if cursor is None or len(found) >= limit:
+                return found
+
+    def jobs(self, limit: int) -> list[JobAnswer]:
+        """Reads the newest jobs."""
+        return self._get(JobPage, "/v1/jobs", params={"limit": str(limit)}).items
+
+    def stats(self) -> Stats:
+        """Reads who works and what waits."""
+        return self._get(Stats, "/v1/stats")
+
+    def models(self) -> list[ModelSummary]:
+        """Reads the models that are served."""
+        return self._get(ModelPage, "/v1/models", params={"limit": "1000"}).items
+
+    def libraries(self) -> list[Library]:
+        """Reads all libraries."""
+        return self._get(LibraryPage, "/v1/libraries", params={"limit": "1000"}).items
+
+    def library(self, name: str) -> Library:
+        """Reads one library."""
+        return self._get(Library, _library_path(name))
+
+    def put_library(self, name: str, plan: LibraryPlan) -> Library | JobAnswer:
+        """Creates a library, or changes it.
+
+        Returns:
+            The library, or the job that embeds what it has; once that has ended, the plan holds.
+        """
+        headers, content = {"Content-Type": "application/json"}, plan.model_dump_json()
+        response = self._send("PUT", _library_path(name), content=content, headers=headers)
+        # Whatever its status: a job may have ended already.
+        if "Location" in response.headers:
+            return self._read_answer(JobAnswer, response)
+        return self._read_answer(Library, response)
+
+    def roll_back(self, name: str) -> Library:
+        """Gives up the change of a library that is being made, or else makes the last undone."""
+        return self._post(Library, f"{_library_path(name)}/rollback")
+
+    def remove_library(self, name: str) -> JobAnswer:
+        """Removes a library: it is gone at once, its pictures when the job has ended."""
+        return self._read_answer(JobAnswer, self._send("DELETE", _library_path(name)))
+
+    def image(self, image_id: str, library: str) -> Image:
+        """Reads an image's record."""
+        return self._get(Image, f"/v1/images/{image_id}", params={"library": library})
+
+    def thumbnail(self, image_id: str, library: str) -> bytes:
+        """Reads an image's thumbnail."""
+        path = f"/v1/images/{image_id}/thumbnail"
+        return self._send("GET", path, params={"library": library}).content
+
+    def _add_many(self, library: str, **request: Any) -> JobAnswer:
+        """Posts a bulk job.
+
+        Without an idempotency key: after a broken connection the service keeps one busy for
+        minutes. A second job of the same pictures skips what the first has done.
+        """
+        return self._post(JobAnswer, "/v1/images/bulk", params={"library": library}, **request)
+
+    def _ask(
+        self,
+        kind: type[Answer],
+        path: str,
+        query: BaseModel,
+        files: Sequence[tuple[str, bytes]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Posts a query: as JSON, or, where there are pictures, in a form with them."""
+        asked = query.model_dump_json(exclude_none=True)
+        if not files:
+            content_type = {"Content-Type": "application/json"}
+            return self._post(kind, path, content=asked, headers=content_type | dict(headers or {}))
+        parts: list[tuple[str, Any]] = [(part, ("query", content)) for part, content in files]
+        return self._post(kind, path, files=[*parts, ("query", (None, asked))], headers=headers)
+
+    def _result_of(self, job: JobAnswer, kind: type[Answer], what: str) -> Answer:
+        job = self.wait(job)
+        if not isinstance(job.result, kind):
+            raise RequestFailed(f"the {what} {job.status}: {_reason(job)}")
+        return job.result
+
+    def _get(self, kind: type[Answer], path: str, **request: Any) -> Answer:
+        return self._read_answer(kind, self._send("GET", path, **request))
+
+    def _post(self, kind: type[Answer], path: str, **request: Any) -> Answer:
+        return self._read_answer(kind, self._send("POST", path, **request))
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        make_content: Callable[[], Iterable[bytes]] | None = None,
+        **request: Any,
+    ) -> httpx.Response:
+        """Sends a request, again while the service is away or says that it may come later."""
+        patience = Patience(self._outage_s)
+        while True:
+            if make_content is not None:
+                request["content"] = make_content()
+            try:
+                response = self._http.request(method, path, **request)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                # Who never answered is not away, but is not there.
+                may_be_back = self._has_answered and self._outage_s > 0
+                if not (may_be_back and isinstance(error, _AWAY) and patience.wait()):
+                    raise self._no_answer(error) from None
+                continue
+            self._has_answered = True
+            if response.is_success:
+                return response
+            retry_after = response.headers.get("Retry-After", "")
+            if not may_come_later(response) or not patience.wait(retry_after):
+                raise _problem_of(response)
+
+    def _no_answer(self, error: httpx.HTTPError | httpx.InvalidURL) -> RequestFailed:
+        if isinstance(error, httpx.ConnectError):
+            return RequestFailed(
+                f"nothing answers at {self.url}; start it with `twinlens up`, or name another"
+                " service with --url"
+            )
+        reason = str(error) or type(error).__name__
+        return RequestFailed(f"{self.url} does not answer as it should: {reason}")
+
+    def _read_answer(self, kind: type[Answer], response: httpx.Response) -> Answer:
+        try:
+            return kind.model_validate_json(response.content)
+        except ValidationError:
+            raise RequestFailed(f"{self.url} is no Twinlens, or one of another version") from None
+
+
+def _library_path(name: str) -> str:
+    # A name that has a `/` or `?` in it must not become the path of something else.
+    return f"/v1/libraries/{quote(name, safe='')}"
+
+
+def _read(archive: Path, on_sent: Callable[[int], None]) -> Iterator[bytes]:
+    try:
+        with archive.open("rb") as file:
+            while chunk := file.read(READ_BYTES):
+                yield chunk
+                on_sent(len(chunk))
+    except OSError as error:
+        raise UploadRefused(f"it cannot be read: {error.strerror}") from None
+
+
+def _problem_of(response: httpx.Response) -> RequestFailed:
+    kind = UploadRefused if response.status_code in {413, 415, 422} else RequestFailed
+    try:
+        problem = ProblemDetails.model_validate_json(response.content)
+    except ValidationError:
+        return kind(f"{response.url} answered {response.status_code}")
+    fields = "".join(f" {field.location}: {field.message}" for field in problem.errors)
+    return kind(f"{problem.detail}{fields} (request {problem.request_id})")
+
+
+def _reason(job: JobAnswer) -> str:
+    return job.error.detail if job.error else "no reason is known"

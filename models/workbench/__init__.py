@@ -1,0 +1,1 @@
+"""What is measured and made of models before a worker has them."""

@@ -1,0 +1,283 @@
+"""Shows an evaluation: one HTML page that needs nothing else, and two models' rankings compared.
+
+The page has no script, loads nothing (its own policy forbids it) and works from a file. Every
+name and label in it is a user's text: the template escapes all. Thumbnails are made anew from
+pixels, so that no picture's position or comment goes with them.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from numpy.typing import NDArray
+
+from twinlens.models.distances import Metric, pairwise_distances
+from twinlens.models.fusion import RRF_K, agreement
+from twinlens.models.pictures import thumbnail
+from twinlens.models.workbench.embeddings import Embedded, sort_by_id
+from twinlens.models.workbench.evaluate import Contender, Estimate, Evaluation, label_codes
+from twinlens.models.workbench.labels import MIN_PICTURES, Labelled
+from twinlens.models.workbench.scores import Method, blocks_of, order_by_score, view_of
+from twinlens.shared.errors import BadRequest, PictureError
+
+TEMPLATE = Path(__file__).with_name("report.html")
+N_DISAGREEMENTS = 8
+N_NEAREST = 8
+# Twice what the page shows, for screens of two pixels a pixel; 8 KB each.
+THUMBNAIL_PX = 160
+N_BINS = 40
+# Queries that a histogram is of: more change its shape no more, and cost memory.
+MAX_HISTOGRAM_QUERIES = 500
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A picture in a ranking, and its distance as Milvus gives it."""
+
+    path: Path
+    image_id: str
+    distance: float
+
+
+@dataclass(frozen=True)
+class ComparedRankings:
+    """What several models find for one query, the nearest k each, and how far they agree.
+
+    `overlap_at_k` is from 0 to 1. `rank_correlation` is Spearman's over all pictures, from -1 to
+    1; None where there is one picture only.
+    """
+
+    query: Path
+    rankings: dict[str, tuple[Hit, ...]]
+    overlap_at_k: float
+    rank_correlation: float | None
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Distances between pictures of one label and of different ones, as shares of each, [bins].
+
+    `separation` is how often a pair of one label is nearer than a pair of two: 0.5 is chance.
+    """
+
+    low: float
+    high: float
+    same: tuple[float, ...]
+    different: tuple[float, ...]
+    separation: float
+
+
+def compare_rankings(embedded: Embedded, query: Path, k: int = N_NEAREST) -> ComparedRankings:
+    """Ranks all other pictures by their distance to one, for each model.
+
+    Args:
+        embedded: the pictures, from `embed_all([model, other], [query, *files], …)`: with the
+            query first, a copy of it among the files is left out.
+        query: one of its files.
+        k: how many of the nearest to give and to compare.
+
+    Raises:
+        BadRequest: the query could not be embedded, or there is nothing to compare.
+    """
+    gallery = sort_by_id(embedded)
+    if query not in gallery.files:
+        reasons = [left_out.reason for left_out in embedded.left_out if left_out.path == query]
+        raise BadRequest(f"{query.name}: {reasons[0] if reasons else 'it is not among the files'}")
+    if len(gallery.files) < 2 or len(gallery.models) < 2:
+        raise BadRequest(
+            f"{len(gallery.models)} models and {len(gallery.files) - 1} other pictures; give two "
+            "models or more, and pictures that can be decoded"
+        )
+    return _compare(gallery, gallery.files.index(query), list(gallery.models), k)
+
+
+def find_disagreements(
+    embedded: Embedded,
+    pictures: Sequence[Labelled],
+    models: tuple[str, str],
+    n_queries: int = N_DISAGREEMENTS,
+    k: int = N_NEAREST,
+) -> list[ComparedRankings]:
+    """Finds the labelled pictures for which two models rank the others most differently.
+
+    That is: the smallest overlap of the nearest k, then the smallest rank correlation. One of
+    each label first, for a label that a model does not know would fill the list.
+    """
+    gallery = sort_by_id(embedded)
+    codes = label_codes(gallery, pictures)
+    queries = _queries(codes)
+    keys = [
+        key for block in blocks_of(queries, len(codes)) for key in _keys(gallery, block, models, k)
+    ]
+    seen: Counter[int] = Counter()
+    found = []
+    for key, query in sorted(zip(keys, queries.tolist(), strict=True)):
+        label = int(codes[query])
+        found.append((seen[label], key, query))
+        seen[label] += 1
+    return [_compare(gallery, query, models, k) for _, _, query in sorted(found)[:n_queries]]
+
+
+def measure_histogram(embedded: Embedded, pictures: Sequence[Labelled], name: str) -> Histogram:
+    """Measures how far apart a model puts pictures of one label, and of different ones."""
+    gallery, model = sort_by_id(embedded), embedded.models[name]
+    codes = label_codes(gallery, pictures)
+    queries = _queries(codes)
+    n_used = min(MAX_HISTOGRAM_QUERIES, len(queries))
+    queries = queries[np.linspace(0, len(queries) - 1, n_used).astype(np.intp)]
+    distances = pairwise_distances(gallery.rows[name][queries], gallery.rows[name], model)
+    is_same = codes[queries][:, np.newaxis] == codes
+    is_other = np.arange(len(codes)) != queries[:, np.newaxis]
+    same, different = distances[is_same & is_other], distances[~is_same]
+    edges = _edges(distances[is_other], is_whole=model.metric is Metric.HAMMING)
+    sign = model.metric.sign
+    return Histogram(
+        low=float(edges[0]),
+        high=float(edges[-1]),
+        same=_shares(same, edges),
+        different=_shares(different, edges),
+        separation=_separation(sign * same, sign * different),
+    )
+
+
+def render_report(
+    evaluation: Evaluation, embedded: Embedded, pictures: Sequence[Labelled], title: str
+) -> str:
+    """Writes the page.
+
+    Args:
+        evaluation: what was measured.
+        embedded: the pictures that it was measured on.
+        pictures: their labels.
+        title: what the page is called: the name of the list of labels, say.
+    """
+    singles = [c for c in evaluation.contenders if c.recipe.method is Method.SINGLE]
+    names = [name for single in singles for name in single.recipe.models]
+    disagreements = []
+    if len(names) > 1:
+        disagreements = find_disagreements(embedded, pictures, (names[0], names[1]))
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.lstrip_blocks = True
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        title=title,
+        evaluation=evaluation,
+        best_single=singles[0],
+        recommended=_recommended(evaluation),
+        columns=_columns(evaluation),
+        scale=_scale(evaluation.contenders),
+        histograms={name: measure_histogram(embedded, pictures, name) for name in names},
+        models=embedded.models,
+        disagreements=disagreements,
+        labels={picture.path: picture.label for picture in pictures},
+        thumbnail=_Thumbnails().uri,
+        left_out=embedded.left_out,
+        min_pictures=MIN_PICTURES,
+        rrf_k=RRF_K,
+    )
+    # A file's name may have bytes that are no UTF-8; the page cannot.
+    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+class _Thumbnails:
+    """Thumbnails as data: URIs, each made once; None where the file is gone by now."""
+
+    def __init__(self) -> None:
+        self._made: dict[Path, str | None] = {}
+
+    def uri(self, path: Path) -> str | None:
+        if path not in self._made:
+            self._made[path] = self._make(path)
+        return self._made[path]
+
+    def _make(self, path: Path) -> str | None:
+        try:
+            content = thumbnail(path.read_bytes(), THUMBNAIL_PX)
+        except (OSError, PictureError):
+            return None
+        return f"data:image/jpeg;base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _compare(gallery: Embedded, query: int, models: Sequence[str], k: int) -> ComparedRankings:
+    views = {name: view_of(gallery, name, np.array([query])) for name in models}
+    orders = {name: order_by_score(view.nearness)[0, :-1].tolist() for name, view in views.items()}
+    agreed = agreement({n: [gallery.image_ids[i] for i in o] for n, o in orders.items()}, k)
+    assert agreed is not None
+    return ComparedRankings(
+        query=gallery.files[query],
+        rankings={
+            name: tuple(
+                Hit(gallery.files[i], gallery.image_ids[i], float(views[name].distances[0, i]))
+                for i in order[:k]
+            )
+            for name, order in orders.items()
+        },
+        overlap_at_k=agreed.overlap_at_k,
+        rank_correlation=agreed.rank_correlation,
+    )
+
+
+def _keys(
+    gallery: Embedded, queries: NDArray[np.intp], models: Sequence[str], k: int
+) -> list[tuple[int, float]]:
+    """What sorts queries: pictures among both first k, and less the squared rank differences."""
+    first, second = (view_of(gallery, name, queries).ranks for name in models)
+    n_shared = ((first <= k) & (second <= k)).sum(axis=1)
+    squares = ((first - second) ** 2.0).sum(axis=1)
+    return list(zip(n_shared.tolist(), (-squares).tolist(), strict=True))
+
+
+def _queries(codes: NDArray[np.intp]) -> NDArray[np.intp]:
+    return np.flatnonzero(np.bincount(codes)[codes] >= MIN_PICTURES)
+
+
+def _edges(distances: NDArray[np.float64], *, is_whole: bool) -> NDArray[np.float64]:
+    low, high = float(distances.min()), float(distances.max())
+    if not is_whole:
+        return np.linspace(low, max(high, low + 1e-6), N_BINS + 1)
+    # Two bits at least: hashes with as many ones as zeros differ by even numbers alone, and bins
+    # of one bit would be a comb.
+    width = max(2, math.ceil((high - low) / N_BINS))
+    return np.arange(low, high + 2 * width, width)
+
+
+def _shares(distances: NDArray[np.float64], edges: NDArray[np.float64]) -> tuple[float, ...]:
+    counts = np.histogram(distances, edges)[0]
+    return tuple((counts / max(1, counts.sum())).tolist())
+
+
+def _separation(same: NDArray[np.float64], different: NDArray[np.float64]) -> float:
+    """The area under the ROC curve: ties count half."""
+    different = np.sort(different)
+    n_nearer = np.searchsorted(different, same, "left") + np.searchsorted(different, same, "right")
+    return 1.0 - float(n_nearer.mean()) / (2.0 * max(1, len(different)))
+
+
+def _recommended(evaluation: Evaluation) -> Contender:
+    recipe = evaluation.recommendation.recipe
+    return next(found for found in evaluation.contenders if found.recipe == recipe)
+
+
+def _columns(evaluation: Evaluation) -> dict[str, Any]:
+    """Heading and attribute of each measure in the table."""
+    columns = {
+        "mAP": "mean_average_precision",
+        "precision@1": "precision_at_1",
+        "precision@5": "precision_at_5",
+    }
+    return columns | ({"near duplicates": "near_duplicates"} if evaluation.n_edits else {})
+
+
+def _scale(contenders: Sequence[Contender]) -> float:
+    """Where the axis of mAP ends: the next tenth."""
+    highest: Estimate = max(
+        (found.mean_average_precision for found in contenders), key=lambda found: found.high
+    )
+    return math.ceil(highest.high * 10 + 1e-9) / 10 if highest.high < 1 else 1.0

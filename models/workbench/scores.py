@@ -1,0 +1,316 @@
+"""Scores and ranks many pictures for many queries at once, by one model or by several combined.
+
+Distances are as Milvus defines them, equal ones are ranked by image id: as the service does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from itertools import combinations, product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twinlens.models.calibration import (
+    N_SAMPLE,
+    Calibration,
+    Measured,
+    calibrate,
+    prior_of,
+    score_of,
+)
+from twinlens.models.distances import pairwise_distances
+from twinlens.models.fusion import RRF_K, line_of
+from twinlens.models.rerank import N_RERANKED, rerank
+from twinlens.models.workbench.embeddings import Embedded
+
+# What a model may weigh beside the heaviest, which weighs 1.
+WEIGHTS = (1.0, 0.5, 0.2)
+
+# Beyond it, the pairs and all together: 6 models have 57 subsets.
+MAX_MODELS_OF_ALL_SUBSETS = 4
+
+# A score that one unrelated pair of a hundred should have, or a higher one.
+RARE_SCORE = 0.99
+
+# Scores of a block of queries: some 8 MB each, a few of them by model.
+_BLOCK_SCORES = 1_000_000
+
+
+class Method(StrEnum):
+    """How several models' distances become one score: as `fusion.Fusion`, or one model alone."""
+
+    SINGLE = "single"
+    CALIBRATED = "calibrated"
+    WEIGHTED = "weighted"
+    NEIGHBOURS = "neighbours"
+    RRF = "rrf"
+    MAX = "max"
+    MIN = "min"
+
+
+# What is measured with every choice of weights.
+TUNED = (Method.CALIBRATED, Method.WEIGHTED)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Models, and how they are combined. `weights` are 1 for the heaviest; some methods have none.
+
+    NEIGHBOURS re-ranks what CALIBRATED gives.
+    """
+
+    models: tuple[str, ...]
+    method: Method
+    weights: tuple[float, ...] = ()
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether all models weigh the same."""
+        return len(set(self.weights)) <= 1
+
+    @property
+    def title(self) -> str:
+        """For people: `a + b, calibrated, 1 : 0.5`.
+
+        >>> Recipe(("a", "b"), Method.CALIBRATED, (1.0, 0.2)).title
+        'a + b, calibrated, 1 : 0.2'
+        """
+        names = " + ".join(self.models)
+        if self.method is Method.SINGLE:
+            return names
+        if self.method is Method.NEIGHBOURS:
+            return f"{names}, re-ranked by neighbours"
+        if self.is_equal:
+            return f"{names}, {self.method.value}"
+        weights = " : ".join(f"{weight:g}" for weight in self.weights)
+        return f"{names}, {self.method.value}, {weights}"
+
+
+def list_recipes(models: Iterable[str]) -> list[Recipe]:
+    """Lists what is measured of these models: each alone, and every way to combine them.
+
+    All subsets of 2 or more; of more than MAX_MODELS_OF_ALL_SUBSETS models the pairs and all.
+    Of the methods of TUNED with WEIGHTS: each beside each for up to 3 models, for more at most one
+    below 1.
+    """
+    names = sorted(models)
+    n_names = len(names)
+    sizes = range(2, n_names + 1) if n_names <= MAX_MODELS_OF_ALL_SUBSETS else (2, n_names)
+    recipes = [Recipe((name,), Method.SINGLE) for name in names]
+    for subset in (chosen for size in sizes for chosen in combinations(names, size)):
+        recipes += [Recipe(subset, m, w) for m in TUNED for w in _weight_grid(len(subset))]
+        recipes.append(Recipe(subset, Method.NEIGHBOURS, (1.0,) * len(subset)))
+        recipes += [Recipe(subset, m) for m in (Method.RRF, Method.MAX, Method.MIN)]
+    return recipes
+
+
+def similarities(distances: NDArray[np.float64], model: Measured) -> NDArray[np.float64]:
+    """Turns distances into scores from 0 to 1, as `fusion.similarity` does one."""
+    start, slope = line_of(model.metric, model.dimension)
+    return np.clip(start + slope * distances, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class View:
+    """One model's view of a block of queries, the pictures by image id.
+
+    `distances` is float64 [m, n]; `own` has the place of each query among the pictures, which is
+    never found: it is the last in every order. Without a calibration, the model's prior is used.
+    """
+
+    model: Measured
+    distances: NDArray[np.float64]
+    own: NDArray[np.intp] | None = None
+    calibration: Calibration | None = None
+
+    @cached_property
+    def nearness(self) -> NDArray[np.float64]:
+        """Larger is nearer; not clipped, so that opposites keep their order."""
+        return self._without_own(-self.model.metric.sign * self.distances)
+
+    @cached_property
+    def similarity(self) -> NDArray[np.float64]:
+        """From 0 to 1, of the query itself less than any number."""
+        return self._without_own(similarities(self.distances, self.model))
+
+    @cached_property
+    def evidence(self) -> NDArray[np.float64]:
+        """As `Calibration.evidence`, of the query itself less than any number."""
+        start, slope = line_of(self.model.metric, self.model.dimension)
+        calibration = self.calibration or prior_of(self.model)
+        return self._without_own(calibration.evidence(start + slope * self.distances))
+
+    @cached_property
+    def ranks(self) -> NDArray[np.intp]:
+        """From 1; equal distances by image id, which is the pictures' order."""
+        order = order_by_score(self.nearness)
+        ranks = np.empty_like(order)
+        np.put_along_axis(ranks, order, np.arange(1, order.shape[1] + 1)[np.newaxis], axis=1)
+        return ranks
+
+    def _without_own(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.own is None:
+            return scores
+        scores = scores.copy()
+        scores[np.arange(len(scores)), self.own] = -np.inf
+        return scores
+
+
+def view_of(
+    gallery: Embedded,
+    name: str,
+    queries: NDArray[np.intp],
+    calibration: Calibration | None = None,
+) -> View:
+    """Measures some of the pictures, by their places, against all."""
+    rows, model = gallery.rows[name], gallery.models[name]
+    return View(model, pairwise_distances(rows[queries], rows, model), queries, calibration)
+
+
+def calibrate_all(gallery: Embedded) -> dict[str, Calibration]:
+    """Calibrates each model on a random sample of the pictures, as a library is."""
+    n_pictures = len(gallery.files)
+    places = np.random.default_rng(0).permutation(n_pictures)[:N_SAMPLE]
+    return {
+        name: calibrate(gallery.rows[name][places], prior_of(model), n_pictures)
+        for name, model in gallery.models.items()
+    }
+
+
+def blocks_of(queries: NDArray[np.intp], n_pictures: int) -> list[NDArray[np.intp]]:
+    """Cuts queries into blocks, so that memory stays flat however many there are."""
+    n_block = max(1, _BLOCK_SCORES // n_pictures)
+    return [queries[start : start + n_block] for start in range(0, len(queries), n_block)]
+
+
+def order_by_score(scores: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Orders each row, the highest score first, equal ones as they stand: [m, n] places."""
+    return np.argsort(-scores, axis=1, kind="stable")
+
+
+def fuse_scores(recipe: Recipe, views: Mapping[str, View]) -> NDArray[np.float64]:
+    """Scores every picture for every query, larger is nearer.
+
+    SINGLE is the distance with its sign turned. The others order pictures as `fusion.fuse` does:
+    CALIBRATED, MAX and MIN by the weighted mean, the largest or the smallest evidence, WEIGHTED by
+    the weighted mean of similarities, RRF by the sum of 1 / (RRF_K + rank). NEIGHBOURS is
+    CALIBRATED until `rerank_scores` has reordered its first.
+
+    Args:
+        recipe: what is combined, and how.
+        views: what each of its models sees.
+
+    Returns:
+        float64 [m, n].
+    """
+    seen = [views[name] for name in recipe.models]
+    scores: NDArray[np.float64]
+    match recipe.method:
+        case Method.SINGLE:
+            scores = seen[0].nearness
+        case Method.CALIBRATED | Method.NEIGHBOURS:
+            scores = _weighted_mean(recipe.weights, [view.evidence for view in seen])
+        case Method.WEIGHTED:
+            scores = _weighted_mean(recipe.weights, [view.similarity for view in seen])
+        case Method.RRF:
+            scores = np.add.reduce([1.0 / (RRF_K + view.ranks) for view in seen])
+        case Method.MAX:
+            scores = np.maximum.reduce([view.evidence for view in seen])
+        case Method.MIN:
+            scores = np.minimum.reduce([view.evidence for view in seen])
+    return scores
+
+
+def rerank_scores(
+    scores: NDArray[np.float64],
+    recipe: Recipe,
+    gallery: Embedded,
+    queries: NDArray[np.intp],
+) -> NDArray[np.float64]:
+    """Reorders each query's first pictures by their neighbours, as a search does.
+
+    Pictures are neighbours by the weighted mean of their similarities.
+
+    Args:
+        scores: of NEIGHBOURS, from `fuse_scores`, [m, n].
+        recipe: whose they are.
+        gallery: the pictures.
+        queries: [m] places of the queries among the pictures.
+
+    Returns:
+        float64 [m, n]: scores by which the reordered come first; the rest as it was.
+    """
+    first = order_by_score(scores)[:, : min(N_RERANKED, scores.shape[1] - 1)]
+    changed = scores.copy()
+    for row, (query, places) in enumerate(zip(queries, first, strict=True)):
+        some = np.r_[query, places]
+        alike = [
+            similarities(pairwise_distances(rows, rows, model), model)
+            for name in recipe.models
+            for rows, model in [(gallery.rows[name][some], gallery.models[name])]
+        ]
+        order = rerank(_weighted_mean(recipe.weights, alike))
+        changed[row, places[order]] = scores[row].max() + np.arange(len(order), 0, -1)
+    return changed
+
+
+def rare_shares(
+    gallery: Embedded, calibrations: Mapping[str, Calibration], codes: NDArray[np.intp]
+) -> dict[str, float]:
+    """Measures, by model, the share of pairs of different labels that score RARE_SCORE or more.
+
+    Args:
+        gallery: the pictures.
+        calibrations: by model, from `calibrate_all`.
+        codes: [n], a number for each label.
+
+    Returns:
+        Nothing where all pictures have one label.
+    """
+    n_rare = dict.fromkeys(calibrations, 0)
+    n_unrelated = 0
+    for own in blocks_of(np.arange(len(codes)), len(codes)):
+        is_unrelated = codes[own][:, np.newaxis] != codes
+        n_unrelated += int(is_unrelated.sum())
+        for name, calibration in calibrations.items():
+            scores = score_of(view_of(gallery, name, own, calibration).evidence[is_unrelated])
+            n_rare[name] += int((scores >= RARE_SCORE).sum())
+    return {name: count / n_unrelated for name, count in n_rare.items() if n_unrelated}
+
+
+def measure_rankings(
+    scores: NDArray[np.float64], is_relevant: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Measures each query's ranking.
+
+    Args:
+        scores: [m, n], larger is nearer.
+        is_relevant: [m, n], at least one in each row.
+
+    Returns:
+        float64 [3, m]: average precision, precision@1, precision@5.
+    """
+    hits = np.take_along_axis(is_relevant, order_by_score(scores), axis=1)
+    precisions = hits.cumsum(axis=1) / np.arange(1, hits.shape[1] + 1)
+    average = np.where(hits, precisions, 0.0).sum(axis=1) / hits.sum(axis=1)
+    return np.stack([average, hits[:, 0], hits[:, :5].sum(axis=1) / 5.0]).astype(np.float64)
+
+
+def _weighted_mean(
+    weights: tuple[float, ...], parts: list[NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    weighted = [(w, part) for w, part in zip(weights, parts, strict=True) if w > 0]
+    total: NDArray[np.float64] = np.add.reduce([weight * part for weight, part in weighted])
+    return total / sum(weight for weight, _ in weighted)
+
+
+def _weight_grid(n_models: int) -> list[tuple[float, ...]]:
+    """Weights to try, the heaviest 1; equal ones first, so that they win a tie."""
+    grid = [weights for weights in product(WEIGHTS, repeat=n_models) if max(weights) == 1.0]
+    if n_models <= 3:
+        return grid
+    return [weights for weights in grid if weights.count(1.0) >= n_models - 1]

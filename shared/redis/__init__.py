@@ -1,0 +1,1 @@
+"""What Redis keeps: jobs, the feed, the catalogue; its keys and its scripts."""

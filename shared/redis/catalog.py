@@ -1,0 +1,310 @@
+"""The catalogue in Redis: which libraries and models there are, and each image's record."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from redis import WatchError
+
+from twinlens.shared.errors import ImageNotFound, LibraryNotFound, ModelNotFound
+from twinlens.shared.indexes import Server
+from twinlens.shared.libraries import Library
+from twinlens.shared.messages import CatalogEntry, Cursor, ModelSummary, Moment, now
+from twinlens.shared.redis.scripts import open_uploads
+from twinlens.shared.redis.timeline import page_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from redis import Redis
+    from redis.client import Pipeline
+
+LIBRARIES = "tl:libraries"
+MODELS = "tl:models"
+# Which Milvus is connected, and what it has.
+SERVER = "tl:milvus"
+# Seconds that a picture of a library took lately, by library.
+COSTS = "tl:costs"
+# Milvus collections that no library has any more, to be dropped.
+UNUSED = "tl:collections:unused"
+
+
+_REPLACE = """
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+end
+"""
+
+
+def _library_of(name: str, text: Any) -> Library:
+    if text is None:
+        raise LibraryNotFound(
+            f"There is no library {name!r}; GET /v1/libraries lists those there are."
+        )
+    return Library.model_validate_json(text)
+
+
+def _records(library: str) -> str:
+    return f"tl:library:{library}:images"
+
+
+def _order(library: str) -> str:
+    return f"tl:library:{library}:order"
+
+
+def _calibrations(library: str) -> str:
+    return f"tl:library:{library}:calibrations"
+
+
+class Searched(NamedTuple):
+    """What a search must know of a library."""
+
+    library: Library
+    calibrations: Mapping[str, str]  # JSON, by collection
+    indexed_through: Moment  # every picture that was accepted up to then can be found
+
+
+class Catalog:
+    """Images, libraries and model cards. Rebuilt from the blob store if it is lost."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    # Models and libraries: what the workers serve, written by them, read by the API.
+
+    def publish_models(self, cards: Iterable[ModelSummary]) -> None:
+        """Says which models there are; those that were there before are forgotten."""
+        with self._redis.pipeline() as pipeline:
+            pipeline.delete(MODELS)
+            for card in cards:
+                pipeline.hset(MODELS, card.ref, card.model_dump_json())
+            pipeline.execute()
+
+    def models(self) -> dict[str, ModelSummary]:
+        """Returns the models that there are, by name@version."""
+        stored = self._redis.hgetall(MODELS)
+        return {
+            str(ref): ModelSummary.model_validate_json(text) for ref, text in sorted(stored.items())
+        }
+
+    def model(self, ref: str) -> ModelSummary:
+        """Reads one model, named with its version or, if there is only one, without.
+
+        Raises:
+            ModelNotFound: There is none, or there are several.
+        """
+        models = self.models()
+        found = [one for one in models.values() if ref in (one.name, one.ref)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            several = ", ".join(one.ref for one in found)
+            raise ModelNotFound(f"Model {ref!r} has several versions; name one of: {several}.")
+        raise ModelNotFound(
+            f"There is no model {ref!r}; there are: {', '.join(models) or 'none yet'}."
+        )
+
+    def publish_server(self, server: Server) -> None:
+        """Says which Milvus is connected."""
+        self._redis.set(SERVER, server.model_dump_json())
+
+    def server(self) -> Server | None:
+        """Returns which Milvus is connected; None where no worker has reached it yet."""
+        text: Any = self._redis.get(SERVER)
+        return None if text is None else Server.model_validate_json(text)
+
+    def ensure_library(self, library: Library) -> bool:
+        """Creates a library unless it is there. Returns whether it is new."""
+        return bool(self._redis.hsetnx(LIBRARIES, library.name, library.model_dump_json()))
+
+    def library(self, name: str) -> Library:
+        """Reads a library.
+
+        Raises:
+            LibraryNotFound: There is none of this name.
+        """
+        return _library_of(name, self._redis.hget(LIBRARIES, name))
+
+    def searched(self, name: str) -> Searched:
+        """Reads what a search must know of a library, in one round trip.
+
+        Raises:
+            LibraryNotFound: There is none of this name.
+        """
+        moment = now()
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.hget(LIBRARIES, name)
+            pipeline.hgetall(_calibrations(name))
+            pipeline.zrange(open_uploads(name), 0, 0, withscores=True)
+            text, calibrations, oldest = pipeline.execute()
+        for _, created_at in oldest:
+            moment = min(moment, datetime.fromtimestamp(created_at, UTC))
+        return Searched(_library_of(name, text), calibrations, moment)
+
+    def calibrations(self, library: str) -> dict[str, str]:
+        """Returns the distribution of distances in a library's collections, as JSON."""
+        found: Any = self._redis.hgetall(_calibrations(library))
+        return dict(found)
+
+    def put_calibrations(self, library: str, found: Mapping[str, str]) -> None:
+        """Replaces the calibrations of a library's collections, given as JSON."""
+        with self._redis.pipeline() as pipeline:
+            pipeline.delete(_calibrations(library))
+            for collection, text in found.items():
+                pipeline.hset(_calibrations(library), collection, text)
+            pipeline.execute()
+
+    def watch_library(self, pipeline: Pipeline, name: str) -> Library:
+        """Reads a library, so that the pipeline is executed only if none has changed by then.
+
+        Raises:
+            LibraryNotFound: There is none of this name.
+        """
+        pipeline.watch(LIBRARIES)  # type: ignore[no-untyped-call]
+        return _library_of(name, pipeline.hget(LIBRARIES, name))
+
+    def change_library(self, name: str, change: Callable[[Library], Library | None]) -> Library:
+        """Replaces a library's record by what a function makes of it, whoever else does so.
+
+        Args:
+            name: The library.
+            change: Gives the new record, or None if it is to stay as it is. It may run again.
+
+        Returns:
+            The record as it is then.
+
+        Raises:
+            LibraryNotFound: There is none of this name.
+        """
+        while True:
+            with self._redis.pipeline() as pipeline:
+                before = self.watch_library(pipeline, name)
+                after = change(before.model_copy(deep=True))
+                if after is None:
+                    return before
+                pipeline.multi()
+                pipeline.hset(LIBRARIES, name, after.model_dump_json())
+                if unused := before.all_collections - after.all_collections:
+                    pipeline.sadd(UNUSED, *unused)
+                with contextlib.suppress(WatchError):
+                    pipeline.execute()
+                    return after
+
+    def remove_library(self, name: str) -> None:
+        """Forgets a library and all of its images.
+
+        Raises:
+            LibraryNotFound: There is none of this name.
+        """
+        while True:
+            with self._redis.pipeline() as pipeline:
+                library = self.watch_library(pipeline, name)
+                pipeline.multi()
+                pipeline.hdel(LIBRARIES, name)
+                pipeline.hdel(COSTS, name)
+                if library.all_collections:
+                    pipeline.sadd(UNUSED, *library.all_collections)
+                # What is large is freed by another thread of Redis.
+                pipeline.unlink(_records(name), _order(name), _calibrations(name))
+                with contextlib.suppress(WatchError):
+                    pipeline.execute()
+                    return
+
+    def unused_collections(self) -> set[str]:
+        """Returns the Milvus collections that are to be dropped."""
+        found: Any = self._redis.smembers(UNUSED)
+        return set(found)
+
+    def forget_collection(self, collection: str) -> None:
+        """Says that a collection has been dropped."""
+        self._redis.srem(UNUSED, collection)
+
+    def libraries(self) -> list[Library]:
+        stored = self._redis.hgetall(LIBRARIES)
+        return [Library.model_validate_json(text) for _, text in sorted(stored.items())]
+
+    def note_cost(self, pipeline: Pipeline, library: str, picture_s: float) -> None:
+        """Queues to say how long a picture of a library takes with all its models, on one core."""
+        pipeline.hset(COSTS, library, repr(picture_s))
+
+    def cost_s(self, library: str) -> float | None:
+        """Returns how long a picture took lately; None before the first."""
+        text: Any = self._redis.hget(COSTS, library)
+        return None if text is None else float(text)
+
+    # Images.
+
+    def add(self, pipeline: Pipeline, entry: CatalogEntry, *, is_new: bool = True) -> None:
+        """Queues the writing of an image on a pipeline. Repeating it changes nothing.
+
+        One that is not new is written only if nobody has removed it.
+        """
+        image, text = entry.image, entry.model_dump_json()
+        if is_new:
+            pipeline.hset(_records(image.library), image.id, text)
+            pipeline.zadd(_order(image.library), {image.id: image.added_at.timestamp()}, nx=True)
+        else:
+            pipeline.eval(_REPLACE, 1, _records(image.library), image.id, text)
+
+    def find(self, library: str, image_ids: Sequence[str]) -> dict[str, CatalogEntry]:
+        """Reads those of the images that there are."""
+        if not image_ids:
+            return {}
+        texts = self._redis.hmget(_records(library), list(image_ids))
+        return {
+            image_id: CatalogEntry.model_validate_json(text)
+            for image_id, text in zip(image_ids, texts, strict=True)
+            if text is not None
+        }
+
+    def get(self, library: str, image_id: str) -> CatalogEntry:
+        """Reads one image.
+
+        Raises:
+            ImageNotFound: The library has none of this id.
+        """
+        return self.get_all(library, [image_id])[image_id]
+
+    def get_all(self, library: str, image_ids: Sequence[str]) -> dict[str, CatalogEntry]:
+        """Reads images, all of which have to be there.
+
+        Raises:
+            ImageNotFound: The library has none of an id.
+        """
+        found = self.find(library, image_ids)
+        for image_id in image_ids:
+            if image_id not in found:
+                raise ImageNotFound(f"Library {library!r} has no image {image_id!r}.")
+        return found
+
+    def remove(self, library: str, image_id: str) -> None:
+        with self._redis.pipeline() as pipeline:
+            pipeline.hdel(_records(library), image_id)
+            pipeline.zrem(_order(library), image_id)
+            pipeline.execute()
+
+    def count(self, library: str) -> int:
+        return int(self._redis.zcard(_order(library)))
+
+    def all_ids(self, library: str) -> Iterator[str]:
+        """Gives the images of a library, in no order; memory stays flat however many there are.
+
+        One that comes or goes meanwhile may be left out, and one may be given twice.
+        """
+        for image_id, _ in self._redis.zscan_iter(_order(library), count=1000):
+            yield str(image_id)
+
+    def random_ids(self, library: str, n_ids: int) -> list[str]:
+        """Returns some of a library's images, none twice; all of them if it has no more."""
+        ids: Any = self._redis.zrandmember(_order(library), n_ids)
+        return list(ids)
+
+    def page(
+        self, library: str, limit: int, after: Cursor | None
+    ) -> tuple[list[CatalogEntry], Cursor | None]:
+        """Lists images, newest first, and where the next page begins."""
+        ids, cursor = page_of(self._redis, _order(library), limit, after)
+        found = self.find(library, ids)
+        return [found[image_id] for image_id in ids if image_id in found], cursor

@@ -1,0 +1,87 @@
+"""The way of bulk uploads into the queue: chunks, in turn, a few at a time.
+
+    stored chunk ─▶ its job's place in the rings ─▶ Celery's queue `bulk` ─▶ counted
+
+Celery's queue holds no more than keeps the workers busy, so that a small upload waits for a
+chunk of each other job and not for the million pictures that came before it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from twinlens.shared.queue import publish_chunk
+from twinlens.shared.redis import scripts
+from twinlens.shared.redis.scripts import ARRIVAL_TTL_S, ARRIVING, BACKLOG, FED, arrival, done, keys
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from redis import Redis
+
+    from twinlens.shared.errors import Problem
+
+
+class Feed:
+    """Takes chunks in as they are stored, and gives them to the workers in turn."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._add_chunk = redis.register_script(scripts.ADD_CHUNK)
+        self._seal = redis.register_script(scripts.SEAL)
+        self._take = redis.register_script(scripts.TAKE)
+
+    def add_chunk(self, job_id: str, n_pictures: int) -> bool:
+        """Makes a stored chunk one to be worked on. Returns False if the job takes no more."""
+        return bool(self._add_chunk(keys=keys(job_id), args=[n_pictures]))
+
+    def seal(self, job_id: str, error: Problem | None = None) -> None:
+        """Says that an upload is read to its end, or that it broke.
+
+        What arrived of a broken one is embedded all the same; then the job ends as failed.
+        """
+        problem = "" if error is None else error.model_dump_json()
+        self._seal(keys=keys(job_id), args=[repr(time.time()), problem])
+
+    def still_arrives(self, job_id: str) -> None:
+        """Renews the sign that an upload is being read."""
+        self._redis.set(arrival(job_id), 1, ex=ARRIVAL_TTL_S)
+
+    def lost_arrivals(self) -> list[str]:
+        """Returns the jobs whose upload nobody reads any more."""
+        ids: list[Any] = sorted(self._redis.smembers(ARRIVING))
+        return [job_id for job_id in ids if not self._redis.exists(arrival(job_id))]
+
+    def top_up(self, app: Celery) -> None:
+        """Queues chunks until there are enough in Celery's queue, or none waits.
+
+        Raises:
+            kombu.exceptions.OperationalError: Redis does not answer. A chunk that was taken is
+                found again by the sweeper.
+        """
+        while (taken := self._take_chunk()) is not None:
+            publish_chunk(app, "bulk", *taken)
+
+    def _take_chunk(self) -> tuple[str, int, str] | None:
+        """Returns job, chunk and request id of the next in turn, if there is room for one."""
+        taken: Any = self._take(args=[repr(time.time())])
+        return None if taken is None else (taken[0], int(taken[1]), taken[2])
+
+    def fed_chunks(self, min_age_s: float) -> list[tuple[str, int]]:
+        """Returns the chunks that have been on their way for some time."""
+        members: Any = self._redis.zrangebyscore(FED, "-inf", time.time() - min_age_s)
+        parted = [member.rpartition(".") for member in members]
+        return [(job_id, int(chunk)) for job_id, _, chunk in parted]
+
+    def forget_chunk(self, job_id: str, chunk: int) -> None:
+        """Makes room for another chunk: this one is done with."""
+        self._redis.zrem(FED, f"{job_id}.{chunk}")
+
+    def is_counted(self, job_id: str, chunk: int) -> bool:
+        """Tells if a chunk's outcomes are in the progress."""
+        return bool(self._redis.getbit(done(job_id), chunk))
+
+    def backlog(self) -> int:
+        """Returns how many pictures of bulk jobs are stored and not yet done."""
+        n_pictures: Any = self._redis.get(BACKLOG)
+        return int(n_pictures or 0)

@@ -1,0 +1,349 @@
+"""Job records in Redis: the one place that says what state a job is in.
+
+    queued ──▶ running ──▶ succeeded | failed | cancelled
+       └──────────────────▶ failed | cancelled
+
+The guards run inside Redis (shared/redis/scripts.py). Every change raises the record's `revision`
+(the ETag) and appends to the job's event stream, on which waiting callers block. A bulk job is
+queued chunk by chunk as its upload arrives; its `total` is not known until that is sealed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import BaseModel, Field, TypeAdapter
+
+from twinlens.shared.errors import JobExpired, JobNotFound, Problem
+from twinlens.shared.messages import Cursor, Item, JobKind, JobStatus, Moment, now
+from twinlens.shared.queue import chunk_task_id, result_key, result_meta
+from twinlens.shared.redis import scripts
+from twinlens.shared.redis.scripts import ARRIVING, SINGLES, arrival, events, record
+from twinlens.shared.redis.timeline import page_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from redis import Redis
+    from redis.client import Pipeline
+
+ENDED: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled"})
+
+# Searches have a list of their own: they come by the thousand, and are kept for an hour.
+JOBS = "tl:jobs"
+SEARCHES = "tl:jobs:search"
+# A search is not worth keeping as long as an upload: its result is in the answer.
+SEARCH_TTL_S = 3_600
+ITEMS = TypeAdapter(list[Item])
+# A waiting caller wakes up this often to see that it is still wanted.
+WAIT_SLICE_S = 2.0
+WAIT_EVENTS = 1000
+
+
+def _tries(job_id: str) -> str:
+    return f"tl:job:{job_id}:tries"
+
+
+class Job(BaseModel):
+    """One piece of queued work, as stored."""
+
+    id: str
+    kind: JobKind
+    library: str
+    status: JobStatus = "queued"
+    request_id: str = ""
+    n_chunks: int = 0
+    n_chunks_done: int = 0
+    received: int = 0  # pictures stored so far
+    total: int | None = None  # all of them, once that is known
+    succeeded: int = 0
+    skipped: int = 0
+    failed: int = 0
+    rate: float = 0.0  # see `pictures_per_s`
+    created_at: Moment
+    started_at: Moment | None = None
+    counted_at: Moment | None = None
+    finished_at: Moment | None = None
+    expires_at: Moment | None = None
+    error: Problem | None = None
+    ttl_s: int
+    revision: int = 0
+    # What a job of one task came to, as Celery's result backend has it; only read, never set.
+    result: str | None = Field(None, exclude=True)
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status in ENDED
+
+    @property
+    def n_counted(self) -> int:
+        return self.succeeded + self.skipped + self.failed
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether all of its chunks are."""
+        return self.total is not None and self.n_chunks_done == self.n_chunks
+
+    @property
+    def pictures_per_s(self) -> float | None:
+        """Pictures a second: of late while the job runs, over all of it once it has ended.
+
+        Source:
+            The moving average begins at 0, so it is divided by the weight that it has had since
+            (the bias correction of Adam: Kingma and Ba, 2015).
+        """
+        if self.started_at is None or self.counted_at is None:
+            return None
+        took_s = max((self.counted_at - self.started_at).total_seconds(), 0.001)
+        if self.has_ended:
+            return self.n_counted / took_s
+        return self.rate / (1 - math.exp(-took_s / scripts.RATE_WINDOW_S))
+
+
+class Event(NamedTuple):
+    """An entry of a job's stream."""
+
+    id: str
+    status: JobStatus
+    chunk: int  # the one that was counted; -1 for another change
+    n_failed: int
+
+
+class Jobs:
+    """Creates, changes, reads and awaits job records."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._start = redis.register_script(scripts.START)
+        self._finish = redis.register_script(scripts.FINISH)
+
+    def create(self, job: Job, keep: Mapping[str, tuple[bytes, int]] | None = None) -> None:
+        """Records a new job.
+
+        Args:
+            job: The job.
+            keep: Values to be kept with it, each under its key and for its seconds.
+        """
+        fields: dict[Any, Any] = {
+            name: _to_field(value)
+            for name, value in job.model_dump(mode="json").items()
+            if value is not None
+        }
+        fields["created_at"] = repr(job.created_at.timestamp())
+        with self._redis.pipeline() as pipeline:
+            for key, (content, ttl_s) in (keep or {}).items():
+                pipeline.set(key, content, ex=ttl_s)
+            pipeline.hset(record(job.id), mapping=fields)
+            pipeline.zadd(_list_of(job.kind), {job.id: job.created_at.timestamp()})
+            if job.kind in ("embed", "bulk"):
+                uploads = scripts.open_uploads(job.library)
+                pipeline.zadd(uploads, {job.id: job.created_at.timestamp()})
+            if job.kind == "embed":
+                pipeline.sadd(SINGLES, job.id)
+            elif job.kind in ("bulk", "reindex"):
+                pipeline.sadd(ARRIVING, job.id)
+                pipeline.set(arrival(job.id), 1, ex=scripts.ARRIVAL_TTL_S)
+            # `page` takes off only what somebody looks at.
+            is_search = job.kind == "search"
+            life_s = SEARCH_TTL_S if is_search else job.ttl_s + scripts.TOMBSTONE_S
+            pipeline.zremrangebyscore(_list_of(job.kind), "-inf", time.time() - life_s)
+            pipeline.execute()
+
+    def forget(self, job: Job) -> None:
+        """Takes back a job of which nothing was queued."""
+        job_id = job.id
+        with self._redis.pipeline() as pipeline:
+            pipeline.delete(*scripts.keys(job_id), arrival(job_id))
+            pipeline.zrem(scripts.open_uploads(job.library), job_id)
+            pipeline.zrem(JOBS, job_id)
+            pipeline.zrem(SEARCHES, job_id)
+            pipeline.srem(SINGLES, job_id)
+            pipeline.srem(ARRIVING, job_id)
+            pipeline.execute()
+
+    def open_singles(self) -> list[Job]:
+        """Returns the uploads of one picture that have not ended."""
+        ids: Any = self._redis.smembers(SINGLES)
+        return [self.get(job_id) for job_id in ids]
+
+    # What workers tell.
+
+    def start(self, job_id: str) -> bool:
+        """Marks a job as running. Returns False if there is nothing (more) to do for it."""
+        return bool(self._start(keys=scripts.keys(job_id), args=[repr(time.time())]))
+
+    def count_chunk(
+        self, job_id: str, chunk: int, items: Sequence[Item], pipeline: Pipeline
+    ) -> None:
+        """Stores a chunk's outcomes and adds them to the progress, once however often it is called.
+
+        The job ends with its last chunk. A job of one picture (`embed`) ends as failed if that
+        picture failed; in a bulk job a failed picture is an outcome like another.
+
+        Args:
+            job_id: The job.
+            chunk: Its number.
+            items: The outcomes, in the order of the manifest.
+            pipeline: A transaction, which is executed with it.
+        """
+        error = items[0].error if len(items) == 1 else None
+        tally = [
+            sum(item.outcome == outcome for item in items)
+            for outcome in ("succeeded", "skipped", "failed")
+        ]
+        problem = "" if error is None else error.model_dump_json()
+        task_id = chunk_task_id(job_id, chunk)
+        outcomes = result_meta(task_id, ITEMS.dump_json(list(items)).decode())
+        args: list[Any] = [chunk, *tally, repr(time.time()), problem]
+        args += [result_key(task_id), outcomes]
+        # The whole script: in a transaction, one that Redis has forgotten would be left out.
+        keys = scripts.keys(job_id)
+        pipeline.eval(scripts.COUNT, len(keys), *keys, *args)
+        pipeline.execute()
+
+    def begin(self, job_id: str) -> int:
+        """Marks a job of one task as running, and notes that the task is begun.
+
+        Returns:
+            0 if there is nothing (more) to do for it; else the number of this try, as of
+            `begin_try`.
+        """
+        keys = [*scripts.keys(job_id), _tries(job_id)]
+        n_tries: Any = self._start(keys=keys, args=[repr(time.time()), SEARCH_TTL_S])
+        return int(n_tries)
+
+    def finish(self, job_id: str, error: Problem | None = None, result: str | None = None) -> None:
+        """Ends a job that is not counted in chunks; once ended it stays as it is.
+
+        Args:
+            job_id: The job.
+            error: Why it failed.
+            result: JSON of what it came to; in one step with the end, which a caller waits for.
+        """
+        status = "succeeded" if error is None else "failed"
+        problem = "" if error is None else error.model_dump_json()
+        kept = () if result is None else (result_key(job_id), result_meta(job_id, result))
+        args = [status, repr(time.time()), problem, *kept]
+        self._finish(keys=scripts.keys(job_id), args=args)
+
+    def cancel(self, job_id: str) -> None:
+        """Ends a job without its work; once ended it stays as it is."""
+        self._finish(keys=scripts.keys(job_id), args=["cancelled", repr(time.time()), ""])
+
+    def begin_try(self, job_id: str, part: str) -> int:
+        """Notes that a part of a job is begun. Returns how often that was not followed by an end.
+
+        A count above 1 means that the earlier tries took their worker process with them.
+        """
+        with self._redis.pipeline() as pipeline:
+            pipeline.hincrby(_tries(job_id), part, 1)
+            pipeline.expire(_tries(job_id), SEARCH_TTL_S)
+            return int(pipeline.execute()[0])
+
+    def end_try(self, job_id: str, part: str) -> None:
+        """Notes that a part of a job came to an end that left its worker alive."""
+        self._redis.hdel(_tries(job_id), part)
+
+    # What callers ask.
+
+    def get(self, job_id: str) -> Job:
+        """Reads a job.
+
+        Raises:
+            JobNotFound: There never was one of this id, or long ago.
+            JobExpired: It ended more than its life ago.
+        """
+        # In one round trip: a search waits for it.
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.hgetall(record(job_id))
+            pipeline.get(result_key(job_id))
+            return _read(job_id, *pipeline.execute())
+
+    def wait(self, job_id: str, timeout_s: float) -> Job:
+        """Returns the job as soon as it has ended, or as it is when the time is up."""
+        deadline = time.monotonic() + timeout_s
+        # The stream's end is read before the record, so no event falls between the two.
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.xrevrange(events(job_id), count=1)
+            pipeline.hgetall(record(job_id))
+            pipeline.get(result_key(job_id))
+            last, *found = pipeline.execute()
+        job, seen = _read(job_id, *found), last[0][0] if last else "0-0"
+        while not job.has_ended and (left_s := deadline - time.monotonic()) > 0:
+            block_s = min(left_s, WAIT_SLICE_S)
+            new = self.read_events(job_id, seen, count=WAIT_EVENTS, block_s=block_s)
+            if new:
+                seen = new[-1].id
+            if not new or new[-1].status in ENDED:
+                job = self.get(job_id)
+        return self.get(job_id) if not job.has_ended else job
+
+    def page(
+        self, limit: int, after: Cursor | None, wanted: dict[str, Any]
+    ) -> tuple[list[Job], Cursor | None]:
+        """Lists jobs, newest first, whose fields equal those wanted.
+
+        Searches are listed only where the kind `search` is wanted.
+
+        Returns:
+            At most `limit` jobs, and where the next page begins.
+        """
+        found: list[Job] = []
+        key = _list_of(wanted.get("kind"))
+        while True:
+            ids, after = page_of(self._redis, key, limit - len(found), after)
+            for job_id in ids:
+                try:
+                    job = self.get(job_id)
+                except (JobNotFound, JobExpired):
+                    self._redis.zrem(key, job_id)
+                    continue
+                if all(getattr(job, name) == value for name, value in wanted.items()):
+                    found.append(job)
+            if after is None or len(found) == limit:
+                return found, after
+
+    def read_events(self, job_id: str, after: str, *, count: int, block_s: float) -> list[Event]:
+        """Reads a job's events behind one of them (`0-0`: from the first), oldest first.
+
+        Args:
+            job_id: The job.
+            after: An event's id.
+            count: How many at most.
+            block_s: How long to wait for one, if there is none yet.
+        """
+        rows: Any = self._redis.xread(
+            {events(job_id): after}, count=count, block=max(1, int(block_s * 1000))
+        )
+        return [_event(*row) for row in rows[0][1]] if rows else []
+
+    def read_event(self, job_id: str, event_id: str) -> Event | None:
+        """Reads one event again."""
+        rows: Any = self._redis.xrange(events(job_id), event_id, event_id)
+        return _event(*rows[0]) if rows else None
+
+
+def _read(job_id: str, fields: dict[str, Any], result: str | None) -> Job:
+    if not fields:
+        raise JobNotFound(f"There is no job {job_id!r}.")
+    if "error" in fields:
+        fields["error"] = json.loads(fields["error"])
+    job = Job.model_validate(fields | {"result": result})
+    if job.expires_at is not None and job.expires_at < now():
+        raise JobExpired(f"Job {job_id!r} ended at {fields['finished_at']} and has expired.")
+    return job
+
+
+def _event(event_id: str, fields: dict[str, Any]) -> Event:
+    return Event(event_id, fields["status"], int(fields["chunk"]), int(fields["n_failed"]))
+
+
+def _list_of(kind: JobKind | None) -> str:
+    return SEARCHES if kind == "search" else JOBS
+
+
+def _to_field(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

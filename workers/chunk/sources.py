@@ -1,0 +1,218 @@
+"""The bytes behind the URIs of a listing: files below allowed roots, pictures of allowed hosts."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import stat
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urlsplit
+
+import httpcore
+
+from twinlens.shared.errors import EmptyPicture, PayloadTooLarge, SourceFailed, SourceRefused
+from twinlens.workers.chunk.network import CheckedNetwork, deadline, seconds_left
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from twinlens.shared.settings import Settings
+
+HTTPS_PORT = 443
+# Before each try. A host that is down for longer is the next delivery's, not this fetch's.
+PAUSES_S = (0.0, 0.2, 0.8)
+KEPT_CONNECTIONS = 16
+KEPT_FOR_S = 5.0
+MAX_NAME_CHARS = 255
+READ_BYTES = 1024 * 1024
+
+_HEADERS = [(b"Accept-Encoding", b"identity"), (b"User-Agent", b"twinlens")]
+_LATE = "did not answer in time"
+# What a request target may hold as it is: all of printable ASCII.
+_TARGET_CHARS = "".join(map(chr, range(0x21, 0x7F)))
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Without O_NONBLOCK, opening a FIFO would wait for someone to write into it.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Sources:
+    """What a listing may name. Threads share one."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Reads the settings.
+
+        Raises:
+            ValueError: An allowed host is not `host` or `host:port`.
+        """
+        self._roots = [Path(os.path.realpath(root)) for root in settings.allowed_roots]
+        self._origins = {_allowed_origin(entry) for entry in settings.allowed_hosts}
+        self._max_bytes = settings.max_picture_bytes
+        self._limit_s = settings.fetch_timeout_s
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=ssl.create_default_context(),
+            max_connections=None,
+            max_keepalive_connections=KEPT_CONNECTIONS,
+            keepalive_expiry=KEPT_FOR_S,
+            network_backend=CheckedNetwork(settings.allowed_networks),
+        )
+
+    def close(self) -> None:
+        """Closes the connections that were kept."""
+        self._pool.close()
+
+    def fetch(self, uri: str) -> bytes:
+        """Reads a picture.
+
+        Raises:
+            SourceRefused: The settings do not allow it, or it redirects.
+            SourceFailed: It is not there, or cannot be read.
+            PayloadTooLarge: It is over its limit.
+            EmptyPicture: It has no bytes.
+        """
+        parts = _split(uri)
+        if parts.scheme == "file":
+            return self._read_file(parts)
+        if parts.scheme == "https":
+            with deadline(self._limit_s):
+                return self._download(parts)
+        raise SourceRefused("Only file: and https: are served.")
+
+    def _read_file(self, parts: SplitResult) -> bytes:
+        name = unquote(parts.path.rpartition("/")[2])[:MAX_NAME_CHARS]
+        root, steps = self._locate(parts, name)
+        try:
+            return self._read_descriptor(_open_below(root, steps), name)
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            raise SourceFailed(f"The file {name!r} cannot be read: {reason}.") from None
+
+    def _read_descriptor(self, file: int, name: str) -> bytes:
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise SourceRefused(f"{name!r} is not a regular file.")
+            return self._join(iter(lambda: os.read(file, READ_BYTES), b""))
+        finally:
+            os.close(file)
+
+    def _locate(self, parts: SplitResult, name: str) -> tuple[Path, Sequence[str]]:
+        """Returns an allowed root, and the steps from there, with all links followed."""
+        path = os.fsdecode(unquote_to_bytes(parts.path))
+        if parts.netloc.lower() in {"", "localhost"} and path.startswith("/") and "\0" not in path:
+            # `..` is taken as RFC 3986 has it, before any link is followed.
+            real = Path(os.path.realpath(os.path.normpath(path)))
+            for root in self._roots:
+                if real.is_relative_to(root):
+                    return root, real.relative_to(root).parts
+        # The same words whether it is there or not.
+        raise SourceRefused(f"The file {name!r} is not below one of TWINLENS_ALLOWED_ROOTS.")
+
+    def _download(self, parts: SplitResult) -> bytes:
+        host, port = _origin_of(parts)
+        if (host, port) not in self._origins:
+            shown = host if port == HTTPS_PORT else f"{host}:{port}"
+            raise SourceRefused(f"The host {shown!r} is not one of TWINLENS_ALLOWED_HOSTS.")
+        url = httpcore.URL(scheme="https", host=host, port=port, target=_target_of(parts))
+        reason = _LATE
+        for pause_s in PAUSES_S:
+            if pause_s >= seconds_left():
+                break
+            time.sleep(pause_s)
+            try:
+                return self._get(url, host)
+            except (_Busy, *_NETWORK_ERRORS) as error:
+                reason = _reason_of(error)
+        raise SourceFailed(f"The host {host!r} {reason}.")
+
+    def _get(self, url: httpcore.URL, host: str) -> bytes:
+        with self._pool.stream("GET", url, headers=_HEADERS) as response:
+            _check_status(response.status, host)
+            for key, value in response.headers:
+                if key.lower() == b"content-length":
+                    self._check_size(int(value))
+            return self._join(response.iter_stream())
+
+    def _join(self, pieces: Iterable[bytes]) -> bytes:
+        content = bytearray()
+        for piece in pieces:
+            content += piece
+            self._check_size(len(content))
+        if not content:
+            raise EmptyPicture("The file has no bytes.")
+        return bytes(content)
+
+    def _check_size(self, n_bytes: int) -> None:
+        if n_bytes > self._max_bytes:
+            raise PayloadTooLarge(f"The picture has more than {self._max_bytes} bytes.")
+
+
+class _Busy(Exception):
+    """A status that may be another in a moment."""
+
+
+_NETWORK_ERRORS = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException)
+
+
+def _reason_of(error: Exception) -> str:
+    if isinstance(error, _Busy):
+        return str(error)
+    if isinstance(error, httpcore.TimeoutException):
+        return _LATE
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return "has no certificate that is valid for it"
+    return "cannot be reached, or ended the connection"
+
+
+def _check_status(status: int, host: str) -> None:
+    answer = f"answers {status}"
+    if status == 429 or status >= 500:
+        raise _Busy(answer)
+    if 300 <= status < 400:
+        raise SourceRefused(f"The host {host!r} redirects; list the final address.")
+    if status != 200:
+        raise SourceFailed(f"The host {host!r} {answer}.")
+
+
+def _split(uri: str) -> SplitResult:
+    try:
+        uri.encode()
+        parts = urlsplit(uri)
+        _origin_of(parts)
+    except ValueError:
+        raise SourceRefused("The uri cannot be read.") from None
+    return parts
+
+
+def _origin_of(parts: SplitResult) -> tuple[str, int]:
+    host = (parts.hostname or "").removesuffix(".").encode("idna").decode().lower()
+    return host, HTTPS_PORT if parts.port is None else parts.port
+
+
+def _target_of(parts: SplitResult) -> str:
+    query = f"?{parts.query}" if parts.query else ""
+    return quote((parts.path or "/") + query, safe=_TARGET_CHARS)
+
+
+def _allowed_origin(entry: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(f"//{entry}")
+        host, port = _origin_of(parts)
+    except ValueError:
+        host = ""
+    if not host or ":" in host or "@" in entry or parts.netloc != entry:
+        raise ValueError(f"TWINLENS_ALLOWED_HOSTS: {entry!r} is neither a host nor host:port.")
+    return host, port
+
+
+def _open_below(root: Path, steps: Sequence[str]) -> int:
+    """Opens a file step by step, following no link: one put there since is not followed either."""
+    folder = os.open(root, _FOLDER)
+    try:
+        for step in steps[:-1]:
+            inner = os.open(step, _FOLDER, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        return os.open(steps[-1] if steps else ".", _FILE, dir_fd=folder)
+    finally:
+        os.close(folder)

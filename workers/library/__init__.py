@@ -1,0 +1,1 @@
+"""What concerns a whole library, and its single images."""

@@ -1,0 +1,189 @@
+"""Another edition of a library, built while the one that is there goes on being searched.
+
+plan ─▶ chunks of all that is stored ─▶ each embedded for what it lacks ─▶ probe ─▶ switch
+
+From the moment that the edition is in the library's record, new pictures are embedded for it as
+well (workers/chunk/embedding.py); so it has all once the stored ones are done.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import timedelta
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from twinlens.shared.chunking import chunk_items
+from twinlens.shared.errors import JobExpired, JobNotFound, ReindexFailed
+from twinlens.shared.manifests import write_manifest
+from twinlens.shared.messages import ManifestItem, now
+from twinlens.workers.library.calibrate import calibrate_library
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery import Celery
+
+    from twinlens.shared.libraries import Library
+    from twinlens.shared.redis.jobs import Job
+    from twinlens.workers.milvus.collection import Collection
+    from twinlens.workers.process.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+# Pictures that must find themselves before an edition is switched on.
+N_PROBES = 8
+# Images come and go while they are counted: looked at again before that is taken for a fault.
+N_COUNTS = 5
+COUNT_PAUSE_S = 1.0
+# Milvus computes a distance in float32, or float16, each time in another order.
+TOLERANCE = 0.01
+
+
+def plan_reindex(runtime: Runtime, app: Celery, job_id: str) -> None:
+    """Queues all that a library has, chunk by chunk, to be embedded for its next edition.
+
+    Run again after it was broken off, it queues some pictures twice; they are then skipped.
+    """
+    if not runtime.jobs.start(job_id):
+        return
+    job = runtime.jobs.get(job_id)
+    if job.total is not None:
+        return
+    size = chunk_items(runtime.settings, runtime.catalog.cost_s(job.library))
+    chunk = job.n_chunks
+    with runtime.blobs.batch() as batch:
+        for items in _stored(runtime, job.library, size):
+            write_manifest(batch, job, chunk, items, is_last=False)
+            if not runtime.feed.add_chunk(job_id, len(items)):
+                return
+            runtime.feed.still_arrives(job_id)
+            runtime.feed.top_up(app)
+            chunk += 1
+    runtime.feed.seal(job_id)
+    switch_if_built(runtime, job_id)
+
+
+def switch_if_built(runtime: Runtime, job_id: str) -> None:
+    """Ends a job that has embedded all: its edition is what is searched from now on.
+
+    The one before is kept for a while, and kept up to date, so that going back loses nothing. If
+    a picture could not be embedded, the library stays as it was.
+    """
+    job = runtime.jobs.get(job_id)
+    if job.has_ended or not job.is_counted:
+        return
+    try:
+        _check(runtime, job)
+    except ReindexFailed as error:
+        withdraw(runtime, job.library, job_id)
+        runtime.jobs.finish(job_id, error.to_problem())
+        return
+    until = now() + timedelta(seconds=runtime.settings.rollback_s)
+
+    def switch(library: Library) -> Library | None:
+        if library.next is None or library.next.job_id != job_id:
+            return None
+        return library.switched(library.next, kept_until=until)
+
+    # So that scores mean the same from the first search on.
+    calibrate_library(
+        runtime, runtime.catalog.library(job.library), runtime.catalog.count(job.library)
+    )
+    runtime.catalog.change_library(job.library, switch)
+    runtime.jobs.finish(job_id)
+
+
+def withdraw(runtime: Runtime, name: str, job_id: str) -> None:
+    """Gives up the edition that a job was to build."""
+
+    def give_up(library: Library) -> Library | None:
+        if library.next is None or library.next.job_id != job_id:
+            return None
+        library.next = None
+        return library
+
+    runtime.catalog.change_library(name, give_up)
+
+
+def tend_libraries(runtime: Runtime) -> None:
+    """Goes on where a worker was lost, and drops what is not needed any more."""
+    for library in runtime.catalog.libraries():
+        if library.next is not None:
+            _tend_next(runtime, library.name, library.next.job_id)
+        if library.previous is not None and library.previous.until < now():
+            runtime.catalog.change_library(library.name, _forget_previous)
+    for name in runtime.catalog.unused_collections():
+        runtime.vectors.drop(name)
+        runtime.catalog.forget_collection(name)
+
+
+def _tend_next(runtime: Runtime, library: str, job_id: str) -> None:
+    try:
+        has_ended = runtime.jobs.get(job_id).has_ended
+    except (JobNotFound, JobExpired):
+        has_ended = True
+    if has_ended:
+        withdraw(runtime, library, job_id)
+    else:
+        switch_if_built(runtime, job_id)
+
+
+def _forget_previous(library: Library) -> Library | None:
+    if library.previous is None or library.previous.until >= now():
+        return None
+    library.previous = None
+    return library
+
+
+def _stored(runtime: Runtime, library: str, size: int) -> Iterator[list[ManifestItem]]:
+    ids = runtime.catalog.all_ids(library)
+    while some := list(islice(ids, size)):
+        found = runtime.catalog.find(library, some)
+        yield [
+            ManifestItem(name=entry.image.name, image_id=image_id, n_bytes=entry.image.bytes)
+            for image_id, entry in found.items()
+        ]
+
+
+def _check(runtime: Runtime, job: Job) -> None:
+    """Looks whether the next edition is whole, and answers.
+
+    Raises:
+        ReindexFailed: It does not.
+    """
+    if job.failed:
+        raise ReindexFailed(
+            f"{job.failed} pictures could not be embedded (see the job's items): remove them, or"
+            " post them again, and ask for the change once more."
+        )
+    library = runtime.catalog.library(job.library)
+    if library.next is None or library.next.job_id != job.id:
+        return
+    before = set(library.collections.values())
+    for _, collection in runtime.targets_of(library.next):
+        if collection.name not in before:
+            _check_count(runtime, library.name, collection)
+            _check_answers(runtime, library.name, collection)
+
+
+def _check_count(runtime: Runtime, library: str, collection: Collection) -> None:
+    for _ in range(N_COUNTS):
+        n_images = runtime.catalog.count(library)
+        n_vectors = runtime.vectors.count(collection)
+        if n_vectors >= n_images:
+            return
+        time.sleep(COUNT_PAUSE_S)
+    raise ReindexFailed(f"Model {collection.card.ref} has {n_vectors} of {n_images} pictures.")
+
+
+def _check_answers(runtime: Runtime, library: str, collection: Collection) -> None:
+    """Searches with some stored pictures: none may be nearer to one than itself."""
+    some = list(islice(runtime.catalog.all_ids(library), N_PROBES))
+    for image_id, row in runtime.vectors.fetch(collection, some).items():
+        [first] = runtime.vectors.nearest(collection, row[None], 1)
+        [itself] = runtime.vectors.nearest(collection, row[None], 1, among=[image_id])
+        # Neither is there if it has just been removed.
+        if first and itself and abs(itself[image_id] - min(first.values())) > TOLERANCE:
+            raise ReindexFailed(f"Model {collection.card.ref} does not find what it has embedded.")

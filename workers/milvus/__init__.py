@@ -1,0 +1,1 @@
+"""Vectors, as Milvus keeps them."""

@@ -1,0 +1,315 @@
+"""What is written to Milvus, and read from it. Every call has a time limit.
+
+Nothing is ever flushed. A real server compares new rows one by one, or by an index of its own, and
+seals them when there are some 120 MB of them, or after 10 minutes without a write; then it builds
+the index that was asked for. Searches are right before that too, and less quick
+(docs/decisions/0013-indexes.md).
+
+What a call of `upsert` or `delete` did is seen by every search from then on, whoever makes it. Of a
+real server, a strongly consistent search waits for a tick of its clock, and a bounded one does not
+(docs/decisions/0012-freshness.md). So it is the writer that waits, once a call: a strong read of
+what it wrote moves the server's view past it, for all readers.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import grpc
+import numpy as np
+from cachetools import LRUCache
+from pymilvus import MilvusClient, MilvusException
+
+from twinlens.models.distances import pairwise_distances
+from twinlens.shared.errors import Unavailable
+from twinlens.shared.indexes import COMPRESSED, EXACT, Server, search_params, server_of
+from twinlens.workers.milvus.collection import ID_FIELD, VECTOR_FIELD, Collection, make_ready
+from twinlens.workers.milvus.expressions import METADATA_FIELD, to_milvus, to_stored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from twinlens.shared.filters import Filter
+    from twinlens.shared.messages import Metadata
+    from twinlens.shared.settings import Settings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+STRONG, BOUNDED = "Strong", "Bounded"
+# Embeddings that a process keeps: some 13,000 of 1,280 numbers. A hundred take 8 ms to be read.
+CACHE_BYTES = 64 * 1024 * 1024
+# Rows of one answer: 5 MB of 1,280 numbers a row, where gRPC takes 64.
+READ_ROWS = 1000
+# Candidates that are compared by their vectors where an index has made these smaller, at least.
+N_MEASURED = 100
+# As many as a server gives in one answer.
+MAX_ROWS = 16_384
+
+
+def _needs_milvus(call: Callable[P, R]) -> Callable[P, R]:
+    @functools.wraps(call)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return call(*args, **kwargs)
+        except MilvusException as error:
+            raise Unavailable(f"Milvus did not answer as it should: {error.message}") from error
+        except grpc.RpcError as error:
+            # pymilvus lets it through where a call's time is up.
+            raise Unavailable("Milvus did not answer in time.") from error
+
+    return guarded
+
+
+class Vectors:
+    """A process's one Milvus client, made after fork: gRPC does not survive a fork.
+
+    Every method raises `Unavailable` where Milvus does not do what it was asked, and
+    `ValidationFailed` where it has not the index that a collection is to have.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._timeout_s = settings.milvus_timeout_s
+        self._ready: set[str] = set()
+        self._lock = threading.Lock()
+        self._cache: LRUCache[tuple[str, str], Any] = LRUCache(CACHE_BYTES, lambda row: row.nbytes)
+
+    @functools.cached_property
+    def _client(self) -> MilvusClient:
+        # Its errors come here as exceptions. In the log, an answer of "no" takes 40 lines.
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+        return MilvusClient(
+            uri=self._settings.milvus_uri,
+            token=self._settings.milvus_token,
+            timeout=self._timeout_s,
+        )
+
+    @_needs_milvus
+    def ping(self, timeout_s: float) -> None:
+        self._client.list_collections(timeout=timeout_s)
+
+    @_needs_milvus
+    def upsert(
+        self,
+        collection: Collection,
+        ids: Sequence[str],
+        embeddings: Iterable[Any],
+        metadata: Iterable[Metadata],
+    ) -> None:
+        """Writes one vector per id; repeating it changes nothing.
+
+        Args:
+            collection: Where to.
+            ids: Image ids, none twice.
+            embeddings: Of each id, float32 [dimension], or uint8 [dimension / 8] for a hash.
+            metadata: Of each id, to be filtered by.
+        """
+        rows = [
+            {
+                ID_FIELD: image_id,
+                VECTOR_FIELD: collection.to_stored(embedding),
+                METADATA_FIELD: to_stored(fields),
+            }
+            for image_id, embedding, fields in zip(ids, embeddings, metadata, strict=True)
+        ]
+        name = self._ready_name(collection)
+        self._client.upsert(name, rows, timeout=self._timeout_s)
+        self._wait_until_seen(name, ids)
+
+    @_needs_milvus
+    def nearest(
+        self,
+        collection: Collection,
+        embeddings: Any,
+        limit: int,
+        where: Filter | None = None,
+        among: Sequence[str] | None = None,
+    ) -> list[dict[str, float]]:
+        """Returns the ids nearest to each of some embeddings, and their distances, nearest first.
+
+        Args:
+            collection: Where to look.
+            embeddings: float32 [n, dimension], or uint8 [n, dimension / 8] of hashes.
+            limit: How many at most.
+            where: Only images whose metadata it is true of.
+            among: Instead, only these ids; each gets its exact distance.
+        """
+        only = "" if among is None else f"{ID_FIELD} in {_id_list(among)}"
+        index = collection.index_on(self.server)
+        if among is not None and index.type not in EXACT:
+            return self._measure(collection, embeddings, among, limit)
+        if where is not None:
+            only = to_milvus(where, has_exists=not self.server.is_lite)
+        n_listed = max(limit, N_MEASURED) if index.type in COMPRESSED else limit
+        found = self._search(collection, embeddings, n_listed, only)
+        if index.type in EXACT:
+            return found
+        ids = self._unlisted(collection.name, only, found, n_listed)
+        if not ids and index.type in COMPRESSED:
+            ids = list({image_id for some in found for image_id in some})
+        return self._measure(collection, embeddings, ids, limit) if ids else found
+
+    def _search(
+        self, collection: Collection, embeddings: Any, limit: int, only: str
+    ) -> list[dict[str, float]]:
+        hits = self._client.search(
+            self._ready_name(collection),
+            [collection.to_stored(embedding) for embedding in embeddings],
+            filter=only,
+            limit=limit,
+            search_params={"params": search_params(collection.index_on(self.server), limit)},
+            consistency_level=BOUNDED,
+            timeout=self._timeout_s,
+        )
+        return [{hit[ID_FIELD]: float(hit["distance"]) for hit in some} for some in hits]
+
+    def _unlisted(
+        self, name: str, only: str, found: Sequence[dict[str, float]], limit: int
+    ) -> list[str]:
+        """Returns all ids there are, if an index has overlooked some that a search had room for.
+
+        One that is parted into lists looks into some of them, and in these for what fits a filter:
+        of 100 rows among 100,000, a search found 33. So does what a real server has of new rows,
+        whatever the index. Where there are more than MAX_ROWS, none are returned.
+        """
+        n_found = min(map(len, found), default=limit)
+        if n_found >= limit or not n_found < self._count(name, only) <= MAX_ROWS:
+            return []
+        rows = self._client.query(
+            name,
+            filter=only,
+            output_fields=[ID_FIELD],
+            limit=MAX_ROWS,
+            consistency_level=BOUNDED,
+            timeout=self._timeout_s,
+        )
+        return [row[ID_FIELD] for row in rows]
+
+    def _measure(
+        self, collection: Collection, embeddings: Any, ids: Sequence[str], limit: int
+    ) -> list[dict[str, float]]:
+        """Returns the nearest of some ids, by distances that are computed here."""
+        stored = self.fetch(collection, ids)
+        if not stored:
+            return [{} for _ in embeddings]
+        rows = np.stack(list(stored.values()))
+        sign = collection.card.metric.sign
+        found = []
+        for distances in pairwise_distances(embeddings, rows, collection.card):
+            ranked = zip(stored, distances.tolist(), strict=True)
+            nearest = sorted(ranked, key=lambda one: (sign * one[1], one[0]))[:limit]
+            found.append(dict(nearest))
+        return found
+
+    def fetch(self, collection: Collection, ids: Sequence[str]) -> dict[str, Any]:
+        """Reads stored embeddings.
+
+        What was read before comes from memory: of one picture, a model always makes the same. So
+        an image that has been removed since may be among them.
+
+        Returns:
+            By id, float32 [dimension], or uint8 [dimension / 8] for a hash; nothing of an image
+            that the model has not embedded.
+        """
+        keys = {image_id: (collection.card.sha256, image_id) for image_id in ids}
+        with self._lock:
+            found = {i: row for i, key in keys.items() if (row := self._cache.get(key)) is not None}
+        missing = [image_id for image_id in ids if image_id not in found]
+        if missing:
+            read = self._read(collection, missing)
+            found |= read
+            with self._lock:
+                for image_id, row in read.items():
+                    self._cache[keys[image_id]] = row
+        return found
+
+    @_needs_milvus
+    def _read(self, collection: Collection, ids: Sequence[str]) -> dict[str, Any]:
+        name = self._ready_name(collection)
+        found: dict[str, Any] = {}
+        for start in range(0, len(ids), READ_ROWS):
+            rows = self._client.get(
+                name,
+                ids=list(ids[start : start + READ_ROWS]),
+                output_fields=[VECTOR_FIELD],
+                consistency_level=BOUNDED,
+                timeout=self._timeout_s,
+                # As arrays: to make lists of them, and arrays again, took half of a read's time.
+                strict_float32=True,
+            )
+            found |= {row[ID_FIELD]: collection.from_stored(row[VECTOR_FIELD]) for row in rows}
+        return found
+
+    @_needs_milvus
+    def delete(self, collection: Collection, ids: Sequence[str]) -> None:
+        name = self._ready_name(collection)
+        self._client.delete(name, ids=list(ids), timeout=self._timeout_s)
+        self._wait_until_seen(name, ids)
+
+    @_needs_milvus
+    def count(self, collection: Collection) -> int:
+        return self._count(self._ready_name(collection), level=STRONG)
+
+    @_needs_milvus
+    def has(self, name: str) -> bool:
+        """Tells if there is a collection of this name."""
+        return bool(self._client.has_collection(name, timeout=self._timeout_s))
+
+    @_needs_milvus
+    def drop(self, name: str) -> None:
+        """Removes a collection, if it is there."""
+        self._client.drop_collection(name, timeout=self._timeout_s)
+        self._ready.discard(name)
+
+    def _wait_until_seen(self, name: str, ids: Sequence[str]) -> None:
+        # Of Milvus Lite, every search sees at once what was written.
+        if self.server.is_lite:
+            return
+        self._client.get(
+            name,
+            ids=[ids[0]],
+            output_fields=[ID_FIELD],
+            consistency_level=STRONG,
+            timeout=self._timeout_s,
+        )
+
+    def _count(self, name: str, only: str = "", level: str = BOUNDED) -> int:
+        [row] = self._client.query(
+            name,
+            filter=only,
+            output_fields=["count(*)"],
+            consistency_level=level,
+            timeout=self._timeout_s,
+        )
+        return int(row["count(*)"])
+
+    @functools.cached_property
+    @_needs_milvus
+    def server(self) -> Server:
+        """What is connected. Milvus Lite has no version to tell."""
+        try:
+            version = self._client.get_server_version(timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                return server_of(None)
+            raise
+        return server_of(version)
+
+    def _ready_name(self, collection: Collection) -> str:
+        """Returns the collection's name; on first use, makes what is missing of it."""
+        name = collection.name
+        if name not in self._ready:
+            make_ready(self._client, collection, self.server, self._timeout_s)
+            self._ready.add(name)
+        return name
+
+
+def _id_list(ids: Sequence[str]) -> str:
+    """Returns a filter's list of ids. They are hex digits, so quoting cannot go wrong."""
+    if not all(image_id.isalnum() for image_id in ids):
+        raise ValueError("an image id is not hexadecimal")
+    return "[" + ",".join(f'"{image_id}"' for image_id in ids) + "]"

@@ -1,0 +1,79 @@
+"""Each worker process says that it lives, and looks for work that was lost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from redis import RedisError
+
+from twinlens.shared.errors import Unavailable
+from twinlens.shared.messages import WorkerStatus
+from twinlens.shared.redis.presence import BEAT_S, announce
+from twinlens.workers.process.sweeper import SWEEP_S, sweep
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from twinlens.workers.process.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+RATE_WINDOW_S = 60.0
+
+
+class Heartbeat(threading.Thread):
+    """A daemon thread: it beats while the process lives and its Redis client can be reached."""
+
+    def __init__(self, runtime: Runtime, app: Celery) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._runtime = runtime
+        self._app = app
+        self._counts = deque([(time.monotonic(), 0, 0)])
+
+    def run(self) -> None:
+        next_sweep = time.monotonic() + SWEEP_S
+        while True:
+            try:
+                announce(self._runtime.redis, self._status())
+                if time.monotonic() >= next_sweep:
+                    next_sweep += SWEEP_S
+                    self._runtime.publish_models()
+                    sweep(self._runtime, self._app)
+            except RedisError as error:
+                log.warning("no heartbeat: %s", error)
+            except Exception:
+                log.exception("the heartbeat failed")
+            time.sleep(BEAT_S)
+
+    def _status(self) -> WorkerStatus:
+        milvus = "ok"
+        try:
+            self._runtime.vectors.ping(timeout_s=BEAT_S)
+        except Unavailable as error:
+            milvus = error.detail
+        pictures_per_s, tasks_per_s = self._rates()
+        return WorkerStatus(
+            name=self._runtime.name,
+            lanes=list(self._runtime.lanes),
+            beat_at=time.time(),
+            milvus=milvus,
+            n_pictures=self._runtime.n_pictures,
+            pictures_per_s=round(pictures_per_s, 2),
+            tasks_per_s=round(tasks_per_s, 2),
+            busy_s=round(self._runtime.busy_s, 2),
+        )
+
+    def _rates(self) -> tuple[float, float]:
+        """Returns pictures and tasks a second, over the last minute."""
+        moment = time.monotonic()
+        n_pictures, n_tasks = self._runtime.n_pictures, self._runtime.n_tasks
+        self._counts.append((moment, n_pictures, n_tasks))
+        while moment - self._counts[0][0] > RATE_WINDOW_S:
+            self._counts.popleft()
+        since, pictures_then, tasks_then = self._counts[0]
+        took_s = max(moment - since, BEAT_S)
+        return (n_pictures - pictures_then) / took_s, (n_tasks - tasks_then) / took_s

@@ -1,0 +1,73 @@
+"""The neighbourhoods of a search's candidates: read from Milvus, and the order that they give."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from twinlens.models.bits import signs_of
+from twinlens.models.card import OutputKind
+from twinlens.models.rerank import rerank
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from twinlens.models.card import Card
+    from twinlens.models.fusion import FusedEntry
+    from twinlens.workers.milvus.collection import Collection
+    from twinlens.workers.process.runtime import Runtime
+
+Stored = dict[str, dict[str, Any]]  # model → image id → embedding
+
+
+def fetch_all(
+    runtime: Runtime, collections: Mapping[str, Collection], ids: Sequence[str]
+) -> Stored:
+    """Reads the embeddings of some images under several models, the models side by side.
+
+    Raises:
+        Unavailable: Milvus does not answer.
+    """
+    found = runtime.searchers.map(
+        lambda collection: runtime.vectors.fetch(collection, ids), collections.values()
+    )
+    return dict(zip(collections, found, strict=True))
+
+
+def order_by_neighbours(
+    fused: Sequence[FusedEntry],
+    stored: Stored,
+    query: Mapping[str, Any],
+    cards: Mapping[str, Card],
+    shares: Mapping[str, float],
+) -> list[FusedEntry]:
+    """Returns the fused ranking with its first candidates re-ranked among themselves.
+
+    Args:
+        fused: The ranking.
+        stored: Embeddings of its first candidates. One that is being removed just now has none,
+            and comes behind the others.
+        query: The query's embedding, by model.
+        cards: The models.
+        shares: Of the models that count, together 1.
+    """
+    first = [one for one in fused if all(one.image_id in stored[name] for name in shares)]
+    rest = [one for one in fused if any(one.image_id not in stored[name] for name in shares)]
+    if not first:
+        return list(fused)
+    similarity: NDArray[np.float32] = np.zeros((len(first) + 1,) * 2, np.float32)
+    for name, share in shares.items():
+        rows = np.stack([query[name], *(stored[name][one.image_id] for one in first)])
+        similarity += np.float32(share) * _similarities(rows, cards[name])
+    return [first[place] for place in rerank(similarity)] + rest
+
+
+def _similarities(rows: NDArray[Any], card: Card) -> NDArray[np.float32]:
+    """Returns what `fusion.similarity` gives for each pair: embeddings have length 1."""
+    if card.output is OutputKind.BITS:
+        rows = signs_of(rows) / np.sqrt(np.float32(card.dimension))
+    similarities: NDArray[np.float32] = np.clip(rows @ rows.T, 0, 1)
+    return similarities

@@ -1,0 +1,323 @@
+"""A search: the query under every model, each model's nearest, fused into one ranking."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from twinlens.models.calibration import Calibration
+from twinlens.models.fusion import Fusion, agreement, fuse, shares_of
+from twinlens.models.rerank import N_RERANKED
+from twinlens.models.variants import NEAR_WEIGHT
+from twinlens.shared.filters import parse_filter
+from twinlens.shared.messages import (
+    Agreement,
+    Hit,
+    ModelHit,
+    RankedImage,
+    SearchResult,
+    SearchTiming,
+)
+from twinlens.workers.query.examples import Asked, Sent, query_rows, read_pictures
+from twinlens.workers.query.neighbours import fetch_all, order_by_neighbours
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from twinlens.models.card import Card
+    from twinlens.models.fusion import FusedEntry
+    from twinlens.shared.libraries import Library
+    from twinlens.shared.messages import CatalogEntry, SearchQuery
+    from twinlens.shared.redis.catalog import Searched
+    from twinlens.workers.process.runtime import Runtime, Target
+    from twinlens.workers.query.examples import Rows
+
+# Hits past k that are at hand when some of the best are being deleted just now.
+SPARE_HITS = 16
+# Where a ranking has to go deeper, so many times as deep.
+DEEPER = 4
+# Milvus gives 16,384 at most; some of them may be images that are not wanted.
+MAX_DEPTH = 15_000
+
+Distances = dict[str, dict[str, float]]  # model → image id → distance, nearest first
+
+NOTHING_SENT = Sent()
+
+
+def search(
+    runtime: Runtime,
+    job_id: str,
+    query: SearchQuery,
+    submitted_at: float,
+    sent: Sent = NOTHING_SENT,
+) -> SearchResult:
+    """Asks every model for the pictures nearest to the query, and fuses what they find.
+
+    Args:
+        runtime: What the process holds.
+        job_id: Names the pictures that were sent, in Redis.
+        query: What to look for.
+        submitted_at: Unix time in seconds at which the query was accepted.
+        sent: How many pictures were sent.
+
+    Raises:
+        PictureError: A query picture is refused.
+        ImageNotFound: The query names an image that the library has not.
+        Unavailable: Milvus does not answer.
+    """
+    watch = _Stopwatch(submitted_at)
+    searched = runtime.catalog.searched(query.library)
+    library = searched.library
+    targets = runtime.targets_of(library, library.choose(query.models))
+    if query.text is not None:
+        targets = [target for target in targets if target.model.card.text is not None]
+    pictures = read_pictures(runtime, job_id, sum(sent))
+    parted = pictures[: sent.n_positive], pictures[sent.n_positive :]
+    asked = Asked(runtime, query, targets, *parted)
+    rows = query_rows(asked, watch.lap)
+    ranking = _Ranking(asked, searched, rows, watch)
+    shown, images = ranking.page()
+    result = _result(query, ranking.listed, shown, images, searched)
+    watch.lap("fuse")
+    result.timing_ms = watch.timing()
+    return result
+
+
+def calibrations_of(searched: Searched, targets: Sequence[Target]) -> dict[str, Calibration]:
+    """Returns the calibrations of a library's models, where they have been measured."""
+    return {
+        target.model.card.name: Calibration.model_validate_json(text)
+        for target in targets
+        if (text := searched.calibrations.get(target.collection.name)) is not None
+    }
+
+
+def weights_of(
+    library: Library, cards: Mapping[str, Card], mode: str, asked: Mapping[str, float]
+) -> dict[str, float]:
+    """Returns how much each model counts: as asked, else as the mode, library or card says."""
+    weights = {name: card.weight for name, card in cards.items()} | library.weights
+    if mode == "near":
+        weights |= dict.fromkeys(cards, NEAR_WEIGHT)
+    return {name: (weights | dict(asked))[name] for name in cards}
+
+
+class _Ranking:
+    """All that a query finds, in order, worked out as far as it is asked for.
+
+    It comes in blocks: the best of the 100 that each model lists, then, of the 400 that each lists,
+    those that are left; and so on. So a page is the same whatever was asked for before it.
+    """
+
+    def __init__(self, asked: Asked, searched: Searched, rows: Rows, watch: _Stopwatch) -> None:
+        query = asked.query
+        self.listed: Distances = {}
+        self._runtime = asked.runtime
+        self._query = query
+        self._rows = rows
+        self._watch = watch
+        self._collections = asked.collections
+        self._cards = {name: one.card for name, one in self._collections.items()}
+        self._weights = weights_of(searched.library, self._cards, query.mode, query.weights)
+        self._calibrations = calibrations_of(searched, asked.targets)
+        self._filter = None if query.filter is None else parse_filter(query.filter)
+        self._unwanted = set(query.exclude)
+        if not query.include_query:
+            self._unwanted |= {*query.example_ids, *query.negative}
+
+    def page(self) -> tuple[list[FusedEntry], Mapping[str, CatalogEntry]]:
+        """Returns the hits that are asked for, and their images."""
+        first, n_wanted = self._query.offset, self._query.offset + self._query.k
+        kept: list[FusedEntry] = []
+        images: dict[str, CatalogEntry] = {}
+        groups: set[str] = set()
+        for block in self._blocks():
+            place = 0
+            while place < len(block) and len(kept) < n_wanted:
+                some = block[place : place + n_wanted - len(kept) + SPARE_HITS]
+                place += len(some)
+                # Some may be being deleted just now.
+                images |= self._runtime.catalog.find(
+                    self._query.library, [one.image_id for one in some]
+                )
+                for one in some:
+                    entry = images.get(one.image_id)
+                    if entry is not None and self._is_first_of_group(entry, groups):
+                        kept.append(one)
+            if len(kept) >= n_wanted:
+                break
+        return kept[first:n_wanted], images
+
+    def _is_first_of_group(self, entry: CatalogEntry, groups: set[str]) -> bool:
+        """Tells if no image of its group was there yet. One without the field stands alone."""
+        field = self._query.group_by
+        value = None if field is None else entry.image.metadata.get(field)
+        if value is None:
+            return True
+        # By its text, since lists cannot be in a set, and True is 1 there.
+        group = f"{type(value).__name__} {value}"
+        is_first = group not in groups
+        groups.add(group)
+        return is_first
+
+    def _blocks(self) -> Iterator[list[FusedEntry]]:
+        seen: set[str] = set()
+        depth = self._runtime.settings.search_candidates
+        while True:
+            self.listed, exact = self._find(depth)
+            self._watch.lap("search")
+            fused = fuse(
+                exact,
+                self._cards,
+                self._weights,
+                limit=depth,
+                fusion=Fusion(self._query.fusion),
+                calibrations=self._calibrations,
+            )
+            block = [one for one in fused if one.image_id not in seen][: depth - len(seen)]
+            if not seen:
+                block = self._rerank(block)
+            seen |= {one.image_id for one in block}
+            wanted = [one for one in block if self._is_wanted(one)]
+            self._watch.lap("fuse")
+            yield wanted
+            if self._is_all(depth, block):
+                return
+            depth = min(depth * DEEPER, MAX_DEPTH)
+
+    def _find(self, depth: int) -> tuple[Distances, Distances]:
+        """Returns each model's own list, and every model's exact distance to all that any listed.
+
+        So no result depends on which model happened to list a candidate.
+        """
+        pool = self._runtime.searchers
+        own = pool.map(lambda name: self._ask(name, depth), self._cards)
+        listed = dict(zip(self._cards, own, strict=True))
+        union = {image_id for found in listed.values() for image_id in found}
+
+        def complete(name: str) -> dict[str, float]:
+            missing = sorted(union - listed[name].keys())
+            if not missing:
+                return listed[name]
+            return listed[name] | self._nearest(name, len(missing), among=missing)
+
+        return listed, dict(zip(self._cards, pool.map(complete, self._cards), strict=True))
+
+    def _ask(self, name: str, depth: int) -> dict[str, float]:
+        found = self._nearest(name, depth + len(self._unwanted), where=self._filter)
+        wanted = [(i, far) for i, far in found.items() if i not in self._unwanted]
+        return dict(wanted[:depth])
+
+    def _nearest(self, name: str, limit: int, **options: Any) -> dict[str, float]:
+        """Asks for each variant of the query; of an image, the nearest counts."""
+        found = self._runtime.vectors.nearest(
+            self._collections[name], self._rows[name], limit, **options
+        )
+        if len(found) == 1:
+            return found[0]
+        sign = self._cards[name].metric.sign
+        best: dict[str, float] = {}
+        for distances in found:
+            for image_id, far in distances.items():
+                if image_id not in best or sign * far < sign * best[image_id]:
+                    best[image_id] = far
+        return dict(sorted(best.items(), key=lambda one: (sign * one[1], one[0])))
+
+    def _rerank(self, block: list[FusedEntry]) -> list[FusedEntry]:
+        # Words are near no picture in the way that pictures are near each other.
+        query = self._query
+        if query.rerank == "none" or query.text is not None or query.mode == "near":
+            return block
+        self._watch.lap("fuse")
+        shares = shares_of(self._weights, self._cards)
+        counted = {name: self._collections[name] for name in shares}
+        ids = [one.image_id for one in block[:N_RERANKED]]
+        stored = fetch_all(self._runtime, counted, ids)
+        self._watch.lap("search")
+        rows = {name: row[0] for name, row in self._rows.items()}
+        reranked = order_by_neighbours(block[:N_RERANKED], stored, rows, self._cards, shares)
+        self._watch.lap("rerank")
+        return reranked + block[N_RERANKED:]
+
+    def _is_wanted(self, one: FusedEntry) -> bool:
+        return one.score >= self._query.min_score and all(
+            (far := one.models[name].distance) is not None and not self._is_beyond(name, far)
+            for name in self._query.max_distance
+        )
+
+    def _is_beyond(self, name: str, distance: float) -> bool:
+        sign = self._cards[name].metric.sign
+        return sign * distance > sign * self._query.max_distance[name]
+
+    def _is_all(self, depth: int, block: Sequence[FusedEntry]) -> bool:
+        """Tells if nothing that is wanted comes after this."""
+        full = {name: found for name, found in self.listed.items() if len(found) >= depth}
+        return (
+            not full
+            or depth >= MAX_DEPTH
+            or any(one.score < self._query.min_score for one in block)
+            # What is farther than the last of a full list is beyond as well.
+            or any(
+                name not in full or self._is_beyond(name, [*full[name].values()][-1])
+                for name in self._query.max_distance
+            )
+        )
+
+
+def _result(
+    query: SearchQuery,
+    listed: Distances,
+    shown: Sequence[FusedEntry],
+    images: Mapping[str, CatalogEntry],
+    searched: Searched,
+) -> SearchResult:
+    agreed = agreement({name: list(found)[: query.k] for name, found in listed.items()}, query.k)
+    page = slice(query.offset, query.offset + query.k)
+    return SearchResult(
+        hits=[
+            Hit(
+                rank=rank,
+                score=one.score,
+                image=images[one.image_id].image,
+                models={
+                    name: ModelHit(rank=view.rank, distance=view.distance, score=view.score)
+                    for name, view in one.models.items()
+                    if view.rank is not None and view.distance is not None
+                },
+            )
+            for rank, one in enumerate(shown, start=query.offset + 1)
+        ],
+        by_model={
+            name: [
+                RankedImage(rank=rank, image_id=image_id, distance=found[image_id])
+                for rank, image_id in enumerate(list(found)[page], start=query.offset + 1)
+            ]
+            for name, found in listed.items()
+        },
+        agreement=Agreement(
+            overlap_at_k=agreed and agreed.overlap_at_k,
+            rank_correlation=agreed and agreed.rank_correlation,
+        ),
+        indexed_through=searched.indexed_through,
+        timing_ms=SearchTiming(queued=0, decode=0, embed=0, search=0, fuse=0, rerank=0, total=0),
+    )
+
+
+class _Stopwatch:
+    """Adds up where the time of one search goes."""
+
+    def __init__(self, submitted_at: float) -> None:
+        self._submitted_at = submitted_at
+        self._last = time.perf_counter()
+        self._laps_ms = {"queued": max(0.0, time.time() - submitted_at) * 1000}
+
+    def lap(self, stage: str) -> None:
+        moment = time.perf_counter()
+        # A stage may come twice.
+        self._laps_ms[stage] = self._laps_ms.get(stage, 0.0) + (moment - self._last) * 1000
+        self._last = moment
+
+    def timing(self) -> SearchTiming:
+        stages = {"decode": 0.0, "embed": 0.0, "rerank": 0.0} | self._laps_ms
+        rounded = {stage: round(ms, 2) for stage, ms in stages.items()}
+        return SearchTiming(**rounded, total=round(sum(self._laps_ms.values()), 2))
