@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from photos import jpeg, make_photos, source
 from PIL import Image
+from support.photos import jpeg, make_photos, source
 
 from twinlens.cli.service.background import Running
 from twinlens.shared.blobs import image_id_of

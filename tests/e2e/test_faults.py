@@ -7,11 +7,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from doors import door_to
-from e2e.conftest import Client, counts
 from e2e.test_up import pid_of
-from photos import make_photos
-from servers import running_milvus, wait_until
+from support.clients import Client
+from support.doors import door_to
+from support.photos import make_photos
+from support.requests import counts
+from support.servers import running_milvus, wait_until
 
 from twinlens.cli.service.background import Running, running_service
 

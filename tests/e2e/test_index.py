@@ -17,8 +17,8 @@ import httpx
 import psutil
 import pytest
 from e2e.test_up import pid_of
-from photos import jpeg, make_photos, source
-from servers import wait_until
+from support.photos import jpeg, make_photos, source
+from support.servers import wait_until
 
 from twinlens.cli.service.background import Running
 from twinlens.shared.blobs import image_id_of

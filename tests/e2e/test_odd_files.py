@@ -8,8 +8,9 @@ import zlib
 from typing import Any
 
 import pytest
-from e2e.conftest import Client
-from photos import EVAL, jpeg, source
+from support.clients import Client
+from support.paths import EVAL
+from support.photos import jpeg, source
 
 ODD = EVAL / "odd"
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.conftest import Client, counts
-from photos import make_photos
-from servers import wait_until
+from support.clients import Client
+from support.photos import make_photos
+from support.requests import counts
+from support.servers import wait_until
 
 from twinlens.cli.service.background import running_service
 from twinlens.shared.queue import UNACKED_KEY, connect

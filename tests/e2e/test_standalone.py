@@ -12,9 +12,10 @@ from typing import Any
 
 import psutil
 import pytest
-from e2e.conftest import WAIT, Client, counts
-from photos import make_photos
-from servers import needs_standalone, wait_until
+from support.clients import WAIT, Client
+from support.photos import make_photos
+from support.requests import counts
+from support.servers import needs_standalone, wait_until
 
 from twinlens.cli.errors import CommandRefused
 from twinlens.cli.service import standalone

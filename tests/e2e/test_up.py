@@ -15,9 +15,9 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from e2e.conftest import WAIT, Client
-from photos import jpeg, make_photos, source
-from servers import running_milvus, running_valkey, wait_until
+from support.clients import WAIT, Client
+from support.photos import jpeg, make_photos, source
+from support.servers import running_milvus, running_valkey, wait_until
 
 from twinlens.cli.service.background import Running, running_service
 

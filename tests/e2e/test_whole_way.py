@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.conftest import WAIT, Client, counts
-from photos import jpeg, make_photos, source
 from PIL import Image
+from support.clients import WAIT, Client
+from support.photos import jpeg, make_photos, source
+from support.requests import counts
 
 NETWORKS = ("efficientnet-lite0", "efficientnet-lite2")
 

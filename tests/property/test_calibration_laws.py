@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from random_sets import Model
+from support.random_sets import Model
 
 from twinlens.models.calibration import Calibration, calibrate, prior_of, score_of
 from twinlens.models.distances import Metric

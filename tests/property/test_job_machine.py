@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
-from beats import beat
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -22,9 +21,10 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from integration.conftest import read_task
-from job_model import FOR_EVER, Model
-from servers import running_valkey
+from support.beats import beat
+from support.job_model import FOR_EVER, Model
+from support.servers import running_valkey
+from support.stand_in import read_task
 
 from twinlens.shared.errors import BrokenPicture, JobExpired, Problem, UploadBroken
 from twinlens.shared.messages import Item

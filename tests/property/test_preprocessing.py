@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tiny_networks import PLAIN, SIDE_PX, anchored, embed, noise, unit, with_anchor
+from support.tiny_networks import PLAIN, SIDE_PX, anchored, embed, noise, unit, with_anchor
 
 from twinlens.models.build.adapt import PRESETS, Preprocessing, adapt_graph
 from twinlens.shared.errors import ModelError

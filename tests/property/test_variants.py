@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from small_models import COLOUR_CARD
+from support.small_models import COLOUR_CARD
 
 from twinlens.models.card import Card
 from twinlens.models.pictures import Picture, Region, open_picture

@@ -11,10 +11,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
 import twinlens
 
-ROOT = Path(__file__).parents[2]
 FOLDERS = ("api", "workers", "models", "shared", "cli")
 
 

@@ -1,0 +1,278 @@
+"""What a request that failed is told: one answer for each kind of error, and nothing secret."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import kombu.exceptions
+import pytest
+import redis.exceptions
+from support.requests import assert_problem, client_of
+from werkzeug import exceptions as http
+from werkzeug.datastructures import WWWAuthenticate
+
+from twinlens.api.accepting.gateway import Gateway
+from twinlens.api.app import create_app
+from twinlens.shared import errors
+from twinlens.shared.errors import FieldError, TwinlensError
+
+if TYPE_CHECKING:
+    from flask.testing import FlaskClient
+    from redis import Redis
+    from support.stand_in import StandIn
+
+    from twinlens.shared.settings import Settings
+
+
+def kinds(root: type[TwinlensError] = TwinlensError) -> list[type[TwinlensError]]:
+    return [root, *(kind for one in root.__subclasses__() for kind in kinds(one))]
+
+
+def asked(settings: Settings, error: Exception) -> Any:
+    """Returns the answer of a route that fails so."""
+    app = create_app(settings, Gateway(settings))
+
+    @app.get("/fail")
+    def fail() -> str:
+        raise error
+
+    return app.test_client().get("/fail")
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_every_error_has_its_status_and_a_time_to_come_again_if_that_helps(
+    settings: Settings, kind: type[TwinlensError]
+) -> None:
+    fields = [FieldError(location="/k", message="It is bad.")]
+    answer = asked(settings, kind("So it is.", fields))
+    problem = assert_problem(answer, kind.status, kind.code)
+    assert (problem["title"], problem["detail"]) == (kind.title, "So it is.")
+    assert problem["errors"] == [{"location": "/k", "message": "It is bad."}]
+    assert answer.headers.get("Retry-After") == ("5" if kind.retryable else None)
+
+
+def test_who_should_come_again_is_told_so() -> None:
+    retryable = {kind.code for kind in kinds() if kind.retryable}
+    assert retryable == {
+        "upload-in-progress",
+        "source-failed",
+        "rate-limited",
+        "unavailable",
+        "queue-full",
+        "storage-full",
+    }
+
+
+@pytest.mark.parametrize("kind", [errors.QueueFull, errors.JobNotFound])
+def test_a_time_that_is_known_better_is_told(settings: Settings, kind: type[TwinlensError]) -> None:
+    answer = asked(settings, kind("So it is.", retry_after_s=77))
+    assert answer.headers["Retry-After"] == "77"
+
+
+SECRET = "/srv/secret"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "retry_after"),
+    [
+        (redis.exceptions.ConnectionError(SECRET), 503, "unavailable", "5"),
+        (redis.exceptions.TimeoutError(SECRET), 503, "unavailable", "5"),
+        (redis.exceptions.ResponseError(SECRET), 503, "unavailable", "5"),
+        (kombu.exceptions.OperationalError(SECRET), 503, "unavailable", "5"),
+        (OSError(errno.ENOSPC, SECRET, SECRET), 507, "storage-full", "5"),
+        (OSError(errno.EDQUOT, SECRET, SECRET), 507, "storage-full", "5"),
+        (OSError(errno.EACCES, SECRET, SECRET), 500, "internal", None),
+        (FileNotFoundError(errno.ENOENT, SECRET, SECRET), 500, "internal", None),
+        (KeyError(SECRET), 500, "internal", None),
+        (http.BadRequest(), 400, "bad-request", None),
+        (http.NotFound(), 404, "not-found", None),
+        (http.RequestEntityTooLarge(), 413, "payload-too-large", None),
+        (http.UnsupportedMediaType(), 415, "unsupported-media", None),
+        (http.UnprocessableEntity(), 422, "validation-failed", None),
+    ],
+)
+def test_what_others_raise_is_told_as_what_it_means(
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    status: int,
+    code: str,
+    retry_after: str | None,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        answer = asked(settings, error)
+    problem = assert_problem(answer, status, code)
+    assert answer.headers.get("Retry-After") == retry_after
+    assert problem["detail"]
+    assert SECRET not in answer.text
+    if not isinstance(error, http.HTTPException):
+        # The log has what the answer leaves out; as an error where it is a fault of ours.
+        [record] = [one for one in caplog.records if one.name == "twinlens.api.problems"]
+        assert record.levelno == (logging.ERROR if code == "internal" else logging.WARNING)
+        assert record.exc_info is not None
+        assert record.exc_info[1] is error
+
+
+@pytest.mark.parametrize(
+    ("error", "name", "value"),
+    [
+        (http.MethodNotAllowed(["GET"]), "Allow", "GET"),
+        (http.RequestedRangeNotSatisfiable(9), "Content-Range", "bytes */9"),
+        (http.Unauthorized(www_authenticate=WWWAuthenticate("basic")), "WWW-Authenticate", "Basic"),
+        (http.ServiceUnavailable(retry_after=9), "Retry-After", "9"),
+    ],
+)
+def test_a_status_without_a_kind_of_its_own_keeps_its_headers(
+    settings: Settings, error: http.HTTPException, name: str, value: str
+) -> None:
+    answer = asked(settings, error)
+    assert answer.status_code == error.code
+    assert answer.content_type == "application/problem+json"
+    assert answer.json["type"] == "about:blank"
+    assert (answer.json["title"], answer.json["status"]) == (error.name, error.code)
+    assert answer.headers[name].strip() == value
+    assert int(answer.headers["Content-Length"]) == len(answer.data)
+
+
+def test_every_path_answers_other_methods_with_those_that_it_has(client: FlaskClient) -> None:
+    paths = client.get("/openapi.json").json["paths"]
+    assert len(paths) > 15
+    for path, methods in paths.items():
+        answer = client.patch(path.replace("{", "").replace("}", ""))
+        assert (answer.status_code, answer.json["status"]) == (405, 405), path
+        allowed = set(answer.headers["Allow"].split(", ")) - {"HEAD", "OPTIONS"}
+        assert allowed >= {method.upper() for method in methods}, path
+        assert "PATCH" not in allowed, path
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/images"),
+        ("POST", "/v1/images/bulk"),
+        ("POST", "/v1/images/missing"),
+        ("POST", "/v1/search"),
+        ("POST", "/v1/compare"),
+        ("POST", "/v1/duplicates"),
+        ("PUT", "/v1/libraries/art"),
+    ],
+)
+def test_every_body_has_a_type_and_a_limit(
+    client: FlaskClient, redis: Redis, method: str, path: str
+) -> None:
+    for content_type in ("text/plain", "image", ""):
+        answer = client.open(path, method=method, data=b"{}", content_type=content_type)
+        assert_problem(answer, 415, "unsupported-media")
+    large = client.open(path, method=method, data=b" " * 1_000_001, content_type="application/json")
+    problem = assert_problem(large, 413, "payload-too-large")
+    assert problem["detail"] == "A request has at most 1000000 bytes."
+
+
+@pytest.mark.parametrize(
+    ("encoding", "status"), [("gzip", 415), ("gzip, br", 415), ("Identity", 202), ("identity", 202)]
+)
+@pytest.mark.parametrize("path", ["/v1/images", "/v1/images/bulk", "/v1/search"])
+def test_a_body_comes_as_it_is(client: FlaskClient, path: str, encoding: str, status: int) -> None:
+    name = "files" if path.endswith("bulk") else "file"
+    data = {name: (io.BytesIO(b"x"), "x.jpg")}
+    answer = client.post(path, data=data, headers={"Content-Encoding": encoding})
+    assert answer.status_code == status, answer.text
+    if status == 415:
+        assert_problem(answer, 415, "unsupported-media")
+        assert client.get("/v1/jobs").json["items"] == []
+
+
+def test_a_body_of_exactly_the_limit_is_taken(settings: Settings, redis: Redis) -> None:
+    client = client_of(
+        settings.model_copy(update={"max_body_bytes": 100, "max_picture_bytes": 100})
+    )
+    whole = client.post("/v1/images", data=b"x" * 100, content_type="image/png")
+    assert whole.status_code == 202
+    over = client.post("/v1/images", data=b"x" * 101, content_type="image/png")
+    assert_problem(over, 413, "payload-too-large")
+
+
+def test_a_body_of_unknown_length_is_cut_off_at_the_limit(settings: Settings, redis: Redis) -> None:
+    client = client_of(
+        settings.model_copy(update={"max_body_bytes": 100, "max_picture_bytes": 10**6})
+    )
+
+    def post(n_bytes: int) -> Any:
+        return client.post(
+            "/v1/images",
+            environ_overrides={
+                "CONTENT_TYPE": "image/png",
+                "wsgi.input": io.BytesIO(b"x" * n_bytes),
+                "wsgi.input_terminated": True,
+            },
+        )
+
+    assert post(99).status_code == 202
+    assert_problem(post(101), 413, "payload-too-large")
+
+
+@pytest.mark.parametrize(
+    ("path", "limit"),
+    [
+        ("/v1/search", 64 * 1024),
+        ("/v1/compare", 64 * 1024),
+        ("/v1/duplicates", 64 * 1024),
+        ("/v1/images/missing", 128 * 1024),
+    ],
+)
+def test_a_query_is_read_up_to_its_limit(
+    client: FlaskClient, worker: StandIn, path: str, limit: int
+) -> None:
+    def post(n_bytes: int) -> Any:
+        text = b"[" + b" " * (n_bytes - 2) + b"]"
+        return client.post(path, data=text, content_type="application/json")
+
+    assert_problem(post(limit), 422, "validation-failed")
+    problem = assert_problem(post(limit + 1), 413, "payload-too-large")
+    assert f"at most {limit} bytes" in problem["detail"]
+
+
+@pytest.mark.parametrize(("path", "part"), [("/v1/search", "query"), ("/v1/images", "metadata")])
+def test_a_json_part_is_read_up_to_its_limit(client: FlaskClient, path: str, part: str) -> None:
+    limit = {"query": 64 * 1024, "metadata": 16 * 1024}[part]
+
+    def post(n_bytes: int) -> Any:
+        text = json.dumps({}).ljust(n_bytes)
+        data = {part: text, "file": (io.BytesIO(b"x"), "x.jpg")}
+        return client.post(path, data=data)
+
+    assert post(limit).status_code == 202
+    problem = assert_problem(post(limit + 1), 422, "validation-failed")
+    [error] = problem["errors"]
+    assert error == {"location": part, "message": f"At most {limit} bytes are taken."}
+
+
+def test_a_form_has_each_part_as_often_as_is_taken(client: FlaskClient) -> None:
+    def post(path: str, **parts: Any) -> Any:
+        return client.post(path, data=parts)
+
+    def pictures(n: int) -> list[Any]:
+        return [(io.BytesIO(b"x"), "x.jpg") for _ in range(n)]
+
+    assert post("/v1/images", file=pictures(1)).status_code == 202
+    for path, parts, location in (
+        ("/v1/images", {"file": pictures(2)}, "file"),
+        ("/v1/images", {"metadata": ["{}", "{}"], "file": pictures(1)}, "metadata"),
+        ("/v1/compare", {"file": pictures(3)}, "file"),
+    ):
+        problem = assert_problem(post(path, **parts), 422, "validation-failed")
+        assert [error["location"] for error in problem["errors"]] == [location]
+        assert "are taken." in problem["detail"]
+
+
+def test_the_pictures_of_a_form_share_one_limit(client: FlaskClient, worker: StandIn) -> None:
+    def post(*sizes: int) -> Any:
+        files = [(io.BytesIO(b"x" * size), "x.jpg") for size in sizes]
+        return client.post("/v1/search", data={"file": files})
+
+    assert post(4_000, 6_000).status_code == 202
+    assert_problem(post(4_000, 6_001), 413, "payload-too-large")

@@ -1,0 +1,284 @@
+"""Models, libraries, counts, health, the document, and what every answer has."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from support.records import image
+from support.requests import assert_problem, client_of
+from support.servers import free_port
+from support.stand_in import read_task
+
+from twinlens.api.accepting.gateway import Gateway
+from twinlens.api.app import create_app
+from twinlens.api.probe import PROBE_TIMEOUT_S, is_listening
+from twinlens.shared.queue import COUNT_VECTORS, Reply, connect, reply_key
+
+if TYPE_CHECKING:
+    from flask.testing import FlaskClient
+    from support.stand_in import StandIn
+
+    from twinlens.shared.settings import Settings
+
+
+def test_models_are_listed_by_name(client: FlaskClient, worker: StandIn) -> None:
+    assert client.get("/v1/models").json == {"items": [], "next_cursor": None}
+    worker.serve("vgg", "lite0", "phash")
+    first = client.get("/v1/models?limit=2").json
+    rest = client.get("/v1/models", query_string={"cursor": first["next_cursor"]}).json
+    names = [model["name"] for model in first["items"] + rest["items"]]
+    assert names == ["lite0", "phash", "vgg"]
+    assert rest["next_cursor"] is None
+    assert client.get("/v1/models/vgg").json == rest["items"][0]
+    problem = assert_problem(client.get("/v1/models/none"), 404, "model-not-found")
+    assert "lite0@1, phash@1, vgg@1" in problem["detail"]
+    assert_problem(client.get("/v1/models/vgg?x=1"), 422, "validation-failed")
+
+
+def test_the_default_library_is_there_from_the_start(client: FlaskClient, worker: StandIn) -> None:
+    assert models_of(client) == {"default": []}
+    worker.serve("lite0")
+    worker.serve("phash", library="art")
+    assert models_of(client) == {"art": ["phash@1"], "default": ["lite0@1"]}
+
+
+def models_of(client: FlaskClient) -> dict[str, list[str]]:
+    listed = client.get("/v1/libraries").json
+    assert listed["next_cursor"] is None
+    return {library["name"]: library["models"] for library in listed["items"]}
+
+
+def test_stats(client: FlaskClient, worker: StandIn, settings: Settings) -> None:
+    worker.serve("lite0")
+    worker.add(image("a" * 64))
+    client.post("/v1/images", data=b"x", content_type="image/png")
+    alone = client.get("/v1/stats").json
+    assert alone == {
+        "libraries": {"default": {"images": 1, "vectors": None}},
+        "queues": {"search": 0, "single": 1, "bulk": 0},
+        "backlog": {
+            "pictures": 0,
+            "pictures_per_s": 0.0,
+            "process_pictures_per_s": None,
+            "processes_for_an_hour": None,
+        },
+        "workers": [],
+    }
+
+    worker.announce("search")
+
+    def work() -> None:
+        with connect(settings.redis_url) as redis:
+            task = read_task(redis.brpop(["search"], timeout=5)[1])  # type: ignore[index]
+            assert task["name"] == COUNT_VECTORS
+            reply = Reply(value={"lite0": 7}).model_dump_json()
+            redis.rpush(reply_key(task["id"]), reply)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    stats = client.get("/v1/stats").json
+    thread.join()
+    assert stats["libraries"] == {"default": {"images": 1, "vectors": {"lite0": 7}}}
+    assert [(one["lanes"], one["pictures_per_s"]) for one in stats["workers"]] == [
+        (["search"], 1.5)
+    ]
+
+
+def test_readiness_names_what_is_missing(
+    client: FlaskClient, worker: StandIn, settings: Settings
+) -> None:
+    assert client.get("/livez").json == {"status": "alive"}
+
+    def missing(of: FlaskClient) -> list[str]:
+        response = of.get("/readyz")
+        assert "Retry-After" in response.headers
+        problem = assert_problem(response, 503, "unavailable")
+        return [error["location"] for error in problem["errors"]]
+
+    assert missing(client) == ["worker:search", "worker:bulk"]
+    worker.announce("search")
+    worker.announce("bulk", milvus="timed out")
+    assert missing(client) == ["worker:bulk"]
+    worker.announce("bulk")
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json["status"]) == (200, "ready")
+    assert ready.json["workers"] == {"search": 1, "bulk": 1}
+
+    nowhere = f"127.0.0.1:{free_port()}"
+    down = client_of(settings.model_copy(update={"milvus_uri": f"http://{nowhere}"}))
+    assert missing(down) == ["milvus"]
+    down = client_of(settings.model_copy(update={"redis_url": f"redis://{nowhere}/0"}))
+    assert missing(down) == ["redis"]
+    assert down.get("/livez").status_code == 200
+
+
+def test_the_probe_tells_a_listening_port_from_a_closed_one() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert is_listening(f"http://127.0.0.1:{port}")
+        assert is_listening(f"127.0.0.1:{port}")
+    assert not is_listening(f"http://127.0.0.1:{port}")
+    assert not is_listening("http://no-such-host.invalid:1")
+    assert not is_listening("")
+
+
+def test_a_probe_leaves_time_to_answer_within_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where packets are dropped, and nothing but the limit ends the wait."""
+    asked: list[Any] = []
+
+    def drop(address: Any, timeout: float) -> Any:
+        asked.append((address, timeout))
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", drop)
+    assert not is_listening("http://milvus:1")
+    assert asked == [(("milvus", 1), PROBE_TIMEOUT_S)]
+    assert 0.1 <= PROBE_TIMEOUT_S < 1
+
+
+def test_no_work_is_taken_while_milvus_is_down(settings: Settings, worker: StandIn) -> None:
+    worker.serve("lite0")
+    worker.add(image("a" * 64))
+    worker.announce("search")
+    uri = f"http://127.0.0.1:{free_port()}"
+    client = client_of(settings.model_copy(update={"milvus_uri": uri}))
+    raw: dict[str, Any] = {"data": b"x", "content_type": "image/png"}
+    for answer in (
+        client.post("/v1/images", **raw),
+        client.post("/v1/images/bulk", data=b"x", content_type="application/zip"),
+        client.post("/v1/search", json={"image_id": "a" * 64}),
+        client.post("/v1/compare", json={"image_ids": ["a" * 64] * 2}),
+        client.post("/v1/duplicates", json={}),
+        client.delete(f"/v1/images/{'a' * 64}"),
+        client.get(f"/v1/images/{'a' * 64}/thumbnail"),
+    ):
+        problem = assert_problem(answer, 503, "unavailable")
+        assert problem["detail"] == "Milvus does not accept connections."
+    assert worker.queued() == []
+    assert worker.redis.keys("tl:job*") == []
+
+
+def test_every_read_answers_503_without_redis(settings: Settings) -> None:
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    client = client_of(settings.model_copy(update={"redis_url": url}))
+    for path in ("images", "jobs", "jobs/x", "jobs/x/items", "models", "libraries", "stats"):
+        assert_problem(client.get(f"/v1/{path}"), 503, "unavailable")
+
+
+def test_the_document_is_valid_and_says_what_is_served(client: FlaskClient) -> None:
+    document = client.get("/openapi.json").json
+    assert document["openapi"] == "3.1.0"
+    OpenAPIV31SpecValidator(document).validate()
+    operations = {
+        f"{method.upper()} {path}"
+        for path, methods in document["paths"].items()
+        for method in methods
+    }
+    assert operations == {
+        "GET /v1/libraries/{name}",
+        "DELETE /v1/libraries/{name}",
+        "POST /v1/libraries/{name}/rollback",
+        "POST /v1/compare",
+        "POST /v1/duplicates",
+        "POST /v1/images",
+        "GET /v1/images",
+        "POST /v1/images/bulk",
+        "POST /v1/images/missing",
+        "GET /v1/images/{image_id}",
+        "DELETE /v1/images/{image_id}",
+        "GET /v1/images/{image_id}/content",
+        "GET /v1/images/{image_id}/thumbnail",
+        "POST /v1/search",
+        "GET /v1/jobs",
+        "GET /v1/jobs/{job_id}",
+        "GET /v1/jobs/{job_id}/items",
+        "GET /v1/jobs/{job_id}/events",
+        "GET /v1/models",
+        "GET /v1/models/{name}",
+        "GET /v1/libraries",
+        "PUT /v1/libraries/{name}",
+        "GET /v1/stats",
+        "GET /livez",
+        "GET /readyz",
+    }
+
+
+def test_every_error_in_the_document_is_a_problem(client: FlaskClient) -> None:
+    document = client.get("/openapi.json").json
+    answers = [
+        (status, answer)
+        for methods in document["paths"].values()
+        for operation in methods.values()
+        for status, answer in operation["responses"].items()
+        if not status.startswith(("2", "3"))
+    ]
+    assert answers
+    for _, answer in answers:
+        assert list(answer["content"]) == ["application/problem+json"]
+        [media] = answer["content"].values()
+        assert media["schema"] == {"$ref": "#/components/schemas/ProblemDetails"}
+    problem = assert_problem(client.get("/nowhere"), 404, "not-found")
+    assert set(document["components"]["schemas"]["ProblemDetails"]["properties"]) == set(problem)
+    ids = [
+        operation["operationId"]
+        for methods in document["paths"].values()
+        for operation in methods.values()
+    ]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_page_for_people_loads_nothing_from_elsewhere(client: FlaskClient) -> None:
+    assert client.get("/").headers["Location"] == "/docs"
+    page = client.get("/docs")
+    assert page.content_type.startswith("text/html")
+    assert "://" not in page.text
+    for path in ("js/swagger-ui-bundle.js", "css/swagger-ui.css", "images/swagger.svg"):
+        assert f"docs/static/{path}" in page.text
+        assert client.get(f"/docs/static/{path}").status_code == 200
+
+
+@pytest.mark.parametrize("given", ["a", "A.b_c-9", "x" * 128])
+def test_the_callers_request_id_is_kept(client: FlaskClient, given: str) -> None:
+    for path in ("/livez", "/nowhere", "/v1/jobs/none"):
+        response = client.get(path, headers={"X-Request-ID": given})
+        assert response.headers["X-Request-ID"] == given
+
+
+@pytest.mark.parametrize("given", ["", " ", "a b", "x" * 129, "é", 'a"b'])
+def test_a_bad_request_id_is_replaced(client: FlaskClient, given: str) -> None:
+    ids = {
+        client.get("/livez", headers={"X-Request-ID": given}).headers["X-Request-ID"]
+        for _ in range(2)
+    }
+    assert len(ids) == 2
+    assert given not in ids
+
+
+def test_http_errors_are_problems(client: FlaskClient) -> None:
+    assert_problem(client.get("/nowhere"), 404, "not-found")
+    response = client.put("/v1/images")
+    assert (response.status_code, response.content_type) == (405, "application/problem+json")
+    assert response.json["type"] == "about:blank"
+    assert {"GET", "POST"} <= set(response.headers["Allow"].split(", "))
+
+
+def test_a_fault_leaks_nothing(
+    settings: Settings, redis: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = create_app(settings, Gateway(settings))
+
+    @app.get("/fault")
+    def fault() -> str:
+        raise RuntimeError("the secret path /srv/secret")
+
+    with caplog.at_level(logging.ERROR):
+        response = app.test_client().get("/fault")
+    problem = assert_problem(response, 500, "internal")
+    assert "secret" not in response.text
+    assert "RuntimeError" not in str(problem)
+    assert "the secret path" in caplog.text

@@ -1,0 +1,89 @@
+"""Pictures that are on their way while their library is changed, at the narrowest places."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from support.between import before_transaction
+from support.plain_uploads import IDS, outcomes, upload, upload_one
+
+from twinlens.shared.libraries import NextEdition, new_collection
+
+if TYPE_CHECKING:
+    from flask.testing import FlaskClient
+    from support.inside_worker import WorkerProcess
+
+    from twinlens.shared.libraries import Library
+
+# Of Celery's result backend, by a name of Redis' client.
+pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
+
+PHASH = "phash@1"
+
+
+def plan(process: WorkerProcess) -> None:
+    """Gives the default library another edition to be built."""
+
+    def change(library: Library) -> Library:
+        collections = {PHASH: new_collection("default", PHASH)}
+        library.next = NextEdition(models=[PHASH], collections=collections, job_id="j")
+        return library
+
+    process.runtime.catalog.change_library("default", change)
+
+
+def test_an_edition_that_comes_as_a_chunk_is_counted_has_its_pictures(
+    client: FlaskClient, process: WorkerProcess
+) -> None:
+    runtime = process.runtime
+    job_id = upload(client)
+    before_transaction(runtime.redis, lambda: plan(process))
+    process.run_next("bulk")
+    library = runtime.catalog.library("default")
+    assert len(library.all_collections) == 2
+    for edition in library.editions:
+        [target] = runtime.targets_of(edition)
+        assert runtime.vectors.count(target.collection) == len(IDS)
+    found = runtime.catalog.find("default", IDS)
+    assert [found[one].collections for one in IDS] == [library.all_collections] * len(IDS)
+    assert [found[one].image.models for one in IDS] == [[PHASH]] * len(IDS)
+    assert outcomes(client, job_id) == ["succeeded"] * len(IDS)
+
+
+def test_a_library_that_is_removed_as_a_chunk_is_counted_gets_no_images(
+    client: FlaskClient, process: WorkerProcess
+) -> None:
+    runtime = process.runtime
+    assert client.put("/v1/libraries/art", json={"models": ["phash"]}).status_code == 201
+    job_id = upload(client, "art")
+    before_transaction(runtime.redis, lambda: client.delete("/v1/libraries/art"))
+    process.run_next("bulk")
+    assert outcomes(client, job_id) == ["failed"] * len(IDS)
+    assert client.put("/v1/libraries/art", json={"models": ["phash"]}).status_code == 201
+    assert client.get("/v1/images?library=art").json["items"] == []
+    assert runtime.catalog.cost_s("art") is None
+
+
+@pytest.mark.parametrize("is_planned", [False, True])
+def test_a_picture_that_is_removed_as_it_is_counted_again_stays_removed(
+    client: FlaskClient, process: WorkerProcess, filled: list[str], *, is_planned: bool
+) -> None:
+    """It was embedded for an edition that it lacked, and then there may be one more."""
+    runtime = process.runtime
+    plan(process)
+    job_id = upload_one(client)
+
+    def remove() -> None:
+        client.delete(f"/v1/images/{filled[0]}")
+        process.run_next("single")
+        if is_planned:
+            plan(process)
+
+    before_transaction(runtime.redis, remove)
+    process.run_next("single")
+    assert outcomes(client, job_id) == ["succeeded"]
+    assert client.get(f"/v1/images/{filled[0]}").status_code == 404
+    for edition in runtime.catalog.library("default").editions:
+        [target] = runtime.targets_of(edition)
+        assert filled[0] not in runtime.vectors.fetch(target.collection, [filled[0]])

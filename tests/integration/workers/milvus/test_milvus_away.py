@@ -1,0 +1,123 @@
+"""A Milvus that is away, silent or broken: each call ends in its time, as `Unavailable`."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import numpy as np
+import pytest
+from support.doors import Door
+from support.servers import wait_until
+
+from twinlens.models.registry import SHIPPED_CARDS, load_card
+from twinlens.shared.errors import Unavailable
+from twinlens.shared.libraries import Library
+from twinlens.shared.settings import Settings
+from twinlens.workers.milvus.collection import collection_of
+from twinlens.workers.milvus.vectors import Vectors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PHASH = load_card(SHIPPED_CARDS / "phash@1.toml")
+COLLECTION = collection_of(Library(name="away", models=[PHASH.ref]), PHASH)
+ROWS = np.zeros((1, 8), np.uint8)
+IDS = ["0" * 64]
+
+CALLS: dict[str, Callable[[Vectors], object]] = {
+    "ping": lambda vectors: vectors.ping(timeout_s=0.2),
+    "upsert": lambda vectors: vectors.upsert(COLLECTION, IDS, ROWS, [{}]),
+    "nearest": lambda vectors: vectors.nearest(COLLECTION, ROWS, 1),
+    "fetch": lambda vectors: vectors.fetch(COLLECTION, IDS),
+    "delete": lambda vectors: vectors.delete(COLLECTION, IDS),
+    "count": lambda vectors: vectors.count(COLLECTION),
+    "has": lambda vectors: vectors.has(COLLECTION.name),
+    "drop": lambda vectors: vectors.drop(COLLECTION.name),
+}
+every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+
+
+def vectors_at(port: int) -> Vectors:
+    return Vectors(Settings(milvus_uri=f"http://127.0.0.1:{port}", milvus_timeout_s=0.2))
+
+
+def is_done(call: Callable[[Vectors], object], vectors: Vectors) -> bool:
+    try:
+        call(vectors)
+    except Unavailable:
+        return False
+    return True
+
+
+@pytest.fixture
+def vectors(door: Door) -> Vectors:
+    """Those of a process that has worked with its Milvus."""
+    vectors = vectors_at(door.port)
+    wait_until(lambda: is_done(CALLS["upsert"], vectors), 60)
+    return vectors
+
+
+@pytest.mark.parametrize("outage", [Door.shut, Door.hush])
+@every_call
+def test_a_milvus_that_goes_away_is_unavailable_and_answers_when_it_is_back(
+    vectors: Vectors,
+    door: Door,
+    outage: Callable[[Door], None],
+    call: Callable[[Vectors], object],
+) -> None:
+    outage(door)
+    start_s = time.monotonic()
+    with pytest.raises(Unavailable, match="Milvus did not answer"):
+        call(vectors)
+    assert time.monotonic() - start_s < 15, "it is given a fraction of a second"
+    door.open()
+    wait_until(lambda: is_done(call, vectors), 60)
+
+
+@pytest.mark.parametrize("outage", [Door.shut, Door.hush])
+@every_call
+def test_a_milvus_that_was_never_there_is_unavailable(
+    door: Door, outage: Callable[[Door], None], call: Callable[[Vectors], object]
+) -> None:
+    outage(door)
+    with pytest.raises(Unavailable, match="Milvus did not answer"):
+        call(vectors_at(door.port))
+
+
+class Refusing(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Answers every call with an error."""
+
+    def service(self, details: Any) -> Any:  # noqa: ARG002
+        return grpc.unary_unary_rpc_method_handler(
+            lambda _, context: context.abort(grpc.StatusCode.INTERNAL, "out of order")
+        )
+
+
+@pytest.fixture
+def broken_port() -> Iterator[int]:
+    server = grpc.server(ThreadPoolExecutor(2), handlers=[Refusing()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield port
+    server.stop(None).wait()
+
+
+@every_call
+def test_a_milvus_that_is_out_of_order_is_unavailable(
+    broken_port: int, call: Callable[[Vectors], object]
+) -> None:
+    with pytest.raises(Unavailable, match="Milvus did not answer"):
+        call(vectors_at(broken_port))
+
+
+def test_which_server_it_is_is_asked_again_after_an_outage(door: Door, vectors: Vectors) -> None:
+    again = vectors_at(door.port)
+    door.hush()
+    with pytest.raises(Unavailable, match="Milvus did not answer"):
+        _ = again.server
+    door.open()
+    wait_until(lambda: is_done(lambda one: one.server, again), 60)
+    assert again.server.is_lite

@@ -1,0 +1,128 @@
+"""What a process keeps of the embeddings that it reads, how many at a time, and how it measures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from support.known_library import at_angles, id_of, of_bits, true_distances
+from support.tiny_pair import pair_card
+
+from twinlens.models.card import load_card
+from twinlens.models.distances import Metric
+from twinlens.models.registry import SHIPPED_CARDS
+from twinlens.shared.libraries import Index, Library
+from twinlens.shared.settings import Settings
+from twinlens.workers.milvus import vectors as vectors_module
+from twinlens.workers.milvus.collection import collection_of
+from twinlens.workers.milvus.vectors import Vectors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from twinlens.models.card import Card
+    from twinlens.shared.libraries import FloatMetric
+    from twinlens.workers.milvus.collection import Collection
+
+PHASH = load_card(SHIPPED_CARDS / "phash@1.toml")
+N_ROWS = 50
+IDS = [id_of(number) for number in range(N_ROWS)]
+ROWS = of_bits(range(N_ROWS))
+
+
+def new_collection(card: Card = PHASH) -> Collection:
+    return collection_of(Library(name="memory", models=[card.ref]), card)
+
+
+@pytest.fixture
+def other(lite_uri: str) -> Vectors:
+    """Those of another process."""
+    return Vectors(Settings(milvus_uri=lite_uri))
+
+
+@pytest.fixture
+def collection(other: Vectors) -> Iterator[Collection]:
+    made = new_collection()
+    other.upsert(made, IDS, ROWS, [{}] * N_ROWS)
+    yield made
+    other.drop(made.name)
+
+
+def own(lite_uri: str) -> Vectors:
+    return Vectors(Settings(milvus_uri=lite_uri))
+
+
+def test_what_was_read_comes_from_memory_for_any_library_of_the_model(
+    lite_uri: str, other: Vectors, collection: Collection
+) -> None:
+    vectors = own(lite_uri)
+    assert vectors.fetch(collection, IDS).keys() == set(IDS)
+    other.delete(collection, IDS)
+    for one in (collection, new_collection()):
+        found = vectors.fetch(one, IDS[::-1])
+        assert found.keys() == set(IDS)
+        assert all(np.array_equal(found[i], row) for i, row in zip(IDS, ROWS, strict=True))
+    another = new_collection(PHASH.model_copy(update={"sha256": "1" * 64, "version": "2"}))
+    assert vectors.fetch(another, IDS) == {}
+    assert own(lite_uri).fetch(collection, IDS) == {}
+    other.drop(another.name)
+
+
+def test_no_more_is_kept_than_there_is_room_for(
+    lite_uri: str, other: Vectors, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors_module, "CACHE_BYTES", 10 * ROWS[0].nbytes)
+    vectors = own(lite_uri)
+    assert len(vectors.fetch(collection, IDS)) == N_ROWS
+    other.delete(collection, IDS)
+    assert len(vectors.fetch(collection, IDS)) == 10
+
+
+@pytest.mark.parametrize("n_rows", [7, 25, 49, 50, 51])
+def test_all_are_read_however_many_at_a_time(
+    lite_uri: str, collection: Collection, monkeypatch: pytest.MonkeyPatch, n_rows: int
+) -> None:
+    monkeypatch.setattr(vectors_module, "READ_ROWS", n_rows)
+    found = own(lite_uri).fetch(collection, [*IDS, "f" * 64])
+    assert found.keys() == set(IDS)
+    assert all(np.array_equal(found[i], row) for i, row in zip(IDS, ROWS, strict=True))
+
+
+def test_of_ids_that_are_named_the_nearest_alone_are_given_where_fewer_are_wanted(
+    lite_uri: str, collection: Collection
+) -> None:
+    [found] = own(lite_uri).nearest(collection, ROWS[:1], 3, among=IDS[10:20])
+    assert found == {IDS[10]: 10, IDS[11]: 11, IDS[12]: 12}
+    assert list(found) == IDS[10:13]
+
+
+@pytest.mark.parametrize("metric", ["L2", "IP", "COSINE"])
+def test_what_an_index_lists_in_parts_is_measured_here(
+    lite_uri: str, other: Vectors, metric: FloatMetric
+) -> None:
+    index = Index(type="IVF_FLAT", params={"nlist": 4, "nprobe": 1})
+    library = Library(name="parted", models=[pair_card().ref], metric=metric, index=index)
+    collection = collection_of(library, pair_card())
+    rows = at_angles(range(0, 4 * N_ROWS, 4)[:45])
+    other.upsert(collection, IDS[:45], rows, [{}] * 45)
+    vectors = own(lite_uri)
+    far = [true_distances(rows, query, Metric(metric)) for query in rows[[0, 44]]]
+
+    # All that there are, in the order of two queries, and of some that are named the nearest.
+    first, last = vectors.nearest(collection, rows[[0, 44]], 200)
+    assert (list(first), list(last)) == (IDS[:45], IDS[44::-1])
+    assert list(first.values()) == pytest.approx(far[0], abs=1e-5)
+    assert last == pytest.approx(dict(zip(IDS, far[1], strict=False)), abs=1e-5)
+    named = vectors.nearest(collection, rows[[0, 44]], 4, among=IDS[10:20])
+    assert [list(some) for some in named] == [IDS[10:14], IDS[19:15:-1]]
+    assert list(named[0].values()) == pytest.approx(far[0][10:14], abs=1e-5)
+    assert vectors.nearest(collection, rows[[0, 44]], 4, among=["f" * 64]) == [{}, {}]
+    other.drop(collection.name)
+
+
+def test_no_id_may_break_out_of_a_filter_among_others(
+    lite_uri: str, collection: Collection
+) -> None:
+    with pytest.raises(ValueError, match="not hexadecimal"):
+        own(lite_uri).nearest(collection, ROWS[:1], 3, among=[IDS[0], '"] or id != "'])

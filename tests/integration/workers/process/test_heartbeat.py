@@ -1,0 +1,202 @@
+"""Each process says that it lives, whatever happens, and how quick it is."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis import ConnectionError as RedisAway
+from support.doors import Door
+from support.plain_uploads import upload
+from support.tiny_pair import pair_card, picture_graph, text_graph, tokenizer_file
+
+from twinlens.shared.messages import WorkerStatus
+from twinlens.shared.redis.presence import BEAT_S, SILENCE_S, live_workers
+from twinlens.workers.process import heartbeat, sweeper
+from twinlens.workers.process.heartbeat import Heartbeat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flask.testing import FlaskClient
+    from support.inside_worker import WorkerProcess
+
+
+class Clock:
+    """Time as a heartbeat sees it: it passes as it sleeps, and something may happen meanwhile."""
+
+    def __init__(self, n_beats: int, happen: Callable[[int], None] = lambda _: None) -> None:
+        self.now = 0.0
+        self.n_beats = 0
+        self._n_most, self._happen = n_beats, happen
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return time.time()
+
+    def sleep(self, pause_s: float) -> None:
+        self.now += pause_s
+        self.n_beats += 1
+        self._happen(self.n_beats)
+        if self.n_beats == self._n_most:
+            raise SystemExit  # as the process ends
+
+
+def beat(process: WorkerProcess, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    monkeypatch.setattr(heartbeat, "time", clock)
+    with pytest.raises(SystemExit):
+        Heartbeat(process.runtime, process.celery).run()
+
+
+def told(process: WorkerProcess) -> WorkerStatus:
+    [status] = live_workers(process.runtime.redis)
+    return status
+
+
+def test_a_process_tells_what_it_is_and_has_done(
+    process: WorkerProcess, filled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = time.time()
+    beat(process, monkeypatch, Clock(1))
+    status = told(process)
+    assert (status.name, status.lanes, status.milvus) == (process.runtime.name, ["bulk"], "ok")
+    assert before <= status.beat_at <= time.time()
+    assert status.n_pictures == len(filled)
+    assert status.busy_s == round(process.runtime.busy_s, 2)
+
+
+class Failing:
+    """A Redis client that fails in some of the calls of a name."""
+
+    def __init__(self, redis: Any, name: str, *errors: Exception | None) -> None:
+        self._redis, self._name, self._errors = redis, name, list(errors)
+        self.n_calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._name:
+            self.n_calls += 1
+            error = self._errors.pop(0) if self._errors else None
+            if error is not None:
+                raise error
+        return getattr(self._redis, name)
+
+
+@pytest.mark.parametrize("error", [RedisAway("reset by peer"), RuntimeError("a bug of ours")])
+def test_it_goes_on_after_an_error(
+    process: WorkerProcess, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    redis = process.runtime.redis
+    process.runtime.redis = failing = Failing(redis, "hset", error, error)  # type: ignore[assignment]
+    beat(process, monkeypatch, Clock(2))
+    assert live_workers(redis) == []
+    assert failing.n_calls == 2
+    beat(process, monkeypatch, Clock(1))
+    assert told(process).name == process.runtime.name
+
+
+@pytest.mark.parametrize("error", [RedisAway("reset by peer"), RuntimeError("a bug of ours")])
+def test_it_goes_on_after_a_sweep_that_failed(
+    client: FlaskClient,
+    process: WorkerProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    monkeypatch.setattr(sweeper, "MIN_AGE_S", 0)
+    job_id = upload(client)
+    process.lose("bulk")
+    redis = process.runtime.redis
+    process.runtime.redis = failing = Failing(redis, "set", error)  # type: ignore[assignment]
+    clock = Clock(11)
+    beat(process, monkeypatch, clock)
+    assert failing.n_calls == 2
+    assert process.queued("bulk") == [f"{job_id}.0"]
+
+
+def test_it_sweeps_every_ten_seconds(
+    process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process.runtime.redis = watched = Failing(process.runtime.redis, "set")  # type: ignore[assignment]
+    seen: list[int] = []
+    beat(process, monkeypatch, Clock(16, lambda _: seen.append(watched.n_calls)))
+    # A beat each two seconds: the first at 0 s, the sixth at 10 s.
+    assert seen == [0] * 5 + [1] * 5 + [2] * 5 + [3]
+
+
+def test_a_model_that_was_added_is_told_with_the_next_sweep(
+    process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = process.runtime.settings.models_dir
+    own.unlink()
+    process.runtime.registry.add(pair_card(), picture_graph(), (text_graph(), tokenizer_file()))
+    beat(process, monkeypatch, Clock(6))
+    assert list(process.runtime.catalog.models()) == ["colours@1"]
+
+
+def test_the_rates_are_those_of_the_last_minute(
+    process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[tuple[float, float]] = []
+
+    def work(n_beats: int) -> None:
+        status = told(process)
+        rates.append((status.pictures_per_s, status.tasks_per_s))
+        if n_beats <= 30:  # a minute's
+            process.runtime.n_pictures += 10
+            process.runtime.n_tasks += 2
+
+    beat(process, monkeypatch, Clock(70, work))
+    assert rates[0] == (0, 0)
+    assert rates[1] == (5, 1)
+    assert rates[30] == (5, 1), "a minute of work"
+    assert rates[45] == (2.5, 0.5), "half of a minute"
+    assert rates[-1] == (0, 0), "long ago"
+
+
+@pytest.mark.parametrize("outage", [Door.shut, Door.hush])
+def test_it_tells_that_milvus_is_away_and_that_it_is_back(
+    process: WorkerProcess,
+    door: Door,
+    monkeypatch: pytest.MonkeyPatch,
+    outage: Callable[[Door], None],
+) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.2)
+    beat(process, monkeypatch, Clock(1))
+    outage(door)
+    beat(process, monkeypatch, Clock(1))
+    assert "Milvus did not answer" in told(process).milvus
+    door.open()
+
+    def end_if_it_is_back(_: int) -> None:
+        time.sleep(0.01)
+        if told(process).milvus == "ok":
+            raise SystemExit
+
+    beat(process, monkeypatch, Clock(6000, end_if_it_is_back))
+    assert told(process).milvus == "ok"
+
+
+class Asked:
+    """Vectors that note how long they were given to answer."""
+
+    def __init__(self) -> None:
+        self.timeout_s = 0.0
+
+    def ping(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+
+
+def test_a_silent_milvus_does_not_make_a_process_count_as_dead(
+    process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process.runtime.vectors = asked = Asked()  # type: ignore[assignment]
+    clock = Clock(1)
+    beat(process, monkeypatch, clock)
+    assert clock.now == BEAT_S
+    assert asked.timeout_s + 2 * BEAT_S <= SILENCE_S
+
+
+def test_it_ends_with_its_process(process: WorkerProcess) -> None:
+    assert Heartbeat(process.runtime, process.celery).daemon

@@ -1,0 +1,267 @@
+"""Milvus and Redis may be away: what was accepted waits, and none of it is given up."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis import ConnectionError as RedisAway
+from support.doors import Door
+from support.plain_uploads import IDS, ending, has_ended, job_of, outcomes, upload, upload_one
+from support.servers import wait_until
+from support.tiny_pair import pair_card, picture_graph, text_graph, tokenizer_file
+
+from twinlens.shared.errors import Unavailable
+from twinlens.shared.queue import COUNT_VECTORS, Reply, reply_key
+from twinlens.shared.redis.catalog import MODELS, Catalog
+from twinlens.workers.library.images import count_vectors
+from twinlens.workers.process.runtime import build_runtime
+from twinlens.workers.process.sweeper import sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from flask.testing import FlaskClient
+    from redis import Redis
+    from support.inside_worker import WorkerProcess
+
+    from twinlens.shared.settings import Settings
+
+    Outage = Callable[[Door], None]
+
+# Of Celery's result backend, by a name of Redis' client.
+pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
+
+# More than the tries that a picture, or a task, has when it ends its process.
+N_OUTAGES = 5
+
+outages = pytest.mark.parametrize(
+    ("outage", "milvus_timeout_s"),
+    [pytest.param(Door.shut, 60, id="refused"), pytest.param(Door.hush, 0.2, id="silent")],
+)
+
+
+def try_in_vain(process: WorkerProcess, queue: str, door: Door, outage: Outage) -> None:
+    outage(door)
+    for _ in range(N_OUTAGES):
+        process.run_next(queue)
+        assert process.runtime.redis.hlen("unacked") == 0, "no message is left behind"
+    door.open()
+
+
+def go_on(process: WorkerProcess, queue: str, job_id: str) -> None:
+    """Tries until the job has ended: the client needs a moment to see that Milvus is back."""
+    wait_until(lambda: process.run_next(queue) or has_ended(process, job_id), 60)
+
+
+def assert_vectors(process: WorkerProcess, expected: dict[str, int]) -> None:
+    """Counts, for as often as a call is cut short."""
+
+    def is_counted() -> bool:
+        try:
+            return count_vectors(process.runtime, "default") == expected
+        except Unavailable:
+            return False
+
+    wait_until(is_counted, 60)
+
+
+@outages
+def test_pictures_outlive_any_number_of_outages_of_milvus(
+    client: FlaskClient, process: WorkerProcess, door: Door, outage: Outage
+) -> None:
+    job_id = upload(client)
+    try_in_vain(process, "bulk", door, outage)
+    assert process.runtime.catalog.count("default") == 0
+    assert job_of(client, job_id)["status"] == "running"
+    go_on(process, "bulk", job_id)
+    assert outcomes(client, job_id) == ["succeeded"] * 3
+    assert_vectors(process, {"phash": 3})
+
+
+def remove_one(client: FlaskClient) -> Any:
+    return client.delete(f"/v1/images/{IDS[0]}")
+
+
+def find_duplicates(client: FlaskClient) -> Any:
+    return client.post("/v1/duplicates", json={})
+
+
+@outages
+@pytest.mark.parametrize("ask", [remove_one, find_duplicates])
+def test_a_task_outlives_any_number_of_outages_of_milvus(
+    client: FlaskClient,
+    process: WorkerProcess,
+    door: Door,
+    filled: list[str],
+    outage: Outage,
+    ask: Callable[[FlaskClient], Any],
+) -> None:
+    job_id = ask(client).json["id"]
+    try_in_vain(process, "single", door, outage)
+    assert job_of(client, job_id)["status"] == "running"
+    assert client.get(f"/v1/images/{filled[0]}").status_code == 200, "it is not gone by half"
+    go_on(process, "single", job_id)
+    assert job_of(client, job_id)["status"] == "succeeded"
+
+
+@pytest.fixture
+def two_models(
+    settings: Settings, models_dir: Path, process: WorkerProcess, filled: list[str]
+) -> list[str]:
+    """There is another model than the library has: what it is to have, with that."""
+    own = settings.models_dir
+    own.unlink()
+    own.mkdir()
+    for file in models_dir.iterdir():
+        (own / file.name).symlink_to(file)
+    process.runtime.registry.add(pair_card(), picture_graph(), (text_graph(), tokenizer_file()))
+    process.runtime.publish_models()
+    return ["phash", "colours"]
+
+
+@outages
+def test_a_change_of_a_library_outlives_any_number_of_outages_of_milvus(
+    client: FlaskClient, process: WorkerProcess, door: Door, two_models: list[str], outage: Outage
+) -> None:
+    job_id = client.put("/v1/libraries/default", json={"models": two_models}).json["id"]
+    process.run_all("single")
+    try_in_vain(process, "bulk", door, outage)
+    go_on(process, "bulk", job_id)
+    assert ending(client, job_id) == ("succeeded", None)
+    assert_vectors(process, {"phash": 3, "colours": 3})
+
+
+def test_a_change_of_a_library_that_got_empty_outlives_an_outage_of_milvus(
+    client: FlaskClient, process: WorkerProcess, door: Door, two_models: list[str]
+) -> None:
+    job_id = client.put("/v1/libraries/default", json={"models": two_models}).json["id"]
+    for image_id in IDS:
+        process.runtime.catalog.remove("default", image_id)
+    door.shut()
+    process.run_next("single")
+    assert job_of(client, job_id)["status"] == "running"
+    door.open()
+    wait_until(lambda: milvus_answers(process), 60)
+    process.run_all("single")
+    sweep(process.runtime, process.celery)
+    assert ending(client, job_id) == ("succeeded", None)
+
+
+def milvus_answers(process: WorkerProcess) -> bool:
+    try:
+        process.runtime.vectors.ping(timeout_s=5)
+    except Unavailable:
+        return False
+    return True
+
+
+@outages
+def test_a_search_tells_that_milvus_is_away(
+    client: FlaskClient, process: WorkerProcess, door: Door, filled: list[str], outage: Outage
+) -> None:
+    job_id = client.post("/v1/search", json={"image_id": filled[0]}).json["id"]
+    outage(door)
+    process.run_next("search")
+    assert ending(client, job_id) == ("failed", "unavailable")
+    assert process.queued("search") == []
+
+
+@outages
+def test_a_caller_is_told_that_milvus_is_away(
+    process: WorkerProcess, filled: list[str], door: Door, outage: Outage
+) -> None:
+    outage(door)
+    kwargs = {"library": "default"}
+    process.celery.send_task(COUNT_VECTORS, kwargs=kwargs, task_id="call", queue="search")
+    process.run_next("search")
+    [text] = process.runtime.redis.lrange(reply_key("call"), 0, -1)
+    error = Reply.model_validate_json(text).error
+    assert error is not None
+    assert error.type.endswith(":unavailable")
+    assert 0 < process.runtime.redis.ttl(reply_key("call")) <= 60
+
+
+@pytest.mark.parametrize("ask", [remove_one, find_duplicates])
+def test_a_task_outlives_a_broken_connection_to_redis(
+    client: FlaskClient,
+    process: WorkerProcess,
+    filled: list[str],
+    ask: Callable[[FlaskClient], Any],
+) -> None:
+    job_id = ask(client).json["id"]
+    breaking = Breaking(process.runtime.redis, "hget")
+    process.runtime.catalog = Catalog(breaking)  # type: ignore[arg-type]
+    process.run_next("single")
+    assert breaking.is_broken
+    assert ending(client, job_id) == ("running", None)
+    process.run_next("single")
+    assert ending(client, job_id) == ("succeeded", None)
+
+
+def test_a_process_starts_while_milvus_is_away(
+    process: WorkerProcess, door: Door, redis: Redis
+) -> None:
+    door.shut()
+    redis.delete(MODELS)
+    started = build_runtime(process.runtime.settings, ["search"])
+    started.warm_up()
+    assert "phash@1" in started.catalog.models()
+
+
+def header_in(process: WorkerProcess, queue: str) -> dict[str, Any]:
+    """Returns the header of the one message of a queue."""
+    [text] = process.runtime.redis.lrange(queue, 0, -1)
+    found: dict[str, Any] = json.loads(text)["headers"]
+    return found
+
+
+@pytest.mark.parametrize(("queue", "post"), [("bulk", upload), ("single", upload_one)])
+def test_what_is_tried_again_is_so_in_five_seconds_and_in_the_same_queue(
+    client: FlaskClient,
+    process: WorkerProcess,
+    door: Door,
+    queue: str,
+    post: Callable[[FlaskClient], str],
+) -> None:
+    post(client)
+    before = header_in(process, queue)
+    door.shut()
+    earliest = datetime.now(UTC)
+    process.run_next(queue)
+    again = header_in(process, queue)
+    pause = timedelta(seconds=5)
+    assert earliest + pause <= datetime.fromisoformat(again["eta"]) <= datetime.now(UTC) + pause
+    for name in ("id", "request_id", "task"):
+        assert again[name] == before[name]
+
+
+class Breaking:
+    """A Redis client whose connection breaks once, at the call of this name."""
+
+    def __init__(self, redis: Any, name: str) -> None:
+        self.is_broken = False
+        self._redis, self._name = redis, name
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._name and not self.is_broken:
+            self.is_broken = True
+            raise RedisAway("Connection reset by peer")
+        return getattr(self._redis, name)
+
+
+@pytest.mark.parametrize("call", ["hget", "hmget"])
+def test_pictures_outlive_a_broken_connection_to_redis(
+    client: FlaskClient, process: WorkerProcess, call: str
+) -> None:
+    job_id = upload(client)
+    breaking = Breaking(process.runtime.redis, call)
+    process.runtime.catalog = Catalog(breaking)  # type: ignore[arg-type]
+    process.run_next("bulk")
+    assert breaking.is_broken
+    assert job_of(client, job_id)["status"] == "running"
+    process.run_next("bulk")
+    assert outcomes(client, job_id) == ["succeeded"] * 3

@@ -1,0 +1,42 @@
+"""Records as the catalogue has them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twinlens.shared.messages import Image, ModelSummary, now
+
+if TYPE_CHECKING:
+    pass
+
+
+def image(image_id: str, name: str = "a.jpg", library: str = "default") -> Image:
+    return Image(
+        id=image_id,
+        name=name,
+        library=library,
+        width=2,
+        height=1,
+        format="image/jpeg",
+        bytes=3,
+        models=["lite0@1"],
+        added_at=now(),
+    )
+
+
+def summary(
+    name: str, version: str = "1", *, has_text: bool = False, metric: Any = "L2"
+) -> ModelSummary:
+    return ModelSummary(
+        name=name,
+        version=version,
+        title=name,
+        dimension=8,
+        metric=metric,
+        input={"width": 4},
+        weight=1.0,
+        licence="Apache-2.0",
+        source="https://example.org",
+        sha256="0" * 64,
+        has_text=has_text,
+    )

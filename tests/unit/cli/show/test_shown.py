@@ -1,0 +1,603 @@
+"""What commands ask of a service, option by option, and what they show of its answers."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image as Picture
+from support.photos import jpeg
+from support.played import Service, as_json, as_json_page, job_answer, listening, running
+
+from twinlens.cli.main import main
+from twinlens.cli.show.sheet import Cell, draw_sheet
+from twinlens.shared.answers import Backlog, LibraryStats, Stats
+from twinlens.shared.errors import BrokenPicture, Crashed
+from twinlens.shared.libraries import Index, Library, NextEdition
+from twinlens.shared.messages import (
+    Agreement,
+    Duplicates,
+    Hit,
+    Image,
+    Item,
+    ModelHit,
+    ModelSummary,
+    RankedImage,
+    SearchResult,
+    SearchTiming,
+    WorkerStatus,
+    now,
+)
+
+DAY = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service()
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(service: Service) -> Iterator[Run]:
+    """Runs a command at the played service, in a terminal of 40 columns."""
+    with listening(service) as url:
+
+        def invoke(*words: object, **options: Any) -> Result:
+            command = [*map(str, words), "--url", url]
+            return CliRunner().invoke(main, command, env={"COLUMNS": "40"}, **options)
+
+        yield invoke
+
+
+def rows(done: Result) -> list[list[str]]:
+    """Returns the words of each line of a command that went well."""
+    assert done.exit_code == 0, done.output
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+def image(digit: str, name: str) -> Image:
+    return Image(
+        id=digit * 64,
+        name=name,
+        library="default",
+        width=4,
+        height=3,
+        format="image/jpeg",
+        bytes=5,
+        models=["phash@1"],
+        added_at=DAY,
+    )
+
+
+# Searches.
+
+
+def result(**changes: Any) -> SearchResult:
+    """Two hits; the second is not among the candidates of the second model."""
+    near, far = ModelHit(rank=1, distance=0.25, score=1), ModelHit(rank=4, distance=7, score=0.5)
+    fields = {
+        "hits": [
+            Hit(
+                rank=3,
+                score=0.98765,
+                image=image("1", "a.jpg"),
+                models={"lite": near, "phash": far},
+            ),
+            Hit(rank=4, score=0.5, image=image("2", "b.jpg"), models={"lite": far}),
+        ],
+        "by_model": {
+            "lite": [RankedImage(rank=1, image_id="1" * 64, distance=0.25)],
+            "phash": [RankedImage(rank=1, image_id="3" * 64, distance=2)],
+        },
+        "agreement": Agreement(overlap_at_k=0.5, rank_correlation=0.25),
+        "indexed_through": now(),
+        "timing_ms": SearchTiming(
+            queued=1, decode=2, embed=3, search=4, fuse=5, rerank=6, total=21
+        ),
+    }
+    return SearchResult(**(fields | changes))
+
+
+def answer_search(service: Service, found: SearchResult) -> None:
+    job = job_answer("j", 1, kind="search", result=found)
+    service.answers["/v1/search"] = lambda _: as_json(job)
+    thumbnail = jpeg(Picture.new("RGB", (40, 30), "red"))
+    for digit in "123":
+        path = f"/v1/images/{digit * 64}"
+        service.answers[path] = lambda _: as_json(image("3", "c.jpg"))
+        service.answers[f"{path}/thumbnail"] = lambda _: httpx.Response(200, content=thumbnail)
+
+
+def queries(service: Service) -> list[dict[str, Any]]:
+    """Returns what was asked, without the fields that are nobody's wish."""
+    asked = []
+    for request in service.asked("/v1/search"):
+        content = request.content
+        if b'name="query"' in content:
+            content = content.rpartition(b'name="query"')[2].split(b"\r\n")[2]
+        asked.append(json.loads(content))
+    return asked
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "query.jpg"
+    path.write_bytes(jpeg(Picture.new("RGB", (64, 48), "blue")))
+    return path
+
+
+def test_what_is_not_said_is_asked_as_help_says(service: Service, run: Run, picture: Path) -> None:
+    answer_search(service, result())
+    assert run("search", picture).exit_code == 0
+    [asked] = queries(service)
+    expected = {
+        "library": "default",
+        "k": 10,
+        "mode": "similar",
+        "fusion": "calibrated",
+        "rerank": "neighbours",
+    }
+    assert {name: value for name, value in asked.items() if value} == expected
+
+
+def test_every_option_of_a_search_is_asked(service: Service, run: Run, picture: Path) -> None:
+    answer_search(service, result())
+    options = {
+        "-k": 3,
+        "--offset": 2,
+        "--models": "lite,phash",
+        "--fusion": "rrf",
+        "--weight": "lite=0.5",
+        "--rerank": "none",
+        "--filter": "year > 2000",
+        "--min-score": 0.25,
+        "--max-distance": "phash=9",
+        "--group-by": "city",
+        "--exclude": "4" * 64,
+        "--region": "0,0.25,0.5,1",
+        "--library": "cats",
+    }
+    words = [word for pair in options.items() for word in pair]
+    assert run("search", picture, *words).exit_code == 0
+    [asked] = queries(service)
+    assert {name: value for name, value in asked.items() if value} == {
+        "k": 3,
+        "offset": 2,
+        "models": ["lite", "phash"],
+        "mode": "similar",
+        "fusion": "rrf",
+        "weights": {"lite": 0.5},
+        "rerank": "none",
+        "filter": "year > 2000",
+        "min_score": 0.25,
+        "max_distance": {"phash": 9},
+        "group_by": "city",
+        "exclude": ["4" * 64],
+        "region": [0, 0.25, 0.5, 1],
+        "library": "cats",
+    }
+
+
+def test_copies_are_asked_for(service: Service, run: Run, picture: Path) -> None:
+    answer_search(service, result())
+    assert run("search", picture, "--near").exit_code == 0
+    assert [asked["mode"] for asked in queries(service)] == ["near"]
+
+
+def test_words_are_asked_for_and_not_what_they_are_not(
+    service: Service, run: Run, picture: Path
+) -> None:
+    answer_search(service, result())
+    assert run("search", "--text", "a cat").exit_code == 0
+    assert queries(service)[0]["text"] == "a cat"
+    for words in (("--text", "a cat", "--unlike", picture), (picture, "--text", "x"), ()):
+        assert run("search", *words).exit_code == 2
+    assert len(service.requests) == 1
+
+
+def test_a_hit_is_shown_with_each_models_distance_and_rank(
+    service: Service, run: Run, picture: Path
+) -> None:
+    answer_search(service, result())
+    shown = rows(run("search", picture))
+    assert ["3", "0.988", "a.jpg", "0.250", "(1)", "7.000", "(4)"] in shown
+    assert ["4", "0.500", "b.jpg", "7.000", "(4)"] in shown
+    told = [" ".join(words) for words in shown]
+    assert "the models' own rankings share 50% of their pictures; rank correlation 0.25" in told
+    assert "21 ms: queued 1.0, decode 2.0, embed 3.0, search 4.0, fuse 5.0, re-rank 6.0" in told
+
+
+@pytest.mark.parametrize(
+    ("overlap", "correlation", "told"),
+    [
+        (None, None, "one model was asked"),
+        (0.25, None, "the models' own rankings share 25% of their pictures"),
+    ],
+)
+def test_how_far_the_models_agree_is_told_as_far_as_it_is_known(
+    service: Service,
+    run: Run,
+    picture: Path,
+    overlap: float | None,
+    correlation: float | None,
+    told: str,
+) -> None:
+    agreed = Agreement(overlap_at_k=overlap, rank_correlation=correlation)
+    answer_search(service, result(agreement=agreed))
+    assert told in run("search", picture).stdout.splitlines()
+
+
+@pytest.mark.parametrize(("age_s", "is_told"), [(60, True), (0, False)])
+def test_uploads_that_cannot_be_found_yet_are_told(
+    service: Service, run: Run, picture: Path, age_s: float, is_told: bool
+) -> None:
+    through = now() - timedelta(seconds=age_s)
+    answer_search(service, result(indexed_through=through))
+    done = run("search", picture)
+    told = f"what came after {through:%Y-%m-%d %H:%M:%S}Z may not be found yet"
+    assert (told in done.stdout) is is_told
+
+
+def test_a_sheet_is_saved_and_opened_where_that_was_asked_for(
+    service: Service, run: Run, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(click, "launch", opened.append)
+    answer_search(service, result())
+    done = run("search", picture, "--save", tmp_path / "found.png")
+    assert f"saved {tmp_path / 'found.png'}" in done.stdout
+    assert opened == []
+    with Picture.open(tmp_path / "found.png") as sheet:
+        assert sheet.format == "PNG"
+    # What is a model's alone is asked for by its id, and nothing twice.
+    asked = sorted(one.url.path for one in service.requests if one.method == "GET")
+    ids = [digit * 64 for digit in "123"]
+    assert asked == sorted(
+        [*(f"/v1/images/{id_}/thumbnail" for id_ in ids), f"/v1/images/{ids[2]}"]
+    )
+    done = run("search", picture, "--open")
+    assert done.exit_code == 0, done.output
+    [path] = opened
+    assert Path(path).is_file()
+    assert f"saved {path}" in done.stdout
+
+
+def test_a_sheet_that_cannot_be_written_is_told(
+    service: Service, run: Run, picture: Path, tmp_path: Path
+) -> None:
+    answer_search(service, result())
+    done = run("search", picture, "--save", tmp_path / "none" / "found.png")
+    assert done.exit_code == 1
+    assert "found.png: No such file or directory" in done.stderr
+
+
+def test_a_sheet_has_a_row_for_each_ranking_and_the_query_above() -> None:
+    def colour(name: str) -> bytes:
+        content = io.BytesIO()
+        Picture.new("RGB", (150, 150), name).save(content, "PNG")
+        return content.getvalue()
+
+    reds = [Cell(colour("red"), f"{n}.jpg", "") for n in range(9)]
+    drawn = draw_sheet(colour("blue"), "title", {"fused": reds, "lite": reds[:1]})
+    row_px = 17 + 12 + 150 + 2 * 17 + 12
+    assert drawn.height == 2 * 12 + 150 + 2 * row_px
+    red, paper = (255, 0, 0), (255, 255, 255)
+    # The query's own file is made small first, as JPEG.
+    assert drawn.getpixel((12 + 75, 12 + 75)) == pytest.approx((0, 0, 255), abs=3)
+    first = 2 * 12 + 150 + 17 + 12 + 75
+    places = [12 + 75 + n * (150 + 12) for n in range(8)]
+    assert [drawn.getpixel((left, first)) for left in places] == [red] * 8
+    assert [drawn.getpixel((left, first + row_px)) for left in places[:2]] == [red, paper]
+    without = draw_sheet(None, "title", {"fused": reds[:1]})
+    assert without.getpixel((12 + 75, 12 + 75)) == paper
+    assert without.width == 12 + 3 * (150 + 12)
+
+
+# Jobs.
+
+
+def test_jobs_are_listed_with_their_progress(service: Service, run: Run) -> None:
+    jobs = [
+        job_answer("1" * 32, 3, skipped=2, failed=1, total=9, created_at=DAY, library="cats"),
+        running("2" * 32, 1, received=7, total=None, created_at=DAY, kind="reindex"),
+    ]
+    service.answers["/v1/jobs"] = lambda _: as_json_page(jobs)
+    shown = rows(run("jobs"))
+    moment = ["2026-03-04", "05:06:07Z"]
+    assert ["1" * 32, "bulk", "succeeded", "5", "of", "9", "1", *moment, "cats"] in shown
+    assert ["2" * 32, "reindex", "running", "1", "of", "7+", "0", *moment, "default"] in shown
+    assert service.requests[0].url.params["limit"] == "20"
+
+
+def test_a_job_is_shown_with_what_failed(service: Service, run: Run) -> None:
+    error = BrokenPicture("It is cut short.").to_problem()
+    service.jobs["j"] = job_answer(
+        "j",
+        3,
+        skipped=1,
+        failed=2,
+        pictures_per_s=12.34,
+        eta=DAY,
+        status="failed",
+        started_at=DAY,
+        finished_at=DAY + timedelta(seconds=90.5),
+        error=Crashed("It died.").to_problem(),
+    )
+    service.items["j"] = [
+        Item(name="a.jpg", image_id=None, outcome="failed", error=error),
+        Item(name="b.jpg", image_id=None, outcome="failed"),
+    ]
+    done = run("jobs", "j", "--limit", "7")
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == [
+        "job       j",
+        "kind      bulk",
+        "library   default",
+        "status    failed",
+        "pictures  4 of 6, 2 failed",
+        "rate      12.3 pictures/s",
+        "ready     about 2026-03-04 05:06:07Z",
+        "took      90.5 s",
+        "error     It died.",
+        "  a.jpg: It is cut short.",
+        "  b.jpg: no reason is known",
+    ]
+    assert service.requests[-1].url.params["limit"] == "7"
+
+
+def test_of_a_job_that_just_began_only_what_is_known_is_shown(service: Service, run: Run) -> None:
+    service.jobs["j"] = running("j", 0, total=2, started_at=None)
+    shown = rows(run("jobs", "j"))
+    assert [words[0] for words in shown] == ["job", "kind", "library", "status", "pictures"]
+    assert len(service.requests) == 1
+
+
+# Tables.
+
+
+def test_nothing_of_a_table_is_cut_off_and_names_are_as_they_are(
+    service: Service, run: Run
+) -> None:
+    model = ModelSummary(
+        name="a-model-of-a-very-long-name",
+        version="7",
+        title="[bold]not bold[/bold] at all, and of many words",
+        dimension=1280,
+        metric="COSINE",
+        input={},
+        weight=0.5,
+        licence="Apache-2.0",
+        source="here",
+        sha256="0" * 64,
+    )
+    service.answers["/v1/models"] = lambda _: as_json_page([model])
+    shown = rows(run("models", "list"))
+    facts = [model.name, "7", "1280", "COSINE", "0.5", "Apache-2.0", *model.title.split()]
+    assert facts in shown
+
+
+def stats(**changes: Any) -> Stats:
+    fields = {
+        "libraries": {"cats": LibraryStats(images=1234, vectors=None)},
+        "queues": {"search": 1, "bulk": 2},
+        "backlog": Backlog(
+            pictures=9000,
+            pictures_per_s=3.25,
+            process_pictures_per_s=2.5,
+            processes_for_an_hour=4,
+        ),
+        "workers": [
+            WorkerStatus(
+                name="both@here:1",
+                lanes=["search", "bulk"],
+                beat_at=0,
+                milvus="ok",
+                n_pictures=17,
+                pictures_per_s=1.5,
+                tasks_per_s=0.25,
+                busy_s=2,
+            )
+        ],
+    }
+    return Stats(**(fields | changes))
+
+
+def test_workers_libraries_and_what_waits_are_shown(service: Service, run: Run) -> None:
+    service.answers["/v1/stats"] = lambda _: as_json(stats())
+    shown = rows(run("stats"))
+    assert ["both@here:1", "search,", "bulk", "17", "1.5", "0.2", "ok"] in shown
+    assert ["cats", "1234"] in shown
+    assert [" ".join(words) for words in shown[-3:]] == [
+        "queued tasks: 1 in search, 2 in bulk",
+        "backlog: 9000 pictures, at 3.2 a second",
+        "one process embeds 2.5 a second: 4 would empty the backlog in an hour",
+    ]
+
+
+def test_a_rate_that_nobody_knows_is_not_shown(service: Service, run: Run) -> None:
+    unknown = Backlog(
+        pictures=1, pictures_per_s=0, process_pictures_per_s=None, processes_for_an_hour=None
+    )
+    service.answers["/v1/stats"] = lambda _: as_json(stats(backlog=unknown))
+    shown = rows(run("stats"))
+    assert " ".join(shown[-1]) == "backlog: 1 pictures, at 0.0 a second"
+
+
+# Duplicates.
+
+
+def answer_duplicates(service: Service, *sizes: int) -> Duplicates:
+    """Groups of so many images; those of the first are named 0-0, 0-1, and so on."""
+    groups = [[f"{group:032x}{n:032x}" for n in range(size)] for group, size in enumerate(sizes)]
+    found = Duplicates(n_images=99, n_groups=len(sizes), groups=groups, confirmed_by="lite")
+    job = job_answer("j", 1, kind="duplicates", result=found)
+    service.answers["/v1/duplicates"] = lambda _: as_json(job)
+    for group, ids in enumerate(groups):
+        for n, id_ in enumerate(ids):
+            named = image("1", f"{group}-{n}")
+            service.answers[f"/v1/images/{id_}"] = lambda _, named=named: as_json(named)
+    return found
+
+
+def test_groups_are_shown_up_to_the_limit_and_saved_whole(
+    service: Service, run: Run, tmp_path: Path
+) -> None:
+    found = answer_duplicates(service, 12, 9, 2)
+    save = tmp_path / "found.json"
+    options = ("--limit", 2, "--save", save, "--library", "cats", "--max-distance", 5)
+    done = run("duplicates", *options)
+    shown = rows(done)
+    assert ["1", "0-0", *(f"0-{n}," for n in range(1, 8)), "0-8", "and", "3", "more"] in shown
+    assert ["2", "1-0", *(f"1-{n}," for n in range(1, 8)), "1-8"] in shown
+    assert "2-0" not in done.stdout
+    assert done.stdout.splitlines()[-2:] == [
+        f"saved {save}",
+        "3 groups among 99 pictures, confirmed by lite",
+    ]
+    assert Duplicates.model_validate_json(save.read_bytes()) == found
+    asked = json.loads(service.requests[0].content)
+    assert (asked["library"], asked["max_distance"]) == ("cats", 5)
+    assert {one.url.params["library"] for one in service.requests[1:]} == {"cats"}
+
+
+def test_where_there_are_no_duplicates_it_is_told(service: Service, run: Run) -> None:
+    answer_duplicates(service)
+    shown = rows(run("duplicates"))
+    assert [" ".join(words) for words in shown] == ["0 groups among 99 pictures, confirmed by lite"]
+
+
+def test_groups_that_cannot_be_saved_are_told(service: Service, run: Run, tmp_path: Path) -> None:
+    answer_duplicates(service, 2)
+    done = run("duplicates", "--save", tmp_path / "none" / "found.json")
+    assert done.exit_code == 1
+    assert "found.json: No such file or directory" in done.stderr
+
+
+def test_two_pictures_are_compared(service: Service, run: Run, picture: Path) -> None:
+    found = {"score": 0.75, "models": {"phash": {"distance": 3, "score": 0.5}}}
+    service.answers["/v1/compare"] = lambda _: httpx.Response(200, json=found)
+    shown = rows(run("compare", "5" * 64, picture, "--models", "phash,lite", "--library", "cats"))
+    assert ["phash", "3.000", "0.500"] in shown
+    assert ["combined", "0.750"] in shown
+    content = service.requests[0].content
+    assert picture.read_bytes() in content
+    asked = json.loads(content.rpartition(b'name="query"')[2].split(b"\r\n")[2])
+    assert asked == {"library": "cats", "models": ["phash", "lite"], "image_ids": ["5" * 64]}
+
+
+# Libraries.
+
+
+def library(**changes: Any) -> Library:
+    return Library(**({"name": "cats", "models": ["phash@1", "lite@2"]} | changes))
+
+
+def test_libraries_are_listed_with_what_they_are_about_to_be(service: Service, run: Run) -> None:
+    building = NextEdition(models=["lite@3"], job_id="7" * 32)
+    index = Index(type="HNSW", params={"M": 16, "efConstruction": 200}, vector="FLOAT16")
+    listed = [library(), library(name="new", metric="IP", index=index, next=building)]
+    service.answers["/v1/libraries"] = lambda _: as_json_page(listed)
+    service.answers["/v1/stats"] = lambda _: as_json(stats())
+    shown = rows(run("libraries"))
+    models = ["phash@1,", "lite@2"]
+    assert ["cats", "1234", *models, "of", "the", "models", "AUTO", "FLOAT32"] in shown
+    index_text = ["HNSW", "M=16", "efConstruction=200", "FLOAT16"]
+    # One that was made a moment ago is not counted yet.
+    assert ["new", "0", *models, "IP", *index_text, "lite@3,", "by", "job", "7" * 32] in shown
+
+
+def test_every_option_of_a_library_is_sent(service: Service, run: Run) -> None:
+    service.answers["/v1/libraries/cats"] = lambda _: as_json(library())
+    options = ("--model", "phash", "--model", "lite@2", "--weight", "lite=2", "--metric", "ip")
+    index = ("--index", "hnsw", "--param", "M=16", "--recall", "0.9", "--vector", "float16")
+    done = run("libraries", "set", "cats", *options, *index)
+    assert done.exit_code == 0, done.output
+    [request] = service.requests
+    assert request.method == "PUT"
+    sent = json.loads(request.content)
+    assert sent["models"] == ["phash", "lite@2"]
+    assert sent["weights"] == {"lite": 2}
+    assert sent["metric"] == "IP"
+    assert sent["index"] == {
+        "type": "HNSW",
+        "params": {"M": 16},
+        "recall": 0.9,
+        "vector": "FLOAT16",
+    }
+    assert done.stdout.rstrip().endswith("has phash@1, lite@2 now")
+
+
+@pytest.mark.parametrize("is_followed", [True, False])
+def test_a_change_that_takes_a_job_is_waited_for_unless_that_is_not_wanted(
+    service: Service, run: Run, is_followed: bool
+) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "PUT":
+            return as_json(running("j", 0, kind="reindex"), Location="/v1/jobs/j")
+        return as_json(library())
+
+    service.answers["/v1/libraries/cats"] = answer
+    service.jobs["j"] = job_answer("j", 3, kind="reindex")
+    words = () if is_followed else ("--no-wait",)
+    done = run("libraries", "set", "cats", "--model", "phash", *words)
+    assert done.exit_code == 0, done.output
+    if is_followed:
+        assert "has phash@1, lite@2 now" in done.stdout
+    else:
+        assert (done.stdout, len(service.requests)) == ("j\n", 1)
+
+
+def answer_removal(service: Service, **changes: Any) -> None:
+    job = job_answer("j", 1, kind="delete", **changes)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return as_json(job if request.method == "DELETE" else library())
+
+    service.answers["/v1/libraries/cats"] = answer
+    service.answers["/v1/stats"] = lambda _: as_json(stats())
+
+
+@pytest.mark.parametrize(("said", "status"), [("y\n", 0), ("n\n", 1), ("", 1)])
+def test_a_library_is_removed_when_the_user_has_said_so(
+    service: Service, run: Run, said: str, status: int
+) -> None:
+    answer_removal(service)
+    done = run("libraries", "remove", "cats", input=said)
+    assert done.exit_code == status
+    assert "with its 1234 images?" in done.output
+    assert ("removed cats" in done.stdout) is (status == 0)
+    assert ("DELETE" in {one.method for one in service.requests}) is (status == 0)
+
+
+def test_who_has_said_yes_is_not_asked(service: Service, run: Run) -> None:
+    answer_removal(service)
+    done = run("libraries", "remove", "cats", "--yes")
+    assert (done.exit_code, done.stdout) == (0, "removed cats\n")
+    assert [one.method for one in service.requests] == ["DELETE"]
+
+
+def test_a_library_that_stays_is_told(service: Service, run: Run) -> None:
+    answer_removal(service, status="failed", error=Crashed("Milvus is gone.").to_problem())
+    done = run("libraries", "remove", "cats", "--yes")
+    assert done.exit_code == 1
+    assert "the removal of cats failed: Milvus is gone." in done.stderr
+    assert "removed" not in done.stdout
+
+
+def test_a_library_goes_back(service: Service, run: Run) -> None:
+    service.answers["/v1/libraries/cats/rollback"] = lambda _: as_json(library())
+    done = run("libraries", "rollback", "cats")
+    assert done.exit_code == 0
+    assert "has phash@1, lite@2 now" in done.stdout
+    assert service.requests[0].method == "POST"

@@ -1,0 +1,410 @@
+"""What `twinlens index` counts, tells and ends with."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner, Result
+from support.played import (
+    Service,
+    as_json,
+    as_json_page,
+    busy,
+    fill,
+    job_answer,
+    listening,
+    running,
+)
+
+from twinlens.cli.main import main
+from twinlens.cli.upload import index
+from twinlens.cli.upload.coco import Annotations
+from twinlens.cli.upload.index import upload
+from twinlens.cli.upload.plan import Plan
+from twinlens.cli.upload.sending import Sender
+from twinlens.cli.upload.sources import file_source
+from twinlens.cli.upload.tracking import MAX_OPEN_JOBS, Bars, Totals, Tracker
+from twinlens.client import patience
+from twinlens.client.errors import RequestFailed
+from twinlens.shared.blobs import image_id_of
+from twinlens.shared.errors import BrokenPicture, Crashed
+from twinlens.shared.messages import Item
+
+
+def failed(name: str, reason: str | None = "It is no picture.") -> Item:
+    error = None if reason is None else BrokenPicture(reason).to_problem()
+    return Item(name=name, image_id=None, outcome="failed", error=error)
+
+
+# A job, as it is followed.
+
+
+class Shown:
+    """Stands for the bars: remembers what was shown last."""
+
+    def __init__(self) -> None:
+        self.last = (0, 0)
+
+    def show(self, n_done: int, n_known: int) -> None:
+        self.last = (n_done, n_known)
+
+
+class Followed:
+    """A tracker of a played service, with what it counts and shows."""
+
+    def __init__(self, service: Service, n_pictures: int) -> None:
+        self.totals, self.bars = Totals(), Shown()
+        bars: Any = self.bars
+        self.tracker = Tracker(service.client(), self.totals, bars, n_pictures)
+
+
+@pytest.mark.parametrize(
+    ("is_archive", "total", "shown", "n_waiting"),
+    [
+        (False, 9, (5, 20), 4),
+        (True, 9, (5, 29), 4),
+        (False, None, (5, 20), 0),
+        (True, None, (5, 25), 0),
+    ],
+)
+def test_a_job_that_runs_is_shown_as_far_as_it_is_known(
+    is_archive: bool, total: int | None, shown: tuple[int, int], n_waiting: int
+) -> None:
+    service = Service()
+    service.jobs["a"] = running("a", 2, skipped=1, failed=2, total=total)
+    followed = Followed(service, 20)
+    followed.tracker.add(service.jobs["a"], is_archive=is_archive)
+    followed.tracker.look()
+    assert followed.bars.last == shown
+    assert followed.tracker.n_waiting == n_waiting
+    assert followed.totals == Totals()
+
+
+@pytest.mark.parametrize("is_archive", [False, True])
+def test_a_job_that_has_ended_is_counted_once(is_archive: bool) -> None:
+    service = Service()
+    service.jobs["a"] = job_answer("a", 2, skipped=1, failed=2)
+    service.items["a"] = [failed("x.jpg"), failed("y.jpg", None)]
+    followed = Followed(service, 20)
+    followed.tracker.add(running("a", 0, total=5), is_archive=is_archive)
+    assert followed.tracker.n_waiting == 5
+    followed.tracker.look()
+    followed.tracker.wait()
+    totals = followed.totals
+    assert (totals.n_indexed, totals.n_there, totals.n_failed) == (2, 1, 2)
+    assert totals.failures == ["x.jpg: It is no picture.", "y.jpg: no reason is known"]
+    assert followed.bars.last == (5, 25 if is_archive else 20)
+    assert followed.tracker.n_waiting == 0
+
+
+def test_what_was_there_is_shown_as_done_where_no_job_is_open() -> None:
+    followed = Followed(Service(), 20)
+    followed.totals.n_there = 3
+    followed.tracker.look()
+    assert followed.bars.last == (3, 20)
+
+
+def test_jobs_are_looked_at_up_to_the_first_that_runs_and_not_waited_for() -> None:
+    service = Service()
+    jobs = [job_answer("0", 1), job_answer("1", 1), running("2", 0, total=1), job_answer("3", 1)]
+    service.jobs = {job.id: job for job in jobs}
+    followed = Followed(service, 4)
+    for job in jobs:
+        followed.tracker.add(job, is_archive=False)
+    assert service.requests == []
+    followed.tracker.look()
+    assert followed.totals.n_indexed == 2
+    assert [request.url.path[-1] for request in service.requests] == ["0", "1", "2"]
+    assert not any("Prefer" in request.headers for request in service.requests)
+
+
+def test_where_too_many_jobs_are_open_the_oldest_is_waited_for() -> None:
+    service = Service()
+    seen = [running("0", 0, total=1), job_answer("0", 1)]
+    service.answers["/v1/jobs/0"] = lambda _: as_json(seen.pop(0))
+    followed = Followed(service, MAX_OPEN_JOBS + 1)
+    for n in range(MAX_OPEN_JOBS):
+        followed.tracker.add(running(str(n), 0, total=1), is_archive=False)
+    assert service.requests == []
+    followed.tracker.add(running("last", 0, total=1), is_archive=False)
+    assert [request.headers["Prefer"] for request in service.requests] == ["wait=1"] * 2
+    assert followed.tracker.n_waiting == MAX_OPEN_JOBS
+
+
+def test_the_first_failures_are_kept_and_all_are_counted() -> None:
+    service = Service()
+    service.jobs = {name: job_answer(name, 0, failed=15) for name in "abc"}
+    names = [f"{n}.jpg" for n in range(15)]
+    for job in "abc":
+        path = f"/v1/jobs/{job}/items"
+        service.answers[path] = lambda request: as_json_page(
+            [failed(name) for name in names][: int(request.url.params["limit"])]
+        )
+    followed = Followed(service, 45)
+    for job in service.jobs.values():
+        followed.tracker.add(job, is_archive=False)
+    followed.tracker.wait()
+    assert followed.totals.n_failed == 45
+    assert len(followed.totals.failures) == 20
+    asked = [one.url.params["limit"] for one in service.requests if one.url.path[-5:] == "items"]
+    assert asked == ["20", "5"]
+
+
+def test_pictures_that_failed_and_have_no_item_any_more_are_counted() -> None:
+    service = Service()
+    service.jobs["a"] = job_answer("a", 0, failed=3)
+    service.items["a"] = [failed("x.jpg")]
+    followed = Followed(service, 3)
+    followed.tracker.add(service.jobs["a"], is_archive=False)
+    followed.tracker.wait()
+    assert (followed.totals.n_failed, len(followed.totals.failures)) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "reason"),
+    [("failed", Crashed("It died."), "It died."), ("cancelled", None, "no reason is known")],
+)
+def test_a_job_that_ends_otherwise_is_a_failure(
+    status: Any, error: Crashed | None, reason: str
+) -> None:
+    service = Service()
+    problem = error.to_problem() if error else None
+    service.jobs["a"] = job_answer("a", 2, status=status, error=problem)
+    followed = Followed(service, 2)
+    followed.tracker.add(service.jobs["a"], is_archive=False)
+    followed.tracker.wait()
+    assert (followed.totals.n_indexed, followed.totals.n_failed) == (2, 1)
+    assert followed.totals.failures == [f"job a: {status}: {reason}"]
+
+
+def test_what_was_there_counts_in_the_rate_and_what_failed_does_not() -> None:
+    totals = Totals(n_indexed=3, n_there=5, n_failed=2, took_s=4.0)
+    assert str(totals) == "3 indexed, 5 already there, 2 failed; 2.0 pictures/s"
+    assert totals.n_done == 10
+    assert Totals().pictures_per_s == 0
+
+
+def test_bars_are_drawn_of_what_was_read_and_done(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bars(5_000_000) as bars:
+        bars.add_read(2_000_000)
+        bars.add_read(1_000_000)
+        bars.show(7, 9)
+    read, done = capsys.readouterr().err.splitlines()[-2:]
+    assert read.startswith("MB read")
+    assert "3/5" in re.sub(r"\.0", "", read)
+    assert "7/9" in done
+    with Bars(None) as bars:
+        bars.show(7, 3)
+    drawn = capsys.readouterr().err
+    assert "MB read" not in drawn
+    assert "7/7" in drawn
+
+
+# A batch, as it is sent.
+
+
+def test_of_a_batch_only_what_is_missing_is_sent_and_all_is_counted_as_read(tmp_path: Path) -> None:
+    ids = fill(tmp_path / "photos", 4)
+    (tmp_path / "photos" / "1.jpg").unlink()
+    sources = [file_source(tmp_path / "photos" / f"{n}.jpg") for n in range(4)]
+    service, read = Service(), list[int]()
+    service.there = {ids[2]}
+    annotations = Annotations({"3.jpg": {"coco_id": 17}})
+    with service.client() as client:
+        sent = Sender(client, "cats", annotations, read.append).send_batch(sources)
+    assert sent.n_there == 1
+    assert [tuple(one) for one in sent.failures] == [
+        (str(tmp_path / "photos" / "1.jpg"), "No such file or directory")
+    ]
+    assert sent.job is not None
+    assert not sent.is_archive
+    [asked] = service.asked("/v1/images/missing")
+    assert all(id_.encode() in asked.content for id_ in (ids[0], ids[2], ids[3]))
+    [body] = service.bodies
+    assert [name in body for name in (b'"0.jpg"', b'"2.jpg"', b'"3.jpg"')] == [True, False, True]
+    assert body.count(b'"coco_id": 17') == 1
+    assert {request.url.params["library"] for request in service.requests} == {"cats"}
+    assert sum(read) == sum(source.n_bytes for source in sources)
+
+
+def test_a_batch_of_which_nothing_can_be_read_asks_nothing(tmp_path: Path) -> None:
+    service = Service()
+    with service.client() as client:
+        sender = Sender(client, "default", None, lambda _: None)
+        sent = sender.send_batch([file_source(tmp_path / "gone.jpg")])
+    assert (sent.job, sent.n_there, len(sent.failures)) == (None, 0, 1)
+    assert service.requests == []
+
+
+def test_archives_and_pictures_are_both_sent_and_counted(tmp_path: Path) -> None:
+    fill(tmp_path / "photos", 3)
+    (tmp_path / "more.tar.gz").write_bytes(b"packed")
+    service = Service()
+    with service.client() as client:
+        totals = upload(client, [tmp_path / "photos", tmp_path / "more.tar.gz"], "cats", 2)
+    assert totals.n_indexed == 3
+    assert totals.took_s > 0
+    types = {one.headers["Content-Type"] for one in service.asked("/v1/images/bulk")}
+    assert "application/gzip" in types
+    assert b"packed" in service.bodies
+    assert Plan([tmp_path / "photos", tmp_path / "more.tar.gz"], None).measure() == (3, 3 + 6)
+
+
+def test_a_folder_that_cannot_be_read_is_counted_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "photos", 3)
+    (tmp_path / "photos" / "locked").mkdir()
+    real = os.scandir
+
+    def scandir(path: Path) -> Any:
+        # As root every folder can be read.
+        if path.name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with Service().client() as client:
+        totals = upload(client, [tmp_path / "photos"], "default")
+    assert (totals.n_indexed, totals.n_failed) == (3, 1)
+    assert totals.failures == [f"{tmp_path / 'photos' / 'locked'}: Permission denied"]
+
+
+def test_pictures_of_an_archive_are_known_while_it_is_worked_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "more.zip").write_bytes(b"packed")
+    service, totals = Service([as_json(running("a", 0, total=5))]), Totals()
+    seen = [as_json(running("a", 1, total=5)), busy(500, None)]
+    service.answers["/v1/jobs/a"] = lambda _: seen.pop(0)
+    with service.client() as client, pytest.raises(RequestFailed):
+        upload(client, [tmp_path / "more.zip"], "default", totals=totals)
+    assert "1/5" in capsys.readouterr().err.splitlines()[-1]
+    assert totals.n_waiting == 4
+
+
+# The command.
+
+
+def run(url: str, *words: object) -> Result:
+    return CliRunner().invoke(main, ["index", *map(str, words), "--url", url])
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service()
+
+
+@pytest.fixture
+def url(service: Service) -> Iterator[str]:
+    with listening(service) as url:
+        yield url
+
+
+def test_where_all_went_well_the_status_is_0(tmp_path: Path, service: Service, url: str) -> None:
+    ids = fill(tmp_path / "photos", 3)
+    service.there = {ids[0]}
+    done = run(url, tmp_path / "photos", "--library", "cats")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("2 indexed, 1 already there, 0 failed; ")
+    assert "…" not in done.stderr
+    assert "broken off" not in done.stderr
+
+
+def test_what_is_on_a_picture_is_sent_with_it(tmp_path: Path, service: Service, url: str) -> None:
+    fill(tmp_path / "photos", 2)
+    coco = {
+        "images": [{"id": 17, "file_name": "1.jpg"}],
+        "annotations": [{"image_id": 17, "category_id": 3}],
+        "categories": [{"id": 3, "name": "cat", "supercategory": "animal"}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    done = run(url, tmp_path / "photos", "--coco", tmp_path / "coco.json")
+    assert done.exit_code == 0, done.output
+    [body] = service.bodies
+    assert body.count(b'name="metadata"') == 1
+    metadata = {"coco_id": 17, "categories": ["cat"], "supercategories": ["animal"]}
+    assert json.dumps(metadata).encode() in body
+
+
+def test_what_failed_is_told_and_the_status_is_1(
+    tmp_path: Path, service: Service, url: str
+) -> None:
+    fill(tmp_path / "photos", 25)
+    service.failures = [as_json(running("a", 0, total=25))]
+    service.jobs["a"] = job_answer("a", 3, failed=22)
+    service.items["a"] = [failed(f"{n}.jpg") for n in range(20)]
+    done = run(url, tmp_path / "photos")
+    assert done.exit_code == 1
+    assert done.stdout.startswith("3 indexed, 0 already there, 22 failed; ")
+    told = [line for line in done.stderr.splitlines() if line.startswith("  ")]
+    assert told == [*(f"  {n}.jpg: It is no picture." for n in range(20)), "  … and 2 more"]
+
+
+def test_who_breaks_off_is_told_how_far_it_came(tmp_path: Path, service: Service, url: str) -> None:
+    fill(tmp_path / "photos", 5)
+    service.failures = [as_json(running("a", 0, total=5))]
+
+    def seen(request: httpx.Request) -> httpx.Response:
+        if "Prefer" in request.headers:
+            os.kill(os.getpid(), signal.SIGINT)
+        return as_json(running("a", 2, total=5))
+
+    service.answers["/v1/jobs/a"] = seen
+    # A shell has what it runs in the background ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        done = run(url, tmp_path / "photos")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done.exit_code == 130
+    assert done.stdout.startswith("0 indexed, 0 already there, 0 failed; ")
+    assert "broken off; 3 more are uploaded and go on being indexed." in done.stderr
+    assert "Run the same command again" in done.stderr
+
+
+def test_an_error_in_the_middle_is_told_with_how_far_it_came(
+    tmp_path: Path, service: Service, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "OUTAGE_S", 0)
+    ids = fill(tmp_path / "photos", 300)
+    service.there = set(ids)
+    service.there.discard(image_id_of(b"7"))
+    service.failures = [busy(500, None)]
+    done = run(url, tmp_path / "photos", "--parallel", "1")
+    assert done.exit_code == 1
+    assert "broken off; 0 more are uploaded" in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last == f"twinlens: {url}/v1/images/bulk?library=default answered 500"
+
+
+def test_where_nothing_was_begun_nothing_was_broken_off(
+    tmp_path: Path, service: Service, url: str
+) -> None:
+    fill(tmp_path / "photos", 1)
+    service.answers["/v1/images/missing"] = lambda _: busy(404, None)
+    done = run(url, tmp_path / "photos", "--library", "none")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "broken off" not in done.stderr
+    assert len(service.requests) == 1
+
+
+def test_a_service_that_is_started_again_is_waited_for(
+    tmp_path: Path, service: Service, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "FIRST_WAIT_S", 0.01)
+    fill(tmp_path / "photos", 3)
+    service.failures = [httpx.ReadError("reset")]
+    done = run(url, tmp_path / "photos")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("3 indexed, 0 already there, 0 failed; ")
+    assert len(service.bodies) == 2
+    assert index.OUTAGE_S >= 60

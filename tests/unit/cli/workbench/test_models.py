@@ -1,0 +1,230 @@
+"""`twinlens models …`, `evaluate` and `compare-models`, as a user types them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from onnx import TensorProto, helper
+from PIL import Image
+from support.photos import make_photos
+from support.played import Service, as_json, as_json_page, listening
+from support.tiny_pair import text_graph, tokenizer_file
+
+from twinlens.cli.main import main
+from twinlens.models.card import load_card
+from twinlens.models.registry import Registry, ensure_models
+from twinlens.shared.libraries import Index, Library
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def succeed(*words: object) -> str:
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def fail(*words: object) -> str:
+    done = run(*words)
+    assert done.exit_code == 1, done.output
+    assert "Traceback" not in done.output
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "photos"
+    make_photos(folder, 40, seed=7)
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("built")
+    ensure_models(directory)
+    return directory
+
+
+@pytest.fixture
+def models(built: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(built, tmp_path / "models"))
+
+
+def mean_colour(path: Path) -> Path:
+    """A network as from elsewhere: float NCHW, its own names, batch 1."""
+    nodes = [helper.make_node("ReduceMean", ["input.1"], ["42"], axes=[2, 3], keepdims=0)]
+    image = helper.make_tensor_value_info("input.1", TensorProto.FLOAT, [1, 3, 32, 32])
+    out = helper.make_tensor_value_info("42", TensorProto.FLOAT, [1, 3])
+    graph = helper.make_graph(nodes, "colour", [image], [out])
+    opsets = [helper.make_opsetid("", 13)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_models_are_listed_shown_verified_and_removed(models: Path) -> None:
+    listed = succeed("models", "list", "--dir", models)
+    assert "efficientnet-lite0@1" in listed
+    assert 'name = "phash"' in succeed("models", "show", "phash", "--dir", models)
+    assert "ok       phash@1" in succeed("models", "verify", "phash", "--dir", models)
+    assert "removed phash@1" in succeed("models", "remove", "phash", "--yes", "--dir", models)
+    assert not list(models.glob("phash*"))
+
+
+def test_what_is_changed_is_refused_and_the_others_are_verified(models: Path) -> None:
+    with (models / "phash@1.onnx").open("ab") as stream:
+        stream.write(b"\0")
+    done = run("models", "verify", "--dir", models)
+    assert done.exit_code == 1
+    assert "refused  model phash@1: SHA-256" in done.output
+    assert "ok       efficientnet-lite0@1" in done.output
+    assert "1 refused" in done.stderr
+
+
+def test_pictures_a_second_are_measured(models: Path) -> None:
+    assert "phash@1" in succeed("models", "bench", "phash", "--dir", models)
+
+
+def test_an_unknown_model_names_the_known(models: Path) -> None:
+    assert "there are: efficientnet-lite0@1" in fail("models", "show", "none", "--dir", models)
+
+
+def test_a_quantised_version_lies_beside_the_old(models: Path, photos: Path) -> None:
+    asked = ("efficientnet-lite0@1", "--photos", photos, "--dir", models, "--version", "mine")
+    said = succeed("models", "quantize", *asked)
+    assert "added efficientnet-lite0@mine" in said
+    for words in ("speed", "mean cosine", "top-10 agreement", "bytes per vector  5120"):
+        assert words in said
+    card = load_card(models / "efficientnet-lite0@mine.toml")
+    assert card.comparison is not None
+    assert card.comparison.original == "efficientnet-lite0@1"
+    assert card.comparison.n_pictures == 40
+    assert card.comparison.mean_cosine is not None
+    assert 0.95 < card.comparison.mean_cosine < 1
+    # Its distances are those of the old, within a rounding.
+    assert card.calibration == load_card(models / "efficientnet-lite0@1.toml").calibration
+    Registry(models).open("efficientnet-lite0@mine")
+    assert "there already" in fail("models", "quantize", *asked)
+
+
+def test_a_projected_version_has_shorter_vectors(models: Path, photos: Path) -> None:
+    asked = ("efficientnet-lite0@1", "--photos", photos, "--dir", models)
+    said = succeed("models", "project", *asked, "--dim", "16")
+    assert "added efficientnet-lite0@1-pca16: 16-d" in said
+    assert "bytes per vector  64" in said
+    # Its distances are others.
+    assert load_card(models / "efficientnet-lite0@1-pca16.toml").calibration is None
+    embedder = Registry(models).open("efficientnet-lite0@1-pca16")
+    blank = np.zeros((2, 224, 224, 3), np.uint8)
+    assert embedder.embed_batch(blank).shape == (2, 16)
+    assert fail("models", "project", *asked, "--dim", "1000")
+
+
+def test_a_network_from_elsewhere_is_added_with_its_words(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_bytes(text_graph())
+    (tmp_path / "tokenizer.json").write_bytes(tokenizer_file())
+    network = mean_colour(tmp_path / "colour.onnx")
+    words = ("--text", tmp_path / "text.onnx", "--tokenizer", tmp_path / "tokenizer.json")
+    # Black is not nothing: its vector must have a length.
+    pixels = ("--scale", 1 / 255, "--mean", "-0.01,-0.01,-0.01")
+    asked = ("models", "add", network, "--name", "colour", *pixels, "--dir", models)
+    assert "added colour@1: 3-d" in succeed(*asked, *words)
+    registry = Registry(models)
+    green = np.full((1, 32, 32, 3), (0, 200, 0), np.uint8)
+    [row] = registry.open("colour").embed_batch(green)
+    assert row == pytest.approx([0, 1, 0], abs=0.02)
+    assert registry.open_text("colour").encode("green") == pytest.approx([0, 1, 0], abs=1e-6)
+    assert "both --text and --tokenizer" in fail(*asked, *words[:2])
+
+
+def test_what_cannot_be_added_says_what_to_pass(models: Path, tmp_path: Path) -> None:
+    network = mean_colour(tmp_path / "colour.onnx")
+    before = sorted(models.iterdir())
+    wrong = ("models", "add", network, "--name", "colour", "--dir", models, "--layout", "nhwc")
+    assert "--layout" in fail(*wrong)
+    assert run(*wrong[:-2], "--preset", "none").exit_code == 2
+    assert run(*wrong[:-2], "--mean", "1,2").exit_code == 2
+    (tmp_path / "text.onnx").write_bytes(b"junk")
+    assert "ONNX" in fail("models", "add", tmp_path / "text.onnx", "--name", "x", "--dir", models)
+    assert sorted(models.iterdir()) == before
+
+
+def test_a_keras_network_is_exported(models: Path) -> None:
+    pytest.importorskip("tensorflow", reason="the extra `export` is not installed")
+    asked = ("--weights", "random", "--seed", 3, "--dir", models)
+    said = succeed("models", "export", "mobilenet", *asked)
+    assert "added mobilenet@1: 1024-d" in said
+    assert "cosine to Keras: " in said
+    assert "ok       mobilenet@1" in succeed("models", "verify", "mobilenet", "--dir", models)
+
+
+def test_models_are_evaluated_on_labelled_photos(
+    models: Path, photos: Path, tmp_path: Path
+) -> None:
+    with (tmp_path / "labels.csv").open("w", newline="", encoding="utf-8") as table:
+        writer = csv.writer(table)
+        writer.writerow(["file", "label"])
+        # make_photos takes five photos in turn, so every fifth is of one.
+        for place, path in enumerate(sorted(photos.glob("7-*.jpg"))):
+            writer.writerow([path, f"photo {place % 5}"])
+    report = tmp_path / "report.html"
+    asked = ("--dir", models, "--cache", tmp_path / "cache", "--report", report)
+    chosen = ("--models", "efficientnet-lite0@1,phash@1")
+    service = Service()
+    there = Library(name="cats", models=["phash@1"], metric="IP", index=Index(type="FLAT"))
+    service.answers["/v1/libraries"] = lambda _: as_json_page([there])
+    service.answers["/v1/libraries/cats"] = lambda _: as_json(there)
+    with listening(service) as url:
+        applied = ("--apply", "--library", "cats", "--url", url)
+        said = succeed("evaluate", tmp_path / "labels.csv", *asked, *chosen, *applied)
+    [put] = [json.loads(one.content) for one in service.requests if one.method == "PUT"]
+    assert set(put["models"]) <= {"efficientnet-lite0@1", "phash@1"}
+    assert set(put["weights"]) == {ref.partition("@")[0] for ref in put["models"]}
+    # Nothing was measured that says they should be others.
+    assert (put["metric"], put["index"]["type"]) == ("IP", "FLAT")
+    assert "40 queries of 5 labels" in said
+    assert "of pairs of different labels, these score 0.99 or more: efficientnet-lite0 " in said
+    assert "efficientnet-lite0" in said
+    assert "<html" in report.read_text(encoding="utf-8")
+
+
+def test_a_model_is_calibrated_on_photos_and_its_card_says_so(
+    models: Path, photos: Path, tmp_path: Path
+) -> None:
+    asked = ("--dir", models, "--cache", tmp_path / "cache")
+    before = load_card(models / "efficientnet-lite0@1.toml")
+    said = succeed("models", "calibrate", "efficientnet-lite0@1", photos, *asked)
+    assert "the card of efficientnet-lite0@1 has now:\n[calibration]\ncosines = [" in said
+    after = load_card(models / "efficientnet-lite0@1.toml")
+    assert before.calibration is not None
+    assert after.calibration is not None
+    assert (after.calibration.n_pictures, after.calibration.n_pairs) == (40, 780)
+    assert after.calibration.exponent == before.calibration.exponent
+    assert after.calibration.cosines != before.calibration.cosines
+    assert after == before.model_copy(update={"calibration": after.calibration})
+    labels = tmp_path / "labels.csv"
+    rows = [f"{path},{place % 5}" for place, path in enumerate(sorted(photos.glob("7-*.jpg")))]
+    labels.write_text("\n".join(["file,label", *rows]), encoding="utf-8")
+    few = fail("models", "calibrate", "efficientnet-lite0@1", labels, *asked)
+    assert "640 pairs of unrelated pictures are too few" in few
+
+
+def test_two_models_are_compared_in_a_picture(models: Path, photos: Path, tmp_path: Path) -> None:
+    query = min(photos.glob("7-*.jpg"))
+    save = tmp_path / "compared.png"
+    asked = ("--dir", models, "--cache", tmp_path / "cache", "--save", save)
+    chosen = ("--models", "efficientnet-lite0@1,phash@1")
+    said = succeed("compare-models", query, photos, *asked, *chosen)
+    assert "overlap of the first 8" in said
+    assert "rank correlation" in said
+    with Image.open(save) as image:
+        assert image.format == "PNG"

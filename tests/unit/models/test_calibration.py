@@ -1,0 +1,222 @@
+"""Calibrations of libraries whose unrelated pairs are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from support.random_sets import Model
+
+from twinlens.models.calibration import (
+    LEVELS,
+    Calibration,
+    calibrate,
+    measure_model,
+    prior_of,
+)
+from twinlens.models.card import load_card
+from twinlens.models.distances import Metric
+from twinlens.models.registry import SHIPPED_CARDS
+
+RARE = 0.99
+
+
+def networks_rows(codes: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Embeddings of 24 numbers, none below 0, those of one code near each other."""
+    centres = rng.normal(size=(codes.max() + 1, 24)).clip(0.0) + 0.1
+    rows = centres[codes] + rng.normal(size=(len(codes), 24)) * 0.05
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def share_of_rare(
+    calibration: Calibration, rows: NDArray[Any], codes: NDArray[np.intp] | None = None
+) -> float:
+    """Of the unrelated pairs, the share with a score of RARE or more."""
+    signs = np.unpackbits(rows, axis=1) * 2.0 - 1.0 if rows.dtype == np.uint8 else rows
+    unit = signs / np.linalg.norm(signs, axis=1, keepdims=True)
+    first, second = np.triu_indices(len(rows), 1)
+    cosines = (unit @ unit.T)[first, second].astype(np.float64)
+    if codes is not None:
+        cosines = cosines[codes[first] != codes[second]]
+    return float(np.mean(calibration.evidence(cosines) >= 2.0 - 1e-9))
+
+
+@pytest.mark.parametrize("n_each", [1, 4])
+@pytest.mark.parametrize("n_pictures", [200, 500])
+def test_one_unrelated_pair_of_a_hundred_is_rare_though_some_are_related(
+    n_each: int, n_pictures: int
+) -> None:
+    rng = np.random.default_rng(1)
+    codes = np.repeat(np.arange(n_pictures // n_each), n_each)
+    rows = networks_rows(codes, rng)
+    prior = measure_model(networks_rows(np.arange(400), rng), np.arange(400))
+
+    share = share_of_rare(calibrate(rows, prior), rows, codes)
+
+    assert 0.005 <= share <= 0.015
+
+
+def test_a_sample_of_a_large_library_will_do() -> None:
+    rng = np.random.default_rng(2)
+    codes = np.repeat(np.arange(1250), 4)
+    rows = networks_rows(codes, rng)
+    sample = rows[rng.permutation(5000)[:512]]
+
+    found = calibrate(
+        sample, measure_model(networks_rows(np.arange(400), rng), np.arange(400)), 5000
+    )
+
+    assert (found.n_pictures, found.n_pairs) == (5000, 512 * 511 // 2)
+    assert 0.005 <= share_of_rare(found, rows[::4], codes[::4]) <= 0.015
+
+
+def test_random_bits_are_as_far_apart_as_is_assumed() -> None:
+    rows = np.random.default_rng(3).integers(0, 256, (500, 8), np.uint8)
+    prior = prior_of(Model(Metric.HAMMING, 64))
+
+    for calibration in (prior, calibrate(rows, prior)):
+        assert 0.005 <= share_of_rare(calibration, rows) <= 0.015
+    # Half of the pairs that differ in 32 of 64 bits are nearer: the median is there and not a bit
+    # beside.
+    assert measure_model(rows, np.arange(500)).cosines[2] == pytest.approx(0.0, abs=0.005)
+
+
+def test_quantiles_are_where_their_levels_say() -> None:
+    found = Calibration(cosines=(0.0, 0.1, 0.2, 0.4, 0.6), exponent=8)
+
+    assert [1.0 - found.score(cosine) for cosine in found.cosines] == pytest.approx(LEVELS)
+    # Half way to a copy a power law of exponent 8 is 2^-8, less by what is added to distances.
+    halved = (1.0 - found.score(0.8)) / LEVELS[-1]
+    assert halved == pytest.approx((0.55 / 1.05) ** 8)
+    # Straight in log F.
+    assert 1.0 - found.score(0.3) == pytest.approx((0.5 * 0.1) ** 0.5)
+
+
+def fan(*degrees: float) -> NDArray[np.float32]:
+    """Embeddings on a circle, at these angles."""
+    angles = np.radians(degrees)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("n_pictures", [3, 30, 3000])
+def test_a_librarys_quantiles_lean_on_its_own_by_their_number_and_leave_kin_out(
+    n_pictures: int,
+) -> None:
+    prior = Calibration(cosines=(-0.5, -0.4, -0.3, -0.2, -0.1), exponent=8)
+    # Pairs at 90, 60 and 30 degrees; of each a third of all pairs is as near, less half of itself.
+    rows = fan(0, 60, 90)
+    cosines, farther = [0.0, 0.5, 0.75**0.5], [1 / 6, 3 / 6, 5 / 6]
+
+    found = calibrate(rows, prior, n_pictures)
+
+    kin = 2.0 / (n_pictures + 40.0)
+    for level, quantile, usual in zip(LEVELS, found.cosines, prior.cosines, strict=True):
+        own = np.interp((1.0 - level) * (1.0 - kin), farther, cosines)
+        assert quantile == pytest.approx(3 / 23 * own + 20 / 23 * usual, abs=1e-6)
+    assert (found.exponent, found.n_pictures, found.n_pairs) == (8, n_pictures, 3)
+
+
+def test_of_hashes_no_kin_is_left_out() -> None:
+    prior = Calibration(cosines=(-0.5, -0.4, -0.3, -0.2, -0.1), exponent=8)
+    # They differ by 32, 16 and 48 of 64 bits.
+    rows = np.packbits(np.arange(64) < np.array([[0], [32], [48]]), axis=1)
+
+    found = calibrate(rows, prior)
+
+    for level, quantile, usual in zip(LEVELS, found.cosines, prior.cosines, strict=True):
+        own = np.interp(1.0 - level, [1 / 6, 3 / 6, 5 / 6], [-0.5, 0.0, 0.5])
+        assert quantile == pytest.approx(3 / 23 * own + 20 / 23 * usual, abs=1e-6)
+
+
+def test_a_measured_power_law_goes_through_both_of_its_quantiles() -> None:
+    rows = networks_rows(np.arange(300), np.random.default_rng(7))
+
+    found = measure_model(rows, np.arange(300))
+
+    first, second = np.triu_indices(300, 1)
+    cosines = (rows @ rows.T)[first, second]
+    near, nearest = np.quantile(cosines, [0.98, 0.999])
+    assert found.cosines[-1] == pytest.approx(near, abs=1e-3)
+    # By definition one unrelated pair of a thousand scores 0.999.
+    assert 1.0 - found.score(nearest) == pytest.approx(0.001, rel=0.05)
+    floor = 0.05
+    rest = (1.0 - nearest) / (1.0 - near)
+    expected = np.log(0.02 / 0.001) / np.log((1.0 + floor) / (rest + floor))
+    assert found.exponent == pytest.approx(expected, rel=0.05)
+
+
+def test_the_prior_is_the_cards_then_what_is_usual() -> None:
+    own = Calibration(cosines=(0.0, 0.1, 0.2, 0.4, 0.6), exponent=8)
+
+    assert prior_of(Model(Metric.IP, 16, own)) == own
+    assert prior_of(Model(Metric.IP, 16)) == prior_of(Model(Metric.L2, 1280))
+    wide, narrow = prior_of(Model(Metric.HAMMING, 8)), prior_of(Model(Metric.HAMMING, 800))
+    assert wide.cosines == pytest.approx(np.multiply(narrow.cosines, 10))
+    # Of the shipped networks one unrelated pair of fifty lies nearer than this; of random bits,
+    # one whose cosine is so many deviations above 0.
+    usual, bits = prior_of(Model(Metric.L2, 1280)), prior_of(Model(Metric.HAMMING, 64))
+    assert (usual.cosines[-1], usual.exponent) == (0.615, 8.3)
+    assert usual.score(0.615) == pytest.approx(0.98)
+    assert bits.score(2.0537 / 8) == pytest.approx(0.98)
+    assert bits.score(1.2816 / 8) == pytest.approx(0.9)
+    assert bits.exponent == 13.6
+
+
+def test_a_small_library_leans_on_the_prior_and_a_large_one_on_itself() -> None:
+    rows = networks_rows(np.arange(500), np.random.default_rng(4))
+    prior = Calibration(cosines=(-0.5, -0.4, -0.3, -0.2, -0.1), exponent=8)
+    own = calibrate(rows, prior).cosines[2]
+
+    gaps = [calibrate(rows[:n], prior).cosines[2] - prior.cosines[2] for n in (0, 1, 2, 20, 500)]
+
+    assert gaps[:2] == [0.0, 0.0]
+    assert 0.0 < gaps[2] < 0.2 * (own - prior.cosines[2])
+    assert gaps[3] == pytest.approx(0.5 * gaps[4], rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "cosines",
+    [
+        (0.0, 0.1, 0.1, 0.4, 0.6),
+        (0.0, 0.1, 0.2, 0.4, 1.0),
+        (-1.0, 0.1, 0.2, 0.4, 0.6),
+        (0.0, 0.1, float("nan"), 0.4, 0.6),
+    ],
+)
+def test_quantiles_that_do_not_rise_are_refused(cosines: tuple[float, ...]) -> None:
+    with pytest.raises(ValidationError, match="cosines must rise"):
+        Calibration.model_validate({"cosines": cosines, "exponent": 8})
+
+
+def test_a_model_is_measured_on_unrelated_pairs_alone() -> None:
+    rng = np.random.default_rng(5)
+    codes = np.repeat(np.arange(60), 5)
+    rows = networks_rows(codes, rng)
+
+    found = measure_model(rows, codes)
+
+    assert (found.n_pictures, found.n_pairs) == (300, 300 * 299 // 2 - 60 * 10)
+    assert share_of_rare(found, rows, codes) == pytest.approx(0.01, rel=0.3)
+    related = measure_model(rows, np.arange(300))
+    assert related.cosines[-1] > found.cosines[-1]
+
+
+def test_pictures_that_tell_nothing_are_refused() -> None:
+    rows = networks_rows(np.arange(100), np.random.default_rng(6))
+
+    with pytest.raises(ValueError, match="1225 pairs of unrelated pictures are too few"):
+        measure_model(rows[:50], np.arange(50))
+    with pytest.raises(ValueError, match="0 pairs"):
+        measure_model(rows, np.zeros(100, np.intp))
+    with pytest.raises(ValueError, match="all as far apart"):
+        measure_model(np.repeat(rows[:1], 100, axis=0), np.arange(100))
+
+
+def test_every_shipped_card_has_one() -> None:
+    for path in SHIPPED_CARDS.glob("*.toml"):
+        calibration = load_card(path).calibration
+        assert calibration is not None, path.name
+        assert calibration.n_pictures == 554

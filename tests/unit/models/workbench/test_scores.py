@@ -1,0 +1,292 @@
+"""Every figure of an evaluation against a slow and plain computation."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import fsum, log10
+from typing import Any
+
+import numpy as np
+import pytest
+from support.random_sets import MODELS, random_rows, random_set
+
+from twinlens.models.calibration import FLOOR, LEVELS, Calibration, Measured
+from twinlens.models.distances import Metric, pairwise_distances
+from twinlens.models.fusion import Fusion, fuse, line_of, similarity
+from twinlens.models.rerank import N_RERANKED, rerank
+from twinlens.models.workbench.edits import Edits
+from twinlens.models.workbench.embeddings import Embedded, sort_by_id
+from twinlens.models.workbench.evaluate import evaluate
+from twinlens.models.workbench.labels import Labelled
+from twinlens.models.workbench.scores import (
+    TUNED,
+    Method,
+    Recipe,
+    View,
+    blocks_of,
+    calibrate_all,
+    fuse_scores,
+    similarities,
+)
+
+
+def slow_distance(left: Any, right: Any, model: Measured) -> float:
+    if model.metric is Metric.HAMMING:
+        return float(sum((int(a) ^ int(b)).bit_count() for a, b in zip(left, right, strict=True)))
+    pairs = [(float(a), float(b)) for a, b in zip(left, right, strict=True)]
+    if model.metric is Metric.L2:
+        return fsum((a - b) ** 2 for a, b in pairs)
+    product = fsum(a * b for a, b in pairs)
+    if model.metric is Metric.IP:
+        return product
+    return float(
+        product / fsum(a * a for a, _ in pairs) ** 0.5 / fsum(b * b for _, b in pairs) ** 0.5
+    )
+
+
+def slow_evidence(distance: float, model: Measured, calibration: Calibration) -> float:
+    start, slope = line_of(model.metric, model.dimension)
+    cosine = min(1.0, max(-1.0, start + slope * distance))
+    last = calibration.cosines[-1]
+    if cosine >= last:
+        rest = (1.0 - cosine) / (1.0 - last)
+        return calibration.exponent * log10((1.0 + FLOOR) / (rest + FLOOR)) - log10(LEVELS[-1])
+    points = [(-1.0, 0.0), *zip(calibration.cosines, (-log10(p) for p in LEVELS), strict=True)]
+    for (low, first), (high, second) in pairwise(points):
+        if cosine <= high:
+            return first + (second - first) * (cosine - low) / (high - low)
+    raise AssertionError(cosine)
+
+
+def slow_scores(embedded: Embedded, row: dict[str, Any], recipe: Recipe) -> dict[str, float]:
+    """The score of every picture for one query, by image id."""
+    distances = {
+        name: {
+            image_id: slow_distance(row[name], other, MODELS[name])
+            for image_id, other in zip(embedded.image_ids, embedded.rows[name], strict=True)
+        }
+        for name in recipe.models
+    }
+    similar = {
+        name: {
+            i: similarity(d, MODELS[name].metric, MODELS[name].dimension) for i, d in found.items()
+        }
+        for name, found in distances.items()
+    }
+    calibrations = calibrate_all(sort_by_id(embedded))
+    evidence = {
+        name: {i: slow_evidence(d, MODELS[name], calibrations[name]) for i, d in found.items()}
+        for name, found in distances.items()
+    }
+    seen = [evidence[name] for name in recipe.models]
+    weights = recipe.weights or (1.0,) * len(seen)
+    match recipe.method:
+        case Method.SINGLE:
+            [name] = recipe.models
+            sign = 1 if MODELS[name].metric in (Metric.IP, Metric.COSINE) else -1
+            return {i: sign * d for i, d in distances[name].items()}
+        case Method.CALIBRATED | Method.NEIGHBOURS | Method.WEIGHTED:
+            parts = similar if recipe.method is Method.WEIGHTED else evidence
+            return {
+                i: fsum(w * parts[name][i] for w, name in zip(weights, recipe.models, strict=True))
+                / fsum(weights)
+                for i in embedded.image_ids
+            }
+        case Method.MAX:
+            return {i: max(one[i] for one in seen) for i in embedded.image_ids}
+        case Method.MIN:
+            return {i: min(one[i] for one in seen) for i in embedded.image_ids}
+    raise AssertionError(recipe)
+
+
+def slow_ranking(scores: dict[str, float], own: str | None) -> list[str]:
+    # Rounded: sums of the same numbers in another order differ by their last bits.
+    others = [image_id for image_id in scores if image_id != own]
+    return sorted(others, key=lambda image_id: (-round(scores[image_id], 9), image_id))
+
+
+def slow_rrf(embedded: Embedded, row: dict[str, Any], recipe: Recipe, own: str | None) -> list[str]:
+    scores = dict.fromkeys(embedded.image_ids, 0.0)
+    for name in recipe.models:
+        single = slow_scores(embedded, row, Recipe((name,), Method.SINGLE))
+        for rank, image_id in enumerate(slow_ranking(single, own), start=1):
+            scores[image_id] += 1.0 / (60 + rank)
+    return slow_ranking(scores, own)
+
+
+def slow_reranking(
+    embedded: Embedded, row: dict[str, Any], recipe: Recipe, own: str | None
+) -> list[str]:
+    """The first N_RERANKED of a ranking by `rerank`, whose own tests compare it with the paper."""
+    ranking = slow_ranking(slow_scores(embedded, row, recipe), own)
+    rows = [row]
+    for image_id in ranking[:N_RERANKED]:
+        place = embedded.image_ids.index(image_id)
+        rows.append({name: embedded.rows[name][place] for name in recipe.models})
+    alike = [
+        [
+            fsum(
+                similarity(
+                    slow_distance(a[n], b[n], MODELS[n]), MODELS[n].metric, MODELS[n].dimension
+                )
+                for n in recipe.models
+            )
+            / len(recipe.models)
+            for b in rows
+        ]
+        for a in rows
+    ]
+    first = [ranking[place] for place in rerank(np.array(alike))]
+    return first + ranking[N_RERANKED:]
+
+
+def slow_order(
+    embedded: Embedded, row: dict[str, Any], recipe: Recipe, own: str | None
+) -> list[str]:
+    if recipe.method is Method.RRF:
+        return slow_rrf(embedded, row, recipe, own)
+    if recipe.method is Method.NEIGHBOURS:
+        return slow_reranking(embedded, row, recipe, own)
+    return slow_ranking(slow_scores(embedded, row, recipe), own)
+
+
+def slow_measures(
+    embedded: Embedded, pictures: list[Labelled], recipe: Recipe
+) -> tuple[float, float, float]:
+    """mAP, precision@1 and precision@5, query after query."""
+    labels = dict(zip(embedded.image_ids, (p.label for p in pictures), strict=True))
+    found = []
+    for place, own in enumerate(embedded.image_ids):
+        n_relevant = [*labels.values()].count(labels[own]) - 1
+        if n_relevant < 2:
+            continue
+        row = {name: rows[place] for name, rows in embedded.rows.items()}
+        order = slow_order(embedded, row, recipe, own)
+        hits = [labels[image_id] == labels[own] for image_id in order]
+        precisions = [sum(hits[:rank]) / rank for rank in range(1, len(hits) + 1) if hits[rank - 1]]
+        found.append((fsum(precisions) / n_relevant, float(hits[0]), sum(hits[:5]) / 5))
+    means = [fsum(column) / len(found) for column in zip(*found, strict=True)]
+    return means[0], means[1], means[2]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_distances_are_those_of_milvus_and_similarities_those_of_a_search(name: str) -> None:
+    embedded, _ = random_set()
+    rows, model = embedded.rows[name], MODELS[name]
+
+    distances = pairwise_distances(rows[:4], rows, model)
+
+    slow = [[slow_distance(left, right, model) for right in rows] for left in rows[:4]]
+    assert distances == pytest.approx(np.array(slow), abs=1e-6)
+    scores = similarities(distances, model)
+    assert scores.tolist() == [
+        [similarity(d, model.metric, model.dimension) for d in row] for row in distances.tolist()
+    ]
+    assert (scores == 0).any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_recipe_measures_what_a_slow_computation_does(seed: int) -> None:
+    embedded, pictures = random_set(seed=seed)
+    evaluation = evaluate(embedded, pictures, n_bootstrap=5)
+
+    checked = [found for found in evaluation.contenders if not found.is_tuned]
+    assert {found.recipe.method for found in checked} == set(Method)
+    for found in checked:
+        estimates = (found.mean_average_precision, found.precision_at_1, found.precision_at_5)
+        slow = slow_measures(embedded, pictures, found.recipe)
+        assert [estimate.value for estimate in estimates] == pytest.approx(slow), found.title
+    for recipe, value in evaluation.tried[:20]:
+        assert value == pytest.approx(slow_measures(embedded, pictures, recipe)[0]), recipe
+    assert (evaluation.n_pictures, evaluation.n_queries) == (18, 15)
+    assert (evaluation.n_labels, evaluation.n_query_labels) == (5, 3)
+
+
+def test_more_queries_than_one_block_are_all_measured() -> None:
+    embedded, pictures = random_set((101,) * 10, models={"l2": MODELS["l2"]})
+    blocks = blocks_of(np.arange(1010), 1010)
+    assert len(blocks) == 2
+    assert np.concatenate(blocks).tolist() == list(range(1010))
+
+    [found] = evaluate(embedded, pictures, n_bootstrap=5).contenders
+
+    nearness = embedded.rows["l2"] @ embedded.rows["l2"].T
+    np.fill_diagonal(nearness, -2.0)
+    labels = np.array([picture.label for picture in pictures])
+    assert found.precision_at_1.value == np.mean(labels[nearness.argmax(axis=1)] == labels)
+
+
+def test_near_duplicates_must_find_their_original_first() -> None:
+    embedded, pictures = random_set()
+    rng = np.random.default_rng(5)
+    codes = np.array([int(picture.label[-1]) for picture in pictures])
+    places = rng.integers(0, len(codes), 40)
+    rows = {name: random_rows(model, codes[places], rng) for name, model in MODELS.items()}
+    edits = Edits(tuple(embedded.image_ids[i] for i in places), ("flip",) * 40, rows)
+
+    evaluation = evaluate(embedded, pictures, edits, n_bootstrap=10)
+
+    assert evaluation.n_edits == 40
+    for found in evaluation.contenders:
+        firsts = [
+            slow_order(embedded, {n: r[i] for n, r in rows.items()}, found.recipe, None)[0]
+            for i in range(40)
+        ]
+        slow = sum(a == b for a, b in zip(firsts, edits.originals, strict=True)) / 40
+        assert found.near_duplicates is not None
+        assert found.near_duplicates.value == pytest.approx(slow), found.title
+
+
+def test_a_gallery_is_calibrated_on_a_sample() -> None:
+    small, _ = random_set(models={"l2": MODELS["l2"]})
+    large, _ = random_set((101,) * 10, models={"l2": MODELS["l2"]})
+
+    found = [calibrate_all(gallery)["l2"] for gallery in (small, large)]
+
+    assert [(one.n_pictures, one.n_pairs) for one in found] == [(18, 153), (1010, 512 * 511 // 2)]
+
+
+@pytest.mark.parametrize(
+    ("method", "fusion"),
+    [
+        (Method.CALIBRATED, Fusion.CALIBRATED),
+        (Method.WEIGHTED, Fusion.WEIGHTED),
+        (Method.RRF, Fusion.RRF),
+        (Method.MAX, Fusion.MAX),
+        (Method.MIN, Fusion.MIN),
+    ],
+)
+def test_the_order_of_a_method_is_that_of_a_search(method: Method, fusion: Fusion) -> None:
+    embedded, _ = random_set()
+    embedded = sort_by_id(embedded)
+    calibrations = calibrate_all(embedded)
+    names = tuple(sorted(MODELS))
+    views = {
+        name: View(
+            MODELS[name],
+            pairwise_distances(embedded.rows[name][:1], embedded.rows[name], MODELS[name]),
+            calibration=calibrations[name],
+        )
+        for name in names
+    }
+    weights = (1.0, 0.2, 0.5, 1.0) if method in TUNED else (1.0,) * 4
+
+    scores = fuse_scores(Recipe(names, method, weights), views)[0]
+
+    distances = {
+        name: dict(zip(embedded.image_ids, view.distances[0].tolist(), strict=True))
+        for name, view in views.items()
+    }
+    fused = fuse(
+        distances,
+        MODELS,
+        dict(zip(names, weights, strict=True)),
+        fusion=fusion,
+        calibrations=calibrations,
+    )
+    by_id = dict(zip(embedded.image_ids, scores.tolist(), strict=True))
+    assert slow_ranking(by_id, None) == [entry.image_id for entry in fused]
+    if fusion is Fusion.WEIGHTED:
+        assert [by_id[entry.image_id] for entry in fused] == pytest.approx(
+            [entry.score for entry in fused], abs=1e-12
+        )

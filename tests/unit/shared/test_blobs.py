@@ -1,0 +1,241 @@
+"""What is stored is there whole, or not at all, and survives a loss of power."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+from support.disk import Disk, disk_with_room_for
+
+from twinlens.shared.blobs import BlobStore, image_id_of, image_key, thumbnail_key
+from twinlens.shared.manifests import read_manifest, write_manifest
+from twinlens.shared.messages import ManifestItem, now
+from twinlens.shared.redis.jobs import Job
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONTENT = b"picture " * 1000
+KEY = image_key("default", image_id_of(CONTENT))
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Disk:
+    return Disk(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> BlobStore:
+    return BlobStore(tmp_path / "data" / "blobs")  # made by the first picture
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_picture_that_is_stored_survives_a_power_cut(blobs: BlobStore, disk: Disk) -> None:
+    blobs.put(KEY, CONTENT)
+    assert disk.after_power_cut() == {f"data/blobs/{KEY}": CONTENT}
+
+
+def test_each_of_many_pictures_survives_once_they_are_synced(blobs: BlobStore, disk: Disk) -> None:
+    contents = {f"data/blobs/images/a/{n:02x}/{n}": b"%d" % n for n in range(40)}
+    with blobs.batch() as batch:
+        for path, content in contents.items():
+            batch.put(path.removeprefix("data/blobs/"), content)
+        batch.sync()
+        assert disk.after_power_cut() == contents
+        n_syncs = disk.n_syncs
+        batch.sync()
+        assert disk.n_syncs == n_syncs, "what is synced is not synced again"
+        batch.put("images/a/00/late", b"late")
+    assert disk.after_power_cut() == {**contents, "data/blobs/images/a/00/late": b"late"}
+
+
+def test_a_picture_that_another_upload_has_not_synced_yet_survives_all_the_same(
+    blobs: BlobStore, disk: Disk
+) -> None:
+    blobs.put(f"{KEY}-beside", b"so that the folder is there")
+    with blobs.batch() as unfinished:
+        unfinished.put(KEY, CONTENT)
+        assert f"data/blobs/{KEY}" not in disk.after_power_cut()
+        blobs.put(KEY, CONTENT)
+        assert disk.after_power_cut()[f"data/blobs/{KEY}"] == CONTENT
+
+
+def test_two_uploads_may_make_the_same_folder_at_once(
+    blobs: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_make = os.mkdir
+
+    def make_twice(path: Any, *args: Any, **options: Any) -> None:
+        really_make(path, *args, **options)  # by the other upload, a moment before
+        really_make(path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkdir", make_twice)
+        blobs.put(KEY, CONTENT)
+    assert blobs.get(KEY) == CONTENT
+    assert files_in(tmp_path) == [KEY.rpartition("/")[2]]
+
+
+def test_a_picture_that_is_there_is_not_written_again(blobs: BlobStore, disk: Disk) -> None:
+    for _ in range(2):
+        blobs.put(KEY, CONTENT)
+    assert len(disk.renamed) == 1
+
+
+def test_a_picture_that_was_cut_short_is_written_anew(
+    blobs: BlobStore, disk: Disk, tmp_path: Path
+) -> None:
+    blobs.put(KEY, CONTENT[:10])
+    blobs.put(KEY, CONTENT)
+    assert disk.after_power_cut() == {f"data/blobs/{KEY}": CONTENT}
+    assert files_in(tmp_path) == [KEY.rpartition("/")[2]]
+
+
+def test_a_picture_takes_its_place_in_one_step_of_one_file_system(
+    blobs: BlobStore, disk: Disk
+) -> None:
+    blobs.put(KEY, CONTENT)
+    [(beside, place)] = disk.renamed
+    assert beside.parent == place.parent
+    assert beside.name.startswith(".part-")
+
+
+@pytest.mark.parametrize("old", [None, b"old"])
+@pytest.mark.parametrize("step", ["write", "replace"])
+def test_an_upload_that_broke_half_way_leaves_the_old_picture_whole(
+    blobs: BlobStore, disk: Disk, tmp_path: Path, old: bytes | None, step: str
+) -> None:
+    if old is not None:
+        blobs.put(KEY, old)
+    before = files_in(tmp_path)
+    if step == "replace":
+        disk.fails_at = "replace"
+    room_bytes = 1000 if step == "write" else 10**6
+    with disk_with_room_for(room_bytes), pytest.raises(OSError, match=r"File too large|is full"):
+        blobs.put(KEY, CONTENT)
+    assert files_in(tmp_path) == before
+    if old is not None:
+        assert blobs.get(KEY) == old
+
+
+def test_a_disk_that_cannot_sync_is_told(blobs: BlobStore, disk: Disk, tmp_path: Path) -> None:
+    disk.fails_at = "fsync"
+    with pytest.raises(OSError, match="is broken"):
+        blobs.put(KEY, CONTENT)
+    assert files_in(tmp_path) == [KEY.rpartition("/")[2]]
+    assert blobs.get(KEY) == CONTENT
+
+
+def test_a_picture_survives_if_it_is_posted_again_after_a_sync_that_failed(
+    disk: Disk, tmp_path: Path
+) -> None:
+    """The folders are there by then, but nobody has synced them."""
+    blobs = BlobStore(tmp_path)
+    disk.fails_at = "fsync"
+    with blobs.batch() as batch:
+        batch.put(KEY, CONTENT)
+        with pytest.raises(OSError, match="is broken"):
+            batch.sync()
+        disk.fails_at = None
+        blobs.put(KEY, CONTENT)
+        assert disk.after_power_cut() == {KEY: CONTENT}
+
+
+def test_a_sync_that_failed_can_be_repeated(blobs: BlobStore, disk: Disk) -> None:
+    with blobs.batch() as batch:
+        batch.put(KEY, CONTENT)
+        disk.fails_at = "fsync"
+        with pytest.raises(OSError, match="is broken"):
+            batch.sync()
+        disk.fails_at = None
+    assert disk.after_power_cut() == {f"data/blobs/{KEY}": CONTENT}
+
+
+@pytest.mark.parametrize("fails_at", ["fsync", "replace", None])
+def test_no_upload_leaves_threads_behind(
+    blobs: BlobStore, disk: Disk, fails_at: Literal["fsync", "replace"] | None
+) -> None:
+    error = contextlib.nullcontext() if fails_at is None else pytest.raises(OSError, match="disk")
+    with error, blobs.batch() as batch:
+        batch.put(f"{KEY}-beside", CONTENT)
+        batch.sync()
+        disk.fails_at = fails_at
+        batch.put(KEY, CONTENT)
+    assert not [one for one in threading.enumerate() if one.name.startswith("blob-sync")]
+
+
+def test_a_manifest_and_its_pictures_survive_once_it_is_written(
+    blobs: BlobStore, disk: Disk
+) -> None:
+    job = Job(id="j", kind="bulk", library="art", created_at=now(), ttl_s=60)
+    item = ManifestItem(name="a.jpg", image_id=image_id_of(CONTENT), n_bytes=len(CONTENT))
+    with blobs.batch() as batch:
+        batch.put(KEY, CONTENT)
+        write_manifest(batch, job, 7, [item, item], is_last=True)
+        kept = disk.after_power_cut()
+        assert set(kept) == {f"data/blobs/{KEY}", "data/blobs/manifests/j/000007.jsonl"}
+        head, items = read_manifest(blobs, "j", 7)
+    assert (head.job_id, head.kind, head.library, head.chunk) == ("j", "bulk", "art", 7)
+    assert head.is_last
+    assert items == [item, item]
+
+
+def test_a_blob_is_removed_unless_it_was_put_again_since(blobs: BlobStore, tmp_path: Path) -> None:
+    blobs.put(KEY, CONTENT)
+    put_at = (tmp_path / "data" / "blobs" / KEY).stat().st_mtime
+    # A file's time may be 10 ms late: its clock ticks so.
+    for since in (put_at - 1, put_at, put_at + 0.009):
+        blobs.delete(KEY, unless_touched_since=since)
+        assert blobs.get(KEY) == CONTENT
+    blobs.delete(KEY, unless_touched_since=put_at + 1)
+    with pytest.raises(FileNotFoundError):
+        blobs.open(KEY)
+    for since in (None, put_at + 1):
+        blobs.delete(KEY, unless_touched_since=since)  # it is gone already
+    blobs.put(KEY, CONTENT)
+    blobs.delete(KEY)
+    assert files_in(tmp_path) == []
+
+
+def test_a_librarys_pictures_are_removed_and_no_others(blobs: BlobStore, tmp_path: Path) -> None:
+    image_id = image_id_of(CONTENT)
+    for library in ("art", "cars"):
+        blobs.put(image_key(library, image_id), CONTENT)
+        blobs.put(thumbnail_key(library, image_id), b"small")
+    blobs.delete_library("art")
+    blobs.delete_library("art")  # as its task does that was begun anew
+    assert files_in(tmp_path) == [image_id, f"{image_id}.jpg"]
+    assert blobs.get(image_key("cars", image_id)) == CONTENT
+    assert blobs.get(thumbnail_key("cars", image_id)) == b"small"
+    assert not (tmp_path / "data" / "blobs" / "removed").exists()
+
+
+def test_what_is_posted_to_a_new_library_stays_while_the_old_one_is_removed(
+    blobs: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To remove a million files takes minutes."""
+    really_remove = shutil.rmtree
+    image_id = image_id_of(CONTENT)
+    for library in ("art", "cars"):
+        blobs.put(image_key(library, image_id), b"old")
+        blobs.put(thumbnail_key(library, image_id), b"old")
+
+    def post_first(*args: Any, **options: Any) -> None:
+        monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        for library in ("cars", "art"):
+            blobs.delete_library(library)
+            blobs.put(image_key(library, image_id), CONTENT)
+        blobs.delete_library("cars")
+        really_remove(*args, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", post_first)
+    blobs.delete_library("art")
+    assert files_in(tmp_path) == [image_id]
+    assert blobs.get(image_key("art", image_id)) == CONTENT
