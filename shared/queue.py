@@ -13,6 +13,7 @@ from redis.retry import Retry
 
 from twinlens.shared.errors import Problem
 from twinlens.shared.messages import Lane
+from twinlens.shared.redis import keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,11 +44,6 @@ LIBRARY_TIME_LIMIT_S = 6 * 3_600
 REDIS_RETRIES = 8
 
 
-def query_key(job_id: str, number: int = 0) -> str:
-    """Returns the Redis key that holds a picture that was sent with a query."""
-    return f"tl:query:{job_id}:{number}"
-
-
 def chunk_task_id(job_id: str, chunk: int) -> str:
     """Returns the Celery id of a chunk, by which its outcomes are found again."""
     return f"{job_id}.{chunk}"
@@ -73,17 +69,17 @@ def connect(url: str, *, n_retries: int = 1, decode: bool = True) -> redis.Redis
     )
 
 
-def make_celery(settings: Settings, *, with_results: bool) -> Celery:
+def make_celery(settings: Settings, result_backend: str | None = None) -> Celery:
     """Returns the Celery app of one side.
 
     Args:
         settings: Names Redis and the visibility timeout.
-        with_results: True in workers. The API publishes without a result backend, since every
-            submit would open a subscription there, and reads results by plain GET.
+        result_backend: Of the workers. The API publishes without one, since every submit would
+            open a subscription there, and reads results by plain GET.
     """
-    app = Celery("twinlens", broker=settings.redis_url, set_as_current=with_results)
+    app = Celery("twinlens", broker=settings.redis_url, set_as_current=result_backend is not None)
     app.conf.update(
-        result_backend=settings.redis_url if with_results else "disabled",
+        result_backend=result_backend or "disabled",
         task_serializer="json",
         result_serializer="json",
         accept_content=["json"],
@@ -120,10 +116,6 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-# Where kombu keeps the messages that workers hold: its Redis channel's `unacked_key`.
-UNACKED_KEY = "unacked"
-
-
 def publish_chunk(app: Celery, queue: str, job_id: str, chunk: int, request_id: str) -> None:
     """Queues one chunk of an upload.
 
@@ -139,16 +131,6 @@ def publish_chunk(app: Celery, queue: str, job_id: str, chunk: int, request_id: 
     )
 
 
-def result_key(task_id: str) -> str:
-    """Returns where Celery's Redis backend has a result; `task_keyprefix` in its source."""
-    return f"celery-task-meta-{task_id}"
-
-
-def result_meta(task_id: str, result: str) -> str:
-    """Returns a task's result, given as JSON, as that backend stores it."""
-    return f'{{"task_id": "{task_id}", "status": "SUCCESS", "result": {result}}}'
-
-
 def read_results(client: redis.Redis, task_ids: Sequence[str]) -> list[Any]:
     """Reads what tasks returned, by plain MGET: nothing is subscribed, nothing blocks.
 
@@ -157,7 +139,7 @@ def read_results(client: redis.Redis, task_ids: Sequence[str]) -> list[Any]:
     """
     if not task_ids:
         return []
-    texts = client.mget([result_key(task_id) for task_id in task_ids])
+    texts = client.mget([keys.result(task_id) for task_id in task_ids])
     metas = [json.loads(text) if text else {} for text in texts]
     return [meta["result"] if meta.get("status") == "SUCCESS" else None for meta in metas]
 
@@ -165,13 +147,8 @@ def read_results(client: redis.Redis, task_ids: Sequence[str]) -> list[Any]:
 # Calls: short tasks whose answer the API waits for within one request, without a job.
 
 
-def reply_key(task_id: str) -> str:
-    """Returns the Redis list on which a call's answer, a `Reply`, is pushed once."""
-    return f"tl:reply:{task_id}"
-
-
 class Reply(BaseModel):
-    """The answer to a call: a value, or why there is none."""
+    """The answer to a call, pushed once on its list: a value, or why there is none."""
 
     value: Any = None
     error: Problem | None = None

@@ -14,6 +14,7 @@ from redis import RedisError
 from twinlens.shared import queue
 from twinlens.shared.errors import Crashed, Internal, Problem, TwinlensError, Unavailable
 from twinlens.shared.messages import CompareQuery, DuplicatesQuery, SearchQuery
+from twinlens.shared.redis import keys
 from twinlens.shared.redis.jobs import Jobs
 from twinlens.workers.chunk.embedding import MAX_TRIES, fail_chunk
 from twinlens.workers.chunk.embedding import embed_chunk as embed_stored_chunk
@@ -117,8 +118,8 @@ class CallTask(BaseTask):
 
     def _reply(self, task_id: str, reply: queue.Reply) -> None:
         with redis_of_parent().pipeline() as pipeline:
-            pipeline.rpush(queue.reply_key(task_id), reply.model_dump_json())
-            pipeline.expire(queue.reply_key(task_id), REPLY_TTL_S)
+            pipeline.rpush(keys.reply(task_id), reply.model_dump_json())
+            pipeline.expire(keys.reply(task_id), REPLY_TTL_S)
             pipeline.execute()
 
 

@@ -22,6 +22,7 @@ from twinlens.shared.errors import LibraryNotFound, Unavailable
 from twinlens.shared.libraries import Library
 from twinlens.shared.log import request_id
 from twinlens.shared.messages import Item, WorkerStatus
+from twinlens.shared.redis import keys
 from twinlens.shared.redis.catalog import Catalog
 from twinlens.shared.redis.feed import Feed
 from twinlens.shared.redis.jobs import ITEMS, Job, Jobs
@@ -70,7 +71,7 @@ class Gateway:
         self.limits = Limits(settings, self.redis, self.feed)
         self.catalog = Catalog(self.redis)
         self.blobs = BlobStore(settings.blob_dir)
-        self._celery = queue.make_celery(settings, with_results=False)
+        self._celery = queue.make_celery(settings)
 
     # What is there.
 
@@ -161,7 +162,7 @@ class Gateway:
         Raises:
             IdempotencyConflict: The key was sent with another request.
         """
-        keys = [queue.query_key(job.id, number) for number in range(len(pictures))]
+        keys = [keys.query_picture(job.id, number) for number in range(len(pictures))]
         kept = {key: (one, QUERY_TTL_S) for key, one in zip(keys, pictures, strict=True)}
         self.jobs.create(job, kept)
         is_claimed = False
@@ -200,14 +201,14 @@ class Gateway:
             raise Unavailable("No search worker is running.")
         task_id = uuid.uuid4().hex
         for number, picture in enumerate(pictures):
-            self.redis.set(queue.query_key(task_id, number), picture, px=int(timeout_s * 1000))
+            self.redis.set(keys.query_picture(task_id, number), picture, px=int(timeout_s * 1000))
         task = TaskMessage(name, kwargs, task_id, "search")
         # Nobody reads the answer once the caller has given up.
         self._publish(task, ignore_result=True, expires=timeout_s)
         deadline = time.monotonic() + timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
             answer: Any = self.redis.blpop(
-                [queue.reply_key(task_id)], timeout=min(left_s, _REPLY_SLICE_S)
+                [keys.reply(task_id)], timeout=min(left_s, _REPLY_SLICE_S)
             )
             if answer is not None:
                 return queue.Reply.model_validate_json(answer[1])

@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twinlens.shared.errors import IdempotencyConflict, UploadInProgress
+from twinlens.shared.redis import keys
 from twinlens.shared.redis.scripts import ARRIVAL_TTL_S
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class IdempotencyKeys:
         """
         ttl_s = KEY_TTL_S if fingerprint else ARRIVAL_TTL_S
         mine = f"{fingerprint}:{job_id}"
-        stored: Any = self._redis.set(_name(key), mine, nx=True, ex=ttl_s, get=True)
+        stored: Any = self._redis.set(keys.idempotency(key), mine, nx=True, ex=ttl_s, get=True)
         earlier, _, owner = (stored or mine).partition(":")
         if owner != job_id and not earlier:
             raise UploadInProgress("The first request with this Idempotency-Key still arrives.")
@@ -51,15 +52,15 @@ class IdempotencyKeys:
 
     def renew(self, key: str) -> None:
         """Says that the request of a key still arrives."""
-        self._redis.expire(_name(key), ARRIVAL_TTL_S)
+        self._redis.expire(keys.idempotency(key), ARRIVAL_TTL_S)
 
     def settle(self, key: str, job_id: str, fingerprint: str) -> None:
         """Says what the request was that a key was claimed for."""
-        self._redis.set(_name(key), f"{fingerprint}:{job_id}", ex=KEY_TTL_S)
+        self._redis.set(keys.idempotency(key), f"{fingerprint}:{job_id}", ex=KEY_TTL_S)
 
     def release(self, key: str) -> None:
         """Makes a key free again: its request came to nothing."""
-        self._redis.delete(_name(key))
+        self._redis.delete(keys.idempotency(key))
 
 
 def check_same_request(owner: KeyOwner, fingerprint: str) -> None:
@@ -79,7 +80,3 @@ def scoped_key(method: str, path: str, key: str | None) -> str | None:
     if key is None:
         return None
     return hashlib.sha256(f"{method} {path}\n{key}".encode()).hexdigest()
-
-
-def _name(key: str) -> str:
-    return f"tl:idempotency:{key}"

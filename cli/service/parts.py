@@ -18,7 +18,7 @@ from twinlens.cli.service.addresses import url_of
 from twinlens.cli.service.supervisor import Service
 from twinlens.shared.messages import Lane
 from twinlens.shared.queue import LANES
-from twinlens.shared.redis.scripts import WORKERS
+from twinlens.shared.redis import keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -158,7 +158,7 @@ def _is_fresh(port: int) -> bool:
     """
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=PROBE_TIMEOUT_S) as connection:
-            connection.sendall(f"DEL {WORKERS}\r\n".encode())
+            connection.sendall(f"DEL {keys.WORKERS}\r\n".encode())
             # An integer; while the append-only file is read, -LOADING.
             return connection.recv(64).startswith(b":")
     except OSError:

@@ -12,7 +12,8 @@ from twinlens.shared.errors import ImageNotFound, LibraryNotFound, ModelNotFound
 from twinlens.shared.indexes import Server
 from twinlens.shared.libraries import Library
 from twinlens.shared.messages import CatalogEntry, Cursor, ModelSummary, Moment, now
-from twinlens.shared.redis.scripts import open_uploads
+from twinlens.shared.redis import keys
+from twinlens.shared.redis.scripts import read_script
 from twinlens.shared.redis.timeline import page_of
 
 if TYPE_CHECKING:
@@ -21,22 +22,6 @@ if TYPE_CHECKING:
     from redis import Redis
     from redis.client import Pipeline
 
-LIBRARIES = "tl:libraries"
-MODELS = "tl:models"
-# Which Milvus is connected, and what it has.
-SERVER = "tl:milvus"
-# Seconds that a picture of a library took lately, by library.
-COSTS = "tl:costs"
-# Milvus collections that no library has any more, to be dropped.
-UNUSED = "tl:collections:unused"
-
-
-_REPLACE = """
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then
-  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-end
-"""
-
 
 def _library_of(name: str, text: Any) -> Library:
     if text is None:
@@ -44,18 +29,6 @@ def _library_of(name: str, text: Any) -> Library:
             f"There is no library {name!r}; GET /v1/libraries lists those there are."
         )
     return Library.model_validate_json(text)
-
-
-def _records(library: str) -> str:
-    return f"tl:library:{library}:images"
-
-
-def _order(library: str) -> str:
-    return f"tl:library:{library}:order"
-
-
-def _calibrations(library: str) -> str:
-    return f"tl:library:{library}:calibrations"
 
 
 class Searched(NamedTuple):
@@ -77,14 +50,14 @@ class Catalog:
     def publish_models(self, cards: Iterable[ModelSummary]) -> None:
         """Says which models there are; those that were there before are forgotten."""
         with self._redis.pipeline() as pipeline:
-            pipeline.delete(MODELS)
+            pipeline.delete(keys.MODELS)
             for card in cards:
-                pipeline.hset(MODELS, card.ref, card.model_dump_json())
+                pipeline.hset(keys.MODELS, card.ref, card.model_dump_json())
             pipeline.execute()
 
     def models(self) -> dict[str, ModelSummary]:
         """Returns the models that there are, by name@version."""
-        stored = self._redis.hgetall(MODELS)
+        stored = self._redis.hgetall(keys.MODELS)
         return {
             str(ref): ModelSummary.model_validate_json(text) for ref, text in sorted(stored.items())
         }
@@ -108,16 +81,16 @@ class Catalog:
 
     def publish_server(self, server: Server) -> None:
         """Says which Milvus is connected."""
-        self._redis.set(SERVER, server.model_dump_json())
+        self._redis.set(keys.SERVER, server.model_dump_json())
 
     def server(self) -> Server | None:
         """Returns which Milvus is connected; None where no worker has reached it yet."""
-        text: Any = self._redis.get(SERVER)
+        text: Any = self._redis.get(keys.SERVER)
         return None if text is None else Server.model_validate_json(text)
 
     def ensure_library(self, library: Library) -> bool:
         """Creates a library unless it is there. Returns whether it is new."""
-        return bool(self._redis.hsetnx(LIBRARIES, library.name, library.model_dump_json()))
+        return bool(self._redis.hsetnx(keys.LIBRARIES, library.name, library.model_dump_json()))
 
     def library(self, name: str) -> Library:
         """Reads a library.
@@ -125,7 +98,7 @@ class Catalog:
         Raises:
             LibraryNotFound: There is none of this name.
         """
-        return _library_of(name, self._redis.hget(LIBRARIES, name))
+        return _library_of(name, self._redis.hget(keys.LIBRARIES, name))
 
     def searched(self, name: str) -> Searched:
         """Reads what a search must know of a library, in one round trip.
@@ -135,9 +108,9 @@ class Catalog:
         """
         moment = now()
         with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.hget(LIBRARIES, name)
-            pipeline.hgetall(_calibrations(name))
-            pipeline.zrange(open_uploads(name), 0, 0, withscores=True)
+            pipeline.hget(keys.LIBRARIES, name)
+            pipeline.hgetall(keys.calibrations(name))
+            pipeline.zrange(keys.open_uploads(name), 0, 0, withscores=True)
             text, calibrations, oldest = pipeline.execute()
         for _, created_at in oldest:
             moment = min(moment, datetime.fromtimestamp(created_at, UTC))
@@ -145,15 +118,15 @@ class Catalog:
 
     def calibrations(self, library: str) -> dict[str, str]:
         """Returns the distribution of distances in a library's collections, as JSON."""
-        found: Any = self._redis.hgetall(_calibrations(library))
+        found: Any = self._redis.hgetall(keys.calibrations(library))
         return dict(found)
 
     def put_calibrations(self, library: str, found: Mapping[str, str]) -> None:
         """Replaces the calibrations of a library's collections, given as JSON."""
         with self._redis.pipeline() as pipeline:
-            pipeline.delete(_calibrations(library))
+            pipeline.delete(keys.calibrations(library))
             for collection, text in found.items():
-                pipeline.hset(_calibrations(library), collection, text)
+                pipeline.hset(keys.calibrations(library), collection, text)
             pipeline.execute()
 
     def watch_library(self, pipeline: Pipeline, name: str) -> Library:
@@ -162,8 +135,8 @@ class Catalog:
         Raises:
             LibraryNotFound: There is none of this name.
         """
-        pipeline.watch(LIBRARIES)  # type: ignore[no-untyped-call]
-        return _library_of(name, pipeline.hget(LIBRARIES, name))
+        pipeline.watch(keys.LIBRARIES)  # type: ignore[no-untyped-call]
+        return _library_of(name, pipeline.hget(keys.LIBRARIES, name))
 
     def change_library(self, name: str, change: Callable[[Library], Library | None]) -> Library:
         """Replaces a library's record by what a function makes of it, whoever else does so.
@@ -185,9 +158,9 @@ class Catalog:
                 if after is None:
                     return before
                 pipeline.multi()
-                pipeline.hset(LIBRARIES, name, after.model_dump_json())
+                pipeline.hset(keys.LIBRARIES, name, after.model_dump_json())
                 if unused := before.all_collections - after.all_collections:
-                    pipeline.sadd(UNUSED, *unused)
+                    pipeline.sadd(keys.UNUSED_COLLECTIONS, *unused)
                 with contextlib.suppress(WatchError):
                     pipeline.execute()
                     return after
@@ -202,36 +175,36 @@ class Catalog:
             with self._redis.pipeline() as pipeline:
                 library = self.watch_library(pipeline, name)
                 pipeline.multi()
-                pipeline.hdel(LIBRARIES, name)
-                pipeline.hdel(COSTS, name)
+                pipeline.hdel(keys.LIBRARIES, name)
+                pipeline.hdel(keys.COSTS, name)
                 if library.all_collections:
-                    pipeline.sadd(UNUSED, *library.all_collections)
+                    pipeline.sadd(keys.UNUSED_COLLECTIONS, *library.all_collections)
                 # What is large is freed by another thread of Redis.
-                pipeline.unlink(_records(name), _order(name), _calibrations(name))
+                pipeline.unlink(keys.images(name), keys.image_order(name), keys.calibrations(name))
                 with contextlib.suppress(WatchError):
                     pipeline.execute()
                     return
 
     def unused_collections(self) -> set[str]:
         """Returns the Milvus collections that are to be dropped."""
-        found: Any = self._redis.smembers(UNUSED)
+        found: Any = self._redis.smembers(keys.UNUSED_COLLECTIONS)
         return set(found)
 
     def forget_collection(self, collection: str) -> None:
         """Says that a collection has been dropped."""
-        self._redis.srem(UNUSED, collection)
+        self._redis.srem(keys.UNUSED_COLLECTIONS, collection)
 
     def libraries(self) -> list[Library]:
-        stored = self._redis.hgetall(LIBRARIES)
+        stored = self._redis.hgetall(keys.LIBRARIES)
         return [Library.model_validate_json(text) for _, text in sorted(stored.items())]
 
     def note_cost(self, pipeline: Pipeline, library: str, picture_s: float) -> None:
         """Queues to say how long a picture of a library takes with all its models, on one core."""
-        pipeline.hset(COSTS, library, repr(picture_s))
+        pipeline.hset(keys.COSTS, library, repr(picture_s))
 
     def cost_s(self, library: str) -> float | None:
         """Returns how long a picture took lately; None before the first."""
-        text: Any = self._redis.hget(COSTS, library)
+        text: Any = self._redis.hget(keys.COSTS, library)
         return None if text is None else float(text)
 
     # Images.
@@ -242,17 +215,19 @@ class Catalog:
         One that is not new is written only if nobody has removed it.
         """
         image, text = entry.image, entry.model_dump_json()
+        images = keys.images(image.library)
         if is_new:
-            pipeline.hset(_records(image.library), image.id, text)
-            pipeline.zadd(_order(image.library), {image.id: image.added_at.timestamp()}, nx=True)
+            moments = {image.id: image.added_at.timestamp()}
+            pipeline.hset(images, image.id, text)
+            pipeline.zadd(keys.image_order(image.library), moments, nx=True)
         else:
-            pipeline.eval(_REPLACE, 1, _records(image.library), image.id, text)
+            pipeline.eval(read_script("replace_image"), 1, images, image.id, text)
 
     def find(self, library: str, image_ids: Sequence[str]) -> dict[str, CatalogEntry]:
         """Reads those of the images that there are."""
         if not image_ids:
             return {}
-        texts = self._redis.hmget(_records(library), list(image_ids))
+        texts = self._redis.hmget(keys.images(library), list(image_ids))
         return {
             image_id: CatalogEntry.model_validate_json(text)
             for image_id, text in zip(image_ids, texts, strict=True)
@@ -281,30 +256,30 @@ class Catalog:
 
     def remove(self, library: str, image_id: str) -> None:
         with self._redis.pipeline() as pipeline:
-            pipeline.hdel(_records(library), image_id)
-            pipeline.zrem(_order(library), image_id)
+            pipeline.hdel(keys.images(library), image_id)
+            pipeline.zrem(keys.image_order(library), image_id)
             pipeline.execute()
 
     def count(self, library: str) -> int:
-        return int(self._redis.zcard(_order(library)))
+        return int(self._redis.zcard(keys.image_order(library)))
 
     def all_ids(self, library: str) -> Iterator[str]:
         """Gives the images of a library, in no order; memory stays flat however many there are.
 
         One that comes or goes meanwhile may be left out, and one may be given twice.
         """
-        for image_id, _ in self._redis.zscan_iter(_order(library), count=1000):
+        for image_id, _ in self._redis.zscan_iter(keys.image_order(library), count=1000):
             yield str(image_id)
 
     def random_ids(self, library: str, n_ids: int) -> list[str]:
         """Returns some of a library's images, none twice; all of them if it has no more."""
-        ids: Any = self._redis.zrandmember(_order(library), n_ids)
+        ids: Any = self._redis.zrandmember(keys.image_order(library), n_ids)
         return list(ids)
 
     def page(
         self, library: str, limit: int, after: Cursor | None
     ) -> tuple[list[CatalogEntry], Cursor | None]:
         """Lists images, newest first, and where the next page begins."""
-        ids, cursor = page_of(self._redis, _order(library), limit, after)
+        ids, cursor = page_of(self._redis, keys.image_order(library), limit, after)
         found = self.find(library, ids)
         return [found[image_id] for image_id in ids if image_id in found], cursor

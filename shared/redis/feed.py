@@ -12,8 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from twinlens.shared.queue import publish_chunk
-from twinlens.shared.redis import scripts
-from twinlens.shared.redis.scripts import ARRIVAL_TTL_S, ARRIVING, BACKLOG, FED, arrival, done, keys
+from twinlens.shared.redis import keys
+from twinlens.shared.redis.scripts import ARRIVAL_TTL_S, Changes, read_script
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -27,13 +27,12 @@ class Feed:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._add_chunk = redis.register_script(scripts.ADD_CHUNK)
-        self._seal = redis.register_script(scripts.SEAL)
-        self._take = redis.register_script(scripts.TAKE)
+        self._changes = Changes(redis)
+        self._take = redis.register_script(read_script("take"))
 
     def add_chunk(self, job_id: str, n_pictures: int) -> bool:
         """Makes a stored chunk one to be worked on. Returns False if the job takes no more."""
-        return bool(self._add_chunk(keys=keys(job_id), args=[n_pictures]))
+        return bool(self._changes.make("add_chunk", job_id, n_pictures))
 
     def seal(self, job_id: str, error: Problem | None = None) -> None:
         """Says that an upload is read to its end, or that it broke.
@@ -41,16 +40,16 @@ class Feed:
         What arrived of a broken one is embedded all the same; then the job ends as failed.
         """
         problem = "" if error is None else error.model_dump_json()
-        self._seal(keys=keys(job_id), args=[repr(time.time()), problem])
+        self._changes.make("seal", job_id, repr(time.time()), problem)
 
     def still_arrives(self, job_id: str) -> None:
         """Renews the sign that an upload is being read."""
-        self._redis.set(arrival(job_id), 1, ex=ARRIVAL_TTL_S)
+        self._redis.set(keys.arrival(job_id), 1, ex=ARRIVAL_TTL_S)
 
     def lost_arrivals(self) -> list[str]:
         """Returns the jobs whose upload nobody reads any more."""
-        ids: list[Any] = sorted(self._redis.smembers(ARRIVING))
-        return [job_id for job_id in ids if not self._redis.exists(arrival(job_id))]
+        ids: list[Any] = sorted(self._redis.smembers(keys.ARRIVING))
+        return [job_id for job_id in ids if not self._redis.exists(keys.arrival(job_id))]
 
     def top_up(self, app: Celery) -> None:
         """Queues chunks until there are enough in Celery's queue, or none waits.
@@ -64,24 +63,27 @@ class Feed:
 
     def _take_chunk(self) -> tuple[str, int, str] | None:
         """Returns job, chunk and request id of the next in turn, if there is room for one."""
-        taken: Any = self._take(args=[repr(time.time())])
+        taken: Any = self._take(
+            keys=[keys.RING, keys.FED, keys.WORKERS],
+            args=[repr(time.time()), keys.jobs_in_turn("*"), keys.job("*")],
+        )
         return None if taken is None else (taken[0], int(taken[1]), taken[2])
 
     def fed_chunks(self, min_age_s: float) -> list[tuple[str, int]]:
         """Returns the chunks that have been on their way for some time."""
-        members: Any = self._redis.zrangebyscore(FED, "-inf", time.time() - min_age_s)
+        members: Any = self._redis.zrangebyscore(keys.FED, "-inf", time.time() - min_age_s)
         parted = [member.rpartition(".") for member in members]
         return [(job_id, int(chunk)) for job_id, _, chunk in parted]
 
     def forget_chunk(self, job_id: str, chunk: int) -> None:
         """Makes room for another chunk: this one is done with."""
-        self._redis.zrem(FED, f"{job_id}.{chunk}")
+        self._redis.zrem(keys.FED, f"{job_id}.{chunk}")
 
     def is_counted(self, job_id: str, chunk: int) -> bool:
         """Tells if a chunk's outcomes are in the progress."""
-        return bool(self._redis.getbit(done(job_id), chunk))
+        return bool(self._redis.getbit(keys.done_chunks(job_id), chunk))
 
     def backlog(self) -> int:
         """Returns how many pictures of bulk jobs are stored and not yet done."""
-        n_pictures: Any = self._redis.get(BACKLOG)
+        n_pictures: Any = self._redis.get(keys.BACKLOG)
         return int(n_pictures or 0)

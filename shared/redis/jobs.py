@@ -13,38 +13,30 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, Field, TypeAdapter
 
 from twinlens.shared.errors import JobExpired, JobNotFound, Problem
 from twinlens.shared.messages import Cursor, Item, JobKind, JobStatus, Moment, now
-from twinlens.shared.queue import chunk_task_id, result_key, result_meta
-from twinlens.shared.redis import scripts
-from twinlens.shared.redis.scripts import ARRIVING, SINGLES, arrival, events, record
+from twinlens.shared.redis import keys, scripts
+from twinlens.shared.redis.scripts import Changes
 from twinlens.shared.redis.timeline import page_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from redis import Redis
-    from redis.client import Pipeline
 
 ENDED: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled"})
 
-# Searches have a list of their own: they come by the thousand, and are kept for an hour.
-JOBS = "tl:jobs"
-SEARCHES = "tl:jobs:search"
 # A search is not worth keeping as long as an upload: its result is in the answer.
 SEARCH_TTL_S = 3_600
 ITEMS = TypeAdapter(list[Item])
 # A waiting caller wakes up this often to see that it is still wanted.
 WAIT_SLICE_S = 2.0
 WAIT_EVENTS = 1000
-
-
-def _tries(job_id: str) -> str:
-    return f"tl:job:{job_id}:tries"
 
 
 class Job(BaseModel):
@@ -103,6 +95,13 @@ class Job(BaseModel):
         return self.rate / (1 - math.exp(-took_s / scripts.RATE_WINDOW_S))
 
 
+class StoredResult(NamedTuple):
+    """What a task came to, as Celery's result backend keeps it."""
+
+    key: str
+    text: str
+
+
 class Event(NamedTuple):
     """An entry of a job's stream."""
 
@@ -117,8 +116,7 @@ class Jobs:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._start = redis.register_script(scripts.START)
-        self._finish = redis.register_script(scripts.FINISH)
+        self._changes = Changes(redis)
 
     def create(self, job: Job, keep: Mapping[str, tuple[bytes, int]] | None = None) -> None:
         """Records a new job.
@@ -136,16 +134,16 @@ class Jobs:
         with self._redis.pipeline() as pipeline:
             for key, (content, ttl_s) in (keep or {}).items():
                 pipeline.set(key, content, ex=ttl_s)
-            pipeline.hset(record(job.id), mapping=fields)
+            pipeline.hset(keys.job(job.id), mapping=fields)
             pipeline.zadd(_list_of(job.kind), {job.id: job.created_at.timestamp()})
             if job.kind in ("embed", "bulk"):
-                uploads = scripts.open_uploads(job.library)
+                uploads = keys.open_uploads(job.library)
                 pipeline.zadd(uploads, {job.id: job.created_at.timestamp()})
             if job.kind == "embed":
-                pipeline.sadd(SINGLES, job.id)
+                pipeline.sadd(keys.SINGLES, job.id)
             elif job.kind in ("bulk", "reindex"):
-                pipeline.sadd(ARRIVING, job.id)
-                pipeline.set(arrival(job.id), 1, ex=scripts.ARRIVAL_TTL_S)
+                pipeline.sadd(keys.ARRIVING, job.id)
+                pipeline.set(keys.arrival(job.id), 1, ex=scripts.ARRIVAL_TTL_S)
             # `page` takes off only what somebody looks at.
             is_search = job.kind == "search"
             life_s = SEARCH_TTL_S if is_search else job.ttl_s + scripts.TOMBSTONE_S
@@ -156,27 +154,38 @@ class Jobs:
         """Takes back a job of which nothing was queued."""
         job_id = job.id
         with self._redis.pipeline() as pipeline:
-            pipeline.delete(*scripts.keys(job_id), arrival(job_id))
-            pipeline.zrem(scripts.open_uploads(job.library), job_id)
-            pipeline.zrem(JOBS, job_id)
-            pipeline.zrem(SEARCHES, job_id)
-            pipeline.srem(SINGLES, job_id)
-            pipeline.srem(ARRIVING, job_id)
+            pipeline.delete(keys.job(job_id), keys.events(job_id), keys.done_chunks(job_id))
+            pipeline.delete(keys.arrival(job_id))
+            pipeline.zrem(keys.open_uploads(job.library), job_id)
+            pipeline.zrem(keys.JOBS, job_id)
+            pipeline.zrem(keys.SEARCHES, job_id)
+            pipeline.srem(keys.SINGLES, job_id)
+            pipeline.srem(keys.ARRIVING, job_id)
             pipeline.execute()
 
     def open_singles(self) -> list[Job]:
         """Returns the uploads of one picture that have not ended."""
-        ids: Any = self._redis.smembers(SINGLES)
+        ids: Any = self._redis.smembers(keys.SINGLES)
         return [self.get(job_id) for job_id in ids]
 
     # What workers tell.
 
     def start(self, job_id: str) -> bool:
         """Marks a job as running. Returns False if there is nothing (more) to do for it."""
-        return bool(self._start(keys=scripts.keys(job_id), args=[repr(time.time())]))
+        return bool(self._changes.make("begin", job_id, _now()))
+
+    def begin(self, job_id: str) -> int:
+        """Marks a job of one task as running, and notes that the task is begun.
+
+        Returns:
+            0 if there is nothing (more) to do for it; else the number of this try, as of
+            `begin_try`.
+        """
+        tries = [keys.tries(job_id)]
+        return self._changes.make("begin", job_id, _now(), SEARCH_TTL_S, keys_too=tries)
 
     def count_chunk(
-        self, job_id: str, chunk: int, items: Sequence[Item], pipeline: Pipeline
+        self, job_id: str, chunk: int, items: Sequence[Item], stored: StoredResult
     ) -> None:
         """Stores a chunk's outcomes and adds them to the progress, once however often it is called.
 
@@ -187,51 +196,34 @@ class Jobs:
             job_id: The job.
             chunk: Its number.
             items: The outcomes, in the order of the manifest.
-            pipeline: A transaction, which is executed with it.
+            stored: The same, as Celery's result backend has them.
         """
+        n_by_outcome = Counter(item.outcome for item in items)
+        tally = [n_by_outcome[outcome] for outcome in ("succeeded", "skipped", "failed")]
         error = items[0].error if len(items) == 1 else None
-        tally = [
-            sum(item.outcome == outcome for item in items)
-            for outcome in ("succeeded", "skipped", "failed")
-        ]
-        problem = "" if error is None else error.model_dump_json()
-        task_id = chunk_task_id(job_id, chunk)
-        outcomes = result_meta(task_id, ITEMS.dump_json(list(items)).decode())
-        args: list[Any] = [chunk, *tally, repr(time.time()), problem]
-        args += [result_key(task_id), outcomes]
-        # The whole script: in a transaction, one that Redis has forgotten would be left out.
-        keys = scripts.keys(job_id)
-        pipeline.eval(scripts.COUNT, len(keys), *keys, *args)
-        pipeline.execute()
+        told = (_now(), _to_json(error), stored.text)
+        self._changes.make("count", job_id, chunk, *tally, *told, keys_too=[stored.key])
 
-    def begin(self, job_id: str) -> int:
-        """Marks a job of one task as running, and notes that the task is begun.
-
-        Returns:
-            0 if there is nothing (more) to do for it; else the number of this try, as of
-            `begin_try`.
-        """
-        keys = [*scripts.keys(job_id), _tries(job_id)]
-        n_tries: Any = self._start(keys=keys, args=[repr(time.time()), SEARCH_TTL_S])
-        return int(n_tries)
-
-    def finish(self, job_id: str, error: Problem | None = None, result: str | None = None) -> None:
+    def finish(
+        self, job_id: str, error: Problem | None = None, stored: StoredResult | None = None
+    ) -> None:
         """Ends a job that is not counted in chunks; once ended it stays as it is.
 
         Args:
             job_id: The job.
             error: Why it failed.
-            result: JSON of what it came to; in one step with the end, which a caller waits for.
+            stored: What it came to; in one step with the end, which a caller waits for.
         """
         status = "succeeded" if error is None else "failed"
-        problem = "" if error is None else error.model_dump_json()
-        kept = () if result is None else (result_key(job_id), result_meta(job_id, result))
-        args = [status, repr(time.time()), problem, *kept]
-        self._finish(keys=scripts.keys(job_id), args=args)
+        if stored is None:
+            self._changes.make("finish", job_id, status, _now(), _to_json(error))
+        else:
+            args = (status, _now(), _to_json(error), stored.text)
+            self._changes.make("finish", job_id, *args, keys_too=[stored.key])
 
     def cancel(self, job_id: str) -> None:
         """Ends a job without its work; once ended it stays as it is."""
-        self._finish(keys=scripts.keys(job_id), args=["cancelled", repr(time.time()), ""])
+        self._changes.make("finish", job_id, "cancelled", _now(), "")
 
     def begin_try(self, job_id: str, part: str) -> int:
         """Notes that a part of a job is begun. Returns how often that was not followed by an end.
@@ -239,13 +231,13 @@ class Jobs:
         A count above 1 means that the earlier tries took their worker process with them.
         """
         with self._redis.pipeline() as pipeline:
-            pipeline.hincrby(_tries(job_id), part, 1)
-            pipeline.expire(_tries(job_id), SEARCH_TTL_S)
+            pipeline.hincrby(keys.tries(job_id), part, 1)
+            pipeline.expire(keys.tries(job_id), SEARCH_TTL_S)
             return int(pipeline.execute()[0])
 
     def end_try(self, job_id: str, part: str) -> None:
         """Notes that a part of a job came to an end that left its worker alive."""
-        self._redis.hdel(_tries(job_id), part)
+        self._redis.hdel(keys.tries(job_id), part)
 
     # What callers ask.
 
@@ -258,8 +250,8 @@ class Jobs:
         """
         # In one round trip: a search waits for it.
         with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.hgetall(record(job_id))
-            pipeline.get(result_key(job_id))
+            pipeline.hgetall(keys.job(job_id))
+            pipeline.get(keys.result(job_id))
             return _read(job_id, *pipeline.execute())
 
     def wait(self, job_id: str, timeout_s: float) -> Job:
@@ -267,9 +259,9 @@ class Jobs:
         deadline = time.monotonic() + timeout_s
         # The stream's end is read before the record, so no event falls between the two.
         with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.xrevrange(events(job_id), count=1)
-            pipeline.hgetall(record(job_id))
-            pipeline.get(result_key(job_id))
+            pipeline.xrevrange(keys.events(job_id), count=1)
+            pipeline.hgetall(keys.job(job_id))
+            pipeline.get(keys.result(job_id))
             last, *found = pipeline.execute()
         job, seen = _read(job_id, *found), last[0][0] if last else "0-0"
         while not job.has_ended and (left_s := deadline - time.monotonic()) > 0:
@@ -316,13 +308,13 @@ class Jobs:
             block_s: How long to wait for one, if there is none yet.
         """
         rows: Any = self._redis.xread(
-            {events(job_id): after}, count=count, block=max(1, int(block_s * 1000))
+            {keys.events(job_id): after}, count=count, block=max(1, int(block_s * 1000))
         )
         return [_event(*row) for row in rows[0][1]] if rows else []
 
     def read_event(self, job_id: str, event_id: str) -> Event | None:
         """Reads one event again."""
-        rows: Any = self._redis.xrange(events(job_id), event_id, event_id)
+        rows: Any = self._redis.xrange(keys.events(job_id), event_id, event_id)
         return _event(*rows[0]) if rows else None
 
 
@@ -342,7 +334,15 @@ def _event(event_id: str, fields: dict[str, Any]) -> Event:
 
 
 def _list_of(kind: JobKind | None) -> str:
-    return SEARCHES if kind == "search" else JOBS
+    return keys.SEARCHES if kind == "search" else keys.JOBS
+
+
+def _now() -> str:
+    return repr(time.time())
+
+
+def _to_json(problem: Problem | None) -> str:
+    return "" if problem is None else problem.model_dump_json()
 
 
 def _to_field(value: object) -> str:

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from twinlens.shared.messages import WorkerStatus
-from twinlens.shared.redis.scripts import WORKERS
+from twinlens.shared.redis import keys
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -17,16 +17,16 @@ SILENCE_S = 3 * BEAT_S
 
 
 def announce(redis: Redis, status: WorkerStatus) -> None:
-    redis.hset(WORKERS, status.name, status.model_dump_json())
+    redis.hset(keys.WORKERS, status.name, status.model_dump_json())
 
 
 def live_workers(redis: Redis) -> list[WorkerStatus]:
     """Returns the processes heard of lately, and forgets the others."""
     stored = {
         name: WorkerStatus.model_validate_json(text)
-        for name, text in redis.hgetall(WORKERS).items()
+        for name, text in redis.hgetall(keys.WORKERS).items()
     }
     silent = [name for name, worker in stored.items() if worker.beat_at < time.time() - SILENCE_S]
     if silent:
-        redis.hdel(WORKERS, *silent)
+        redis.hdel(keys.WORKERS, *silent)
     return [worker for name, worker in sorted(stored.items()) if name not in silent]

@@ -19,7 +19,8 @@ from support.requests import counts
 from support.servers import wait_until
 
 from twinlens.cli.service.background import running_service
-from twinlens.shared.queue import UNACKED_KEY, connect
+from twinlens.shared.queue import connect
+from twinlens.shared.redis import keys
 
 
 def noted(data_dir: Path) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def test_a_worker_that_leaves_hands_back_what_it_cannot_finish(
         ):
             wait_until(lambda: len(pictures_of(client)) == 2, 120)
             job = client.index(photos, wait=False)
-            wait_until(lambda: redis.hlen(UNACKED_KEY) == 2, 120)  # each works on one chunk
+            wait_until(lambda: redis.hlen(keys.UNACKED) == 2, 120)  # each works on one chunk
             process.send_signal(signal.SIGTERM)
             process.wait(60)
         ended = client.ended(job)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from twinlens.shared.errors import JobExpired, JobNotFound, Unavailable, UploadBroken
 from twinlens.shared.messages import now
-from twinlens.shared.queue import UNACKED_KEY, chunk_task_id, publish_chunk
+from twinlens.shared.queue import chunk_task_id, publish_chunk
+from twinlens.shared.redis import keys
 from twinlens.shared.redis.presence import live_workers
 from twinlens.workers.library.calibrate import calibrate_libraries
 from twinlens.workers.library.reindex import tend_libraries
@@ -31,7 +32,7 @@ MIN_AGE_S = 30.0
 
 def sweep(runtime: Runtime, app: Celery) -> None:
     """Looks after what nobody else does. One worker of all does it at a time."""
-    if not runtime.redis.set("tl:sweep", runtime.name, nx=True, ex=int(SWEEP_S)):
+    if not runtime.redis.set(keys.SWEEP, runtime.name, nx=True, ex=int(SWEEP_S)):
         return
     live_workers(runtime.redis)  # forgets the dead: chunks are fed by the number of the living
     _seal_lost_uploads(runtime)
@@ -92,5 +93,5 @@ def _queued_ids(redis: Redis, queue: str) -> set[str]:
 
 def _held_ids(redis: Redis) -> set[str]:
     # Kombu keeps [message, exchange, routing key] of what workers hold.
-    held: list[Any] = redis.hvals(UNACKED_KEY)
+    held: list[Any] = redis.hvals(keys.UNACKED)
     return {json.loads(text)[0]["headers"]["id"] for text in held}

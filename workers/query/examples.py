@@ -12,7 +12,7 @@ from twinlens.models.card import OutputKind
 from twinlens.models.pictures import WHOLE, Region
 from twinlens.models.variants import variants_of
 from twinlens.shared.errors import BadRequest, ImageNotFound
-from twinlens.shared.queue import query_key
+from twinlens.shared.redis import keys
 from twinlens.workers.library.images import read_stored
 from twinlens.workers.query.neighbours import fetch_all
 
@@ -100,7 +100,9 @@ def read_pictures(runtime: Runtime, job_id: str, n_pictures: int) -> list[bytes]
     """
     if n_pictures == 0:
         return []
-    found: list[Any] = runtime.pictures.mget([query_key(job_id, n) for n in range(n_pictures)])
+    found: list[Any] = runtime.pictures.mget(
+        [keys.query_picture(job_id, n) for n in range(n_pictures)]
+    )
     if None in found:
         raise BadRequest("The query picture waited too long and is gone; search again.")
     return found

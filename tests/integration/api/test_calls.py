@@ -21,7 +21,8 @@ from twinlens.api.routes import models as model_routes
 from twinlens.api.routes import search as search_routes
 from twinlens.shared.blobs import BlobStore, image_key, thumbnail_key
 from twinlens.shared.errors import BrokenPicture
-from twinlens.shared.queue import COMPARE, Reply, connect, query_key, reply_key
+from twinlens.shared.queue import COMPARE, Reply, connect
+from twinlens.shared.redis import keys
 from twinlens.shared.redis.presence import announce
 
 if TYPE_CHECKING:
@@ -48,10 +49,10 @@ def answering(settings: Settings, *replies: Reply) -> Iterator[list[dict[str, An
                     if is_over.is_set():
                         return
                 task = read_task(found[1])  # type: ignore[index]
-                keys = [query_key(task["id"], number) for number in range(3)]
+                keys = [keys.query_picture(task["id"], number) for number in range(3)]
                 lives = [redis.ttl(key) for key in keys]
                 asked.append(task | {"pictures": raw.mget(keys), "lives": lives})
-                redis.rpush(reply_key(task["id"]), reply.model_dump_json())
+                redis.rpush(keys.reply(task["id"]), reply.model_dump_json())
 
     is_over = threading.Event()
     thread = threading.Thread(target=work)
@@ -239,4 +240,4 @@ def test_a_search_s_picture_waits_no_longer_than_anyone_would(
     client = client_of(settings)
     job_id = client.post("/v1/search", **pictures(b"one", b"two")).json["id"]
     for number in range(2):
-        assert 500 < worker.redis.ttl(query_key(job_id, number)) <= 600
+        assert 500 < worker.redis.ttl(keys.query_picture(job_id, number)) <= 600

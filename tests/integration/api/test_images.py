@@ -20,8 +20,8 @@ from twinlens.shared.queue import (
     MAKE_THUMBNAIL,
     Reply,
     connect,
-    reply_key,
 )
+from twinlens.shared.redis import keys
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -336,7 +336,7 @@ def test_a_thumbnail_is_made_on_first_demand(
         with connect(settings.redis_url) as redis:
             tasks.append(read_task(redis.brpop(["search"], timeout=5)[1]))  # type: ignore[index]
             BlobStore(settings.blob_dir).put(thumbnail_key("default", ID), b"small")
-            redis.rpush(reply_key(tasks[0]["id"]), Reply().model_dump_json())
+            redis.rpush(keys.reply(tasks[0]["id"]), Reply().model_dump_json())
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -363,7 +363,7 @@ def test_a_refused_thumbnail_is_told(
         with connect(settings.redis_url) as redis:
             task = read_task(redis.brpop(["search"], timeout=5)[1])  # type: ignore[index]
             reply = Reply(error=BrokenPicture("It is broken.").to_problem())
-            redis.rpush(reply_key(task["id"]), reply.model_dump_json())
+            redis.rpush(keys.reply(task["id"]), reply.model_dump_json())
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -9,7 +9,8 @@ from support.records import image, summary
 from support.requests import assert_problem, counts, form_body
 
 from twinlens.shared.messages import SearchQuery
-from twinlens.shared.queue import SEARCH, connect, query_key
+from twinlens.shared.queue import SEARCH, connect
+from twinlens.shared.redis import keys
 
 if TYPE_CHECKING:
     from flask.testing import FlaskClient
@@ -49,8 +50,8 @@ def test_a_picture_is_searched_with(
     assert task["kwargs"]["sent"] == [1, 0]
     assert SearchQuery.model_validate(task["kwargs"]["query"]) == SearchQuery(models=["phash"], k=3)
     with connect(settings.redis_url, decode=False) as pictures:
-        assert pictures.get(query_key(job["id"])) == b"query"
-        assert 0 < pictures.ttl(query_key(job["id"])) <= 600
+        assert pictures.get(keys.query_picture(job["id"])) == b"query"
+        assert 0 < pictures.ttl(keys.query_picture(job["id"])) <= 600
     assert client.get("/v1/jobs").json["items"] == []
     listed = client.get("/v1/jobs?kind=search").json["items"]
     assert [one["id"] for one in listed] == [job["id"]]
@@ -96,7 +97,7 @@ def test_a_stored_image_is_searched_with(
     [task] = worker.queued()
     assert task["kwargs"]["query"]["image_id"] == ID
     with connect(settings.redis_url) as redis:
-        assert not redis.exists(query_key(response.json["id"]))
+        assert not redis.exists(keys.query_picture(response.json["id"]))
 
 
 @pytest.mark.parametrize(
@@ -163,14 +164,14 @@ def test_an_idempotency_key_gives_the_first_search(
     assert first.json["id"] == again.json["id"]
     assert len(worker.queued()) == 1
     with connect(settings.redis_url) as redis:
-        assert redis.keys("tl:query:*") == [query_key(first.json["id"])]
+        assert redis.keys("tl:query:*") == [keys.query_picture(first.json["id"])]
     for other in (
         search(client, {"k": 3}, headers=headers),
         search(client, content=b"another", headers=headers),
     ):
         assert_problem(other, 422, "idempotency-conflict")
     with connect(settings.redis_url) as redis:
-        assert redis.keys("tl:query:*") == [query_key(first.json["id"])]
+        assert redis.keys("tl:query:*") == [keys.query_picture(first.json["id"])]
     # The same key at another endpoint is another key.
     raw = {"data": b"query", "content_type": "image/png"}
     assert client.post("/v1/images", headers=headers, **raw).status_code == 202
@@ -192,7 +193,7 @@ def test_several_examples_are_searched_with(
     [task] = worker.queued()
     assert task["kwargs"]["sent"] == [2, 1]
     with connect(settings.redis_url, decode=False) as pictures:
-        keys = [query_key(response.json["id"], number) for number in range(3)]
+        keys = [keys.query_picture(response.json["id"], number) for number in range(3)]
         assert pictures.mget(keys) == [b"one", b"two", b"not this"]
 
 

@@ -17,7 +17,8 @@ from support.stand_in import read_task
 from twinlens.api.accepting.gateway import Gateway
 from twinlens.api.app import create_app
 from twinlens.api.probe import PROBE_TIMEOUT_S, is_listening
-from twinlens.shared.queue import COUNT_VECTORS, Reply, connect, reply_key
+from twinlens.shared.queue import COUNT_VECTORS, Reply, connect
+from twinlens.shared.redis import keys
 
 if TYPE_CHECKING:
     from flask.testing import FlaskClient
@@ -77,7 +78,7 @@ def test_stats(client: FlaskClient, worker: StandIn, settings: Settings) -> None
             task = read_task(redis.brpop(["search"], timeout=5)[1])  # type: ignore[index]
             assert task["name"] == COUNT_VECTORS
             reply = Reply(value={"lite0": 7}).model_dump_json()
-            redis.rpush(reply_key(task["id"]), reply)
+            redis.rpush(keys.reply(task["id"]), reply)
 
     thread = threading.Thread(target=work)
     thread.start()

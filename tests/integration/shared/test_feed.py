@@ -11,6 +11,7 @@ from twinlens.api.accepting.gateway import Gateway
 from twinlens.shared.errors import UploadBroken
 from twinlens.shared.messages import Item, now
 from twinlens.shared.queue import make_celery
+from twinlens.shared.redis import keys
 from twinlens.shared.redis.feed import Feed
 from twinlens.shared.redis.jobs import Job, Jobs
 from twinlens.shared.redis.scripts import ARRIVAL_TTL_S, FED, arrival
@@ -83,7 +84,7 @@ class Sweeper:
     def __call__(self) -> None:
         self._late_s += MIN_AGE_S + 1
         self._patch.setattr(time, "time", lambda: self._time() + self._late_s)
-        self._runtime.redis.delete("tl:sweep")  # which is held for SWEEP_S
+        self._runtime.redis.delete(keys.SWEEP)  # which is held for SWEEP_S
         sweep(self._runtime, self._app)
 
 

@@ -19,6 +19,7 @@ from twinlens.api.accepting.idempotency import KEY_TTL_S
 from twinlens.api.accepting.rates import WINDOW_S
 from twinlens.api.routes.search import COMPARE_TIMEOUT_S
 from twinlens.models.registry import ensure_models
+from twinlens.shared.redis import keys
 from twinlens.shared.redis.jobs import JOBS, SEARCH_TTL_S, SEARCHES
 from twinlens.shared.redis.scripts import ARRIVAL_TTL_S, SEARCH_TOMBSTONE_S, TOMBSTONE_S
 from twinlens.workers.process.sweeper import SWEEP_S, sweep
@@ -134,7 +135,7 @@ LIVES: dict[str, Callable[[Seen], float]] = {
     "tl:library:[a-z]+:calibrations": stays,
     # Who works.
     "tl:workers": stays,
-    "tl:sweep": lives(SWEEP_S),
+    keys.SWEEP: lives(SWEEP_S),
     # Celery's queues, and what its workers hold.
     "single": stays,
     "bulk": stays,

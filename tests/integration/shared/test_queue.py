@@ -18,9 +18,8 @@ from twinlens.shared.queue import (
     connect,
     make_celery,
     read_results,
-    result_key,
-    result_meta,
 )
+from twinlens.shared.redis import keys
 from twinlens.shared.redis.jobs import WAIT_SLICE_S
 from twinlens.shared.redis.presence import BEAT_S, SILENCE_S, announce, live_workers
 from twinlens.shared.redis.scripts import ARRIVAL_TTL_S
@@ -63,14 +62,14 @@ VALUES = [None, 0, "ü", [], {"a": [1, 2.5, None]}]
 def test_what_celery_keeps_is_read(app: Celery, redis: Redis, value: Any) -> None:
     app.backend.store_result("t", value, "SUCCESS")
     assert read_results(redis, ["t"]) == [value]
-    assert 4990 < int(redis.ttl(result_key("t"))) <= 5000  # type: ignore[arg-type]
+    assert 4990 < int(redis.ttl(keys.result("t"))) <= 5000  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", VALUES)
 def test_what_is_kept_in_a_jobs_own_step_is_what_celery_reads(
     app: Celery, redis: Redis, value: Any
 ) -> None:
-    redis.set(result_key("t"), result_meta("t", json.dumps(value)))
+    redis.set(keys.result("t"), result_meta("t", json.dumps(value)))
     found = app.AsyncResult("t")
     assert (found.state, found.result) == ("SUCCESS", value)
 

@@ -13,7 +13,8 @@ from support.doors import Door
 from support.plain_uploads import IDS, codes, ending, has_ended, outcomes, upload, upload_one
 from support.servers import wait_until
 
-from twinlens.shared.queue import COUNT_VECTORS, Reply, reply_key
+from twinlens.shared.queue import COUNT_VECTORS, Reply
+from twinlens.shared.redis import keys
 from twinlens.workers.library.images import count_vectors
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def test_a_call_that_ran_too_long_is_answered(process: WorkerProcess) -> None:
     kwargs = {"library": "default"}
     process.celery.send_task(COUNT_VECTORS, kwargs=kwargs, task_id="call", queue="search")
     process.request(process.take("search")).on_timeout(False, 60)
-    [text] = process.runtime.redis.lrange(reply_key("call"), 0, -1)
+    [text] = process.runtime.redis.lrange(keys.reply("call"), 0, -1)
     error = Reply.model_validate_json(text).error
     assert error is not None
     assert error.type.endswith(":internal")

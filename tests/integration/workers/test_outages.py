@@ -14,7 +14,8 @@ from support.servers import wait_until
 from support.tiny_pair import pair_card, picture_graph, text_graph, tokenizer_file
 
 from twinlens.shared.errors import Unavailable
-from twinlens.shared.queue import COUNT_VECTORS, Reply, reply_key
+from twinlens.shared.queue import COUNT_VECTORS, Reply
+from twinlens.shared.redis import keys
 from twinlens.shared.redis.catalog import MODELS, Catalog
 from twinlens.workers.library.images import count_vectors
 from twinlens.workers.process.runtime import build_runtime
@@ -178,11 +179,11 @@ def test_a_caller_is_told_that_milvus_is_away(
     kwargs = {"library": "default"}
     process.celery.send_task(COUNT_VECTORS, kwargs=kwargs, task_id="call", queue="search")
     process.run_next("search")
-    [text] = process.runtime.redis.lrange(reply_key("call"), 0, -1)
+    [text] = process.runtime.redis.lrange(keys.reply("call"), 0, -1)
     error = Reply.model_validate_json(text).error
     assert error is not None
     assert error.type.endswith(":unavailable")
-    assert 0 < process.runtime.redis.ttl(reply_key("call")) <= 60
+    assert 0 < process.runtime.redis.ttl(keys.reply("call")) <= 60
 
 
 @pytest.mark.parametrize("ask", [remove_one, find_duplicates])

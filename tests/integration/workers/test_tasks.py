@@ -27,9 +27,8 @@ from twinlens.shared.queue import (
     SEARCH,
     SEARCH_TIME_LIMIT_S,
     Reply,
-    reply_key,
-    result_key,
 )
+from twinlens.shared.redis import keys
 from twinlens.shared.redis.jobs import Job
 from twinlens.shared.redis.scripts import FED
 from twinlens.shared.settings import Settings
@@ -189,7 +188,7 @@ def call(process: WorkerProcess, name: str, kwargs: dict[str, Any]) -> None:
 
 
 def answer_of(process: WorkerProcess) -> Reply:
-    [text] = process.runtime.redis.lrange(reply_key("call"), 0, -1)
+    [text] = process.runtime.redis.lrange(keys.reply("call"), 0, -1)
     return Reply.model_validate_json(text)
 
 
@@ -199,8 +198,8 @@ def test_a_caller_is_answered_once_and_the_answer_does_not_stay(
     call(process, COUNT_VECTORS, {"library": "default"})
     process.run_next("search")
     assert answer_of(process) == Reply(value={"phash": 3})
-    assert 0 < process.runtime.redis.ttl(reply_key("call")) <= 60
-    assert not process.runtime.redis.exists(result_key("call"))
+    assert 0 < process.runtime.redis.ttl(keys.reply("call")) <= 60
+    assert not process.runtime.redis.exists(keys.result("call"))
 
 
 def test_a_caller_is_told_what_is_not_there(process: WorkerProcess, filled: list[str]) -> None:

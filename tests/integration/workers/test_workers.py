@@ -26,7 +26,7 @@ from twinlens.models.pictures import open_picture
 from twinlens.shared.blobs import image_id_of, image_key, thumbnail_key
 from twinlens.shared.errors import ContentMissing, ImageNotFound, ModelNotFound
 from twinlens.shared.messages import SearchQuery
-from twinlens.shared.queue import query_key
+from twinlens.shared.redis import keys
 from twinlens.shared.settings import Settings
 from twinlens.workers.chunk.embedding import embed_chunk
 from twinlens.workers.library.images import count_vectors, delete_image, make_stored_thumbnail
@@ -77,7 +77,7 @@ def test_a_picture_that_was_removed_before_its_turn_fails_alone(
 def test_a_search_shows_each_models_distance_of_every_hit(
     runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
 ) -> None:
-    runtime.pictures.set(query_key("q"), small_photos["coffee.png"])
+    runtime.pictures.set(keys.query_picture("q"), small_photos["coffee.png"])
     result = search(runtime, "q", SearchQuery(), time.time(), Sent(1))
     assert [hit.rank for hit in result.hits] == [1, 2, 3, 4]
     assert result.hits[0].image.id == library["coffee.png"]
@@ -130,7 +130,7 @@ def test_words_find_pictures_under_the_models_that_understand_them(
 def test_the_weights_of_a_library_count(
     client: FlaskClient, runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
 ) -> None:
-    runtime.pictures.set(query_key("q"), small_photos["coffee.png"])
+    runtime.pictures.set(keys.query_picture("q"), small_photos["coffee.png"])
     names = names_of(runtime)
     for favourite in names:
         weights = {name: float(name == favourite) for name in names}
@@ -191,7 +191,7 @@ def test_wait_returns_as_soon_as_the_job_has_ended(
 def test_a_search_is_reranked_unless_it_is_asked_not_to_be(
     runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
 ) -> None:
-    runtime.pictures.set(query_key("q"), small_photos["coffee.png"])
+    runtime.pictures.set(keys.query_picture("q"), small_photos["coffee.png"])
     plain = search(runtime, "q", SearchQuery(rerank="none"), time.time(), Sent(1))
     scores = [hit.score for hit in plain.hits]
     assert scores == sorted(scores, reverse=True)

@@ -13,7 +13,7 @@ from support.servers import wait_until
 from support.tiny_pair import plain_picture
 
 from twinlens.shared.messages import now
-from twinlens.shared.redis import feed, scripts
+from twinlens.shared.redis import feed, keys, scripts
 from twinlens.shared.redis.jobs import Job
 from twinlens.shared.redis.presence import SILENCE_S, announce
 from twinlens.shared.redis.scripts import ARRIVING, FED, WORKERS, record
@@ -133,7 +133,7 @@ def test_a_single_picture_is_looked_for_while_none_waits(
     sweep(process.runtime, process.celery)
     assert process.queued("single") == [f"{waits}.0"]
     process.run_next("single")
-    process.runtime.redis.delete("tl:sweep")
+    process.runtime.redis.delete(keys.SWEEP)
     sweep(process.runtime, process.celery)
     assert process.queued("single") == [f"{lost}.0"]
 
@@ -280,7 +280,7 @@ def test_a_worker_that_dies_as_it_sweeps_holds_up_the_others_for_a_while(
 
 def test_the_life_of_a_sweep_is_that_of_its_period(process: WorkerProcess) -> None:
     sweep(process.runtime, process.celery)
-    assert 0 < process.runtime.redis.ttl("tl:sweep") <= SWEEP_S == 10
+    assert 0 < process.runtime.redis.ttl(keys.SWEEP) <= SWEEP_S == 10
 
 
 def test_the_dead_are_not_counted_when_chunks_are_fed(
@@ -314,7 +314,7 @@ def test_a_sweep_outlives_an_outage_of_milvus(
     door.open()
 
     def is_measured() -> bool:
-        process.runtime.redis.delete("tl:sweep")
+        process.runtime.redis.delete(keys.SWEEP)
         sweep(process.runtime, process.celery)
         return process.runtime.catalog.calibrations("default") != {}
 

@@ -19,7 +19,7 @@ from support.requests import form_body
 from twinlens.shared.blobs import image_id_of
 from twinlens.shared.errors import ImageNotFound
 from twinlens.shared.messages import CompareQuery, DuplicatesQuery, SearchQuery, now
-from twinlens.shared.queue import query_key
+from twinlens.shared.redis import keys
 from twinlens.shared.redis.catalog import LIBRARIES
 from twinlens.workers.library.calibrate import calibrate_libraries
 from twinlens.workers.query.compare import compare
@@ -109,7 +109,7 @@ def upload(client: FlaskClient, parts: list[Any]) -> str:
 def find(runtime: Runtime, sent: list[bytes] | None = None, **query: Any) -> SearchResult:
     pictures = sent or []
     for number, content in enumerate(pictures):
-        runtime.pictures.set(query_key("q", number), content)
+        runtime.pictures.set(keys.query_picture("q", number), content)
     n_negative = query.pop("n_negative", 0)
     counted = Sent(len(pictures) - n_negative, n_negative)
     return search(runtime, "q", SearchQuery(**query), time.time(), counted)
@@ -286,7 +286,7 @@ def test_duplicates_are_grouped(
 def test_two_pictures_are_compared(
     runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
 ) -> None:
-    runtime.pictures.set(query_key("t", 0), small_photos["coffee.png"])
+    runtime.pictures.set(keys.query_picture("t", 0), small_photos["coffee.png"])
     same = compare(runtime, "t", CompareQuery(image_ids=[library["coffee.png"]]))
     assert set(same.models) == set(names_of(runtime))
     for one in same.models.values():

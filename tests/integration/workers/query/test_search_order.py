@@ -33,7 +33,7 @@ from twinlens.models.rerank import rerank
 from twinlens.models.variants import variants_of
 from twinlens.shared.errors import BadRequest, ImageNotFound
 from twinlens.shared.messages import CompareQuery, DuplicatesQuery, SearchQuery
-from twinlens.shared.queue import query_key
+from twinlens.shared.redis import keys
 from twinlens.shared.settings import Settings
 from twinlens.workers.library.calibrate import calibrate_libraries
 from twinlens.workers.milvus.collection import collection_of
@@ -109,7 +109,7 @@ def runtime(runtime: Runtime, shelf: Path) -> Runtime:
 
 def find(runtime: Runtime, sent: bytes | None = None, **query: Any) -> SearchResult:
     if sent is not None:
-        runtime.pictures.set(query_key("q"), sent)
+        runtime.pictures.set(keys.query_picture("q"), sent)
     asked = SearchQuery(library="known", **({"k": 1000, "rerank": "none"} | query))
     return search(runtime, "q", asked, time.time(), Sent(int(sent is not None)))
 
@@ -444,7 +444,7 @@ def test_what_is_not_there_cannot_be_looked_for(
     assert find(runtime, image_id=id_of(5), models=[COLOURS]).hits
     with pytest.raises(BadRequest, match="text encoder"):
         find(runtime, text="red", models=[TINT])
-    runtime.pictures.delete(query_key("q"))
+    runtime.pictures.delete(keys.query_picture("q"))
     with pytest.raises(BadRequest, match="waited too long"):
         search(runtime, "q", SearchQuery(library="known"), time.time(), Sent(1))
 
@@ -467,7 +467,7 @@ def test_models_agree_as_far_as_the_first_of_their_lists_do(
 
 def test_a_search_says_where_its_time_went(runtime: Runtime, write: Callable[..., Known]) -> None:
     Circle(write, Metric.L2, COLOURS).known.put(runtime)
-    runtime.pictures.set(query_key("q"), plain_picture("red"))
+    runtime.pictures.set(keys.query_picture("q"), plain_picture("red"))
     query = SearchQuery(library="known")
     began, waited_s = time.perf_counter(), 5.0
     found = search(runtime, "q", query, time.time() - waited_s, Sent(1)).timing_ms

@@ -1,0 +1,106 @@
+"""Every key in Redis, once. How long each lives: `tests/integration/shared/test_key_lives.py`."""
+
+from __future__ import annotations
+
+# Jobs by the time of their creation. Searches have a list of their own: they come by the thousand,
+# and are kept for an hour.
+JOBS = "tl:jobs"
+SEARCHES = "tl:jobs:search"
+# Uploads that are still being read, and single pictures that are not yet embedded: what the
+# sweeper looks through.
+ARRIVING = "tl:jobs:arriving"
+SINGLES = "tl:jobs:singles"
+
+# Bulk jobs wait in two rings, so that libraries take turns, and the jobs of a library: a list of
+# libraries, and one list of jobs for each (`jobs_in_turn`).
+RING = "tl:feed:libraries"
+# Chunks that are queued or running, with the Unix time since when. Only a few are at a time.
+FED = "tl:feed:fed"
+# Pictures of bulk jobs that are stored and not yet counted.
+BACKLOG = "tl:feed:backlog"
+
+# Worker processes that live, and which of them sweeps.
+WORKERS = "tl:workers"
+SWEEP = "tl:sweep"
+
+LIBRARIES = "tl:libraries"
+MODELS = "tl:models"
+# Which Milvus is connected, and what it has.
+SERVER = "tl:milvus"
+# Seconds that a picture of a library took lately, by library.
+COSTS = "tl:costs"
+# Milvus collections that no library has any more, to be dropped.
+UNUSED_COLLECTIONS = "tl:collections:unused"
+
+# Where kombu keeps the messages that workers hold: its Redis channel's `unacked_key`.
+UNACKED = "unacked"
+
+
+def job(job_id: str) -> str:
+    """Returns the key of a job's record."""
+    return f"tl:job:{job_id}"
+
+
+def events(job_id: str) -> str:
+    """Returns the key of the stream on which each change of a job is told."""
+    return f"tl:job:{job_id}:events"
+
+
+def done_chunks(job_id: str) -> str:
+    """Returns the key of a bit for each chunk: whether it is counted."""
+    return f"tl:job:{job_id}:done"
+
+
+def arrival(job_id: str) -> str:
+    """Returns the key that lives while an upload is being read."""
+    return f"tl:job:{job_id}:arrival"
+
+
+def tries(job_id: str) -> str:
+    """Returns the key of how often each part of a job was begun and not ended."""
+    return f"tl:job:{job_id}:tries"
+
+
+def jobs_in_turn(library: str) -> str:
+    """Returns the key of a library's jobs that have chunks to be queued."""
+    return f"{RING}:{library}"
+
+
+def open_uploads(library: str) -> str:
+    """Returns the key of a library's uploads that have not ended, by the time of their creation."""
+    return f"tl:library:{library}:uploads"
+
+
+def images(library: str) -> str:
+    """Returns the key of a library's images, by id."""
+    return f"tl:library:{library}:images"
+
+
+def image_order(library: str) -> str:
+    """Returns the key of the ids of a library's images, by the time when each was added."""
+    return f"tl:library:{library}:order"
+
+
+def calibrations(library: str) -> str:
+    """Returns the key of the distributions of a library's distances, by collection."""
+    return f"tl:library:{library}:calibrations"
+
+
+def query_picture(job_id: str, number: int = 0) -> str:
+    """Returns the key of a picture that was sent with a query."""
+    return f"tl:query:{job_id}:{number}"
+
+
+def reply(task_id: str) -> str:
+    """Returns the key of the list on which a call's answer is pushed once."""
+    return f"tl:reply:{task_id}"
+
+
+def idempotency(key: str) -> str:
+    """Returns the key of what a caller's idempotency key stands for."""
+    return f"tl:idempotency:{key}"
+
+
+def result(task_id: str) -> str:
+    """Returns where Celery's Redis backend has a result; `task_keyprefix` in its source."""
+    return f"celery-task-meta-{task_id}"

@@ -1,0 +1,16 @@
+-- Makes a stored chunk one to be worked on, in its job's and its library's turn.
+-- ARGV 6: how many pictures it has.
+-- Gives whether the job still takes any.
+local n_pictures = ARGV[6]
+
+if not is_open or get('total') then return 0 end
+add('n_chunks', 1)
+add('received', n_pictures)
+redis.call('INCRBY', backlog, n_pictures)
+if redis.call('HSETNX', record, 'in_ring', 1) == 1 then
+  if redis.call('RPUSH', of_library(jobs_of), get('id')) == 1 then
+    redis.call('RPUSH', ring, get('library'))
+  end
+end
+announce(-1, 0)
+return 1

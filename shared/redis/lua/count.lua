@@ -1,0 +1,29 @@
+-- Stores the outcomes of a chunk, and adds them to the progress, once however often it is called.
+-- KEYS 9: where the outcomes go.
+-- ARGV 6: the chunk. 7, 8, 9: how many pictures succeeded, were skipped, failed. 10: now. 11: the
+--   problem of a single picture as JSON, or ''. 12: the outcomes.
+-- Gives whether it was the first time.
+--
+-- The rate is an exponential moving average of n / dt over the chunks, dt being the time since the
+-- one before. `Job.pictures_per_s` divides it by the weight that there is so far.
+local outcomes_key = KEYS[9]
+local chunk, n_succeeded, n_skipped, n_failed, moment, problem, outcomes = unpack(ARGV, 6, 12)
+
+redis.call('ZREM', fed, get('id') .. '.' .. chunk)
+if not is_open then return 0 end
+if redis.call('SETBIT', done, chunk, 1) == 1 then return 0 end
+redis.call('SET', outcomes_key, outcomes, 'EX', get('ttl_s'))
+local n = n_succeeded + n_skipped + n_failed
+add('succeeded', n_succeeded)
+add('skipped', n_skipped)
+add('failed', n_failed)
+add('n_chunks_done', 1)
+local before = number('counted_at') > 0 and number('counted_at') or number('started_at')
+local dt = math.max(tonumber(moment) - before, 0.001)
+local fade = math.exp(-dt / rate_window_s)
+local rate = number('rate') * fade + n / dt * (1 - fade)
+redis.call('HSET', record, 'rate', tostring(rate), 'counted_at', moment)
+if is_fed() then redis.call('DECRBY', backlog, n) end
+end_if_all_is_counted(moment, get('kind') == 'embed' and problem or '')
+announce(chunk, n_failed)
+return 1

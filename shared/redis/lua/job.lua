@@ -1,0 +1,55 @@
+-- Stands before each change of a job.
+-- KEYS 1 to 8: the job's record, its events, its bit for each counted chunk; the uploads that
+--   arrive, the single pictures that are open; the chunks on their way, the pictures that wait, the
+--   libraries in turn.
+-- ARGV 1 to 5: the keys of a library's open uploads and of its jobs in turn, `*` for its name; how
+--   long a record is kept past its life, and that of a search, and the window of the rate, all in
+--   seconds.
+local record, events, done, arriving, singles, fed, backlog, ring = unpack(KEYS, 1, 8)
+local uploads_of, jobs_of, tombstone_s, search_tombstone_s, rate_window_s = unpack(ARGV, 1, 5)
+
+local function get(name) return redis.call('HGET', record, name) end
+local function number(name) return tonumber(get(name) or '0') end
+local function add(name, n) return redis.call('HINCRBY', record, name, n) end
+local function of_library(key) return (string.gsub(key, '%*', get('library'))) end
+
+-- Whether its chunks are fed in turn, and counted in the backlog.
+local function is_fed() return get('kind') == 'bulk' or get('kind') == 'reindex' end
+
+-- Raises the revision, and wakes whoever waits. Chunk -1: another change than a counted chunk.
+local function announce(chunk, n_failed)
+  add('revision', 1)
+  redis.call('XADD', events, '*', 'status', get('status'), 'chunk', chunk, 'n_failed', n_failed)
+  -- The last event may be the first, and what is not there yet cannot be told to expire.
+  if get('finished_at') then redis.call('EXPIRE', events, get('ttl_s')) end
+end
+
+-- Keeps the record past its life, so that an expired job is told from one that never was.
+local function finish(status, moment, problem)
+  local ttl_s = number('ttl_s')
+  redis.call('HSET', record, 'status', status, 'finished_at', moment,
+             'expires_at', tostring(tonumber(moment) + ttl_s))
+  if problem and problem ~= '' then redis.call('HSET', record, 'error', problem) end
+  local kept_s = get('kind') == 'search' and search_tombstone_s or tombstone_s
+  redis.call('EXPIRE', record, ttl_s + kept_s)
+  redis.call('EXPIRE', done, ttl_s)
+  redis.call('SREM', arriving, get('id'))
+  redis.call('SREM', singles, get('id'))
+  redis.call('ZREM', of_library(uploads_of), get('id'))
+  if is_fed() then
+    local n_counted = number('succeeded') + number('skipped') + number('failed')
+    redis.call('DECRBY', backlog, number('received') - n_counted)
+  end
+end
+
+local function end_if_all_is_counted(moment, problem)
+  -- A library's new edition has to be switched on before the job that built it has ended.
+  if get('kind') == 'reindex' then return end
+  if get('total') and number('n_chunks_done') == number('n_chunks') then
+    problem = problem ~= '' and problem or get('upload_error')
+    finish(problem and 'failed' or 'succeeded', moment, problem)
+  end
+end
+
+local status = get('status')
+local is_open = status == 'queued' or status == 'running'
