@@ -14,6 +14,9 @@ from twinlens.shared.messages import Moment
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+# It exists from the start.
+DEFAULT_LIBRARY = "default"
+
 FloatMetric = Literal["L2", "IP", "COSINE"]
 IndexType = Literal["AUTO", "FLAT", "HNSW", "IVF_FLAT", "IVF_SQ8", "IVF_PQ", "SCANN", "DISKANN"]
 

@@ -49,6 +49,12 @@ def chunk_task_id(job_id: str, chunk: int) -> str:
     return f"{job_id}.{chunk}"
 
 
+def chunk_of(task_id: str) -> tuple[str, int]:
+    """Returns the job and the chunk of a Celery id that `chunk_task_id` made."""
+    job_id, _, chunk = task_id.rpartition(".")
+    return job_id, int(chunk)
+
+
 def connect(url: str, *, n_retries: int = 1, decode: bool = True) -> redis.Redis:
     """Returns a Redis client whose every call ends within bounded time.
 

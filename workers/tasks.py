@@ -7,24 +7,26 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
-from celery.exceptions import TimeLimitExceeded
+from celery.exceptions import Ignore, TimeLimitExceeded
 from kombu.exceptions import OperationalError
+from pydantic import BaseModel
 from redis import RedisError
 
 from twinlens.shared import queue
 from twinlens.shared.errors import Crashed, Internal, Problem, TwinlensError, Unavailable
-from twinlens.shared.messages import CompareQuery, DuplicatesQuery, SearchQuery
+from twinlens.shared.messages import (
+    ChunkItems,
+    CompareQuery,
+    Duplicates,
+    DuplicatesQuery,
+    SearchQuery,
+    SearchResult,
+)
 from twinlens.shared.redis import keys
-from twinlens.shared.redis.jobs import Jobs
-from twinlens.workers.chunk.embedding import MAX_TRIES, fail_chunk
-from twinlens.workers.chunk.embedding import embed_chunk as embed_stored_chunk
-from twinlens.workers.library import images
-from twinlens.workers.library.reindex import plan_reindex
+from twinlens.shared.redis.jobs import Jobs, StoredResult
+from twinlens.workers.chunk.tries import MAX_TRIES
 from twinlens.workers.process.app import celery_app, redis_of_parent, runtime
-from twinlens.workers.query.compare import compare as compare_pictures
-from twinlens.workers.query.duplicates import find_duplicates as find_library_duplicates
-from twinlens.workers.query.examples import Sent
-from twinlens.workers.query.search import search as search_library
+from twinlens.workers.query.examples import NumSent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,8 +50,50 @@ def problem_of(error: BaseException) -> Problem:
     return Internal("The task failed unexpectedly; the log says why.").to_problem()
 
 
+class JobTask(BaseTask):
+    """A task whose end is its job's. What it returns is the job's result."""
+
+    throws = (TwinlensError,)
+
+    def conclude(
+        self, jobs: Jobs, task_id: str, result: BaseModel | None, stored: StoredResult
+    ) -> None:
+        """Ends the job, in the round trip in which the result is stored (`JobBackend`)."""
+        jobs.finish(task_id, stored=None if result is None else stored)
+
+    def on_failure(
+        self,
+        exc: Exception,
+        task_id: str,
+        args: Any,
+        kwargs: Any,
+        einfo: Any,
+    ) -> None:
+        Jobs(redis_of_parent()).finish(task_id, problem_of(exc))
+
+
+class StepTask(JobTask):
+    """The first step of a job: others end it, unless this one fails."""
+
+    def conclude(
+        self, jobs: Jobs, task_id: str, result: BaseModel | None, stored: StoredResult
+    ) -> None:
+        """Leaves the job as it is."""
+
+
 class ChunkTask(BaseTask):
-    """Does not fail a job for what can be tried again."""
+    """A part of a job. Does not fail it for what can be tried again."""
+
+    def conclude(self, jobs: Jobs, task_id: str, result: ChunkItems, stored: StoredResult) -> None:
+        """Counts the chunk, in the round trip in which its outcomes are stored (`JobBackend`)."""
+        job_id, chunk = queue.chunk_of(task_id)
+        jobs.count_chunk(job_id, chunk, result.root, stored)
+
+    def on_success(self, retval: ChunkItems, task_id: str, args: Any, kwargs: Any) -> None:
+        # If Redis or Milvus is away just now, the sweeper does both.
+        with contextlib.suppress(RedisError, OperationalError, Unavailable):
+            runtime().feed.top_up(celery_app)
+            runtime().editions.switch_if_built(kwargs["job_id"])
 
     def on_failure(
         self,
@@ -72,29 +116,6 @@ class ChunkTask(BaseTask):
     def on_retry(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         # A worker that is told to stop hands its chunk back so: that was no try of the pictures.
         Jobs(redis_of_parent()).end_try(kwargs["job_id"], str(kwargs["chunk"]))
-
-
-class StepTask(BaseTask):
-    """Ends its job's record if it fails: it is the first step of more."""
-
-    throws = (TwinlensError,)
-
-    def on_failure(
-        self,
-        exc: Exception,
-        task_id: str,
-        args: Any,
-        kwargs: Any,
-        einfo: Any,
-    ) -> None:
-        Jobs(redis_of_parent()).finish(task_id, problem_of(exc))
-
-
-class JobTask(StepTask):
-    """Ends its job's record, unless the task has done so."""
-
-    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
-        runtime().jobs.finish(task_id)
 
 
 class CallTask(BaseTask):
@@ -123,16 +144,18 @@ class CallTask(BaseTask):
             pipeline.execute()
 
 
-def _begin(job_id: str) -> bool:
-    """Starts a job of one task. False where it has ended, e.g. because it was redelivered.
+def _begin(job_id: str) -> None:
+    """Starts a job of one task.
 
     Raises:
+        Ignore: It has ended, e.g. because it was redelivered.
         Crashed: It has taken its worker process with it too often.
     """
     n_tries = runtime().jobs.begin(job_id)
+    if n_tries == 0:
+        raise Ignore
     if n_tries > MAX_TRIES:
         raise Crashed(f"The task ended its worker process {MAX_TRIES} times and was given up.")
-    return n_tries > 0
 
 
 @contextlib.contextmanager
@@ -146,29 +169,25 @@ def _tried_again(task: BaseTask, job_id: str) -> Iterator[None]:
         raise task.retry(exc=error, countdown=RETRY_AFTER_S) from error
 
 
-@celery_app.task(
-    name=queue.EMBED_CHUNK, base=ChunkTask, bind=True, max_retries=None, ignore_result=True
-)
-def embed_chunk(self: BaseTask, job_id: str, chunk: int) -> None:
+@celery_app.task(name=queue.EMBED_CHUNK, base=ChunkTask, bind=True, max_retries=None)
+def embed_chunk(self: BaseTask, job_id: str, chunk: int) -> ChunkItems:
     try:
-        if runtime().jobs.start(job_id):
-            _embed_or_fail(job_id, chunk)
-        else:
+        if not runtime().jobs.start(job_id):
             runtime().feed.forget_chunk(job_id, chunk)
+            raise Ignore
+        return _embed_or_fail(job_id, chunk)
     except (Unavailable, RedisError) as error:
         log.warning("chunk %d of job %s waits: %s", chunk, job_id, error)
         raise self.retry(exc=error, countdown=RETRY_AFTER_S) from error
-    with contextlib.suppress(RedisError, OperationalError):  # the sweeper does it as well
-        runtime().feed.top_up(celery_app)
 
 
-def _embed_or_fail(job_id: str, chunk: int) -> None:
+def _embed_or_fail(job_id: str, chunk: int) -> ChunkItems:
     try:
-        embed_stored_chunk(runtime(), job_id, chunk)
+        return ChunkItems(runtime().chunks.run(job_id, chunk))
     except (Unavailable, RedisError):
         raise
     except Exception as error:  # noqa: BLE001 (a bug of ours must not hold up the rest of the job)
-        fail_chunk(runtime(), job_id, chunk, problem_of(error))
+        return ChunkItems(runtime().chunks.fail(job_id, chunk, problem_of(error)))
 
 
 @celery_app.task(
@@ -176,32 +195,30 @@ def _embed_or_fail(job_id: str, chunk: int) -> None:
     base=StepTask,
     bind=True,
     max_retries=None,
-    ignore_result=True,
     time_limit=queue.LIBRARY_TIME_LIMIT_S,
 )
 def reindex(self: BaseTask, job_id: str) -> None:
     try:
-        plan_reindex(runtime(), celery_app, job_id)
+        runtime().editions.plan(celery_app, job_id)
     except (Unavailable, RedisError) as error:
         raise self.retry(exc=error, countdown=RETRY_AFTER_S) from error
 
 
-@celery_app.task(
-    name=queue.SEARCH, base=JobTask, time_limit=queue.SEARCH_TIME_LIMIT_S, ignore_result=True
-)
-def search(job_id: str, query: dict[str, Any], submitted_at: float, sent: tuple[int, int]) -> None:
-    if not _begin(job_id):
-        return
+@celery_app.task(name=queue.SEARCH, base=JobTask, time_limit=queue.SEARCH_TIME_LIMIT_S)
+def search(
+    job_id: str, query: dict[str, Any], submitted_at: float, sent: tuple[int, int]
+) -> SearchResult:
+    _begin(job_id)
     asked = SearchQuery.model_validate(query)
-    result = search_library(runtime(), job_id, asked, submitted_at, Sent(*sent))
-    runtime().jobs.finish(job_id, result=result.model_dump_json())
+    return runtime().searches.search(job_id, asked, submitted_at, NumSent(*sent))
 
 
 @celery_app.task(name=queue.DELETE_IMAGE, base=JobTask, bind=True, max_retries=None)
 def delete_image(self: BaseTask, job_id: str, library: str, image_id: str) -> None:
     with _tried_again(self, job_id):
-        if _begin(job_id):
-            images.delete_image(runtime(), job_id, library, image_id)
+        _begin(job_id)
+        asked_at = runtime().jobs.get(job_id).created_at
+        runtime().images.delete(library, image_id, asked_at)
 
 
 @celery_app.task(
@@ -209,33 +226,31 @@ def delete_image(self: BaseTask, job_id: str, library: str, image_id: str) -> No
     base=JobTask,
     bind=True,
     max_retries=None,
-    ignore_result=True,
     time_limit=queue.LIBRARY_TIME_LIMIT_S,
 )
-def find_duplicates(self: BaseTask, job_id: str, query: dict[str, Any]) -> None:
+def find_duplicates(self: BaseTask, job_id: str, query: dict[str, Any]) -> Duplicates:
     with _tried_again(self, job_id):
-        if _begin(job_id):
-            found = find_library_duplicates(runtime(), DuplicatesQuery.model_validate(query))
-            runtime().jobs.finish(job_id, result=found.model_dump_json())
+        _begin(job_id)
+        return runtime().near_duplicates.find(DuplicatesQuery.model_validate(query))
 
 
 @celery_app.task(name=queue.COMPARE, base=CallTask, bind=True, time_limit=queue.SEARCH_TIME_LIMIT_S)
 def compare(self: BaseTask, query: dict[str, Any]) -> dict[str, Any]:
     asked = CompareQuery.model_validate(query)
-    return compare_pictures(runtime(), str(self.request.id), asked).model_dump()
+    return runtime().comparisons.compare(str(self.request.id), asked).model_dump()
 
 
 @celery_app.task(name=queue.DELETE_LIBRARY, base=JobTask, time_limit=queue.LIBRARY_TIME_LIMIT_S)
 def delete_library(job_id: str, library: str) -> None:
-    if _begin(job_id):
-        runtime().blobs.delete_library(library)
+    _begin(job_id)
+    runtime().blobs.delete_library(library)
 
 
 @celery_app.task(name=queue.MAKE_THUMBNAIL, base=CallTask, time_limit=queue.SEARCH_TIME_LIMIT_S)
 def make_thumbnail(library: str, image_id: str) -> None:
-    images.make_stored_thumbnail(runtime(), library, image_id)
+    runtime().images.make_thumbnail(library, image_id)
 
 
 @celery_app.task(name=queue.COUNT_VECTORS, base=CallTask, time_limit=queue.SEARCH_TIME_LIMIT_S)
 def count_vectors(library: str) -> dict[str, int]:
-    return images.count_vectors(runtime(), library)
+    return runtime().images.count_vectors(library)

@@ -19,7 +19,7 @@ from twinlens.api.probe import is_listening
 from twinlens.shared import queue
 from twinlens.shared.blobs import BlobStore
 from twinlens.shared.errors import LibraryNotFound, Unavailable
-from twinlens.shared.libraries import Library
+from twinlens.shared.libraries import DEFAULT_LIBRARY, Library
 from twinlens.shared.log import request_id
 from twinlens.shared.messages import Item, WorkerStatus
 from twinlens.shared.redis import keys
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from twinlens.shared.settings import Settings
 
 EXTENSION = "twinlens"
-DEFAULT_LIBRARY = "default"
 # The picture of a search waits in Redis no longer than anyone would wait for the answer.
 QUERY_TTL_S = 600
 # Shorter than the client's socket timeout, which would end a longer BLPOP with an error.

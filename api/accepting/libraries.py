@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from twinlens.api.accepting.gateway import DEFAULT_LIBRARY, TaskMessage
+from twinlens.api.accepting.gateway import TaskMessage
 from twinlens.api.accepting.intake import new_job
 from twinlens.shared.errors import FieldError, LibraryConflict, ValidationFailed
 from twinlens.shared.indexes import check_index, layout_of
-from twinlens.shared.libraries import Edition, Library, NextEdition, new_collection
+from twinlens.shared.libraries import DEFAULT_LIBRARY, Edition, Library, NextEdition, new_collection
 from twinlens.shared.messages import now
 from twinlens.shared.queue import DELETE_LIBRARY, REINDEX
 

@@ -3,44 +3,55 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from twinlens.shared.blobs import image_id_of, image_key
 from twinlens.shared.errors import Internal, TwinlensError
+from twinlens.workers.chunk.sources import Sources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Executor
 
+    from twinlens.shared.blobs import BlobStore
     from twinlens.shared.messages import ManifestItem
-    from twinlens.workers.process.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
 
-def store_listed(runtime: Runtime, library: str, entries: Sequence[ManifestItem]) -> None:
-    """Fetches what is listed by URI, stores it, and says in each entry what it is, or why not.
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """Fetches and stores, several at a time: threads wait for disks and hosts."""
 
-    A chunk that is run again fetches again, and so sees what is there by then.
-    """
-    listed = [entry for entry in entries if entry.uri is not None and entry.error is None]
-    if not listed:
-        return
-    # Threads wait for disks and hosts, several at a time; the blobs are synced together.
-    with runtime.blobs.batch() as batch:
-        contents = runtime.fetchers.map(lambda entry: _fetch(runtime, entry), listed)
-        for entry, content in zip(listed, contents, strict=True):
-            if content is not None:
-                entry.image_id, entry.n_bytes = image_id_of(content), len(content)
-                batch.put(image_key(library, entry.image_id), content)
+    blobs: BlobStore
+    sources: Sources
+    fetchers: Executor
 
+    def store(self, library: str, entries: Sequence[ManifestItem]) -> None:
+        """Fetches what is listed by URI, stores it, and says in each entry what it is, or why not.
 
-def _fetch(runtime: Runtime, entry: ManifestItem) -> bytes | None:
-    assert entry.uri is not None
-    try:
-        return runtime.sources.fetch(entry.uri)
-    except TwinlensError as error:
-        entry.error = error.to_problem()
-    except Exception:
-        log.exception("fetching %s failed unexpectedly", entry.name)
-        entry.error = Internal("The picture could not be fetched; the log says why.").to_problem()
-    return None
+        A chunk that is run again fetches again, and so sees what is there by then.
+        """
+        listed = [entry for entry in entries if entry.uri is not None and entry.error is None]
+        if not listed:
+            return
+        # The blobs are synced together.
+        with self.blobs.batch() as batch:
+            for entry, content in zip(listed, self.fetchers.map(self._fetch, listed), strict=True):
+                if content is not None:
+                    entry.image_id, entry.n_bytes = image_id_of(content), len(content)
+                    batch.put(image_key(library, entry.image_id), content)
+
+    def _fetch(self, entry: ManifestItem) -> bytes | None:
+        assert entry.uri is not None
+        try:
+            return self.sources.fetch(entry.uri)
+        except TwinlensError as error:
+            entry.error = error.to_problem()
+        except Exception:
+            log.exception("fetching %s failed unexpectedly", entry.name)
+            entry.error = Internal(
+                "The picture could not be fetched; the log says why."
+            ).to_problem()
+        return None

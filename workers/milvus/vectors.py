@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import grpc
@@ -122,12 +123,7 @@ class Vectors:
 
     @_needs_milvus
     def nearest(
-        self,
-        collection: Collection,
-        embeddings: Any,
-        limit: int,
-        where: Filter | None = None,
-        among: Sequence[str] | None = None,
+        self, collection: Collection, embeddings: Any, limit: int, where: Filter | None = None
     ) -> list[dict[str, float]]:
         """Returns the ids nearest to each of some embeddings, and their distances, nearest first.
 
@@ -136,22 +132,35 @@ class Vectors:
             embeddings: float32 [n, dimension], or uint8 [n, dimension / 8] of hashes.
             limit: How many at most.
             where: Only images whose metadata it is true of.
-            among: Instead, only these ids; each gets its exact distance.
         """
-        only = "" if among is None else f"{ID_FIELD} in {_id_list(among)}"
+        only = "" if where is None else to_milvus(where, has_exists=not self.server.is_lite)
         index = collection.index_on(self.server)
-        if among is not None and index.type not in EXACT:
-            return self._measure(collection, embeddings, among, limit)
-        if where is not None:
-            only = to_milvus(where, has_exists=not self.server.is_lite)
         n_listed = max(limit, N_MEASURED) if index.type in COMPRESSED else limit
-        found = self._search(collection, embeddings, n_listed, only)
+        listed = self._search(collection, embeddings, n_listed, only)
         if index.type in EXACT:
-            return found
-        ids = self._unlisted(collection.name, only, found, n_listed)
+            return listed
+        ids = self._unlisted(collection.name, only, listed, n_listed)
         if not ids and index.type in COMPRESSED:
-            ids = list({image_id for some in found for image_id in some})
-        return self._measure(collection, embeddings, ids, limit) if ids else found
+            ids = list({image_id for some in listed for image_id in some})
+        if not ids:
+            return listed
+        return [_first(some, limit) for some in self._measure(collection, embeddings, ids)]
+
+    @_needs_milvus
+    def distances_to(
+        self, collection: Collection, embeddings: Any, ids: Sequence[str]
+    ) -> list[dict[str, float]]:
+        """Returns how far each of some embeddings is from some images, exactly; nearest first.
+
+        Args:
+            collection: Where they are.
+            embeddings: float32 [n, dimension], or uint8 [n, dimension / 8] of hashes.
+            ids: The images. One that has no embedding there is left out.
+        """
+        if collection.index_on(self.server).type in EXACT:
+            only = f"{ID_FIELD} in {_id_list(ids)}"
+            return self._search(collection, embeddings, len(ids), only)
+        return self._measure(collection, embeddings, ids)
 
     def _search(
         self, collection: Collection, embeddings: Any, limit: int, only: str
@@ -168,7 +177,7 @@ class Vectors:
         return [{hit[ID_FIELD]: float(hit["distance"]) for hit in some} for some in hits]
 
     def _unlisted(
-        self, name: str, only: str, found: Sequence[dict[str, float]], limit: int
+        self, name: str, only: str, listed: Sequence[dict[str, float]], limit: int
     ) -> list[str]:
         """Returns all ids there are, if an index has overlooked some that a search had room for.
 
@@ -176,8 +185,8 @@ class Vectors:
         of 100 rows among 100,000, a search found 33. So does what a real server has of new rows,
         whatever the index. Where there are more than MAX_ROWS, none are returned.
         """
-        n_found = min(map(len, found), default=limit)
-        if n_found >= limit or not n_found < self._count(name, only) <= MAX_ROWS:
+        n_listed = min(map(len, listed), default=limit)
+        if n_listed >= limit or not n_listed < self._count(name, only) <= MAX_ROWS:
             return []
         rows = self._client.query(
             name,
@@ -190,20 +199,19 @@ class Vectors:
         return [row[ID_FIELD] for row in rows]
 
     def _measure(
-        self, collection: Collection, embeddings: Any, ids: Sequence[str], limit: int
+        self, collection: Collection, embeddings: Any, ids: Sequence[str]
     ) -> list[dict[str, float]]:
-        """Returns the nearest of some ids, by distances that are computed here."""
+        """Returns distances that are computed here, nearest first."""
         stored = self.fetch(collection, ids)
         if not stored:
             return [{} for _ in embeddings]
         rows = np.stack(list(stored.values()))
         sign = collection.card.metric.sign
-        found = []
+        measured = []
         for distances in pairwise_distances(embeddings, rows, collection.card):
-            ranked = zip(stored, distances.tolist(), strict=True)
-            nearest = sorted(ranked, key=lambda one: (sign * one[1], one[0]))[:limit]
-            found.append(dict(nearest))
-        return found
+            by_id = zip(stored, distances.tolist(), strict=True)
+            measured.append(dict(sorted(by_id, key=lambda one: (sign * one[1], one[0]))))
+        return measured
 
     def fetch(self, collection: Collection, ids: Sequence[str]) -> dict[str, Any]:
         """Reads stored embeddings.
@@ -306,6 +314,10 @@ class Vectors:
             make_ready(self._client, collection, self.server, self._timeout_s)
             self._ready.add(name)
         return name
+
+
+def _first(distances: dict[str, float], limit: int) -> dict[str, float]:
+    return dict(islice(distances.items(), limit))
 
 
 def _id_list(ids: Sequence[str]) -> str:

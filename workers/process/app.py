@@ -32,9 +32,11 @@ BULK_NICENESS = 10
 logger = logging.getLogger(__name__)
 
 LANES_VARIABLE = "TWINLENS_WORKER_LANES"
+# As Celery takes it before the URL of `result_backend`.
+BACKEND = "twinlens.workers.process.backend:JobBackend"
 
 settings = Settings()
-celery_app = make_celery(settings, with_results=True)
+celery_app = make_celery(settings, result_backend=f"{BACKEND}+{settings.redis_url}")
 celery_app.steps["consumer"].add(LeaseRenewal)
 celery_app.conf.imports = ("twinlens.workers.tasks",)
 
@@ -127,6 +129,7 @@ def _begin_task(task: Any, **_: Any) -> None:
 
 @signals.task_postrun.connect
 def _end_task(task: Any, **_: Any) -> None:
-    runtime().n_tasks += 1
+    counts = runtime().counts
+    counts.n_tasks += 1
     if task.name == EMBED_CHUNK:
-        runtime().busy_s += time.monotonic() - task.request.began_at
+        counts.busy_s += time.monotonic() - task.request.began_at

@@ -13,7 +13,7 @@ from redis import RedisError
 from twinlens.shared.errors import Unavailable
 from twinlens.shared.messages import WorkerStatus
 from twinlens.shared.redis.presence import BEAT_S, announce
-from twinlens.workers.process.sweeper import SWEEP_S, sweep
+from twinlens.workers.process.sweeper import SWEEP_S
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -32,7 +32,7 @@ class Heartbeat(threading.Thread):
         super().__init__(name="heartbeat", daemon=True)
         self._runtime = runtime
         self._app = app
-        self._counts = deque([(time.monotonic(), 0, 0)])
+        self._history = deque([(time.monotonic(), 0, 0)])
 
     def run(self) -> None:
         next_sweep = time.monotonic() + SWEEP_S
@@ -42,7 +42,7 @@ class Heartbeat(threading.Thread):
                 if time.monotonic() >= next_sweep:
                     next_sweep += SWEEP_S
                     self._runtime.publish_models()
-                    sweep(self._runtime, self._app)
+                    self._runtime.sweeper.sweep(self._app)
             except RedisError as error:
                 log.warning("no heartbeat: %s", error)
             except Exception:
@@ -55,25 +55,26 @@ class Heartbeat(threading.Thread):
             self._runtime.vectors.ping(timeout_s=BEAT_S)
         except Unavailable as error:
             milvus = error.detail
+        counts = self._runtime.counts
         pictures_per_s, tasks_per_s = self._rates()
         return WorkerStatus(
             name=self._runtime.name,
             lanes=list(self._runtime.lanes),
             beat_at=time.time(),
             milvus=milvus,
-            n_pictures=self._runtime.n_pictures,
+            n_pictures=counts.n_pictures,
             pictures_per_s=round(pictures_per_s, 2),
             tasks_per_s=round(tasks_per_s, 2),
-            busy_s=round(self._runtime.busy_s, 2),
+            busy_s=round(counts.busy_s, 2),
         )
 
     def _rates(self) -> tuple[float, float]:
         """Returns pictures and tasks a second, over the last minute."""
         moment = time.monotonic()
-        n_pictures, n_tasks = self._runtime.n_pictures, self._runtime.n_tasks
-        self._counts.append((moment, n_pictures, n_tasks))
-        while moment - self._counts[0][0] > RATE_WINDOW_S:
-            self._counts.popleft()
-        since, pictures_then, tasks_then = self._counts[0]
+        n_pictures, n_tasks = self._runtime.counts.n_pictures, self._runtime.counts.n_tasks
+        self._history.append((moment, n_pictures, n_tasks))
+        while moment - self._history[0][0] > RATE_WINDOW_S:
+            self._history.popleft()
+        since, pictures_then, tasks_then = self._history[0]
         took_s = max(moment - since, BEAT_S)
         return (n_pictures - pictures_then) / took_s, (n_tasks - tasks_then) / took_s

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from twinlens.shared.errors import JobExpired, JobNotFound, Unavailable, UploadBroken
@@ -14,14 +15,15 @@ from twinlens.shared.messages import now
 from twinlens.shared.queue import chunk_task_id, publish_chunk
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.presence import live_workers
-from twinlens.workers.library.calibrate import calibrate_libraries
-from twinlens.workers.library.reindex import tend_libraries
 
 if TYPE_CHECKING:
     from celery import Celery
     from redis import Redis
 
-    from twinlens.workers.process.runtime import Runtime
+    from twinlens.shared.redis.feed import Feed
+    from twinlens.shared.redis.jobs import Jobs
+    from twinlens.workers.library.calibrations import Calibrations
+    from twinlens.workers.library.editions import Editions
 
 log = logging.getLogger(__name__)
 
@@ -30,68 +32,74 @@ SWEEP_S = 10.0
 MIN_AGE_S = 30.0
 
 
-def sweep(runtime: Runtime, app: Celery) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Sweeper:
     """Looks after what nobody else does. One worker of all does it at a time."""
-    if not runtime.redis.set(keys.SWEEP, runtime.name, nx=True, ex=int(SWEEP_S)):
-        return
-    live_workers(runtime.redis)  # forgets the dead: chunks are fed by the number of the living
-    _seal_lost_uploads(runtime)
-    _requeue_lost_chunks(runtime, app)
-    _requeue_lost_singles(runtime, app)
-    runtime.feed.top_up(app)
-    try:
-        tend_libraries(runtime)
-        calibrate_libraries(runtime)
-    except Unavailable as error:
-        log.warning("libraries are looked after later: %s", error)
 
+    name: str
+    redis: Redis
+    jobs: Jobs
+    feed: Feed
+    editions: Editions
+    calibrations: Calibrations
 
-def _seal_lost_uploads(runtime: Runtime) -> None:
-    for job_id in runtime.feed.lost_arrivals():
-        log.warning("the upload of job %s was lost", job_id)
-        reason = UploadBroken("The upload ended before all of it had arrived; post it again.")
-        runtime.feed.seal(job_id, reason.to_problem())
-
-
-def _requeue_lost_chunks(runtime: Runtime, app: Celery) -> None:
-    fed = runtime.feed.fed_chunks(MIN_AGE_S)
-    present = _queued_ids(runtime.redis, "bulk") | _held_ids(runtime.redis) if fed else set()
-    for job_id, chunk in fed:
-        if chunk_task_id(job_id, chunk) in present:
-            continue
+    def sweep(self, app: Celery) -> None:
+        """Sweeps, unless another process has done so within SWEEP_S."""
+        if not self.redis.set(keys.SWEEP, self.name, nx=True, ex=int(SWEEP_S)):
+            return
+        live_workers(self.redis)  # forgets the dead: chunks are fed by the number of the living
+        self._seal_lost_uploads()
+        self._requeue_lost_chunks(app)
+        self._requeue_lost_singles(app)
+        self.feed.top_up(app)
         try:
-            job = runtime.jobs.get(job_id)
-        except (JobNotFound, JobExpired):
-            job = None
-        if job is None or job.has_ended or runtime.feed.is_counted(job_id, chunk):
-            runtime.feed.forget_chunk(job_id, chunk)
-        else:
-            log.warning("chunk %d of job %s was lost; it is queued again", chunk, job_id)
-            publish_chunk(app, "bulk", job_id, chunk, job.request_id)
+            self.editions.tend()
+            self.calibrations.keep()
+        except Unavailable as error:
+            log.warning("libraries are looked after later: %s", error)
 
+    def _seal_lost_uploads(self) -> None:
+        for job_id in self.feed.lost_arrivals():
+            log.warning("the upload of job %s was lost", job_id)
+            reason = UploadBroken("The upload ended before all of it had arrived; post it again.")
+            self.feed.seal(job_id, reason.to_problem())
 
-def _requeue_lost_singles(runtime: Runtime, app: Celery) -> None:
-    """Looks only while none waits: then whatever is open and not held is lost."""
-    if runtime.redis.llen("single"):
-        return
-    old = [
-        job
-        for job in runtime.jobs.open_singles()
-        if (now() - job.created_at).total_seconds() >= MIN_AGE_S
-    ]
-    held = _held_ids(runtime.redis) if old else set()
-    for job in old:
-        if chunk_task_id(job.id, 0) not in held:
-            log.warning("the picture of job %s was lost; it is queued again", job.id)
-            publish_chunk(app, "single", job.id, 0, job.request_id)
+    def _requeue_lost_chunks(self, app: Celery) -> None:
+        fed = self.feed.fed_chunks(MIN_AGE_S)
+        present = self._queued_ids("bulk") | self._held_ids() if fed else set()
+        for job_id, chunk in fed:
+            if chunk_task_id(job_id, chunk) in present:
+                continue
+            try:
+                job = self.jobs.get(job_id)
+            except (JobNotFound, JobExpired):
+                job = None
+            if job is None or job.has_ended or self.feed.is_counted(job_id, chunk):
+                self.feed.forget_chunk(job_id, chunk)
+            else:
+                log.warning("chunk %d of job %s was lost; it is queued again", chunk, job_id)
+                publish_chunk(app, "bulk", job_id, chunk, job.request_id)
 
+    def _requeue_lost_singles(self, app: Celery) -> None:
+        """Looks only while none waits: then whatever is open and not held is lost."""
+        if self.redis.llen("single"):
+            return
+        old = [
+            job
+            for job in self.jobs.open_singles()
+            if (now() - job.created_at).total_seconds() >= MIN_AGE_S
+        ]
+        held = self._held_ids() if old else set()
+        for job in old:
+            if chunk_task_id(job.id, 0) not in held:
+                log.warning("the picture of job %s was lost; it is queued again", job.id)
+                publish_chunk(app, "single", job.id, 0, job.request_id)
 
-def _queued_ids(redis: Redis, queue: str) -> set[str]:
-    messages: list[Any] = redis.lrange(queue, 0, -1)
-    return {json.loads(text)["headers"]["id"] for text in messages}
+    def _queued_ids(self, queue: str) -> set[str]:
+        messages: list[Any] = self.redis.lrange(queue, 0, -1)
+        return {json.loads(text)["headers"]["id"] for text in messages}
 
-
-def _held_ids(redis: Redis) -> set[str]:
-    # Kombu keeps [message, exchange, routing key] of what workers hold.
-    held: list[Any] = redis.hvals(keys.UNACKED)
-    return {json.loads(text)[0]["headers"]["id"] for text in held}
+    def _held_ids(self) -> set[str]:
+        # Kombu keeps [message, exchange, routing key] of what workers hold.
+        held: list[Any] = self.redis.hvals(keys.UNACKED)
+        return {json.loads(text)[0]["headers"]["id"] for text in held}

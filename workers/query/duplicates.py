@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -16,59 +17,72 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from twinlens.shared.messages import DuplicatesQuery
+    from twinlens.shared.redis.catalog import Catalog
     from twinlens.workers.milvus.collection import Collection
-    from twinlens.workers.process.runtime import Runtime
+    from twinlens.workers.milvus.vectors import Vectors
+    from twinlens.workers.targets import Targets
 
 # Vectors read at a time: of 1,280 numbers, 5 MB, a few of which are on their way.
 READ_ROWS = 1_000
 MAX_GROUPS = 1_000
 
 
-def find_duplicates(runtime: Runtime, query: DuplicatesQuery) -> Duplicates:
-    """Groups the near-duplicates among a library's images.
+@dataclass(frozen=True, kw_only=True)
+class NearDuplicates:
+    """Groups the near-duplicates among a library's images."""
 
-    All hashes are held, 8 bytes an image; embeddings are read of those alone whose hashes are near.
+    catalog: Catalog
+    targets: Targets
+    vectors: Vectors
 
-    Raises:
-        BadRequest: No model of the library makes hashes.
-        Unavailable: Milvus does not answer.
-    """
-    library = runtime.catalog.library(query.library)
-    collections = [target.collection for target in runtime.targets_of(library)]
-    hashing = [one for one in collections if one.card.output is OutputKind.BITS]
-    confirming = [one for one in collections if one.card.output is OutputKind.FLOAT32]
-    if not hashing:
-        raise BadRequest(f"Library {query.library!r} has no model that makes hashes.")
-    ids, hashes = _read_all(runtime, query.library, hashing[0])
-    max_distance = MAX_DISTANCE if query.max_distance is None else query.max_distance
+    def find(self, query: DuplicatesQuery) -> Duplicates:
+        """Groups them.
 
-    def confirm(place: int, places: NDArray[np.intp]) -> NDArray[np.bool_]:
-        if not confirming:
-            return np.ones(len(places), np.bool_)
-        wanted = [ids[place], *(ids[one] for one in places.tolist())]
-        stored = runtime.vectors.fetch(confirming[0], wanted)
-        own = stored.get(ids[place])
-        return np.array(
-            [own is not None and i in stored and stored[i] @ own >= MIN_COSINE for i in wanted[1:]],
-            np.bool_,
+        All hashes are held, 8 bytes an image; embeddings are read of those alone whose hashes are
+        near.
+
+        Raises:
+            BadRequest: No model of the library makes hashes.
+            Unavailable: Milvus does not answer.
+        """
+        library = self.catalog.library(query.library)
+        collections = [target.collection for target in self.targets.of(library)]
+        hashing = [one for one in collections if one.card.output is OutputKind.BITS]
+        confirming = [one for one in collections if one.card.output is OutputKind.FLOAT32]
+        if not hashing:
+            raise BadRequest(f"Library {query.library!r} has no model that makes hashes.")
+        ids, hashes = self._read_all(query.library, hashing[0])
+        max_distance = MAX_DISTANCE if query.max_distance is None else query.max_distance
+
+        def confirm(place: int, places: NDArray[np.intp]) -> NDArray[np.bool_]:
+            if not confirming:
+                return np.ones(len(places), np.bool_)
+            wanted = [ids[place], *(ids[one] for one in places.tolist())]
+            stored = self.vectors.fetch(confirming[0], wanted)
+            own = stored.get(ids[place])
+            return np.array(
+                [
+                    own is not None and i in stored and stored[i] @ own >= MIN_COSINE
+                    for i in wanted[1:]
+                ],
+                np.bool_,
+            )
+
+        groups = group_duplicates(ids, hashes, max_distance, confirm)
+        return Duplicates(
+            n_images=len(ids),
+            n_groups=len(groups),
+            groups=groups[:MAX_GROUPS],
+            confirmed_by=confirming[0].card.name if confirming else None,
         )
 
-    groups = group_duplicates(ids, hashes, max_distance, confirm)
-    return Duplicates(
-        n_images=len(ids),
-        n_groups=len(groups),
-        groups=groups[:MAX_GROUPS],
-        confirmed_by=confirming[0].card.name if confirming else None,
-    )
-
-
-def _read_all(
-    runtime: Runtime, library: str, collection: Collection
-) -> tuple[list[str], NDArray[np.uint8]]:
-    """Reads all hashes of a library: ids, and uint8 [n, dimension / 8]."""
-    found: dict[str, Any] = {}
-    ids = runtime.catalog.all_ids(library)
-    while some := list(islice(ids, READ_ROWS)):
-        found |= runtime.vectors.fetch(collection, some)
-    width = collection.card.dimension // 8
-    return list(found), np.array(list(found.values()), np.uint8).reshape(-1, width)
+    def _read_all(
+        self, library: str, collection: Collection
+    ) -> tuple[list[str], NDArray[np.uint8]]:
+        """Reads all hashes of a library: ids, and uint8 [n, dimension / 8]."""
+        hashes: dict[str, Any] = {}
+        ids = self.catalog.all_ids(library)
+        while some := list(islice(ids, READ_ROWS)):
+            hashes |= self.vectors.fetch(collection, some)
+        width = collection.card.dimension // 8
+        return list(hashes), np.array(list(hashes.values()), np.uint8).reshape(-1, width)

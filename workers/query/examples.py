@@ -13,28 +13,34 @@ from twinlens.models.pictures import WHOLE, Region
 from twinlens.models.variants import variants_of
 from twinlens.shared.errors import BadRequest, ImageNotFound
 from twinlens.shared.redis import keys
-from twinlens.workers.library.images import read_stored
-from twinlens.workers.query.neighbours import fetch_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
 
     from numpy.typing import NDArray
+    from redis import Redis
 
     from twinlens.models.card import Card
     from twinlens.models.session import Embedder, Pixels
     from twinlens.shared.messages import SearchQuery
+    from twinlens.shared.redis.catalog import Catalog
+    from twinlens.workers.decoding import Decoder
+    from twinlens.workers.library.images import Images
     from twinlens.workers.milvus.collection import Collection
-    from twinlens.workers.process.runtime import Runtime, Target
+    from twinlens.workers.milvus.vectors import Vectors
+    from twinlens.workers.query.neighbours import Stored
+    from twinlens.workers.targets import Target, Targets
 
 # By how much counter-examples count beside examples: gamma / beta of Rocchio, as recommended by
 # Manning, Raghavan, Schütze, Introduction to Information Retrieval, 2008, section 9.1.1.
 NEGATIVE_SHARE = 0.2
 
-Rows = dict[str, "NDArray[Any]"]  # by model: [v, dim] or [v, dim / 8], v variants of the query
+# By model: [v, dim] or [v, dim / 8], v variants of the query.
+QueryEmbeddings = dict[str, "NDArray[Any]"]
 
 
-class Sent(NamedTuple):
+class NumSent(NamedTuple):
     """How many pictures were sent with a query; they lie in Redis, the positive ones first."""
 
     n_positive: int = 0
@@ -42,11 +48,10 @@ class Sent(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A query, and what it is asked of."""
+class Query:
+    """What is asked, the pictures that came with it, and the models that are asked."""
 
-    runtime: Runtime
-    query: SearchQuery
+    asked: SearchQuery
     targets: Sequence[Target]
     positive: Sequence[bytes] = ()
     negative: Sequence[bytes] = ()
@@ -60,120 +65,137 @@ class Asked:
         return [target.model for target in self.targets]
 
 
-def query_rows(asked: Asked, lap: Callable[[str], None]) -> Rows:
-    """Returns the embeddings that are looked for.
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Makes embeddings of what is looked for, the models side by side."""
 
-    Args:
-        asked: The query.
-        lap: Told when the stages `decode` and `embed` have ended.
+    sent_pictures: Redis  # where pictures wait that were sent with a query; gives bytes
+    catalog: Catalog
+    images: Images
+    decoder: Decoder
+    targets: Targets
+    vectors: Vectors
+    threads: Executor  # run the models; onnxruntime and gRPC both let go
 
-    Raises:
-        BadRequest: The query has words, and no model understands them.
-        PictureError: A picture is refused.
-        ImageNotFound: A stored image is not there.
-    """
-    query = asked.query
-    ids = query.example_ids
-    n_examples = len(asked.positive) + len(asked.negative) + len(ids) + len(query.negative)
-    if query.text is not None:
-        rows = _embed_words(asked, query.text)
-    elif n_examples > 1:
-        rows = _combine(asked)
-    elif ids and query.region is None and query.mode == "similar":
-        rows = {name: found[ids[0]][None] for name, found in _stored_rows(asked, ids).items()}
-    else:
-        content = (
-            asked.positive[0]
-            if asked.positive
-            else read_stored(asked.runtime, query.library, ids[0])
+    def read_sent(self, job_id: str, n_pictures: int) -> list[bytes]:
+        """Reads the pictures that were sent with a request.
+
+        Raises:
+            BadRequest: They waited too long.
+        """
+        if n_pictures == 0:
+            return []
+        names = [keys.query_picture(job_id, number) for number in range(n_pictures)]
+        pictures: list[Any] = self.sent_pictures.mget(names)
+        if None in pictures:
+            raise BadRequest("The query picture waited too long and is gone; search again.")
+        return pictures
+
+    def embed(self, query: Query, lap: Callable[[str], None]) -> QueryEmbeddings:
+        """Returns the embeddings that are looked for.
+
+        Args:
+            query: The query.
+            lap: Told when the stages `decode` and `embed` have ended.
+
+        Raises:
+            BadRequest: The query has words, and no model understands them.
+            PictureError: A picture is refused.
+            ImageNotFound: A stored image is not there.
+        """
+        asked = query.asked
+        ids = asked.example_ids
+        n_examples = len(query.positive) + len(query.negative) + len(ids) + len(asked.negative)
+        if asked.text is not None:
+            rows = self._embed_words(query, asked.text)
+        elif n_examples > 1:
+            rows = self._combine(query)
+        elif ids and asked.region is None and asked.mode == "similar":
+            stored = self._fetch_examples(query, ids)
+            rows = {name: by_id[ids[0]][None] for name, by_id in stored.items()}
+        else:
+            content = query.positive[0] if query.positive else self._read(query, ids[0])
+            rows = self._embed_one(query, content, lap)
+        lap("embed")
+        return rows
+
+    def fetch(self, collections: dict[str, Collection], ids: Sequence[str]) -> Stored:
+        """Reads the embeddings of some images under several models.
+
+        Raises:
+            Unavailable: Milvus does not answer.
+        """
+        by_model = self.threads.map(
+            lambda collection: self.vectors.fetch(collection, ids), collections.values()
         )
-        rows = _embed_one(asked, content, lap)
-    lap("embed")
-    return rows
+        return dict(zip(collections, by_model, strict=True))
 
+    def _read(self, query: Query, image_id: str) -> bytes:
+        return self.images.read(query.asked.library, image_id)
 
-def read_pictures(runtime: Runtime, job_id: str, n_pictures: int) -> list[bytes]:
-    """Reads the pictures that were sent with a request.
+    def _embed_words(self, query: Query, text: str) -> QueryEmbeddings:
+        if not query.models:
+            raise BadRequest("No model that was asked has a text encoder.")
+        return {
+            model.card.name: self.targets.text_encoder(model).encode(text)[None]
+            for model in query.models
+        }
 
-    Raises:
-        BadRequest: They waited too long.
-    """
-    if n_pictures == 0:
-        return []
-    found: list[Any] = runtime.pictures.mget(
-        [keys.query_picture(job_id, n) for n in range(n_pictures)]
-    )
-    if None in found:
-        raise BadRequest("The query picture waited too long and is gone; search again.")
-    return found
+    def _embed_one(
+        self, query: Query, content: bytes, lap: Callable[[str], None]
+    ) -> QueryEmbeddings:
+        """Embeds the one picture that is looked for, or its region; for `near`, its variants."""
+        asked, cards = query.asked, [model.card for model in query.models]
+        region = WHOLE if asked.region is None else Region(*asked.region)
+        picture = self.decoder.open(content, query.models, region)
+        if asked.mode == "near":
+            has_hash = any(card.output is OutputKind.BITS for card in cards)
+            pixels = [variants_of(picture, card, has_hash=has_hash) for card in cards]
+        else:
+            pixels = [picture.pixels_for(card.input)[None] for card in cards]
+        lap("decode")
+        return self._run(query, pixels)
 
+    def _run(self, query: Query, pixels: Sequence[Pixels]) -> QueryEmbeddings:
+        """Embeds pixels, [v, height, width, 3] of each model."""
+        rows = self.threads.map(lambda model, some: model.embed_batch(some), query.models, pixels)
+        return {model.card.name: some for model, some in zip(query.models, rows, strict=True)}
 
-def _embed_words(asked: Asked, text: str) -> Rows:
-    if not asked.models:
-        raise BadRequest("No model that was asked has a text encoder.")
-    return {
-        model.card.name: asked.runtime.text_encoder(model).encode(text)[None]
-        for model in asked.models
-    }
+    def _combine(self, query: Query) -> QueryEmbeddings:
+        """Makes one query of several examples and counter-examples.
 
+        Source: Rocchio, Relevance Feedback in Information Retrieval, 1971: the mean of the examples
+        less a share of the mean of the others.
+        """
+        asked = query.asked
+        stored = self._fetch_examples(query, [*asked.example_ids, *asked.negative])
+        liked = [self._embed_whole(query, content) for content in query.positive]
+        disliked = [self._embed_whole(query, content) for content in query.negative]
+        rows = {}
+        for model in query.models:
+            name = model.card.name
+            positive = [one[name][0] for one in liked]
+            positive += [stored[name][image_id] for image_id in asked.example_ids]
+            negative = [one[name][0] for one in disliked]
+            negative += [stored[name][image_id] for image_id in asked.negative]
+            rows[name] = _rocchio(positive, negative, model.card)[None]
+        return rows
 
-def _embed_one(asked: Asked, content: bytes, lap: Callable[[str], None]) -> Rows:
-    """Embeds the one picture that is looked for, or a region of it; for `near`, its variants."""
-    query, cards = asked.query, [model.card for model in asked.models]
-    region = WHOLE if query.region is None else Region(*query.region)
-    picture = asked.runtime.open(content, asked.models, region)
-    if query.mode == "near":
-        has_hash = any(card.output is OutputKind.BITS for card in cards)
-        pixels = [variants_of(picture, card, has_hash=has_hash) for card in cards]
-    else:
-        pixels = [picture.pixels_for(card.input)[None] for card in cards]
-    lap("decode")
-    return _embed(asked, pixels)
+    def _fetch_examples(self, query: Query, ids: Sequence[str]) -> Stored:
+        """Reads embeddings of stored images, all of which have to be there."""
+        self.catalog.get_all(query.asked.library, ids)
+        if not ids:
+            return {name: {} for name in query.collections}
+        stored = self.fetch(query.collections, ids)
+        for name, by_id in stored.items():
+            for image_id in ids:
+                if image_id not in by_id:
+                    raise ImageNotFound(f"Model {name!r} has no embedding of image {image_id!r}.")
+        return stored
 
-
-def _embed(asked: Asked, pixels: Sequence[Pixels]) -> Rows:
-    """Embeds pixels, [v, height, width, 3] of each model, under all models side by side."""
-    rows = asked.runtime.searchers.map(
-        lambda model, some: model.embed_batch(some), asked.models, pixels
-    )
-    return {model.card.name: some for model, some in zip(asked.models, rows, strict=True)}
-
-
-def _combine(asked: Asked) -> Rows:
-    """Makes one query of several examples and counter-examples.
-
-    Source: Rocchio, Relevance Feedback in Information Retrieval, 1971: the mean of the examples
-    less a share of the mean of the others.
-    """
-    query = asked.query
-    stored = _stored_rows(asked, [*query.example_ids, *query.negative])
-    liked = [_embed_whole(asked, content) for content in asked.positive]
-    disliked = [_embed_whole(asked, content) for content in asked.negative]
-    rows = {}
-    for model in asked.models:
-        name = model.card.name
-        positive = [one[name][0] for one in liked] + [stored[name][i] for i in query.example_ids]
-        negative = [one[name][0] for one in disliked] + [stored[name][i] for i in query.negative]
-        rows[name] = _rocchio(positive, negative, model.card)[None]
-    return rows
-
-
-def _stored_rows(asked: Asked, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Reads embeddings of stored images, by model and id."""
-    asked.runtime.catalog.get_all(asked.query.library, ids)
-    if not ids:
-        return {name: {} for name in asked.collections}
-    stored = fetch_all(asked.runtime, asked.collections, ids)
-    for name, found in stored.items():
-        for image_id in ids:
-            if image_id not in found:
-                raise ImageNotFound(f"Model {name!r} has no embedding of image {image_id!r}.")
-    return stored
-
-
-def _embed_whole(asked: Asked, content: bytes) -> Rows:
-    _, pixels = asked.runtime.decode(content, asked.models)
-    return _embed(asked, [one[None] for one in pixels])
+    def _embed_whole(self, query: Query, content: bytes) -> QueryEmbeddings:
+        _, pixels = self.decoder.decode(content, query.models)
+        return self._run(query, [one[None] for one in pixels])
 
 
 def _rocchio(positive: Sequence[Any], negative: Sequence[Any], card: Card) -> NDArray[Any]:

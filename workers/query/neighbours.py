@@ -1,4 +1,4 @@
-"""The neighbourhoods of a search's candidates: read from Milvus, and the order that they give."""
+"""The neighbourhoods of a search's candidates, and the order that they give."""
 
 from __future__ import annotations
 
@@ -17,24 +17,8 @@ if TYPE_CHECKING:
 
     from twinlens.models.card import Card
     from twinlens.models.fusion import FusedEntry
-    from twinlens.workers.milvus.collection import Collection
-    from twinlens.workers.process.runtime import Runtime
 
 Stored = dict[str, dict[str, Any]]  # model → image id → embedding
-
-
-def fetch_all(
-    runtime: Runtime, collections: Mapping[str, Collection], ids: Sequence[str]
-) -> Stored:
-    """Reads the embeddings of some images under several models, the models side by side.
-
-    Raises:
-        Unavailable: Milvus does not answer.
-    """
-    found = runtime.searchers.map(
-        lambda collection: runtime.vectors.fetch(collection, ids), collections.values()
-    )
-    return dict(zip(collections, found, strict=True))
 
 
 def order_by_neighbours(

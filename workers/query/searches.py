@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from twinlens.models.calibration import Calibration
 from twinlens.models.fusion import Fusion, agreement, fuse, shares_of
@@ -18,19 +19,21 @@ from twinlens.shared.messages import (
     SearchResult,
     SearchTiming,
 )
-from twinlens.workers.query.examples import Asked, Sent, query_rows, read_pictures
-from twinlens.workers.query.neighbours import fetch_all, order_by_neighbours
+from twinlens.workers.query.examples import NumSent, Query
+from twinlens.workers.query.neighbours import order_by_neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from concurrent.futures import Executor
 
     from twinlens.models.card import Card
     from twinlens.models.fusion import FusedEntry
     from twinlens.shared.libraries import Library
     from twinlens.shared.messages import CatalogEntry, SearchQuery
-    from twinlens.shared.redis.catalog import Searched
-    from twinlens.workers.process.runtime import Runtime, Target
-    from twinlens.workers.query.examples import Rows
+    from twinlens.shared.redis.catalog import Catalog, Searched
+    from twinlens.workers.milvus.vectors import Vectors
+    from twinlens.workers.query.examples import Examples, QueryEmbeddings
+    from twinlens.workers.targets import Target, Targets
 
 # Hits past k that are at hand when some of the best are being deleted just now.
 SPARE_HITS = 16
@@ -39,48 +42,58 @@ DEEPER = 4
 # Milvus gives 16,384 at most; some of them may be images that are not wanted.
 MAX_DEPTH = 15_000
 
-Distances = dict[str, dict[str, float]]  # model → image id → distance, nearest first
+DistancesByModel = dict[str, dict[str, float]]  # model → image id → distance, nearest first
 
-NOTHING_SENT = Sent()
+NOTHING_SENT = NumSent()
 
 
-def search(
-    runtime: Runtime,
-    job_id: str,
-    query: SearchQuery,
-    submitted_at: float,
-    sent: Sent = NOTHING_SENT,
-) -> SearchResult:
-    """Asks every model for the pictures nearest to the query, and fuses what they find.
+@dataclass(frozen=True, kw_only=True)
+class Searches:
+    """Asks every model for the pictures nearest to a query, and fuses what they find."""
 
-    Args:
-        runtime: What the process holds.
-        job_id: Names the pictures that were sent, in Redis.
-        query: What to look for.
-        submitted_at: Unix time in seconds at which the query was accepted.
-        sent: How many pictures were sent.
+    catalog: Catalog
+    targets: Targets
+    vectors: Vectors
+    examples: Examples
+    threads: Executor  # ask the models side by side: gRPC lets go
+    n_candidates: int  # least number that is asked of a model
 
-    Raises:
-        PictureError: A query picture is refused.
-        ImageNotFound: The query names an image that the library has not.
-        Unavailable: Milvus does not answer.
-    """
-    watch = _Stopwatch(submitted_at)
-    searched = runtime.catalog.searched(query.library)
-    library = searched.library
-    targets = runtime.targets_of(library, library.choose(query.models))
-    if query.text is not None:
-        targets = [target for target in targets if target.model.card.text is not None]
-    pictures = read_pictures(runtime, job_id, sum(sent))
-    parted = pictures[: sent.n_positive], pictures[sent.n_positive :]
-    asked = Asked(runtime, query, targets, *parted)
-    rows = query_rows(asked, watch.lap)
-    ranking = _Ranking(asked, searched, rows, watch)
-    shown, images = ranking.page()
-    result = _result(query, ranking.listed, shown, images, searched)
-    watch.lap("fuse")
-    result.timing_ms = watch.timing()
-    return result
+    def search(
+        self,
+        job_id: str,
+        asked: SearchQuery,
+        submitted_at: float,
+        sent: NumSent = NOTHING_SENT,
+    ) -> SearchResult:
+        """Searches.
+
+        Args:
+            job_id: Names the pictures that were sent, in Redis.
+            asked: What to look for.
+            submitted_at: Unix time in seconds at which the query was accepted.
+            sent: How many pictures were sent.
+
+        Raises:
+            PictureError: A query picture is refused.
+            ImageNotFound: The query names an image that the library has not.
+            Unavailable: Milvus does not answer.
+        """
+        watch = _Stopwatch(submitted_at)
+        searched = self.catalog.searched(asked.library)
+        library = searched.library
+        targets = self.targets.of(library, library.choose(asked.models))
+        if asked.text is not None:
+            targets = [target for target in targets if target.model.card.text is not None]
+        pictures = self.examples.read_sent(job_id, sum(sent))
+        parted = pictures[: sent.n_positive], pictures[sent.n_positive :]
+        query = Query(asked, targets, *parted)
+        rows = self.examples.embed(query, watch.lap)
+        ranking = _Ranking(self, query, searched, rows, watch)
+        shown, images = ranking.page()
+        result = _result(asked, ranking.listed, shown, images, searched)
+        watch.lap("fuse")
+        result.timing_ms = watch.timing()
+        return result
 
 
 def calibrations_of(searched: Searched, targets: Sequence[Target]) -> dict[str, Calibration]:
@@ -102,6 +115,67 @@ def weights_of(
     return {name: (weights | dict(asked))[name] for name in cards}
 
 
+class _Lists:
+    """What each model lists as nearest, and how far every model finds what any of them lists."""
+
+    def __init__(
+        self, query: Query, rows: QueryEmbeddings, vectors: Vectors, threads: Executor
+    ) -> None:
+        asked = query.asked
+        self._rows = rows
+        self._vectors = vectors
+        self._threads = threads
+        self._collections = query.collections
+        self._filter = None if asked.filter is None else parse_filter(asked.filter)
+        self._unwanted = set(asked.exclude)
+        if not asked.include_query:
+            self._unwanted |= {*asked.example_ids, *asked.negative}
+
+    def find(self, depth: int) -> tuple[DistancesByModel, DistancesByModel]:
+        """Returns each model's own list, and every model's exact distance to all that any listed.
+
+        So no result depends on which model happened to list a candidate.
+        """
+        names = list(self._collections)
+        own = self._threads.map(lambda name: self._ask(name, depth), names)
+        listed = dict(zip(names, own, strict=True))
+        union = {image_id for distances in listed.values() for image_id in distances}
+
+        def complete(name: str) -> dict[str, float]:
+            missing = sorted(union - listed[name].keys())
+            if not missing:
+                return listed[name]
+            measured = self._vectors.distances_to(
+                self._collections[name], self._rows[name], missing
+            )
+            return listed[name] | self._best(name, measured)
+
+        return listed, dict(zip(names, self._threads.map(complete, names), strict=True))
+
+    def _ask(self, name: str, depth: int) -> dict[str, float]:
+        nearest = self._vectors.nearest(
+            self._collections[name],
+            self._rows[name],
+            depth + len(self._unwanted),
+            where=self._filter,
+        )
+        best = self._best(name, nearest)
+        wanted = [(i, far) for i, far in best.items() if i not in self._unwanted]
+        return dict(wanted[:depth])
+
+    def _best(self, name: str, by_variant: Sequence[dict[str, float]]) -> dict[str, float]:
+        """Of an image, the nearest of the variants of the query counts."""
+        if len(by_variant) == 1:
+            return by_variant[0]
+        sign = self._collections[name].card.metric.sign
+        best: dict[str, float] = {}
+        for distances in by_variant:
+            for image_id, far in distances.items():
+                if image_id not in best or sign * far < sign * best[image_id]:
+                    best[image_id] = far
+        return dict(sorted(best.items(), key=lambda one: (sign * one[1], one[0])))
+
+
 class _Ranking:
     """All that a query finds, in order, worked out as far as it is asked for.
 
@@ -109,21 +183,26 @@ class _Ranking:
     those that are left; and so on. So a page is the same whatever was asked for before it.
     """
 
-    def __init__(self, asked: Asked, searched: Searched, rows: Rows, watch: _Stopwatch) -> None:
-        query = asked.query
-        self.listed: Distances = {}
-        self._runtime = asked.runtime
-        self._query = query
+    def __init__(
+        self,
+        ports: Searches,
+        query: Query,
+        searched: Searched,
+        rows: QueryEmbeddings,
+        watch: _Stopwatch,
+    ) -> None:
+        self.listed: DistancesByModel = {}
+        self._ports = ports
+        self._query = query.asked
         self._rows = rows
+        self._lists = _Lists(query, rows, ports.vectors, ports.threads)
         self._watch = watch
-        self._collections = asked.collections
+        self._collections = query.collections
         self._cards = {name: one.card for name, one in self._collections.items()}
-        self._weights = weights_of(searched.library, self._cards, query.mode, query.weights)
-        self._calibrations = calibrations_of(searched, asked.targets)
-        self._filter = None if query.filter is None else parse_filter(query.filter)
-        self._unwanted = set(query.exclude)
-        if not query.include_query:
-            self._unwanted |= {*query.example_ids, *query.negative}
+        self._weights = weights_of(
+            searched.library, self._cards, self._query.mode, self._query.weights
+        )
+        self._calibrations = calibrations_of(searched, query.targets)
 
     def page(self) -> tuple[list[FusedEntry], Mapping[str, CatalogEntry]]:
         """Returns the hits that are asked for, and their images."""
@@ -137,7 +216,7 @@ class _Ranking:
                 some = block[place : place + n_wanted - len(kept) + SPARE_HITS]
                 place += len(some)
                 # Some may be being deleted just now.
-                images |= self._runtime.catalog.find(
+                images |= self._ports.catalog.find(
                     self._query.library, [one.image_id for one in some]
                 )
                 for one in some:
@@ -162,9 +241,9 @@ class _Ranking:
 
     def _blocks(self) -> Iterator[list[FusedEntry]]:
         seen: set[str] = set()
-        depth = self._runtime.settings.search_candidates
+        depth = self._ports.n_candidates
         while True:
-            self.listed, exact = self._find(depth)
+            self.listed, exact = self._lists.find(depth)
             self._watch.lap("search")
             fused = fuse(
                 exact,
@@ -185,44 +264,6 @@ class _Ranking:
                 return
             depth = min(depth * DEEPER, MAX_DEPTH)
 
-    def _find(self, depth: int) -> tuple[Distances, Distances]:
-        """Returns each model's own list, and every model's exact distance to all that any listed.
-
-        So no result depends on which model happened to list a candidate.
-        """
-        pool = self._runtime.searchers
-        own = pool.map(lambda name: self._ask(name, depth), self._cards)
-        listed = dict(zip(self._cards, own, strict=True))
-        union = {image_id for found in listed.values() for image_id in found}
-
-        def complete(name: str) -> dict[str, float]:
-            missing = sorted(union - listed[name].keys())
-            if not missing:
-                return listed[name]
-            return listed[name] | self._nearest(name, len(missing), among=missing)
-
-        return listed, dict(zip(self._cards, pool.map(complete, self._cards), strict=True))
-
-    def _ask(self, name: str, depth: int) -> dict[str, float]:
-        found = self._nearest(name, depth + len(self._unwanted), where=self._filter)
-        wanted = [(i, far) for i, far in found.items() if i not in self._unwanted]
-        return dict(wanted[:depth])
-
-    def _nearest(self, name: str, limit: int, **options: Any) -> dict[str, float]:
-        """Asks for each variant of the query; of an image, the nearest counts."""
-        found = self._runtime.vectors.nearest(
-            self._collections[name], self._rows[name], limit, **options
-        )
-        if len(found) == 1:
-            return found[0]
-        sign = self._cards[name].metric.sign
-        best: dict[str, float] = {}
-        for distances in found:
-            for image_id, far in distances.items():
-                if image_id not in best or sign * far < sign * best[image_id]:
-                    best[image_id] = far
-        return dict(sorted(best.items(), key=lambda one: (sign * one[1], one[0])))
-
     def _rerank(self, block: list[FusedEntry]) -> list[FusedEntry]:
         # Words are near no picture in the way that pictures are near each other.
         query = self._query
@@ -232,7 +273,7 @@ class _Ranking:
         shares = shares_of(self._weights, self._cards)
         counted = {name: self._collections[name] for name in shares}
         ids = [one.image_id for one in block[:N_RERANKED]]
-        stored = fetch_all(self._runtime, counted, ids)
+        stored = self._ports.examples.fetch(counted, ids)
         self._watch.lap("search")
         rows = {name: row[0] for name, row in self._rows.items()}
         reranked = order_by_neighbours(block[:N_RERANKED], stored, rows, self._cards, shares)
@@ -251,7 +292,7 @@ class _Ranking:
 
     def _is_all(self, depth: int, block: Sequence[FusedEntry]) -> bool:
         """Tells if nothing that is wanted comes after this."""
-        full = {name: found for name, found in self.listed.items() if len(found) >= depth}
+        full = {name: some for name, some in self.listed.items() if len(some) >= depth}
         return (
             not full
             or depth >= MAX_DEPTH
@@ -266,12 +307,14 @@ class _Ranking:
 
 def _result(
     query: SearchQuery,
-    listed: Distances,
+    listed: DistancesByModel,
     shown: Sequence[FusedEntry],
     images: Mapping[str, CatalogEntry],
     searched: Searched,
 ) -> SearchResult:
-    agreed = agreement({name: list(found)[: query.k] for name, found in listed.items()}, query.k)
+    agreed = agreement(
+        {name: list(distances)[: query.k] for name, distances in listed.items()}, query.k
+    )
     page = slice(query.offset, query.offset + query.k)
     return SearchResult(
         hits=[
@@ -289,10 +332,10 @@ def _result(
         ],
         by_model={
             name: [
-                RankedImage(rank=rank, image_id=image_id, distance=found[image_id])
-                for rank, image_id in enumerate(list(found)[page], start=query.offset + 1)
+                RankedImage(rank=rank, image_id=image_id, distance=distances[image_id])
+                for rank, image_id in enumerate(list(distances)[page], start=query.offset + 1)
             ]
-            for name, found in listed.items()
+            for name, distances in listed.items()
         },
         agreement=Agreement(
             overlap_at_k=agreed and agreed.overlap_at_k,

@@ -1,0 +1,89 @@
+"""A chunk of pictures on its way: manifest → bytes → pixels → embeddings → Milvus → catalogue."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from twinlens.shared.errors import Crashed
+from twinlens.shared.manifests import read_manifest
+from twinlens.workers.chunk.pending import Outcomes, failed
+from twinlens.workers.chunk.tries import MAX_TRIES, counted_try
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twinlens.shared.blobs import BlobStore
+    from twinlens.shared.errors import Problem
+    from twinlens.shared.libraries import Library
+    from twinlens.shared.messages import Item, ManifestHead
+    from twinlens.shared.redis.catalog import Catalog
+    from twinlens.shared.redis.jobs import Jobs
+    from twinlens.workers.chunk.cataloguing import Cataloguing
+    from twinlens.workers.chunk.embedding import Embedding
+    from twinlens.workers.chunk.listed import Listed
+    from twinlens.workers.chunk.pending import Pending
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunks:
+    """Makes the pictures of a chunk searchable, or says why one cannot be."""
+
+    blobs: BlobStore
+    catalog: Catalog
+    jobs: Jobs
+    listed: Listed
+    embedding: Embedding
+    cataloguing: Cataloguing
+
+    def run(self, job_id: str, chunk: int) -> list[Item]:
+        """Embeds the pictures of one chunk. Repeating it gives the same outcomes.
+
+        Returns:
+            The outcome of each line of the chunk's manifest, in its order.
+
+        Raises:
+            Unavailable: Milvus is away; nothing is lost, the chunk is to be run again.
+        """
+        head, entries = read_manifest(self.blobs, job_id, chunk)
+        self.listed.store(head.library, entries)
+        library = self.catalog.library(head.library)
+        known = self.catalog.find(head.library, [e.image_id for e in entries if e.image_id])
+        outcomes = Outcomes(head, entries, known, library.all_collections)
+        pending = outcomes.pending
+
+        began = time.monotonic()
+        self._embed(head, library, pending)
+        took_s = time.monotonic() - began
+        while not self.cataloguing.write(head.library, pending, took_s):
+            # The library has got another edition meanwhile, which these pictures must not lack.
+            library = self.catalog.library(head.library)
+            self.embedding.embed(library, [one for one in pending if not one.error])
+        if gone := self.cataloguing.gone(library.name, pending):
+            self.embedding.remove(library, gone)
+        return outcomes.items()
+
+    def fail(self, job_id: str, chunk: int, problem: Problem) -> list[Item]:
+        """Returns the outcomes of a chunk that could not be run: each picture failed."""
+        _, entries = read_manifest(self.blobs, job_id, chunk)
+        return [failed(entry, entry.error or problem) for entry in entries]
+
+    def _embed(self, head: ManifestHead, library: Library, pending: Sequence[Pending]) -> None:
+        """Embeds all at once; one by one where the chunk took its worker process with it before."""
+        with counted_try(self.jobs, head.job_id, str(head.chunk)) as n_tries:
+            if n_tries == 1:
+                self.embedding.embed(library, pending)
+                return
+            for one in pending:
+                # The try of the whole chunk was the first.
+                with counted_try(self.jobs, head.job_id, one.tag) as n_alone:
+                    if n_alone >= MAX_TRIES:
+                        one.error = Crashed(
+                            f"The picture ended its worker process {MAX_TRIES} times and was"
+                            " given up."
+                        ).to_problem()
+                    else:
+                        self.embedding.embed(library, [one])
+                        # Whatever ends this process next, the next try goes on from here.
+                        self.cataloguing.write_one(library, one)

@@ -1,0 +1,57 @@
+"""Keeps the distribution of distances between pictures, for each library and model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from twinlens.models.calibration import N_SAMPLE, Calibration, calibrate, prior_of
+
+if TYPE_CHECKING:
+    from twinlens.shared.libraries import Library
+    from twinlens.shared.redis.catalog import Catalog
+    from twinlens.workers.milvus.vectors import Vectors
+    from twinlens.workers.targets import Targets
+
+# By how much a library has grown, or shrunk, before it is measured again.
+GROWTH = 1.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrations:
+    """Measures libraries. Every method raises `Unavailable` where Milvus does not answer."""
+
+    catalog: Catalog
+    vectors: Vectors
+    targets: Targets
+
+    def keep(self) -> None:
+        """Measures those libraries of which not enough, or much else, is known."""
+        for library in self.catalog.libraries():
+            n_images = self.catalog.count(library.name)
+            known = {
+                name: Calibration.model_validate_json(text)
+                for name, text in self.catalog.calibrations(library.name).items()
+            }
+            wanted = library.all_collections
+            if n_images and not all(
+                name in known and _is_still_right(known[name], n_images) for name in wanted
+            ):
+                self.measure(library, n_images)
+
+    def measure(self, library: Library, n_images: int) -> None:
+        """Measures a library under all of its models, by one random sample of its images."""
+        ids = self.catalog.random_ids(library.name, N_SAMPLE)
+        measured: dict[str, str] = {}
+        for name, target in self.targets.of_editions(library).items():
+            rows = list(self.vectors.fetch(target.collection, ids).values())
+            prior = prior_of(target.collection.card)
+            calibration = calibrate(np.array(rows), prior, n_images) if rows else prior
+            measured[name] = calibration.model_dump_json()
+        self.catalog.put_calibrations(library.name, measured)
+
+
+def _is_still_right(known: Calibration, n_images: int) -> bool:
+    return n_images / GROWTH <= known.n_pictures <= n_images * GROWTH

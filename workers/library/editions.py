@@ -1,0 +1,209 @@
+"""Another edition of a library, built while the one that is there goes on being searched.
+
+plan ─▶ chunks of all that is stored ─▶ each embedded for what it lacks ─▶ probe ─▶ switch
+
+From the moment that the edition is in the library's record, new pictures are embedded for it as
+well (workers/chunk/); so it has all once the stored ones are done.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from twinlens.shared.chunking import chunk_items
+from twinlens.shared.errors import JobExpired, JobNotFound, ReindexFailed
+from twinlens.shared.manifests import write_manifest
+from twinlens.shared.messages import ManifestItem, now
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery import Celery
+
+    from twinlens.shared.blobs import BlobStore
+    from twinlens.shared.libraries import Library
+    from twinlens.shared.redis.catalog import Catalog
+    from twinlens.shared.redis.feed import Feed
+    from twinlens.shared.redis.jobs import Job, Jobs
+    from twinlens.shared.settings import Settings
+    from twinlens.workers.library.calibrations import Calibrations
+    from twinlens.workers.milvus.collection import Collection
+    from twinlens.workers.milvus.vectors import Vectors
+    from twinlens.workers.targets import Targets
+
+log = logging.getLogger(__name__)
+
+# Pictures that must find themselves before an edition is switched on.
+N_PROBES = 8
+# Images come and go while they are counted: looked at again before that is taken for a fault.
+N_COUNTS = 5
+COUNT_PAUSE_S = 1.0
+# Milvus computes a distance in float32, or float16, each time in another order.
+TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Editions:
+    """Plans a library's next edition, switches it on when it is whole, and tidies up."""
+
+    settings: Settings
+    jobs: Jobs
+    feed: Feed
+    catalog: Catalog
+    blobs: BlobStore
+    vectors: Vectors
+    targets: Targets
+    calibrations: Calibrations
+
+    def plan(self, app: Celery, job_id: str) -> None:
+        """Queues all that a library has, chunk by chunk, to be embedded for its next edition.
+
+        Run again after it was broken off, it queues some pictures twice; they are then skipped.
+        """
+        if not self.jobs.start(job_id):
+            return
+        job = self.jobs.get(job_id)
+        if job.total is not None:
+            return
+        size = chunk_items(self.settings, self.catalog.cost_s(job.library))
+        chunk = job.n_chunks
+        with self.blobs.batch() as batch:
+            for items in self._stored(job.library, size):
+                write_manifest(batch, job, chunk, items, is_last=False)
+                if not self.feed.add_chunk(job_id, len(items)):
+                    return
+                self.feed.still_arrives(job_id)
+                self.feed.top_up(app)
+                chunk += 1
+        self.feed.seal(job_id)
+        self.switch_if_built(job_id)
+
+    def switch_if_built(self, job_id: str) -> None:
+        """Ends a job that has embedded all: its edition is what is searched from now on.
+
+        The one before is kept for a while, and kept up to date, so that going back loses nothing.
+        If a picture could not be embedded, the library stays as it was.
+
+        Raises:
+            Unavailable: Milvus does not answer.
+        """
+        job = self.jobs.get(job_id)
+        if job.kind != "reindex" or job.has_ended or not job.is_counted:
+            return
+        try:
+            self._check(job)
+        except ReindexFailed as error:
+            self.withdraw(job.library, job_id)
+            self.jobs.finish(job_id, error.to_problem())
+            return
+        until = now() + timedelta(seconds=self.settings.rollback_s)
+
+        def switch(library: Library) -> Library | None:
+            if library.next is None or library.next.job_id != job_id:
+                return None
+            return library.switched(library.next, kept_until=until)
+
+        # So that scores mean the same from the first search on.
+        self.calibrations.measure(
+            self.catalog.library(job.library), self.catalog.count(job.library)
+        )
+        self.catalog.change_library(job.library, switch)
+        self.jobs.finish(job_id)
+
+    def withdraw(self, name: str, job_id: str) -> None:
+        """Gives up the edition that a job was to build."""
+
+        def give_up(library: Library) -> Library | None:
+            if library.next is None or library.next.job_id != job_id:
+                return None
+            library.next = None
+            return library
+
+        self.catalog.change_library(name, give_up)
+
+    def tend(self) -> None:
+        """Goes on where a worker was lost, and drops what is not needed any more.
+
+        Raises:
+            Unavailable: Milvus does not answer.
+        """
+        for library in self.catalog.libraries():
+            if library.next is not None:
+                self._tend_next(library.name, library.next.job_id)
+            if library.previous is not None and library.previous.until < now():
+                self.catalog.change_library(library.name, _forget_previous)
+        for name in self.catalog.unused_collections():
+            self.vectors.drop(name)
+            self.catalog.forget_collection(name)
+
+    def _tend_next(self, library: str, job_id: str) -> None:
+        try:
+            has_ended = self.jobs.get(job_id).has_ended
+        except (JobNotFound, JobExpired):
+            has_ended = True
+        if has_ended:
+            self.withdraw(library, job_id)
+        else:
+            self.switch_if_built(job_id)
+
+    def _stored(self, library: str, size: int) -> Iterator[list[ManifestItem]]:
+        ids = self.catalog.all_ids(library)
+        while some := list(islice(ids, size)):
+            entries = self.catalog.find(library, some)
+            yield [
+                ManifestItem(name=entry.image.name, image_id=image_id, n_bytes=entry.image.bytes)
+                for image_id, entry in entries.items()
+            ]
+
+    def _check(self, job: Job) -> None:
+        """Looks whether the next edition is whole, and answers.
+
+        Raises:
+            ReindexFailed: It does not.
+        """
+        if job.failed:
+            raise ReindexFailed(
+                f"{job.failed} pictures could not be embedded (see the job's items): remove them,"
+                " or post them again, and ask for the change once more."
+            )
+        library = self.catalog.library(job.library)
+        if library.next is None or library.next.job_id != job.id:
+            return
+        before = set(library.collections.values())
+        for _, collection in self.targets.of(library.next):
+            if collection.name not in before:
+                self._check_count(library.name, collection)
+                self._check_answers(library.name, collection)
+
+    def _check_count(self, library: str, collection: Collection) -> None:
+        for _ in range(N_COUNTS):
+            n_images = self.catalog.count(library)
+            n_vectors = self.vectors.count(collection)
+            if n_vectors >= n_images:
+                return
+            time.sleep(COUNT_PAUSE_S)
+        raise ReindexFailed(f"Model {collection.card.ref} has {n_vectors} of {n_images} pictures.")
+
+    def _check_answers(self, library: str, collection: Collection) -> None:
+        """Searches with some stored pictures: none may be nearer to one than itself."""
+        some = list(islice(self.catalog.all_ids(library), N_PROBES))
+        for image_id, row in self.vectors.fetch(collection, some).items():
+            [first] = self.vectors.nearest(collection, row[None], 1)
+            [itself] = self.vectors.distances_to(collection, row[None], [image_id])
+            # Neither is there if it has just been removed.
+            if first and itself and abs(itself[image_id] - min(first.values())) > TOLERANCE:
+                raise ReindexFailed(
+                    f"Model {collection.card.ref} does not find what it has embedded."
+                )
+
+
+def _forget_previous(library: Library) -> Library | None:
+    if library.previous is None or library.previous.until >= now():
+        return None
+    library.previous = None
+    return library

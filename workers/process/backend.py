@@ -1,0 +1,66 @@
+"""Celery's result backend, in which what a task came to also ends or counts its job.
+
+A caller waits for the job, and then reads the result: so both are written in one round trip, by
+the scripts of `shared/redis/lua`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from celery import states
+from celery.backends.redis import RedisBackend
+from celery.exceptions import BackendStoreError, Reject
+from pydantic import BaseModel
+
+from twinlens.shared.redis.jobs import Jobs, StoredResult
+
+if TYPE_CHECKING:
+    # Its types leave out what a backend of one's own needs.
+    Base: Any = RedisBackend
+else:
+    Base = RedisBackend
+
+
+class JobBackend(Base):  # type: ignore[misc]
+    """Stores what tasks return; what went wrong is in the record of their job alone."""
+
+    def store_result(self, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
+        """Stores a result. Redis may be away for as long as a restart takes.
+
+        Raises:
+            Reject: It is away for longer. The task goes back into its queue, and is run again.
+        """
+        try:
+            return super().store_result(task_id, result, state, *args, **kwargs)
+        except BackendStoreError as error:
+            raise Reject(error, requeue=True) from error
+
+    def _store_result(
+        self,
+        task_id: str,
+        result: Any,
+        state: str,
+        traceback: Any = None,
+        request: Any = None,
+        **_: Any,
+    ) -> Any:
+        if state == states.SUCCESS and request is not None:
+            meta = self._get_result_meta(result, state, traceback, request) | {"task_id": task_id}
+            stored = StoredResult(self.get_key_for_task(task_id).decode(), self.encode(meta))
+            self.app.tasks[request.task].conclude(Jobs(self.client), task_id, result, stored)
+        return result
+
+    def encode(self, data: Any) -> str:
+        """Returns a result and what Celery says of it as JSON.
+
+        A result of pydantic is written by pydantic: as plain values, by kombu, one of 10 hits took
+        0.3 ms more.
+        """
+        result = data["result"]
+        if not isinstance(result, BaseModel):
+            text: str = super().encode(data)
+            return text
+        rest = {name: value for name, value in data.items() if name != "result"}
+        return f'{json.dumps(rest)[:-1]}, "result": {result.model_dump_json()}}}'
