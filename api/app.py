@@ -1,4 +1,4 @@
-"""The application: the only place that wires Flask, the routes and the gateway together."""
+"""The application: the only place that wires Flask, the routes and the services together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from flask_openapi.openapi import OpenAPI
 from twinlens import __version__
 from twinlens.api import problems
 from twinlens.api.accepting import rates
-from twinlens.api.accepting.gateway import EXTENSION
 from twinlens.api.routes.bulk import bulk
 from twinlens.api.routes.health import docs, health
 from twinlens.api.routes.images import images
@@ -24,13 +23,14 @@ from twinlens.api.routes.libraries import libraries
 from twinlens.api.routes.models import models
 from twinlens.api.routes.search import search
 from twinlens.api.routes.stats import stats
+from twinlens.api.services import EXTENSION
 from twinlens.shared.answers import LibraryPlan, ProblemDetails
 from twinlens.shared.errors import PayloadTooLarge, UnsupportedMedia
 from twinlens.shared.log import request_id
 from twinlens.shared.messages import CompareQuery, DuplicatesQuery, SearchQuery
 
 if TYPE_CHECKING:
-    from twinlens.api.accepting.gateway import Gateway
+    from twinlens.api.services import Services
     from twinlens.shared.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -38,12 +38,12 @@ log = logging.getLogger(__name__)
 _REQUEST_ID = re.compile("[A-Za-z0-9._-]{1,128}")
 
 
-def create_app(settings: Settings, gateway: Gateway) -> Flask:
+def create_app(settings: Settings, services: Services) -> Flask:
     """Returns the WSGI application. Nothing is connected yet.
 
     Args:
         settings: Limits of requests.
-        gateway: The way to Redis, the queue and the blobs.
+        services: What the routes work with.
     """
     app = OpenAPI(
         __name__,
@@ -57,7 +57,7 @@ def create_app(settings: Settings, gateway: Gateway) -> Flask:
     )
     app.openapi_version = "3.1.0"
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    app.extensions[EXTENSION] = gateway
+    app.extensions[EXTENSION] = services
     _identify_requests(app)
     rates.install(app, settings)
     _refuse_large_bodies(app, settings.max_body_bytes)

@@ -10,7 +10,7 @@ import re
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from twinlens.api.answers import job_answer, progress_of
+from twinlens.api.job_views import progress_of
 from twinlens.shared.errors import FieldError, ValidationFailed
 from twinlens.shared.redis.jobs import ENDED, Event
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from twinlens.api.accepting.gateway import Gateway
+    from twinlens.api.job_views import JobViews
 
 # A proxy, and a client, take a silent connection for a dead one.
 COMMENT_S = 15.0
@@ -46,69 +46,69 @@ def place_of(last_event_id: str | None) -> Place:
     """
     if not last_event_id:
         return Place()
-    found = re.fullmatch(r"([0-9]{1,19}-[0-9]{1,9})(?:\.([0-9]{1,9}))?", last_event_id)
-    if found is None:
+    match = re.fullmatch(r"([0-9]{1,19}-[0-9]{1,9})(?:\.([0-9]{1,9}))?", last_event_id)
+    if match is None:
         message = "It is not the id of an event."
         raise ValidationFailed(
             "The Last-Event-ID is not valid.",
             [FieldError(location="Last-Event-ID", message=message)],
         )
-    return Place(found[1], None if found[2] is None else int(found[2]))
+    return Place(match[1], None if match[2] is None else int(match[2]))
 
 
-def has_more(gateway: Gateway, job_id: str, place: Place) -> bool:
+def has_more(views: JobViews, job_id: str, place: Place) -> bool:
     """Tells if a client has not yet seen the job's end.
 
     Raises:
         JobNotFound: There is no such job.
         JobExpired: It has expired.
     """
-    if not gateway.jobs.get(job_id).has_ended or place.n_failures is not None:
+    if not views.jobs.get(job_id).has_ended or place.n_failures is not None:
         return True
-    return bool(gateway.jobs.read_events(job_id, place.entry, count=1, block_s=0.001))
+    return bool(views.jobs.read_events(job_id, place.entry, count=1, block_s=0.001))
 
 
-def stream_events(gateway: Gateway, job_id: str, place: Place) -> Iterator[str]:
+def stream_events(views: JobViews, job_id: str, place: Place) -> Iterator[str]:
     """Gives a job's events behind a place, as they happen, until it has ended."""
     yield f"retry: {RETRY_MS}\n\n"
     if place.n_failures is not None:
-        begun = gateway.jobs.read_event(job_id, place.entry)
+        begun = views.jobs.read_event(job_id, place.entry)
         if begun is not None:
-            yield from _failures(gateway, job_id, begun, place.n_failures)
-            yield from _summary(gateway, job_id, begun)
+            yield from _failures(views, job_id, begun, place.n_failures)
+            yield from _summary(views, job_id, begun)
             if begun.status in ENDED:
                 return
     last, comment_at = place.entry, time.monotonic() + COMMENT_S
     while True:
-        events = gateway.jobs.read_events(job_id, last, count=BATCH, block_s=BLOCK_S)
+        events = views.jobs.read_events(job_id, last, count=BATCH, block_s=BLOCK_S)
         for event in events:
-            yield from _failures(gateway, job_id, event, 0)
+            yield from _failures(views, job_id, event, 0)
         if events:
             last, comment_at = events[-1].id, time.monotonic() + COMMENT_S
-            yield from _summary(gateway, job_id, events[-1])
+            yield from _summary(views, job_id, events[-1])
             if events[-1].status in ENDED:
                 return
         elif time.monotonic() >= comment_at:
-            if gateway.jobs.get(job_id).has_ended:  # its last event was lost with Redis
+            if views.jobs.get(job_id).has_ended:  # its last event was lost with Redis
                 return
             comment_at = time.monotonic() + COMMENT_S
             yield ": still here\n\n"
 
 
-def _failures(gateway: Gateway, job_id: str, event: Event, n_seen: int) -> Iterator[str]:
+def _failures(views: JobViews, job_id: str, event: Event, n_seen: int) -> Iterator[str]:
     if not event.n_failed:
         return
-    [items] = gateway.chunk_items(job_id, [event.chunk])
+    [items] = views.outcomes(job_id, [event.chunk])
     failed = [item for item in items if item.outcome == "failed"]
     for number, item in enumerate(failed[n_seen:], start=n_seen + 1):
         yield _told("item_failed", f"{event.id}.{number}", item)
 
 
-def _summary(gateway: Gateway, job_id: str, event: Event) -> Iterator[str]:
+def _summary(views: JobViews, job_id: str, event: Event) -> Iterator[str]:
     """Tells how far the job is now, which may be further than the event."""
-    job = gateway.jobs.get(job_id)
+    job = views.jobs.get(job_id)
     if event.status in ENDED:
-        yield _told("done", event.id, job_answer(gateway, job))
+        yield _told("done", event.id, views.answer(job))
     else:
         yield _told("progress", event.id, progress_of(job))
 

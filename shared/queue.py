@@ -137,6 +137,14 @@ def publish_chunk(app: Celery, queue: str, job_id: str, chunk: int, request_id: 
     )
 
 
+def queue_lengths(client: redis.Redis) -> dict[str, int]:
+    """Returns how many tasks wait in each of Celery's queues."""
+    with client.pipeline(transaction=False) as pipeline:
+        for name in QUEUES:
+            pipeline.llen(name)
+        return dict(zip(QUEUES, pipeline.execute(), strict=True))
+
+
 def read_results(client: redis.Redis, task_ids: Sequence[str]) -> list[Any]:
     """Reads what tasks returned, by plain MGET: nothing is subscribed, nothing blocks.
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from redis import RedisError
 
-from twinlens.api.accepting.gateway import Claim, Gateway, TaskMessage
+from twinlens.api.accepting.publisher import Publisher, TaskMessage
+from twinlens.api.accepting.submission import Accepted, Submission
 from twinlens.shared.blobs import image_id_of, image_key, manifest_key
 from twinlens.shared.log import request_id
 from twinlens.shared.manifests import write_manifest
@@ -26,20 +27,25 @@ from twinlens.shared.queue import (
     SEARCH,
     chunk_task_id,
 )
+from twinlens.shared.redis import keys
 from twinlens.shared.redis.jobs import SEARCH_TTL_S, Job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from twinlens.api.accepting.idempotency import IdempotencyKeys
     from twinlens.api.reading.uploads import Entry
-    from twinlens.shared.blobs import BlobBatch
+    from twinlens.shared.blobs import BlobBatch, BlobStore
+    from twinlens.shared.redis.jobs import Jobs
 
 # The one chunk of a single upload.
 CHUNK = 0
+# The picture of a search waits in Redis no longer than anyone would wait for the answer.
+QUERY_TTL_S = 600
 
 
 @dataclass(frozen=True)
-class Asked:
+class SearchRequest:
     """A query, and the pictures that came with it."""
 
     query: SearchQuery
@@ -47,87 +53,121 @@ class Asked:
     negative: Sequence[bytes] = ()
 
 
-@dataclass(frozen=True)
-class Accepted:
-    """The job that stands for a request."""
+@dataclass(frozen=True, kw_only=True)
+class Intake:
+    """Accepts jobs of one task.
 
-    job: Job
-    is_new: bool
-
-
-def accept_picture(gateway: Gateway, library: str, entry: Entry, key: str | None) -> Accepted:
-    """Stores one picture and queues its embedding.
-
-    Args:
-        gateway: Where to.
-        library: Its name; it is there.
-        entry: The picture.
-        key: The caller's idempotency key, scoped.
+    Where a caller's idempotency key stands for an earlier job, that one is the answer; every method
+    that takes a key raises `IdempotencyConflict` where it was sent with another request.
     """
-    job = new_job(gateway, "embed", library)
-    job.n_chunks = job.received = job.total = 1
-    with gateway.blobs.batch() as batch:
-        item = store_entry(batch, library, entry)
-        write_manifest(batch, job, CHUNK, [item], is_last=True)
-    digest = hashlib.sha256(f"embed {library}".encode() + item.model_dump_json().encode())
-    kwargs = {"job_id": job.id, "chunk": CHUNK}
-    task = TaskMessage(EMBED_CHUNK, kwargs, chunk_task_id(job.id, CHUNK), "single")
-    accepted = None
-    try:
-        claim = None if key is None else Claim(key, digest.hexdigest())
-        accepted = _submit(gateway, job, task, claim)
-    except RedisError:
-        # The record may have stayed, and with it the job: the sweeper queues it again.
-        raise
-    except Exception:
-        gateway.blobs.delete(manifest_key(job.id, CHUNK))
-        raise
-    if not accepted.is_new:
-        gateway.blobs.delete(manifest_key(job.id, CHUNK))
-    return accepted
 
+    jobs: Jobs
+    idempotency: IdempotencyKeys
+    blobs: BlobStore
+    publisher: Publisher
+    job_ttl_s: int
 
-def accept_search(gateway: Gateway, asked: Asked, key: str | None) -> Accepted:
-    """Queues a search."""
-    query = asked.query
-    job = new_job(gateway, "search", query.library)
-    claim = None if key is None else Claim(key, _fingerprint_of(asked))
-    kwargs = {
-        "job_id": job.id,
-        "query": query.model_dump(mode="json"),
-        "submitted_at": job.created_at.timestamp(),
-        "sent": [len(asked.positive), len(asked.negative)],
-    }
-    task = TaskMessage(SEARCH, kwargs, job.id, "search")
-    return _submit(gateway, job, task, claim, [*asked.positive, *asked.negative])
+    def new_job(self, kind: JobKind, library: str) -> Job:
+        """Returns a job that is nowhere recorded yet."""
+        return Job(
+            id=uuid.uuid4().hex,
+            kind=kind,
+            library=library,
+            request_id=request_id.get(),
+            created_at=now(),
+            ttl_s=SEARCH_TTL_S if kind == "search" else self.job_ttl_s,
+        )
 
+    def accept_picture(self, library: str, entry: Entry, key: str | None) -> Accepted:
+        """Stores one picture and queues its embedding.
 
-def accept_duplicates(gateway: Gateway, query: DuplicatesQuery, key: str | None) -> Accepted:
-    """Queues the search for a library's near-duplicates."""
-    job = new_job(gateway, "duplicates", query.library)
-    text = query.model_dump_json()
-    claim = None if key is None else Claim(key, hashlib.sha256(text.encode()).hexdigest())
-    kwargs = {"job_id": job.id, "query": query.model_dump(mode="json")}
-    return _submit(gateway, job, TaskMessage(FIND_DUPLICATES, kwargs, job.id, "single"), claim)
+        Args:
+            library: Its name; it is there.
+            entry: The picture.
+            key: The caller's idempotency key, scoped.
+        """
+        job = self.new_job("embed", library)
+        job.n_chunks = job.received = job.total = 1
+        with self.blobs.batch() as batch:
+            item = store_entry(batch, library, entry)
+            write_manifest(batch, job, CHUNK, [item], is_last=True)
+        fingerprint = _hash(f"embed {library}".encode(), item.model_dump_json().encode())
+        kwargs = {"job_id": job.id, "chunk": CHUNK}
+        task = TaskMessage(EMBED_CHUNK, kwargs, chunk_task_id(job.id, CHUNK), "single")
+        accepted = None
+        try:
+            accepted = self.submit(job, task, key, fingerprint)
+        except RedisError:
+            # The record may have stayed, and with it the job: the sweeper queues it again.
+            raise
+        except Exception:
+            self.blobs.delete(manifest_key(job.id, CHUNK))
+            raise
+        if not accepted.is_new:
+            self.blobs.delete(manifest_key(job.id, CHUNK))
+        return accepted
 
+    def accept_search(self, asked: SearchRequest, key: str | None) -> Accepted:
+        """Queues a search. Its pictures wait in Redis, the positive ones first."""
+        query = asked.query
+        job = self.new_job("search", query.library)
+        kwargs = {
+            "job_id": job.id,
+            "query": query.model_dump(mode="json"),
+            "submitted_at": job.created_at.timestamp(),
+            "sent": [len(asked.positive), len(asked.negative)],
+        }
+        task = TaskMessage(SEARCH, kwargs, job.id, "search")
+        pictures = [*asked.positive, *asked.negative]
+        return self.submit(job, task, key, _fingerprint_of(asked), pictures)
 
-def accept_removal(gateway: Gateway, library: str, image_id: str) -> Accepted:
-    """Queues the removal of an image."""
-    job = new_job(gateway, "delete", library)
-    kwargs = {"job_id": job.id, "library": library, "image_id": image_id}
-    return _submit(gateway, job, TaskMessage(DELETE_IMAGE, kwargs, job.id, "single"), None)
+    def accept_duplicates(self, query: DuplicatesQuery, key: str | None) -> Accepted:
+        """Queues the search for a library's near-duplicates."""
+        job = self.new_job("duplicates", query.library)
+        kwargs = {"job_id": job.id, "query": query.model_dump(mode="json")}
+        task = TaskMessage(FIND_DUPLICATES, kwargs, job.id, "single")
+        return self.submit(job, task, key, _hash(query.model_dump_json().encode()))
 
+    def accept_removal(self, library: str, image_id: str) -> Accepted:
+        """Queues the removal of an image."""
+        job = self.new_job("delete", library)
+        kwargs = {"job_id": job.id, "library": library, "image_id": image_id}
+        return self.submit(job, TaskMessage(DELETE_IMAGE, kwargs, job.id, "single"))
 
-def new_job(gateway: Gateway, kind: JobKind, library: str) -> Job:
-    """Returns a job that is nowhere recorded yet."""
-    return Job(
-        id=uuid.uuid4().hex,
-        kind=kind,
-        library=library,
-        request_id=request_id.get(),
-        created_at=now(),
-        ttl_s=SEARCH_TTL_S if kind == "search" else gateway.settings.job_ttl_s,
-    )
+    def submit(
+        self,
+        job: Job,
+        task: TaskMessage,
+        key: str | None = None,
+        fingerprint: str = "",
+        pictures: Sequence[bytes] = (),
+    ) -> Accepted:
+        """Records a job of one task, and queues the task; or neither.
+
+        Args:
+            job: The job.
+            task: Its task.
+            key: The caller's idempotency key, scoped.
+            fingerprint: Of the request.
+            pictures: Sent with a query.
+
+        Raises:
+            IdempotencyConflict: The key was sent with another request.
+            UploadInProgress: The key's first request still arrives.
+        """
+        kept = {
+            keys.query_picture(job.id, number): (picture, QUERY_TTL_S)
+            for number, picture in enumerate(pictures)
+        }
+        submission = Submission(self.jobs, self.idempotency, job, key, kept)
+        submission.open(fingerprint)
+        if not submission.is_repeat:
+            try:
+                self.publisher.publish(task)
+            except Exception:
+                submission.take_back()
+                raise
+        return submission.answer(fingerprint)
 
 
 def store_entry(
@@ -143,21 +183,10 @@ def store_entry(
     return item
 
 
-def _submit(
-    gateway: Gateway,
-    job: Job,
-    task: TaskMessage,
-    claim: Claim | None,
-    pictures: Sequence[bytes] = (),
-) -> Accepted:
-    job_id = gateway.submit(job, task, claim, pictures)
-    if job_id == job.id:
-        return Accepted(job, is_new=True)
-    return Accepted(gateway.jobs.get(job_id), is_new=False)
+def _fingerprint_of(asked: SearchRequest) -> str:
+    names = (" ".join(map(image_id_of, kind)) for kind in (asked.positive, asked.negative))
+    return _hash(asked.query.model_dump_json().encode(), *(f"{one}\n".encode() for one in names))
 
 
-def _fingerprint_of(asked: Asked) -> str:
-    digest = hashlib.sha256(asked.query.model_dump_json().encode())
-    for kind in (asked.positive, asked.negative):
-        digest.update(" ".join(map(image_id_of, kind)).encode() + b"\n")
-    return digest.hexdigest()
+def _hash(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from twinlens.api.accepting.gateway import TaskMessage
-from twinlens.api.accepting.intake import new_job
-from twinlens.shared.errors import FieldError, LibraryConflict, ValidationFailed
+from twinlens.api.accepting.publisher import TaskMessage
+from twinlens.shared.errors import FieldError, LibraryConflict, LibraryNotFound, ValidationFailed
 from twinlens.shared.indexes import check_index, layout_of
 from twinlens.shared.libraries import DEFAULT_LIBRARY, Edition, Library, NextEdition, new_collection
 from twinlens.shared.messages import now
 from twinlens.shared.queue import DELETE_LIBRARY, REINDEX
 
 if TYPE_CHECKING:
-    from twinlens.api.accepting.gateway import Gateway
+    from twinlens.api.accepting.intake import Intake
     from twinlens.shared.answers import LibraryPlan
     from twinlens.shared.messages import ModelSummary
-    from twinlens.shared.redis.jobs import Job
+    from twinlens.shared.redis.catalog import Catalog
+    from twinlens.shared.redis.jobs import Job, Jobs
 
 
 BAD_PLAN = "The library's plan is not valid."
@@ -31,113 +32,140 @@ class Planned(NamedTuple):
     job: Job | None = None  # that embeds what is stored; then the plan holds
 
 
-def plan_library(gateway: Gateway, name: str, plan: LibraryPlan) -> Planned:
-    """Creates a library, or changes what its plan says otherwise.
+@dataclass(frozen=True, kw_only=True)
+class Libraries:
+    """Reads, plans and removes libraries."""
 
-    Weights count from the next search on. Where a model has no vectors of the stored pictures, as
-    the plan wants them, a job embeds them, and the plan holds once that has ended.
+    catalog: Catalog
+    jobs: Jobs
+    intake: Intake
+    rollback_s: int
 
-    Raises:
-        ModelNotFound: There is no such model, or there are several versions of it.
-        ValidationFailed: A model is named twice, a weight is of a model that is not named, or the
-            index is none that Milvus could build.
-        LibraryConflict: Another plan is being carried out.
-    """
-    models = [gateway.catalog.model(ref) for ref in plan.models]
-    names = [model.name for model in models]
-    if len(set(names)) < len(names):
-        raise _bad_field("/models", "A model is named twice; a library has one version of each.")
-    for unknown in plan.weights.keys() - set(names):
-        raise _bad_field(f"/weights/{unknown}", "It is no model of this library.")
-    dimensions = {one.ref: one.dimension for one in models if one.metric != "HAMMING"}
-    if errors := check_index(plan.index, dimensions, gateway.catalog.server()):
-        raise ValidationFailed(BAD_PLAN, errors)
-    library = Library(
-        name=name,
-        models=[model.ref for model in models],
-        weights=plan.weights,
-        metric=plan.metric,
-        index=plan.index,
-    )
-    if gateway.catalog.ensure_library(library):
-        return Planned(library, is_new=True)
-    return _change(gateway, name, models, library)
+    def get(self, name: str) -> Library:
+        """Reads a library. `default` is there before any worker has told its models.
 
+        Raises:
+            LibraryNotFound: There is none of this name.
+        """
+        try:
+            return self.catalog.library(name)
+        except LibraryNotFound:
+            if name == DEFAULT_LIBRARY:
+                return Library(name=name, models=[])
+            raise
 
-def roll_back(gateway: Gateway, name: str) -> Library:
-    """Makes a library what it was: gives up the edition being built, or goes back to the last.
+    def all(self) -> list[Library]:
+        """Returns the libraries by name; there is at least `default`."""
+        by_name = {library.name: library for library in self.catalog.libraries()}
+        by_name.setdefault(DEFAULT_LIBRARY, Library(name=DEFAULT_LIBRARY, models=[]))
+        return [by_name[name] for name in sorted(by_name)]
 
-    Raises:
-        LibraryNotFound: There is none of this name.
-        LibraryConflict: There is nothing to go back to.
-    """
-    given_up: list[str] = []
+    def plan(self, name: str, plan: LibraryPlan) -> Planned:
+        """Creates a library, or changes what its plan says otherwise.
 
-    def back(library: Library) -> Library:
-        given_up.clear()
-        if library.next is not None:
-            given_up.append(library.next.job_id)
-            library.next = None
-            return library
-        if library.previous is None:
-            raise LibraryConflict(f"Library {name!r} has no edition to go back to.")
-        return library.switched(library.previous, kept_until=library.previous.until)
+        Weights count from the next search on. Where a model has no vectors of the stored pictures,
+        as the plan wants them, a job embeds them, and the plan holds once that has ended.
 
-    library = gateway.catalog.change_library(name, back)
-    for job_id in given_up:
-        gateway.jobs.cancel(job_id)
-    return library
-
-
-def remove_library(gateway: Gateway, name: str) -> Job:
-    """Forgets a library at once, and queues the removal of its pictures.
-
-    Raises:
-        LibraryNotFound: There is none of this name.
-        LibraryConflict: It is the default library.
-    """
-    if name == DEFAULT_LIBRARY:
-        raise LibraryConflict(f"Library {name!r} is always there; remove its images instead.")
-    library = gateway.catalog.library(name)
-    job = new_job(gateway, "delete", name)
-    kwargs = {"job_id": job.id, "library": name}
-    gateway.catalog.remove_library(name)
-    if library.next is not None:
-        gateway.jobs.cancel(library.next.job_id)
-    gateway.submit(job, TaskMessage(DELETE_LIBRARY, kwargs, job.id, "single"))
-    return job
-
-
-def _change(gateway: Gateway, name: str, models: list[ModelSummary], plan: Library) -> Planned:
-    job = new_job(gateway, "reindex", name)
-    is_empty = gateway.catalog.count(name) == 0
-
-    def change(library: Library) -> Library | None:
-        edition = _edition_of(library, models, plan)
-        if library.next is not None:
-            if _is_same(edition, library.next):
-                return None
-            raise LibraryConflict(
-                f"Library {name!r} is being changed by job {library.next.job_id}; wait for it,"
-                f" or give it up by POST /v1/libraries/{name}/rollback."
+        Raises:
+            ModelNotFound: There is no such model, or there are several versions of it.
+            ValidationFailed: A model is named twice, a weight is of a model that is not named, or
+                the index is none that Milvus could build.
+            LibraryConflict: Another plan is being carried out.
+        """
+        models = [self.catalog.model(ref) for ref in plan.models]
+        names = [model.name for model in models]
+        if len(set(names)) < len(names):
+            raise _bad_field(
+                "/models", "A model is named twice; a library has one version of each."
             )
-        has, wants = set(library.collections.values()), set(edition.collections.values())
-        if wants < has and not is_empty:
-            until = now() + timedelta(seconds=gateway.settings.rollback_s)
-            return library.switched(edition, kept_until=until)
-        if wants == has or is_empty:
-            return library.switched(edition)
-        library.next = NextEdition(**edition.model_dump(), job_id=job.id)
+        for unknown in plan.weights.keys() - set(names):
+            raise _bad_field(f"/weights/{unknown}", "It is no model of this library.")
+        dimensions = {one.ref: one.dimension for one in models if one.metric != "HAMMING"}
+        if errors := check_index(plan.index, dimensions, self.catalog.server()):
+            raise ValidationFailed(BAD_PLAN, errors)
+        library = Library(
+            name=name,
+            models=[model.ref for model in models],
+            weights=plan.weights,
+            metric=plan.metric,
+            index=plan.index,
+        )
+        if self.catalog.ensure_library(library):
+            return Planned(library, is_new=True)
+        return self._change(name, models, library)
+
+    def roll_back(self, name: str) -> Library:
+        """Makes a library what it was: gives up the edition being built, or goes back to the last.
+
+        Raises:
+            LibraryNotFound: There is none of this name.
+            LibraryConflict: There is nothing to go back to.
+        """
+        given_up: list[str] = []
+
+        def back(library: Library) -> Library:
+            given_up.clear()
+            if library.next is not None:
+                given_up.append(library.next.job_id)
+                library.next = None
+                return library
+            if library.previous is None:
+                raise LibraryConflict(f"Library {name!r} has no edition to go back to.")
+            return library.switched(library.previous, kept_until=library.previous.until)
+
+        library = self.catalog.change_library(name, back)
+        for job_id in given_up:
+            self.jobs.cancel(job_id)
         return library
 
-    library = gateway.catalog.change_library(name, change)
-    if library.next is None:
-        return Planned(library)
-    if library.next.job_id != job.id:
-        return Planned(library, job=gateway.jobs.get(library.next.job_id))
-    # If this fails, the sweeper finds a library whose job is not there, and gives its plan up.
-    gateway.submit(job, TaskMessage(REINDEX, {"job_id": job.id}, job.id, "single"))
-    return Planned(library, job=job)
+    def remove(self, name: str) -> Job:
+        """Forgets a library at once, and queues the removal of its pictures.
+
+        Raises:
+            LibraryNotFound: There is none of this name.
+            LibraryConflict: It is the default library.
+        """
+        if name == DEFAULT_LIBRARY:
+            raise LibraryConflict(f"Library {name!r} is always there; remove its images instead.")
+        library = self.catalog.library(name)
+        job = self.intake.new_job("delete", name)
+        kwargs = {"job_id": job.id, "library": name}
+        self.catalog.remove_library(name)
+        if library.next is not None:
+            self.jobs.cancel(library.next.job_id)
+        self.intake.submit(job, TaskMessage(DELETE_LIBRARY, kwargs, job.id, "single"))
+        return job
+
+    def _change(self, name: str, models: list[ModelSummary], plan: Library) -> Planned:
+        job = self.intake.new_job("reindex", name)
+        is_empty = self.catalog.count(name) == 0
+
+        def change(library: Library) -> Library | None:
+            edition = _edition_of(library, models, plan)
+            if library.next is not None:
+                if _is_same(edition, library.next):
+                    return None
+                raise LibraryConflict(
+                    f"Library {name!r} is being changed by job {library.next.job_id}; wait for it,"
+                    f" or give it up by POST /v1/libraries/{name}/rollback."
+                )
+            has, wants = set(library.collections.values()), set(edition.collections.values())
+            if wants < has and not is_empty:
+                until = now() + timedelta(seconds=self.rollback_s)
+                return library.switched(edition, kept_until=until)
+            if wants == has or is_empty:
+                return library.switched(edition)
+            library.next = NextEdition(**edition.model_dump(), job_id=job.id)
+            return library
+
+        library = self.catalog.change_library(name, change)
+        if library.next is None:
+            return Planned(library)
+        if library.next.job_id != job.id:
+            return Planned(library, job=self.jobs.get(library.next.job_id))
+        # If this fails, the sweeper finds a library whose job is not there, and gives its plan up.
+        self.intake.submit(job, TaskMessage(REINDEX, {"job_id": job.id}, job.id, "single"))
+        return Planned(library, job=job)
 
 
 def _edition_of(library: Library, models: list[ModelSummary], plan: Library) -> Edition:

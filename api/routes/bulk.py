@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 
-from twinlens.api.accepting.arrival import accept_bulk
-from twinlens.api.accepting.gateway import current_gateway
 from twinlens.api.accepting.idempotency import scoped_key
 from twinlens.api.answers import answer_accepted
 from twinlens.api.reading.archives import zip_entries
@@ -17,6 +15,7 @@ from twinlens.api.reading.tars import tar_entries
 from twinlens.api.reading.uploads import BODY_BYTES, as_chunks, form_entries
 from twinlens.api.routes import DEFAULT_PROBLEM, binary, form, problems
 from twinlens.api.schemas import InLibrary, SubmitHeaders
+from twinlens.api.services import current_services
 from twinlens.shared.answers import JobAnswer
 from twinlens.shared.errors import UnsupportedMedia
 
@@ -69,14 +68,14 @@ def add_images(query: InLibrary, header: SubmitHeaders) -> Response:
     the job. Where an upload ends too early or cannot be read to its end, a job keeps what arrived
     and ends as failed; one that is refused in its first pictures leaves nothing.
     """
-    gateway = current_gateway()
-    gateway.check_ready_for_bulk(request.content_length or 0)
-    gateway.library(query.library)
-    read = _reader(gateway.settings)
+    services = current_services()
+    services.readiness.check_bulk(request.content_length or 0)
+    services.libraries.get(query.library)
+    read = _reader(services.settings)
     body = as_chunks(request.stream, BODY_BYTES)
     key = scoped_key(request.method, request.path, header.idempotency_key)
-    accepted = accept_bulk(gateway, query.library, body, read, key)
-    return answer_accepted(gateway, accepted, header.prefer)
+    accepted = services.arrivals.accept(query.library, body, read, key)
+    return answer_accepted(services.job_views, accepted, header.prefer)
 
 
 def _reader(settings: Settings) -> Callable[[Iterable[bytes]], Iterator[Entry]]:

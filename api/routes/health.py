@@ -11,13 +11,14 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.openapi import OpenAPI
 from redis import RedisError
 
-from twinlens.api.accepting.gateway import current_gateway
 from twinlens.api.answers import answer
 from twinlens.api.routes import DEFAULT_PROBLEM, problems
+from twinlens.api.services import current_services
 from twinlens.shared.answers import Alive, Ready
 from twinlens.shared.errors import FieldError, Unavailable
 from twinlens.shared.messages import WorkerStatus
 from twinlens.shared.queue import LANES
+from twinlens.shared.redis.presence import live_workers
 
 health = APIBlueprint(
     "health", __name__, abp_tags=[{"name": "health"}], abp_responses=DEFAULT_PROBLEM
@@ -57,12 +58,12 @@ def readyz() -> Response:
     workers: list[WorkerStatus] = []
     missing: list[FieldError] = []
     try:
-        workers = current_gateway().workers()
+        workers = live_workers(current_services().redis)
     except RedisError:
         missing.append(FieldError(location="redis", message="Redis does not answer."))
     else:
         missing += [found for lane in LANES if (found := _lack_of(lane, workers))]
-    if not current_gateway().is_milvus_listening():
+    if not current_services().readiness.is_milvus_listening():
         missing.append(FieldError(location="milvus", message="Milvus accepts no connections."))
     if missing:
         parts = ", ".join(part.location for part in missing)

@@ -10,10 +10,9 @@ from flask import Response, request, send_file
 from flask_openapi.blueprint import APIBlueprint
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 
-from twinlens.api.accepting.gateway import Gateway, current_gateway
 from twinlens.api.accepting.idempotency import scoped_key
-from twinlens.api.accepting.intake import accept_picture, accept_removal
-from twinlens.api.answers import answer, answer_accepted, read_cursor, with_links
+from twinlens.api.answers import answer, answer_accepted, read_cursor
+from twinlens.api.job_views import with_links
 from twinlens.api.problems import answer_problem
 from twinlens.api.reading.uploads import (
     MAX_METADATA_BYTES,
@@ -36,6 +35,7 @@ from twinlens.api.schemas import (
     UploadParameters,
     WaitHeaders,
 )
+from twinlens.api.services import Services, current_services
 from twinlens.shared.answers import ImagePage, JobAnswer, MissingImages, MissingQuery
 from twinlens.shared.blobs import thumbnail_key
 from twinlens.shared.errors import (
@@ -86,22 +86,22 @@ def add_image(query: UploadParameters, header: SubmitHeaders) -> Response:
 
     As multipart `file` with an optional JSON part `metadata`, or as raw bytes.
     """
-    gateway = current_gateway()
-    gateway.check_ready("single")
-    gateway.limits.check_disk(request.content_length or 0)
-    gateway.library(query.library)
-    entry = _uploaded(gateway, query.name)
+    services = current_services()
+    services.readiness.check("single")
+    services.limits.check_disk(request.content_length or 0)
+    services.libraries.get(query.library)
+    entry = _uploaded(services, query.name)
     key = scoped_key(request.method, request.path, header.idempotency_key)
-    accepted = accept_picture(gateway, query.library, entry, key)
-    return answer_accepted(gateway, accepted, header.prefer)
+    accepted = services.intake.accept_picture(query.library, entry, key)
+    return answer_accepted(services.job_views, accepted, header.prefer)
 
 
 @images.get("", operation_id="listImages", responses={200: ImagePage, **problems(404, 422)})
 def list_images(query: ImageListParameters) -> Response:
     """List a library's images, newest first."""
-    gateway = current_gateway()
-    gateway.library(query.library)
-    entries, cursor = gateway.catalog.page(query.library, query.limit, read_cursor(query.cursor))
+    services = current_services()
+    services.libraries.get(query.library)
+    entries, cursor = services.catalog.page(query.library, query.limit, read_cursor(query.cursor))
     items = [with_links(entry.image) for entry in entries]
     return answer(ImagePage(items=items, next_cursor=cursor.encode() if cursor else None))
 
@@ -120,19 +120,19 @@ def list_missing(query: InLibrary) -> Response:
 
     Of the ids in the body, those that the library does not have with all of its models.
     """
-    gateway = current_gateway()
+    services = current_services()
     # A plan's other collections are its job's to fill.
-    wanted = set(gateway.library(query.library).collections.values())
+    wanted = set(services.libraries.get(query.library).collections.values())
     ids = _asked_ids()
-    found = gateway.catalog.find(query.library, ids)
-    known = {id_ for id_, entry in found.items() if wanted <= entry.collections}
+    entries = services.catalog.find(query.library, ids)
+    known = {id_ for id_, entry in entries.items() if wanted <= entry.collections}
     return answer(MissingImages(missing=[id_ for id_ in ids if id_ not in known]))
 
 
 @images.get("/<image_id>", operation_id="getImage", responses={200: Image, **problems(404)})
 def get_image(path: ImagePath, query: InLibrary) -> Response:
     """Get an image's record."""
-    return answer(with_links(_find(current_gateway(), query.library, path.image_id).image))
+    return answer(with_links(_find(current_services(), query.library, path.image_id).image))
 
 
 @images.get(
@@ -142,10 +142,10 @@ def get_image(path: ImagePath, query: InLibrary) -> Response:
 )
 def get_content(path: ImagePath, query: InLibrary) -> Response:
     """Get an image's bytes, as they were uploaded."""
-    gateway = current_gateway()
-    entry = _find(gateway, query.library, path.image_id)
+    services = current_services()
+    entry = _find(services, query.library, path.image_id)
     try:
-        file = gateway.blobs.open(entry.path)
+        file = services.blobs.open(entry.path)
     except FileNotFoundError:
         raise ContentMissing(f"The bytes of image {path.image_id!r} are gone.") from None
     return _send(file, entry.image.format, path.image_id, entry.image.name)
@@ -158,18 +158,18 @@ def get_content(path: ImagePath, query: InLibrary) -> Response:
 )
 def get_thumbnail(path: ImagePath, query: InLibrary) -> Response:
     """Get a JPEG of at most 256 px. The first demand makes it."""
-    gateway = current_gateway()
-    entry = _find(gateway, query.library, path.image_id)
+    services = current_services()
+    entry = _find(services, query.library, path.image_id)
     key = thumbnail_key(query.library, path.image_id)
     try:
-        file = gateway.blobs.open(key)
+        file = services.blobs.open(key)
     except FileNotFoundError:
-        gateway.check_ready("search")
+        services.readiness.check("search")
         wanted = {"library": query.library, "image_id": path.image_id}
-        reply = gateway.call(MAKE_THUMBNAIL, wanted, THUMBNAIL_TIMEOUT_S)
+        reply = services.calls.call(MAKE_THUMBNAIL, wanted, THUMBNAIL_TIMEOUT_S)
         if reply.error is not None:
             return answer_problem(reply.error)
-        file = gateway.blobs.open(key)
+        file = services.blobs.open(key)
     return _send(file, "image/jpeg", f"{path.image_id}-thumbnail", f"{entry.image.name}.jpg")
 
 
@@ -180,18 +180,18 @@ def get_thumbnail(path: ImagePath, query: InLibrary) -> Response:
 )
 def delete_image(path: ImagePath, query: InLibrary, header: WaitHeaders) -> Response:
     """Remove an image from the store, the catalogue and every model's collection."""
-    gateway = current_gateway()
-    gateway.check_ready("single")
-    _find(gateway, query.library, path.image_id)
-    accepted = accept_removal(gateway, query.library, path.image_id)
-    return answer_accepted(gateway, accepted, header.prefer)
+    services = current_services()
+    services.readiness.check("single")
+    _find(services, query.library, path.image_id)
+    accepted = services.intake.accept_removal(query.library, path.image_id)
+    return answer_accepted(services.job_views, accepted, header.prefer)
 
 
-def _find(gateway: Gateway, library: str, image_id: str) -> CatalogEntry:
-    gateway.library(library)
+def _find(services: Services, library: str, image_id: str) -> CatalogEntry:
+    services.libraries.get(library)
     if not re.fullmatch("[0-9a-f]{64}", image_id):
         raise ImageNotFound("An image id has 64 hexadecimal digits, in lower case.")
-    return gateway.catalog.get(library, image_id)
+    return services.catalog.get(library, image_id)
 
 
 def _asked_ids() -> list[str]:
@@ -199,9 +199,9 @@ def _asked_ids() -> list[str]:
     return parse_json(MissingQuery, text, location="").ids
 
 
-def _uploaded(gateway: Gateway, name: str | None) -> Entry:
+def _uploaded(services: Services, name: str | None) -> Entry:
     """Reads the one picture of the request."""
-    max_bytes = gateway.settings.max_picture_bytes
+    max_bytes = services.settings.max_picture_bytes
     body = as_chunks(request.stream)
     if request.mimetype == "multipart/form-data":
         rules = FormRules("metadata", MAX_METADATA_BYTES, max_bytes, {"file": 1})

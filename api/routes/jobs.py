@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 
-from twinlens.api.accepting.gateway import Gateway, current_gateway
-from twinlens.api.answers import answer, answer_job, bad_cursor, job_answer, read_cursor
+from twinlens.api.answers import answer, answer_job, bad_cursor, read_cursor
 from twinlens.api.events import has_more, place_of, stream_events
 from twinlens.api.routes import DEFAULT_PROBLEM, problems
 from twinlens.api.schemas import (
@@ -20,6 +19,7 @@ from twinlens.api.schemas import (
     NoParameters,
     WaitHeaders,
 )
+from twinlens.api.services import Services, current_services
 from twinlens.shared.answers import ItemPage, JobAnswer, JobPage
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ jobs = APIBlueprint(
 @jobs.get("", operation_id="listJobs", responses={200: JobPage, **problems(422)})
 def list_jobs(query: JobListParameters) -> Response:
     """List jobs, newest first."""
-    gateway = current_gateway()
+    services = current_services()
     wanted = query.model_dump(include={"library", "kind", "status"}, exclude_none=True)
-    found, cursor = gateway.jobs.page(query.limit, read_cursor(query.cursor), wanted)
-    items = [job_answer(gateway, job, with_result=False) for job in found]
+    found, cursor = services.jobs.page(query.limit, read_cursor(query.cursor), wanted)
+    items = [services.job_views.answer(job, with_result=False) for job in found]
     return answer(JobPage(items=items, next_cursor=cursor.encode() if cursor else None))
 
 
@@ -58,7 +58,7 @@ def list_jobs(query: JobListParameters) -> Response:
 )
 def get_job(path: JobPath, query: NoParameters, header: WaitHeaders) -> Response:  # noqa: ARG001 (refuses any)
     """Get a job. Cheap to poll with `If-None-Match`, or wait with `Prefer: wait=S`."""
-    return answer_job(current_gateway(), path.job_id, header.prefer)
+    return answer_job(current_services().job_views, path.job_id, header.prefer)
 
 
 @jobs.get(
@@ -75,12 +75,12 @@ def stream_job_events(path: JobPath, query: NoParameters, header: EventHeaders) 
 
     `Last-Event-ID` goes on behind an event, without loss.
     """
-    gateway = current_gateway()
+    services = current_services()
     place = place_of(header.last_event_id)
-    if not has_more(gateway, path.job_id, place):
+    if not has_more(services.job_views, path.job_id, place):
         return Response(status=204)  # an EventSource then connects no more
-    slot = gateway.limits.take_stream()
-    events = stream_events(gateway, path.job_id, place)
+    slot = services.limits.take_stream()
+    events = stream_events(services.job_views, path.job_id, place)
     response = Response(events, mimetype="text/event-stream")
     response.call_on_close(slot.release)
     response.cache_control.no_store = True
@@ -98,12 +98,12 @@ def list_items(path: JobPath, query: ItemListParameters) -> Response:
 
     While the job runs, these are the outcomes that there are; a page may be short.
     """
-    gateway = current_gateway()
-    job = gateway.jobs.get(path.job_id)
+    services = current_services()
+    job = services.jobs.get(path.job_id)
     start = (0, 0) if query.cursor is None else _decode_place(query.cursor)
     last = min(job.n_chunks, start[0] + MAX_CHUNKS)
     found: list[Item] = []
-    for place, item in _items_from(gateway, job.id, start, last):
+    for place, item in _items_from(services, job.id, start, last):
         if len(found) == query.limit:
             return answer(ItemPage(items=found, next_cursor=_encode_place(place)))
         if query.outcome is None or item.outcome == query.outcome:
@@ -116,11 +116,11 @@ def list_items(path: JobPath, query: ItemListParameters) -> Response:
 
 
 def _items_from(
-    gateway: Gateway, job_id: str, start: tuple[int, int], last: int
+    services: Services, job_id: str, start: tuple[int, int], last: int
 ) -> Iterator[tuple[tuple[int, int], Item]]:
     for first in range(start[0], last, READ_CHUNKS):
         chunks = range(first, min(first + READ_CHUNKS, last))
-        for chunk, items in zip(chunks, gateway.chunk_items(job_id, chunks), strict=True):
+        for chunk, items in zip(chunks, services.job_views.outcomes(job_id, chunks), strict=True):
             for index, item in enumerate(items):
                 if (chunk, index) >= start:
                     yield (chunk, index), item

@@ -5,13 +5,12 @@ from __future__ import annotations
 from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 
-from twinlens.api.accepting.gateway import current_gateway
-from twinlens.api.accepting.intake import Accepted
-from twinlens.api.accepting.libraries import plan_library, remove_library, roll_back
+from twinlens.api.accepting.submission import Accepted
 from twinlens.api.answers import answer, answer_accepted, page_by_name
 from twinlens.api.reading.uploads import MAX_QUERY_BYTES, parse_json, read_json
 from twinlens.api.routes import DEFAULT_PROBLEM, problems
 from twinlens.api.schemas import LibraryPath, NoParameters, PageParameters, WaitHeaders
+from twinlens.api.services import current_services
 from twinlens.shared.answers import (
     JobAnswer,
     LibraryPage,
@@ -33,7 +32,7 @@ libraries = APIBlueprint(
 )
 def list_libraries(query: PageParameters) -> Response:
     """List the libraries, by name."""
-    found = [(library.name, library) for library in current_gateway().libraries()]
+    found = [(library.name, library) for library in current_services().libraries.all()]
     items, cursor = page_by_name(found, query.limit, query.cursor)
     return answer(LibraryPage(items=items, next_cursor=cursor))
 
@@ -59,10 +58,11 @@ def put_library(path: LibraryPath, query: NoParameters, header: WaitHeaders) -> 
     they were until it has ended; then the change is switched on whole.
     """
     text = read_json(request.stream, request.mimetype, MAX_QUERY_BYTES, "A library's plan has")
-    gateway = current_gateway()
-    planned = plan_library(gateway, path.name, parse_json(LibraryPlan, text, location=""))
+    services = current_services()
+    planned = services.libraries.plan(path.name, parse_json(LibraryPlan, text, location=""))
     if planned.job is not None:
-        return answer_accepted(gateway, Accepted(planned.job, is_new=True), header.prefer)
+        accepted = Accepted(planned.job, is_new=True)
+        return answer_accepted(services.job_views, accepted, header.prefer)
     return answer(planned.library, 201 if planned.is_new else 200)
 
 
@@ -71,7 +71,7 @@ def put_library(path: LibraryPath, query: NoParameters, header: WaitHeaders) -> 
 )
 def get_library(path: LibraryPath, query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
     """Get a library."""
-    return answer(current_gateway().library(path.name))
+    return answer(current_services().libraries.get(path.name))
 
 
 @libraries.delete(
@@ -81,9 +81,9 @@ def get_library(path: LibraryPath, query: NoParameters) -> Response:  # noqa: AR
 )
 def delete_library(path: LibraryPath, query: NoParameters, header: WaitHeaders) -> Response:  # noqa: ARG001 (refuses any)
     """Remove a library with all of its images."""
-    gateway = current_gateway()
-    job = remove_library(gateway, path.name)
-    return answer_accepted(gateway, Accepted(job, is_new=True), header.prefer)
+    services = current_services()
+    job = services.libraries.remove(path.name)
+    return answer_accepted(services.job_views, Accepted(job, is_new=True), header.prefer)
 
 
 @libraries.post(
@@ -93,4 +93,4 @@ def delete_library(path: LibraryPath, query: NoParameters, header: WaitHeaders) 
 )
 def roll_back_library(path: LibraryPath, query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
     """Give up a change that is being made; without one, go back to the edition before."""
-    return answer(roll_back(current_gateway(), path.name))
+    return answer(current_services().libraries.roll_back(path.name))

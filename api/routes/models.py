@@ -5,10 +5,10 @@ from __future__ import annotations
 from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 
-from twinlens.api.accepting.gateway import current_gateway
 from twinlens.api.answers import answer, page_by_name
 from twinlens.api.routes import DEFAULT_PROBLEM, problems
 from twinlens.api.schemas import ModelPath, NoParameters, PageParameters
+from twinlens.api.services import current_services
 from twinlens.shared.answers import (
     ModelPage,
 )
@@ -26,7 +26,7 @@ models = APIBlueprint(
 @models.get("/models", operation_id="listModels", responses={200: ModelPage, **problems(422)})
 def list_models(query: PageParameters) -> Response:
     """List the models, by name."""
-    found = list(current_gateway().catalog.models().items())
+    found = list(current_services().catalog.models().items())
     items, cursor = page_by_name(found, query.limit, query.cursor)
     return answer(ModelPage(items=items, next_cursor=cursor))
 
@@ -36,4 +36,4 @@ def list_models(query: PageParameters) -> Response:
 )
 def get_model(path: ModelPath, query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
     """Get a model's card, by name@version or, where there is one version, by name."""
-    return answer(current_gateway().catalog.model(path.name))
+    return answer(current_services().catalog.model(path.name))

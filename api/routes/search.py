@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 
-from twinlens.api.accepting.gateway import current_gateway
 from twinlens.api.accepting.idempotency import scoped_key
-from twinlens.api.accepting.intake import Asked, accept_duplicates, accept_search
+from twinlens.api.accepting.intake import SearchRequest
 from twinlens.api.answers import answer, answer_accepted
 from twinlens.api.problems import answer_problem
 from twinlens.api.reading.uploads import (
@@ -23,6 +22,7 @@ from twinlens.api.reading.uploads import (
 )
 from twinlens.api.routes import DEFAULT_PROBLEM, form, problems
 from twinlens.api.schemas import NoParameters, SubmitHeaders
+from twinlens.api.services import Services, current_services
 from twinlens.shared.answers import JobAnswer
 from twinlens.shared.errors import (
     FieldError,
@@ -42,7 +42,7 @@ from twinlens.shared.queue import COMPARE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from twinlens.api.accepting.gateway import Gateway
+    from twinlens.api.services import Services, current_services
 
 # Two pictures of the largest size, behind what searches wait.
 COMPARE_TIMEOUT_S = 15
@@ -81,12 +81,13 @@ def search_images(query: NoParameters, header: SubmitHeaders) -> Response:  # no
     `text` where a model of the library has a text encoder. Several `file`, or ids in `positive`,
     are examples of one thing; `negative`, files or ids, are examples of what it is not.
     """
-    gateway = current_gateway()
-    gateway.check_ready("search")
-    asked = _read_search(gateway.settings.max_picture_bytes)
-    _check_search(gateway, asked)
+    services = current_services()
+    services.readiness.check("search")
+    asked = _read_search(services.settings.max_picture_bytes)
+    _check_search(services, asked)
     key = scoped_key(request.method, request.path, header.idempotency_key)
-    return answer_accepted(gateway, accept_search(gateway, asked, key), header.prefer)
+    accepted = services.intake.accept_search(asked, key)
+    return answer_accepted(services.job_views, accepted, header.prefer)
 
 
 @search.post(
@@ -104,17 +105,17 @@ def compare(query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
 
     As multipart with two `file`, or one and the id of a stored image; or as JSON with two ids.
     """
-    gateway = current_gateway()
-    gateway.check_ready("search")
-    body = _read_body(gateway.settings.max_picture_bytes, {"file": 2})
+    services = current_services()
+    services.readiness.check("search")
+    body = _read_body(services.settings.max_picture_bytes, {"file": 2})
     wanted = parse_json(CompareQuery, body.json or b"{}", location=_location())
     files = [content for _, content in body.files["file"]]
-    library = gateway.library(wanted.library)
+    library = services.libraries.get(wanted.library)
     library.choose(wanted.models)
     if len(files) + len(wanted.image_ids) != 2:
         raise _bad_field("image_ids", "Two pictures are compared: files or stored images.")
-    gateway.catalog.get_all(library.name, wanted.image_ids)
-    reply = gateway.call(COMPARE, {"query": wanted.model_dump()}, COMPARE_TIMEOUT_S, files)
+    services.catalog.get_all(library.name, wanted.image_ids)
+    reply = services.calls.call(COMPARE, {"query": wanted.model_dump()}, COMPARE_TIMEOUT_S, files)
     if reply.error is not None:
         return answer_problem(reply.error)
     return answer(Comparison.model_validate(reply.value))
@@ -134,11 +135,11 @@ def find_duplicates(query: NoParameters, header: SubmitHeaders) -> Response:  # 
 
     Exact copies need no group: they are one image.
     """
-    gateway = current_gateway()
-    gateway.check_ready("single")
+    services = current_services()
+    services.readiness.check("single")
     wanted = parse_json(DuplicatesQuery, _read_json() or b"{}", location="")
-    library = gateway.library(wanted.library)
-    models = gateway.catalog.models()
+    library = services.libraries.get(wanted.library)
+    models = services.catalog.models()
     if not any(ref in models and models[ref].metric == "HAMMING" for ref in library.models):
         message = "It has no model that makes hashes, such as phash."
         raise ValidationFailed(
@@ -146,7 +147,8 @@ def find_duplicates(query: NoParameters, header: SubmitHeaders) -> Response:  # 
             [FieldError(location="/library", message=message)],
         )
     key = scoped_key(request.method, request.path, header.idempotency_key)
-    return answer_accepted(gateway, accept_duplicates(gateway, wanted, key), header.prefer)
+    accepted = services.intake.accept_duplicates(wanted, key)
+    return answer_accepted(services.job_views, accepted, header.prefer)
 
 
 def _read_body(max_picture: int, files: Mapping[str, int]) -> Form:
@@ -163,7 +165,7 @@ def _read_json() -> bytes:
     return read_json(request.stream, request.mimetype, MAX_QUERY_BYTES, "A query has")
 
 
-def _read_search(max_picture: int) -> Asked:
+def _read_search(max_picture: int) -> SearchRequest:
     body = _read_body(max_picture, {"file": MAX_EXAMPLES, "negative": MAX_EXAMPLES})
     wanted = parse_json(SearchQuery, body.json or b"{}", location=_location())
     positive, negative = ([content for _, content in body.files[n]] for n in ("file", "negative"))
@@ -181,10 +183,10 @@ def _read_search(max_picture: int) -> Asked:
     for name, is_asked in (("region", wanted.region), ("mode", wanted.mode == "near")):
         if is_asked and (n_all != 1 or wanted.text is not None):
             raise _bad_field(name, "It is for a query with one picture.")
-    return Asked(wanted, positive, negative)
+    return SearchRequest(wanted, positive, negative)
 
 
-def _check_search(gateway: Gateway, asked: Asked) -> None:
+def _check_search(services: Services, asked: SearchRequest) -> None:
     """Refuses at once what the worker would refuse later.
 
     Raises:
@@ -194,7 +196,7 @@ def _check_search(gateway: Gateway, asked: Asked) -> None:
         BadFilter: The filter cannot be read.
     """
     wanted = asked.query
-    library = gateway.library(wanted.library)
+    library = services.libraries.get(wanted.library)
     refs = library.choose(wanted.models)
     names = {ref.partition("@")[0] for ref in refs}
     for field in ("weights", "max_distance"):
@@ -203,13 +205,13 @@ def _check_search(gateway: Gateway, asked: Asked) -> None:
     if wanted.filter is not None:
         parse_filter(wanted.filter)
     if wanted.text is not None:
-        _check_text(gateway, refs, is_named=wanted.models is not None)
-    gateway.catalog.get_all(library.name, [*wanted.example_ids, *wanted.negative])
+        _check_text(services, refs, is_named=wanted.models is not None)
+    services.catalog.get_all(library.name, [*wanted.example_ids, *wanted.negative])
 
 
-def _check_text(gateway: Gateway, refs: list[str], *, is_named: bool) -> None:
+def _check_text(services: Services, refs: list[str], *, is_named: bool) -> None:
     """Refuses words where no model understands them, or one that was named does not."""
-    models = gateway.catalog.models()
+    models = services.catalog.models()
     deaf = [ref for ref in refs if ref not in models or not models[ref].has_text]
     if len(deaf) == len(refs) or (deaf and is_named):
         raise _bad_query("/text", f"Without a text encoder: {', '.join(deaf) or 'all models'}.")

@@ -8,10 +8,10 @@ from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 from pydantic import TypeAdapter
 
-from twinlens.api.accepting.gateway import Gateway, current_gateway
 from twinlens.api.answers import answer
 from twinlens.api.routes import DEFAULT_PROBLEM
 from twinlens.api.schemas import NoParameters
+from twinlens.api.services import Services, current_services
 from twinlens.shared.answers import (
     Backlog,
     LibraryStats,
@@ -20,7 +20,8 @@ from twinlens.shared.answers import (
 from twinlens.shared.errors import Unavailable
 from twinlens.shared.libraries import Library
 from twinlens.shared.messages import WorkerStatus
-from twinlens.shared.queue import COUNT_VECTORS
+from twinlens.shared.queue import COUNT_VECTORS, queue_lengths
+from twinlens.shared.redis.presence import live_workers
 
 COUNT_TIMEOUT_S = 5
 HOUR_S = 3600
@@ -39,19 +40,19 @@ stats = APIBlueprint(
 @stats.get("/stats", operation_id="getStats", responses={200: Stats})
 def get_stats(query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
     """Count images and vectors by library, and what waits; list the workers."""
-    gateway = current_gateway()
-    libraries, workers = gateway.libraries(), gateway.workers()
-    vectors = _count_vectors(gateway, libraries)
+    services = current_services()
+    libraries, workers = services.libraries.all(), live_workers(services.redis)
+    vectors = _count_vectors(services, libraries)
     return answer(
         Stats(
             libraries={
                 library.name: LibraryStats(
-                    images=gateway.catalog.count(library.name), vectors=vectors.get(library.name)
+                    images=services.catalog.count(library.name), vectors=vectors.get(library.name)
                 )
                 for library in libraries
             },
-            queues=gateway.queue_lengths(),
-            backlog=_backlog_of(gateway.feed.backlog(), workers),
+            queues=queue_lengths(services.redis),
+            backlog=_backlog_of(services.feed.backlog(), workers),
             workers=workers,
         )
     )
@@ -71,12 +72,12 @@ def _backlog_of(n_pictures: int, workers: list[WorkerStatus]) -> Backlog:
     )
 
 
-def _count_vectors(gateway: Gateway, libraries: list[Library]) -> dict[str, dict[str, int]]:
+def _count_vectors(services: Services, libraries: list[Library]) -> dict[str, dict[str, int]]:
     """Asks the workers; the first library that nobody answers for is the last asked for."""
     counts: dict[str, dict[str, int]] = {}
     for library in libraries:
         try:
-            reply = gateway.call(COUNT_VECTORS, {"library": library.name}, COUNT_TIMEOUT_S)
+            reply = services.calls.call(COUNT_VECTORS, {"library": library.name}, COUNT_TIMEOUT_S)
         except Unavailable:
             break
         if reply.error is None:

@@ -150,12 +150,12 @@ class Jobs:
             pipeline.zremrangebyscore(_list_of(job.kind), "-inf", time.time() - life_s)
             pipeline.execute()
 
-    def forget(self, job: Job) -> None:
-        """Takes back a job of which nothing was queued."""
+    def forget(self, job: Job, kept: Sequence[str] = ()) -> None:
+        """Takes back a job of which nothing was queued, and what was kept with it."""
         job_id = job.id
         with self._redis.pipeline() as pipeline:
             pipeline.delete(keys.job(job_id), keys.events(job_id), keys.done_chunks(job_id))
-            pipeline.delete(keys.arrival(job_id))
+            pipeline.delete(keys.arrival(job_id), *kept)
             pipeline.zrem(keys.open_uploads(job.library), job_id)
             pipeline.zrem(keys.JOBS, job_id)
             pipeline.zrem(keys.SEARCHES, job_id)

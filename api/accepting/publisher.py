@@ -1,0 +1,51 @@
+"""Tasks on their way into Celery's queues, known by name alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from twinlens.shared.log import request_id
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from twinlens.shared.redis.feed import Feed
+
+
+@dataclass(frozen=True)
+class TaskMessage:
+    """A task to be queued."""
+
+    name: str
+    kwargs: dict[str, Any]
+    task_id: str
+    queue: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publisher:
+    """Queues tasks. Every method raises kombu's OperationalError where Redis does not answer."""
+
+    celery: Celery
+    feed: Feed
+
+    def publish(self, task: TaskMessage, **options: Any) -> None:
+        """Queues a task, with the id of the request that it comes of.
+
+        Args:
+            task: The task.
+            options: Celery's, of `send_task`.
+        """
+        self.celery.send_task(
+            task.name,
+            kwargs=task.kwargs,
+            task_id=task.task_id,
+            queue=task.queue,
+            headers={"request_id": request_id.get()},
+            **options,
+        )
+
+    def feed_workers(self) -> None:
+        """Queues chunks of bulk uploads, as many as keep the workers busy."""
+        self.feed.top_up(self.celery)

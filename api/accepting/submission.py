@@ -1,0 +1,120 @@
+"""A job on its way to being accepted: recorded, its key claimed; or taken back whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from twinlens.api.accepting.idempotency import KeyOwner, check_same_request
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from twinlens.api.accepting.idempotency import IdempotencyKeys
+    from twinlens.shared.redis.jobs import Job, Jobs
+
+
+class Accepted(NamedTuple):
+    """The job that stands for a request."""
+
+    job: Job
+    is_new: bool
+
+
+class Submission:
+    """One request for a job, of which at most one job comes."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        keys: IdempotencyKeys,
+        job: Job,
+        key: str | None,
+        kept: Mapping[str, tuple[bytes, int]] | None = None,
+    ) -> None:
+        """Begins. Nothing is recorded yet.
+
+        Args:
+            jobs: The records.
+            keys: Callers' keys.
+            job: The job that the request asks for.
+            key: The caller's idempotency key, scoped.
+            kept: Values that are kept with the job, each under its key and for its seconds.
+        """
+        self.job = job
+        self._jobs = jobs
+        self._keys = keys
+        self._key = key
+        self._kept = kept or {}
+        self._owner: KeyOwner | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a job stands for the request: this one, or an earlier one."""
+        return self._owner is not None
+
+    @property
+    def is_repeat(self) -> bool:
+        """Whether the key stands for an earlier job, and this one is not recorded."""
+        return self._owner is not None and self._owner.job_id != self.job.id
+
+    def open(self, fingerprint: str = "") -> None:
+        """Records the job, and claims its key.
+
+        The record comes first: whoever repeats the request with the same key meanwhile is told of
+        a job that is there.
+
+        Args:
+            fingerprint: Of the request; empty while that still arrives (then `settle`).
+
+        Raises:
+            UploadInProgress: The key's first request still arrives.
+        """
+        self._jobs.create(self.job, self._kept)
+        if self._key is None:
+            self._owner = KeyOwner(self.job.id, fingerprint)
+            return
+        try:
+            self._owner = self._keys.claim(self._key, self.job.id, fingerprint)
+        except Exception:
+            self._forget()
+            raise
+        if self.is_repeat:
+            self._forget()
+
+    def renew(self) -> None:
+        """Says that the request of the key still arrives."""
+        if self._key is not None:
+            self._keys.renew(self._key)
+
+    def settle(self, fingerprint: str) -> None:
+        """Says what the request was that the key was claimed for."""
+        if self._key is not None:
+            self._keys.settle(self._key, self.job.id, fingerprint)
+
+    def release(self) -> None:
+        """Frees the key, unless it is an earlier job's: the request came to nothing."""
+        if self._key is not None and self.is_open and not self.is_repeat:
+            self._keys.release(self._key)
+
+    def take_back(self) -> None:
+        """Undoes `open`: nothing of the job was queued.
+
+        If Redis is what failed, this raises as well: then the record stays.
+        """
+        self.release()
+        self._forget()
+
+    def answer(self, fingerprint: str) -> Accepted:
+        """Returns the job that stands for the request.
+
+        Raises:
+            IdempotencyConflict: The key was sent with another request.
+        """
+        assert self._owner is not None
+        if not self.is_repeat:
+            return Accepted(self.job, is_new=True)
+        check_same_request(self._owner, fingerprint)
+        return Accepted(self._jobs.get(self._owner.job_id), is_new=False)
+
+    def _forget(self) -> None:
+        self._jobs.forget(self.job, list(self._kept))

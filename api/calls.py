@@ -1,0 +1,57 @@
+"""Calls: short tasks whose answer the API waits for within one request, without a job."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from twinlens.api.accepting.publisher import TaskMessage
+from twinlens.shared.errors import Unavailable
+from twinlens.shared.queue import Reply
+from twinlens.shared.redis import keys
+from twinlens.shared.redis.presence import live_workers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis import Redis
+
+    from twinlens.api.accepting.publisher import Publisher
+
+# Shorter than the client's socket timeout, which would end a longer BLPOP with an error.
+_REPLY_SLICE_S = 2.0
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Asks a search worker."""
+
+    redis: Redis
+    publisher: Publisher
+
+    def call(
+        self, name: str, kwargs: dict[str, Any], timeout_s: float, pictures: Sequence[bytes] = ()
+    ) -> Reply:
+        """Queues a short task, with pictures under its id, and waits for its answer.
+
+        Raises:
+            Unavailable: No search worker lives, or none answered in time.
+        """
+        if not any("search" in worker.lanes for worker in live_workers(self.redis)):
+            raise Unavailable("No search worker is running.")
+        task_id = uuid.uuid4().hex
+        for number, picture in enumerate(pictures):
+            self.redis.set(keys.query_picture(task_id, number), picture, px=int(timeout_s * 1000))
+        task = TaskMessage(name, kwargs, task_id, "search")
+        # Nobody reads the answer once the caller has given up.
+        self.publisher.publish(task, ignore_result=True, expires=timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            answer: Any = self.redis.blpop(
+                [keys.reply(task_id)], timeout=min(left_s, _REPLY_SLICE_S)
+            )
+            if answer is not None:
+                return Reply.model_validate_json(answer[1])
+        raise Unavailable("No worker answered in time.")

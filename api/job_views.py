@@ -1,0 +1,142 @@
+"""What clients are told of jobs: how far they are, and what they came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Generic, TypeVar
+from urllib.parse import quote
+
+from pydantic import BaseModel
+
+from twinlens.shared.answers import JobAnswer, Progress
+from twinlens.shared.messages import ChunkItems, Duplicates, Image, Item, Moment, SearchResult
+from twinlens.shared.queue import chunk_task_id, read_results
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis import Redis
+
+    from twinlens.shared.redis.catalog import Catalog
+    from twinlens.shared.redis.jobs import Job, Jobs
+
+Result = TypeVar("Result", bound=BaseModel)
+
+_COPIED = {
+    "id",
+    "kind",
+    "library",
+    "status",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "expires_at",
+}
+
+
+class _Stored(BaseModel, Generic[Result]):
+    """What Celery's result backend has of a job of one task."""
+
+    result: Result
+
+
+@dataclass(frozen=True)
+class JobViews:
+    """Reads records and results, and makes answers of them."""
+
+    redis: Redis
+    jobs: Jobs
+    catalog: Catalog
+
+    def answer(self, job: Job, *, with_result: bool = True) -> JobAnswer:
+        """Returns a job as clients see it."""
+        return JobAnswer(
+            **job.model_dump(include=_COPIED),
+            progress=progress_of(job),
+            result=self._result_of(job) if with_result else None,
+            error=job.error,
+            links=job_links(job.id),
+        )
+
+    def outcomes(self, job_id: str, chunks: Sequence[int]) -> list[list[Item]]:
+        """Reads outcomes, chunk by chunk; a chunk that is not done has none."""
+        ids = [chunk_task_id(job_id, chunk) for chunk in chunks]
+        return [
+            ChunkItems.model_validate(items or []).root for items in read_results(self.redis, ids)
+        ]
+
+    def _result_of(self, job: Job) -> SearchResult | Duplicates | Image | None:
+        if job.status != "succeeded":
+            return None
+        if job.kind == "embed":
+            return self._embedded(job)
+        if job.result is None:
+            return None
+        if job.kind == "search":
+            return _with_linked_images(_Stored[SearchResult].model_validate_json(job.result).result)
+        if job.kind == "duplicates":
+            return _Stored[Duplicates].model_validate_json(job.result).result
+        return None
+
+    def _embedded(self, job: Job) -> Image | None:
+        [items] = self.outcomes(job.id, [0])
+        if not items or items[0].image_id is None:
+            return None
+        image_id = items[0].image_id
+        # It may have been removed since.
+        entry = self.catalog.find(job.library, [image_id]).get(image_id)
+        return None if entry is None else with_links(entry.image)
+
+
+def progress_of(job: Job) -> Progress:
+    """Returns a job's progress. One that is not counted in pictures is one whole."""
+    if job.kind not in ("embed", "bulk", "reindex"):
+        return Progress(
+            total=1,
+            received=1,
+            succeeded=int(job.status == "succeeded"),
+            skipped=0,
+            failed=int(job.status == "failed"),
+        )
+    rate = job.pictures_per_s
+    return Progress(
+        total=job.total,
+        received=job.received,
+        succeeded=job.succeeded,
+        skipped=job.skipped,
+        failed=job.failed,
+        pictures_per_s=rate and round(rate, 2),
+        eta=_eta_of(job, rate),
+    )
+
+
+def _eta_of(job: Job, rate: float | None) -> Moment | None:
+    """Goes by what the record says alone: an entity tag stands for one answer."""
+    if job.total is None or job.counted_at is None or job.has_ended or not rate:
+        return None
+    return job.counted_at + timedelta(seconds=(job.total - job.n_counted) / rate)
+
+
+def job_links(job_id: str) -> dict[str, str]:
+    """Returns where a job and its outcomes are."""
+    path = f"/v1/jobs/{job_id}"
+    return {"self": path, "items": f"{path}/items", "events": f"{path}/events"}
+
+
+def with_links(image: Image) -> Image:
+    """Returns an image that says where it, its bytes and its thumbnail are."""
+    path = f"/v1/images/{image.id}"
+    query = "" if image.library == "default" else f"?library={quote(image.library, safe='')}"
+    links = {
+        "self": path + query,
+        "content": f"{path}/content{query}",
+        "thumbnail": f"{path}/thumbnail{query}",
+    }
+    return image.model_copy(update={"links": links})
+
+
+def _with_linked_images(result: SearchResult) -> SearchResult:
+    for hit in result.hits:
+        hit.image = with_links(hit.image)
+    return result

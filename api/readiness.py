@@ -1,0 +1,53 @@
+"""Whether work could go on: what is refused before its body is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from twinlens.api.probe import is_listening
+from twinlens.shared.errors import Unavailable
+
+if TYPE_CHECKING:
+    from twinlens.api.accepting.limits import Limits
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Looks at what stands behind the API. A dead Redis raises its own error."""
+
+    limits: Limits
+    milvus_uri: str
+
+    def check(self, queue: Literal["search", "single"]) -> None:
+        """Refuses a task that could not go on.
+
+        Raises:
+            Unavailable: Milvus is down.
+            QueueFull: Too many tasks wait.
+        """
+        self.limits.check_queue(queue)
+        self._check_milvus()
+
+    def check_bulk(self, n_bytes: int) -> None:
+        """Refuses a bulk upload that could not go on.
+
+        Args:
+            n_bytes: Of the body, as far as they are known.
+
+        Raises:
+            Unavailable: Milvus is down.
+            QueueFull: Too many pictures wait.
+            StorageFull: The disk has no room for it.
+        """
+        self.limits.check_backlog()
+        self.limits.check_disk(n_bytes)
+        self._check_milvus()
+
+    def is_milvus_listening(self) -> bool:
+        """Tells if something accepts connections at Milvus' address."""
+        return is_listening(self.milvus_uri)
+
+    def _check_milvus(self) -> None:
+        if not self.is_milvus_listening():
+            raise Unavailable("Milvus does not accept connections.")

@@ -1,0 +1,94 @@
+"""What the routes work with, built once. Nothing connects before the first request.
+
+So the API starts, and says what is missing, while the parts behind it are down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flask import current_app
+
+from twinlens.api.accepting.arrival import Arrivals
+from twinlens.api.accepting.idempotency import IdempotencyKeys
+from twinlens.api.accepting.intake import Intake
+from twinlens.api.accepting.libraries import Libraries
+from twinlens.api.accepting.limits import Limits
+from twinlens.api.accepting.publisher import Publisher
+from twinlens.api.calls import Calls
+from twinlens.api.job_views import JobViews
+from twinlens.api.readiness import Readiness
+from twinlens.shared import queue
+from twinlens.shared.blobs import BlobStore
+from twinlens.shared.redis.catalog import Catalog
+from twinlens.shared.redis.feed import Feed
+from twinlens.shared.redis.jobs import Jobs
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from twinlens.shared.settings import Settings
+
+EXTENSION = "twinlens"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """Each route takes those that it needs. What each of them may touch, it was given."""
+
+    settings: Settings
+    redis: Redis
+    jobs: Jobs
+    feed: Feed
+    catalog: Catalog
+    blobs: BlobStore
+    limits: Limits
+    readiness: Readiness
+    publisher: Publisher
+    intake: Intake
+    arrivals: Arrivals
+    libraries: Libraries
+    calls: Calls
+    job_views: JobViews
+
+
+def build_services(settings: Settings) -> Services:
+    """Builds all of them."""
+    redis = queue.connect(settings.redis_url)
+    jobs, feed, catalog = Jobs(redis), Feed(redis), Catalog(redis)
+    blobs = BlobStore(settings.blob_dir)
+    limits = Limits(settings, redis, feed)
+    publisher = Publisher(celery=queue.make_celery(settings), feed=feed)
+    intake = Intake(
+        jobs=jobs,
+        idempotency=IdempotencyKeys(redis),
+        blobs=blobs,
+        publisher=publisher,
+        job_ttl_s=settings.job_ttl_s,
+    )
+    return Services(
+        settings=settings,
+        redis=redis,
+        jobs=jobs,
+        feed=feed,
+        catalog=catalog,
+        blobs=blobs,
+        limits=limits,
+        readiness=Readiness(limits, settings.milvus_uri),
+        publisher=publisher,
+        intake=intake,
+        arrivals=Arrivals(settings=settings, intake=intake, catalog=catalog, limits=limits),
+        libraries=Libraries(
+            catalog=catalog, jobs=jobs, intake=intake, rollback_s=settings.rollback_s
+        ),
+        calls=Calls(redis, publisher),
+        job_views=JobViews(redis, jobs, catalog),
+    )
+
+
+def current_services() -> Services:
+    """Returns the services of the app that serves this request."""
+    services = current_app.extensions[EXTENSION]
+    assert isinstance(services, Services)
+    return services
