@@ -16,9 +16,8 @@ from twinlens.shared.redis.presence import live_workers
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from redis import Redis
-
     from twinlens.api.accepting.publisher import Publisher
+    from twinlens.shared.redis.client import Redis
 
 # Shorter than the client's socket timeout, which would end a longer BLPOP with an error.
 _REPLY_SLICE_S = 2.0
@@ -49,9 +48,7 @@ class Calls:
         self.publisher.publish(task, ignore_result=True, expires=timeout_s)
         deadline = time.monotonic() + timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
-            answer: Any = self.redis.blpop(
-                [keys.reply(task_id)], timeout=min(left_s, _REPLY_SLICE_S)
-            )
+            answer = self.redis.blpop([keys.reply(task_id)], timeout=min(left_s, _REPLY_SLICE_S))
             if answer is not None:
                 return Reply.model_validate_json(answer[1])
         raise Unavailable("No worker answered in time.")

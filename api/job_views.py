@@ -11,17 +11,17 @@ from pydantic import BaseModel
 
 from twinlens.shared.answers import JobAnswer, Progress
 from twinlens.shared.messages import ChunkItems, Duplicates, Image, Item, Moment, SearchResult
-from twinlens.shared.queue import chunk_task_id, read_results
+from twinlens.shared.queue import chunk_task_id
+from twinlens.shared.redis.results import read_results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from redis import Redis
-
     from twinlens.shared.redis.catalog import Catalog
+    from twinlens.shared.redis.client import Redis
     from twinlens.shared.redis.jobs import Job, Jobs
 
-Result = TypeVar("Result", bound=BaseModel)
+StoredT = TypeVar("StoredT", bound=BaseModel)
 
 _COPIED = {
     "id",
@@ -35,10 +35,10 @@ _COPIED = {
 }
 
 
-class _Stored(BaseModel, Generic[Result]):
+class _Stored(BaseModel, Generic[StoredT]):
     """What Celery's result backend has of a job of one task."""
 
-    result: Result
+    result: StoredT
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def answer_problem(problem: Problem) -> Response:
 
 
 def fields_of(error: ValidationError, prefix: str = "", *, as_pointer: bool) -> list[FieldError]:
-    """Returns what pydantic found, field by field.
+    """Returns what pydantic problem, field by field.
 
     Args:
         error: What pydantic raised.
@@ -82,8 +82,8 @@ def fields_of(error: ValidationError, prefix: str = "", *, as_pointer: bool) -> 
         as_pointer: Locations as JSON pointers (bodies), else as plain names (parameters).
     """
     return [
-        FieldError(location=_location(prefix, found["loc"], as_pointer), message=found["msg"])
-        for found in error.errors(include_url=False, include_context=False, include_input=False)
+        FieldError(location=_location(prefix, problem["loc"], as_pointer), message=problem["msg"])
+        for problem in error.errors(include_url=False, include_context=False, include_input=False)
     ]
 
 

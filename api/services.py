@@ -22,12 +22,12 @@ from twinlens.api.readiness import Readiness
 from twinlens.shared import queue
 from twinlens.shared.blobs import BlobStore
 from twinlens.shared.redis.catalog import Catalog
+from twinlens.shared.redis.client import connect
 from twinlens.shared.redis.feed import Feed
 from twinlens.shared.redis.jobs import Jobs
 
 if TYPE_CHECKING:
-    from redis import Redis
-
+    from twinlens.shared.redis.client import Redis
     from twinlens.shared.settings import Settings
 
 EXTENSION = "twinlens"
@@ -55,7 +55,7 @@ class Services:
 
 def build_services(settings: Settings) -> Services:
     """Builds all of them."""
-    redis = queue.connect(settings.redis_url)
+    redis = connect(settings.redis_url)
     jobs, feed, catalog = Jobs(redis), Feed(redis), Catalog(redis)
     blobs = BlobStore(settings.blob_dir)
     limits = Limits(settings, redis, feed)

@@ -101,8 +101,8 @@ class Not:
     part: Filter
 
 
-Comparison = Compare | OneOf | Contains | Exists
-Filter = Comparison | AllOf | AnyOf | Not
+Condition = Compare | OneOf | Contains | Exists
+Filter = Condition | AllOf | AnyOf | Not
 
 
 class Kind(StrEnum):
@@ -140,11 +140,11 @@ def parse_filter(text: str) -> Filter:
     if len(text) > MAX_CHARS:
         raise BadFilter(f"A filter has at most {MAX_CHARS:,} characters; this has {len(text):,}.")
     try:
-        found = cast("Filter", _parser().parse(text))
+        parsed = cast("Filter", _parser().parse(text))
     except (UnexpectedCharacters, UnexpectedToken) as error:
         raise _explained(error, text) from error
-    _check_depth(found)
-    return found
+    _check_depth(parsed)
+    return parsed
 
 
 def push_down(wanted: Filter, *, negated: bool = False) -> Filter:
@@ -176,8 +176,8 @@ def matches(wanted: Filter, metadata: Metadata) -> bool:
         case Exists(field, negated):
             return (field in metadata) is not negated
         case Contains(field, text, negated):
-            found = metadata.get(field)
-            return isinstance(found, list) and (text in found) is not negated
+            texts = metadata.get(field)
+            return isinstance(texts, list) and (text in texts) is not negated
         case OneOf(field, values, negated):
             value = _comparable(metadata, field, values[0])
             return value is not None and (value in map(_ordered, values)) is not negated
@@ -335,12 +335,12 @@ def _parser() -> Lark:
 
 
 def _unquote(token: Token) -> str:
-    def character_of(found: re.Match[str]) -> str:
-        code = found[1]
+    def character_of(match: re.Match[str]) -> str:
+        code = match[1]
         if len(code) == 5:
             return chr(int(code[1:], 16))
         if code not in _ESCAPED:
-            raise _refused(token, 1 + found.start(), f"there is no escape {found[0]!r}")
+            raise _refused(token, 1 + match.start(), f"there is no escape {match[0]!r}")
         return _ESCAPED[code]
 
     text = _ESCAPE.sub(character_of, token[1:-1])
@@ -359,15 +359,15 @@ def _explained(error: UnexpectedCharacters | UnexpectedToken, text: str) -> BadF
     """Returns what the parser says, in words of the language."""
     position = error.pos_in_stream or 0
     if isinstance(error, UnexpectedCharacters):
-        found = text[position]
-        if found in "\"'`":
+        unexpected = text[position]
+        if unexpected in "\"'`":
             return BadFilter(f"At character {position + 1}: the quote is never closed.")
     else:
-        found = str(error.token)
-    if not found:
+        unexpected = str(error.token)
+    if not unexpected:
         return BadFilter(f"At the end: expected {_expected_after(text)}.")
     wanted = _expected_after(text[:position])
-    return BadFilter(f"At character {position + 1}: expected {wanted}, found {found[:30]!r}.")
+    return BadFilter(f"At character {position + 1}: expected {wanted}, found {unexpected[:30]!r}.")
 
 
 def _expected_after(beginning: str) -> str:

@@ -135,10 +135,10 @@ def resolve(index: Index, server: Server) -> Index:
     """Returns the index with a type of the server's in place of AUTO."""
     if index.type != "AUTO":
         return index
-    found: IndexType = "HNSW" if "HNSW" in server.types_of(index) else "FLAT"
+    kind: IndexType = "HNSW" if "HNSW" in server.types_of(index) else "FLAT"
     # FLAT finds all that there is, whatever recall is wanted.
-    recall = index.recall if found == "HNSW" else None
-    return index.model_copy(update={"type": found, "recall": recall})
+    recall = index.recall if kind == "HNSW" else None
+    return index.model_copy(update={"type": kind, "recall": recall})
 
 
 def layout_of(index: Index) -> Index:
@@ -168,13 +168,13 @@ def search_params(index: Index, limit: int) -> dict[str, int]:
     >>> search_params(Index(type="HNSW", recall=0.95), 500)
     {'ef': 500}
     """
-    found = {name: index.params.get(name, one.default) for name, one in SEARCH[index.type].items()}
-    if "ef" in found and index.recall is not None:
-        found["ef"] = min(ef for recall, ef in EF_BY_RECALL.items() if recall >= index.recall)
-    if "nprobe" in found:
-        found["nprobe"] = min(found["nprobe"], index.params.get("nlist", N_LISTS))
+    params = {name: index.params.get(name, one.default) for name, one in SEARCH[index.type].items()}
+    if "ef" in params and index.recall is not None:
+        params["ef"] = min(ef for recall, ef in EF_BY_RECALL.items() if recall >= index.recall)
+    if "nprobe" in params:
+        params["nprobe"] = min(params["nprobe"], index.params.get("nlist", N_LISTS))
     return {
-        name: max(value, limit) if name in CANDIDATES else value for name, value in found.items()
+        name: max(value, limit) if name in CANDIDATES else value for name, value in params.items()
     }
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import secrets
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from twinlens.shared.errors import ModelNotFound
 from twinlens.shared.messages import Moment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 # It exists from the start.
 DEFAULT_LIBRARY = "default"
@@ -77,13 +77,6 @@ class Library(Edition):
     next: NextEdition | None = None
     previous: PreviousEdition | None = None
 
-    @model_validator(mode="after")
-    def _name_collections(self) -> Self:
-        for ref in self.models:
-            if ref not in self.collections:
-                self.collections[ref] = new_collection(self.name, ref)
-        return self
-
     @property
     def editions(self) -> list[Edition]:
         """Those that new pictures are embedded for, the one that is searched first."""
@@ -127,6 +120,34 @@ class Library(Edition):
                     f"Library {self.name!r} has no model {name!r}; it has: {there}."
                 )
         return list(dict.fromkeys(known[name] for name in wanted))
+
+
+def new_library(
+    name: str,
+    models: Iterable[str],
+    *,
+    weights: Mapping[str, float] | None = None,
+    metric: FloatMetric | None = None,
+    index: Index | None = None,
+) -> Library:
+    """Returns a library whose collections are still to be made.
+
+    Args:
+        name: Its name.
+        models: As name@version.
+        weights: As of `Edition`.
+        metric: As of `Edition`.
+        index: As of `Edition`.
+    """
+    refs = list(models)
+    return Library(
+        name=name,
+        models=refs,
+        metric=metric,
+        index=index or Index(),
+        weights=dict(weights or {}),
+        collections={ref: new_collection(name, ref) for ref in refs},
+    )
 
 
 def new_collection(library: str, ref: str) -> str:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
-import redis
 from celery import Celery
 from pydantic import BaseModel
-from redis.backoff import ExponentialBackoff
-from redis.retry import Retry
 
 from twinlens.shared.errors import Problem
 from twinlens.shared.messages import Lane
-from twinlens.shared.redis import keys
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from twinlens.shared.settings import Settings
 
 # Tasks, by name alone: neither side imports the other.
@@ -40,9 +33,6 @@ SEARCH_TIME_LIMIT_S = 60
 # Of what goes through a whole library, by itself: planning, near-duplicates, removal.
 LIBRARY_TIME_LIMIT_S = 6 * 3_600
 
-# How long a part may be away before what needs it gives up: a restart takes seconds.
-REDIS_RETRIES = 8
-
 
 def chunk_task_id(job_id: str, chunk: int) -> str:
     """Returns the Celery id of a chunk, by which its outcomes are found again."""
@@ -53,26 +43,6 @@ def chunk_of(task_id: str) -> tuple[str, int]:
     """Returns the job and the chunk of a Celery id that `chunk_task_id` made."""
     job_id, _, chunk = task_id.rpartition(".")
     return job_id, int(chunk)
-
-
-def connect(url: str, *, n_retries: int = 1, decode: bool = True) -> redis.Redis:
-    """Returns a Redis client whose every call ends within bounded time.
-
-    Args:
-        url: As in Settings.redis_url.
-        n_retries: Tries after a failed one: few where a caller waits, more in a worker, which
-            should outlive a restart of Redis.
-        decode: Whether answers are str; False for pictures.
-    """
-    return redis.Redis.from_url(
-        url,
-        decode_responses=decode,
-        socket_timeout=5,
-        socket_connect_timeout=1,
-        health_check_interval=30,
-        retry=Retry(ExponentialBackoff(cap=2, base=0.05), n_retries),
-        retry_on_error=[redis.ConnectionError, redis.TimeoutError],
-    )
 
 
 def make_celery(settings: Settings, result_backend: str | None = None) -> Celery:
@@ -135,27 +105,6 @@ def publish_chunk(app: Celery, queue: str, job_id: str, chunk: int, request_id: 
         queue=queue,
         headers={"request_id": request_id},
     )
-
-
-def queue_lengths(client: redis.Redis) -> dict[str, int]:
-    """Returns how many tasks wait in each of Celery's queues."""
-    with client.pipeline(transaction=False) as pipeline:
-        for name in QUEUES:
-            pipeline.llen(name)
-        return dict(zip(QUEUES, pipeline.execute(), strict=True))
-
-
-def read_results(client: redis.Redis, task_ids: Sequence[str]) -> list[Any]:
-    """Reads what tasks returned, by plain MGET: nothing is subscribed, nothing blocks.
-
-    Returns:
-        One value a task; None where it has not succeeded (yet) or its result has expired.
-    """
-    if not task_ids:
-        return []
-    texts = client.mget([keys.result(task_id) for task_id in task_ids])
-    metas = [json.loads(text) if text else {} for text in texts]
-    return [meta["result"] if meta.get("status") == "SUCCESS" else None for meta in metas]
 
 
 # Calls: short tasks whose answer the API waits for within one request, without a job.

@@ -10,7 +10,7 @@ from twinlens.shared.redis import keys
 from twinlens.shared.redis.scripts import ARRIVAL_TTL_S
 
 if TYPE_CHECKING:
-    from redis import Redis
+    from twinlens.shared.redis.client import Redis
 
 KEY_TTL_S = 86_400
 

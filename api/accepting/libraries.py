@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from twinlens.api.accepting.publisher import TaskMessage
 from twinlens.shared.errors import FieldError, LibraryConflict, LibraryNotFound, ValidationFailed
 from twinlens.shared.indexes import check_index, layout_of
-from twinlens.shared.libraries import DEFAULT_LIBRARY, Edition, Library, NextEdition, new_collection
+from twinlens.shared.libraries import (
+    DEFAULT_LIBRARY,
+    Edition,
+    Library,
+    NextEdition,
+    new_collection,
+    new_library,
+)
 from twinlens.shared.messages import now
 from twinlens.shared.queue import DELETE_LIBRARY, REINDEX
 
@@ -83,9 +90,9 @@ class Libraries:
         dimensions = {one.ref: one.dimension for one in models if one.metric != "HAMMING"}
         if errors := check_index(plan.index, dimensions, self.catalog.server()):
             raise ValidationFailed(BAD_PLAN, errors)
-        library = Library(
-            name=name,
-            models=[model.ref for model in models],
+        library = new_library(
+            name,
+            [model.ref for model in models],
             weights=plan.weights,
             metric=plan.metric,
             index=plan.index,

@@ -6,14 +6,13 @@ import contextlib
 import math
 import os
 import threading
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from twinlens.shared.errors import QueueFull, StorageFull
 from twinlens.shared.redis.presence import live_workers
 
 if TYPE_CHECKING:
-    from redis import Redis
-
+    from twinlens.shared.redis.client import Redis
     from twinlens.shared.redis.feed import Feed
     from twinlens.shared.settings import Settings
 
@@ -50,7 +49,7 @@ class Limits:
         Raises:
             QueueFull: Too many tasks wait.
         """
-        n_waiting: Any = self._redis.llen(name)
+        n_waiting = self._redis.llen(name)
         if n_waiting < self._settings.max_queued_tasks:
             return
         lane = "search" if name == "search" else "bulk"

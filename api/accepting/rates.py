@@ -24,7 +24,7 @@ PREFIX = "/v1/"
 def install(app: Flask, settings: Settings) -> None:
     """Limits the requests of each caller, if that is set.
 
-    docs/decisions/0005-rate-limits.md.
+    docs/decisions/0006-limits-and-fetching.md.
     """
     if not settings.requests_per_minute:
         return

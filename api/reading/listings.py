@@ -80,9 +80,9 @@ def _entry_of(number: int, line: bytes) -> Entry:
     try:
         return _read_line(line, default_name)
     except ValidationFailed as error:
-        found = error.errors[:MAX_ERRORS]
+        errors = error.errors[:MAX_ERRORS]
         return refused_entry(
-            default_name, ValidationFailed(f"Line {number}: {error.detail}", found)
+            default_name, ValidationFailed(f"Line {number}: {error.detail}", errors)
         )
 
 
@@ -101,9 +101,9 @@ def _parse_line(line: bytes) -> _Line:
     except ValidationError as error:
         if error.errors()[0]["type"] == "json_invalid":  # whose message counts lines of its own
             raise ValidationFailed("It is not JSON in UTF-8.") from None
-        found = fields_of(error, "line", as_pointer=True)
-        where = found[0].location[:MAX_NAME_CHARS]
-        raise ValidationFailed(f"{where}: {found[0].message}.", found) from None
+        fields = fields_of(error, "line", as_pointer=True)
+        where = fields[0].location[:MAX_NAME_CHARS]
+        raise ValidationFailed(f"{where}: {fields[0].message}.", fields) from None
 
 
 def _metadata_of(given: _Line) -> Metadata:

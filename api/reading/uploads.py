@@ -181,7 +181,7 @@ def read_picture(chunks: Iterable[bytes], max_bytes: int) -> bytes:
         if len(content) > max_bytes:
             raise too_large(max_bytes)
     if not content:
-        raise EmptyPicture("The picture has no bytes.")
+        raise EmptyPicture("The file has no bytes.")
     return bytes(content)
 
 
@@ -256,7 +256,9 @@ def parse_metadata(text: bytes | None) -> Metadata:
         return _METADATA.validate_json(text)
     except ValidationError as error:
         # One error a key, where pydantic has one for each type that the value might have had.
-        keys = dict.fromkeys(found["loc"][0] if found["loc"] else "" for found in error.errors())
+        keys = dict.fromkeys(
+            problem["loc"][0] if problem["loc"] else "" for problem in error.errors()
+        )
         raise ValidationFailed(
             f"The metadata is not valid. {METADATA_RULE}",
             [FieldError(location=f"metadata/{key}", message=METADATA_RULE) for key in keys],

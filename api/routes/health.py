@@ -62,7 +62,7 @@ def readyz() -> Response:
     except RedisError:
         missing.append(FieldError(location="redis", message="Redis does not answer."))
     else:
-        missing += [found for lane in LANES if (found := _lack_of(lane, workers))]
+        missing += [lack for lane in LANES if (lack := _lack_of(lane, workers))]
     if not current_services().readiness.is_milvus_listening():
         missing.append(FieldError(location="milvus", message="Milvus accepts no connections."))
     if missing:

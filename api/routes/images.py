@@ -147,7 +147,9 @@ def get_content(path: ImagePath, query: InLibrary) -> Response:
     try:
         file = services.blobs.open(entry.path)
     except FileNotFoundError:
-        raise ContentMissing(f"The bytes of image {path.image_id!r} are gone.") from None
+        raise ContentMissing(
+            f"The bytes of image {path.image_id!r} are not in the store."
+        ) from None
     return _send(file, entry.image.format, path.image_id, entry.image.name)
 
 

@@ -46,8 +46,8 @@ def list_jobs(query: JobListParameters) -> Response:
     """List jobs, newest first."""
     services = current_services()
     wanted = query.model_dump(include={"library", "kind", "status"}, exclude_none=True)
-    found, cursor = services.jobs.page(query.limit, read_cursor(query.cursor), wanted)
-    items = [services.job_views.answer(job, with_result=False) for job in found]
+    page, cursor = services.jobs.page(query.limit, read_cursor(query.cursor), wanted)
+    items = [services.job_views.answer(job, with_result=False) for job in page]
     return answer(JobPage(items=items, next_cursor=cursor.encode() if cursor else None))
 
 
@@ -102,14 +102,14 @@ def list_items(path: JobPath, query: ItemListParameters) -> Response:
     job = services.jobs.get(path.job_id)
     start = (0, 0) if query.cursor is None else _decode_place(query.cursor)
     last = min(job.n_chunks, start[0] + MAX_CHUNKS)
-    found: list[Item] = []
+    items: list[Item] = []
     for place, item in _items_from(services, job.id, start, last):
-        if len(found) == query.limit:
-            return answer(ItemPage(items=found, next_cursor=_encode_place(place)))
+        if len(items) == query.limit:
+            return answer(ItemPage(items=items, next_cursor=_encode_place(place)))
         if query.outcome is None or item.outcome == query.outcome:
-            found.append(item)
+            items.append(item)
     cursor = _encode_place((last, 0)) if last < job.n_chunks else None
-    return answer(ItemPage(items=found, next_cursor=cursor))
+    return answer(ItemPage(items=items, next_cursor=cursor))
 
 
 # A place is a chunk and an index in it.

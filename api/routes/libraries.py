@@ -32,8 +32,8 @@ libraries = APIBlueprint(
 )
 def list_libraries(query: PageParameters) -> Response:
     """List the libraries, by name."""
-    found = [(library.name, library) for library in current_services().libraries.all()]
-    items, cursor = page_by_name(found, query.limit, query.cursor)
+    named = [(library.name, library) for library in current_services().libraries.all()]
+    items, cursor = page_by_name(named, query.limit, query.cursor)
     return answer(LibraryPage(items=items, next_cursor=cursor))
 
 

@@ -26,8 +26,8 @@ models = APIBlueprint(
 @models.get("/models", operation_id="listModels", responses={200: ModelPage, **problems(422)})
 def list_models(query: PageParameters) -> Response:
     """List the models, by name."""
-    found = list(current_services().catalog.models().items())
-    items, cursor = page_by_name(found, query.limit, query.cursor)
+    named = list(current_services().catalog.models().items())
+    items, cursor = page_by_name(named, query.limit, query.cursor)
     return answer(ModelPage(items=items, next_cursor=cursor))
 
 

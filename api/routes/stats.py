@@ -20,8 +20,9 @@ from twinlens.shared.answers import (
 from twinlens.shared.errors import Unavailable
 from twinlens.shared.libraries import Library
 from twinlens.shared.messages import WorkerStatus
-from twinlens.shared.queue import COUNT_VECTORS, queue_lengths
+from twinlens.shared.queue import COUNT_VECTORS
 from twinlens.shared.redis.presence import live_workers
+from twinlens.shared.redis.results import queue_lengths
 
 COUNT_TIMEOUT_S = 5
 HOUR_S = 3600

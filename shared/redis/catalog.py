@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from redis import WatchError
 
@@ -19,11 +19,12 @@ from twinlens.shared.redis.timeline import page_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from redis import Redis
     from redis.client import Pipeline
 
+    from twinlens.shared.redis.client import Redis
 
-def _library_of(name: str, text: Any) -> Library:
+
+def _library_of(name: str, text: str | bytes | None) -> Library:
     if text is None:
         raise LibraryNotFound(
             f"There is no library {name!r}; GET /v1/libraries lists those there are."
@@ -69,11 +70,11 @@ class Catalog:
             ModelNotFound: There is none, or there are several.
         """
         models = self.models()
-        found = [one for one in models.values() if ref in (one.name, one.ref)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            several = ", ".join(one.ref for one in found)
+        matching = [one for one in models.values() if ref in (one.name, one.ref)]
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            several = ", ".join(one.ref for one in matching)
             raise ModelNotFound(f"Model {ref!r} has several versions; name one of: {several}.")
         raise ModelNotFound(
             f"There is no model {ref!r}; there are: {', '.join(models) or 'none yet'}."
@@ -85,7 +86,7 @@ class Catalog:
 
     def server(self) -> Server | None:
         """Returns which Milvus is connected; None where no worker has reached it yet."""
-        text: Any = self._redis.get(keys.SERVER)
+        text = self._redis.get(keys.SERVER)
         return None if text is None else Server.model_validate_json(text)
 
     def ensure_library(self, library: Library) -> bool:
@@ -118,14 +119,13 @@ class Catalog:
 
     def calibrations(self, library: str) -> dict[str, str]:
         """Returns the distribution of distances in a library's collections, as JSON."""
-        found: Any = self._redis.hgetall(keys.calibrations(library))
-        return dict(found)
+        return self._redis.hgetall(keys.calibrations(library))
 
-    def put_calibrations(self, library: str, found: Mapping[str, str]) -> None:
+    def put_calibrations(self, library: str, by_collection: Mapping[str, str]) -> None:
         """Replaces the calibrations of a library's collections, given as JSON."""
         with self._redis.pipeline() as pipeline:
             pipeline.delete(keys.calibrations(library))
-            for collection, text in found.items():
+            for collection, text in by_collection.items():
                 pipeline.hset(keys.calibrations(library), collection, text)
             pipeline.execute()
 
@@ -187,8 +187,7 @@ class Catalog:
 
     def unused_collections(self) -> set[str]:
         """Returns the Milvus collections that are to be dropped."""
-        found: Any = self._redis.smembers(keys.UNUSED_COLLECTIONS)
-        return set(found)
+        return self._redis.smembers(keys.UNUSED_COLLECTIONS)
 
     def forget_collection(self, collection: str) -> None:
         """Says that a collection has been dropped."""
@@ -204,7 +203,7 @@ class Catalog:
 
     def cost_s(self, library: str) -> float | None:
         """Returns how long a picture took lately; None before the first."""
-        text: Any = self._redis.hget(keys.COSTS, library)
+        text = self._redis.hget(keys.COSTS, library)
         return None if text is None else float(text)
 
     # Images.
@@ -248,11 +247,11 @@ class Catalog:
         Raises:
             ImageNotFound: The library has none of an id.
         """
-        found = self.find(library, image_ids)
+        entries = self.find(library, image_ids)
         for image_id in image_ids:
-            if image_id not in found:
+            if image_id not in entries:
                 raise ImageNotFound(f"Library {library!r} has no image {image_id!r}.")
-        return found
+        return entries
 
     def remove(self, library: str, image_id: str) -> None:
         with self._redis.pipeline() as pipeline:
@@ -273,13 +272,12 @@ class Catalog:
 
     def random_ids(self, library: str, n_ids: int) -> list[str]:
         """Returns some of a library's images, none twice; all of them if it has no more."""
-        ids: Any = self._redis.zrandmember(keys.image_order(library), n_ids)
-        return list(ids)
+        return self._redis.zrandmember(keys.image_order(library), n_ids)
 
     def page(
         self, library: str, limit: int, after: Cursor | None
     ) -> tuple[list[CatalogEntry], Cursor | None]:
         """Lists images, newest first, and where the next page begins."""
         ids, cursor = page_of(self._redis, keys.image_order(library), limit, after)
-        found = self.find(library, ids)
-        return [found[image_id] for image_id in ids if image_id in found], cursor
+        entries = self.find(library, ids)
+        return [entries[image_id] for image_id in ids if image_id in entries], cursor

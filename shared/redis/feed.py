@@ -17,9 +17,9 @@ from twinlens.shared.redis.scripts import ARRIVAL_TTL_S, Changes, read_script
 
 if TYPE_CHECKING:
     from celery import Celery
-    from redis import Redis
 
     from twinlens.shared.errors import Problem
+    from twinlens.shared.redis.client import Redis
 
 
 class Feed:
@@ -48,7 +48,7 @@ class Feed:
 
     def lost_arrivals(self) -> list[str]:
         """Returns the jobs whose upload nobody reads any more."""
-        ids: list[Any] = sorted(self._redis.smembers(keys.ARRIVING))
+        ids = sorted(self._redis.smembers(keys.ARRIVING))
         return [job_id for job_id in ids if not self._redis.exists(keys.arrival(job_id))]
 
     def top_up(self, app: Celery) -> None:
@@ -71,7 +71,7 @@ class Feed:
 
     def fed_chunks(self, min_age_s: float) -> list[tuple[str, int]]:
         """Returns the chunks that have been on their way for some time."""
-        members: Any = self._redis.zrangebyscore(keys.FED, "-inf", time.time() - min_age_s)
+        members = self._redis.zrangebyscore(keys.FED, "-inf", time.time() - min_age_s)
         parted = [member.rpartition(".") for member in members]
         return [(job_id, int(chunk)) for job_id, _, chunk in parted]
 
@@ -85,5 +85,4 @@ class Feed:
 
     def backlog(self) -> int:
         """Returns how many pictures of bulk jobs are stored and not yet done."""
-        n_pictures: Any = self._redis.get(keys.BACKLOG)
-        return int(n_pictures or 0)
+        return int(self._redis.get(keys.BACKLOG) or 0)

@@ -27,7 +27,7 @@ from twinlens.shared.redis.timeline import page_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from redis import Redis
+    from twinlens.shared.redis.client import Redis
 
 ENDED: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -165,8 +165,7 @@ class Jobs:
 
     def open_singles(self) -> list[Job]:
         """Returns the uploads of one picture that have not ended."""
-        ids: Any = self._redis.smembers(keys.SINGLES)
-        return [self.get(job_id) for job_id in ids]
+        return [self.get(job_id) for job_id in self._redis.smembers(keys.SINGLES)]
 
     # What workers tell.
 
@@ -262,8 +261,8 @@ class Jobs:
             pipeline.xrevrange(keys.events(job_id), count=1)
             pipeline.hgetall(keys.job(job_id))
             pipeline.get(keys.result(job_id))
-            last, *found = pipeline.execute()
-        job, seen = _read(job_id, *found), last[0][0] if last else "0-0"
+            last, *stored = pipeline.execute()
+        job, seen = _read(job_id, *stored), last[0][0] if last else "0-0"
         while not job.has_ended and (left_s := deadline - time.monotonic()) > 0:
             block_s = min(left_s, WAIT_SLICE_S)
             new = self.read_events(job_id, seen, count=WAIT_EVENTS, block_s=block_s)
@@ -283,10 +282,10 @@ class Jobs:
         Returns:
             At most `limit` jobs, and where the next page begins.
         """
-        found: list[Job] = []
+        jobs: list[Job] = []
         key = _list_of(wanted.get("kind"))
         while True:
-            ids, after = page_of(self._redis, key, limit - len(found), after)
+            ids, after = page_of(self._redis, key, limit - len(jobs), after)
             for job_id in ids:
                 try:
                     job = self.get(job_id)
@@ -294,9 +293,9 @@ class Jobs:
                     self._redis.zrem(key, job_id)
                     continue
                 if all(getattr(job, name) == value for name, value in wanted.items()):
-                    found.append(job)
-            if after is None or len(found) == limit:
-                return found, after
+                    jobs.append(job)
+            if after is None or len(jobs) == limit:
+                return jobs, after
 
     def read_events(self, job_id: str, after: str, *, count: int, block_s: float) -> list[Event]:
         """Reads a job's events behind one of them (`0-0`: from the first), oldest first.
@@ -307,14 +306,14 @@ class Jobs:
             count: How many at most.
             block_s: How long to wait for one, if there is none yet.
         """
-        rows: Any = self._redis.xread(
+        streams = self._redis.xread(
             {keys.events(job_id): after}, count=count, block=max(1, int(block_s * 1000))
         )
-        return [_event(*row) for row in rows[0][1]] if rows else []
+        return [_event(*row) for _, rows in streams for row in rows]
 
     def read_event(self, job_id: str, event_id: str) -> Event | None:
         """Reads one event again."""
-        rows: Any = self._redis.xrange(keys.events(job_id), event_id, event_id)
+        rows = self._redis.xrange(keys.events(job_id), event_id, event_id)
         return _event(*rows[0]) if rows else None
 
 

@@ -9,7 +9,7 @@ from twinlens.shared.messages import WorkerStatus
 from twinlens.shared.redis import keys
 
 if TYPE_CHECKING:
-    from redis import Redis
+    from twinlens.shared.redis.client import Redis
 
 BEAT_S = 2.0
 # Three beats missed: the process is gone or hangs.

@@ -15,7 +15,7 @@ from twinlens.shared.redis import keys
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from redis import Redis
+    from twinlens.shared.redis.client import Redis
 
 # An expired job still answers 410 for this long, before its id is forgotten (404). Searches come by
 # the thousand.

@@ -8,7 +8,7 @@ from twinlens.shared.messages import Cursor
 from twinlens.shared.redis.scripts import read_script
 
 if TYPE_CHECKING:
-    from redis import Redis
+    from twinlens.shared.redis.client import Redis
 
 
 def page_of(
@@ -20,8 +20,8 @@ def page_of(
     nothing is shown twice or left out while new members arrive at the front.
     """
     place = () if after is None else (after.member, repr(after.score))
-    found: Any = redis.eval(read_script("page"), 1, key, limit, *place)
-    members, scores = found[::2], found[1::2]
+    rows: Any = redis.eval(read_script("page"), 1, key, limit, *place)
+    members, scores = rows[::2], rows[1::2]
     if len(members) <= limit:
         return members, None
     return members[:limit], Cursor(score=float(scores[limit - 1]), member=members[limit - 1])

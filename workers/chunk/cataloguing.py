@@ -14,11 +14,11 @@ from twinlens.shared.messages import CatalogEntry
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from redis import Redis
     from redis.client import Pipeline
 
     from twinlens.shared.libraries import Library
     from twinlens.shared.redis.catalog import Catalog
+    from twinlens.shared.redis.client import Redis
     from twinlens.workers.chunk.pending import Pending
 
 

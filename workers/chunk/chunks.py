@@ -56,13 +56,14 @@ class Chunks:
         began = time.monotonic()
         self._embed(head, library, pending)
         took_s = time.monotonic() - began
+        items = outcomes.items()
         while not self.cataloguing.write(head.library, pending, took_s):
             # The library has got another edition meanwhile, which these pictures must not lack.
             library = self.catalog.library(head.library)
             self.embedding.embed(library, [one for one in pending if not one.error])
         if gone := self.cataloguing.gone(library.name, pending):
             self.embedding.remove(library, gone)
-        return outcomes.items()
+        return items
 
     def fail(self, job_id: str, chunk: int, problem: Problem) -> list[Item]:
         """Returns the outcomes of a chunk that could not be run: each picture failed."""

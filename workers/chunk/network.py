@@ -110,10 +110,10 @@ class CheckedNetwork(httpcore.NetworkBackend):
     def _resolve(self, host: str, port: int) -> list[str]:
         # This cannot be cut short: the resolver's own limit holds, then the deadline is looked at.
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise httpcore.ConnectError("The name cannot be resolved.") from error
-        addresses = [str(address[0]) for *_, address in found]
+        addresses = [str(address[0]) for *_, address in resolved]
         if not all(is_reachable(ip_address(address), self._allowed) for address in addresses):
             raise SourceRefused(
                 f"The host {host!r} has an address that is not public, and not in one of"

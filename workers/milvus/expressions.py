@@ -135,10 +135,10 @@ def _name_of(field: str) -> str:
 
 
 def _stored(value: MetadataValue) -> dict[str, str | int]:
-    found: dict[str, str | int] = {_PRESENT: 1}
+    stored: dict[str, str | int] = {_PRESENT: 1}
     if isinstance(value, list):
-        return found | {Kind.LIST.value: 1} | {_item(text): 1 for text in value}
-    return found | {kind_of(value).value: _code(value)}
+        return stored | {Kind.LIST.value: 1} | {_item(text): 1 for text in value}
+    return stored | {kind_of(value).value: _code(value)}
 
 
 def _item(text: str) -> str:

@@ -157,8 +157,8 @@ class Vectors:
             embeddings: float32 [n, dimension], or uint8 [n, dimension / 8] of hashes.
             ids: The images. One that has no embedding there is left out.
         """
+        only = f"{ID_FIELD} in {_id_list(ids)}"
         if collection.index_on(self.server).type in EXACT:
-            only = f"{ID_FIELD} in {_id_list(ids)}"
             return self._search(collection, embeddings, len(ids), only)
         return self._measure(collection, embeddings, ids)
 
@@ -225,20 +225,20 @@ class Vectors:
         """
         keys = {image_id: (collection.card.sha256, image_id) for image_id in ids}
         with self._lock:
-            found = {i: row for i, key in keys.items() if (row := self._cache.get(key)) is not None}
-        missing = [image_id for image_id in ids if image_id not in found]
+            rows = {i: row for i, key in keys.items() if (row := self._cache.get(key)) is not None}
+        missing = [image_id for image_id in ids if image_id not in rows]
         if missing:
             read = self._read(collection, missing)
-            found |= read
+            rows |= read
             with self._lock:
                 for image_id, row in read.items():
                     self._cache[keys[image_id]] = row
-        return found
+        return rows
 
     @_needs_milvus
     def _read(self, collection: Collection, ids: Sequence[str]) -> dict[str, Any]:
         name = self._ready_name(collection)
-        found: dict[str, Any] = {}
+        rows_by_id: dict[str, Any] = {}
         for start in range(0, len(ids), READ_ROWS):
             rows = self._client.get(
                 name,
@@ -249,8 +249,8 @@ class Vectors:
                 # As arrays: to make lists of them, and arrays again, took half of a read's time.
                 strict_float32=True,
             )
-            found |= {row[ID_FIELD]: collection.from_stored(row[VECTOR_FIELD]) for row in rows}
-        return found
+            rows_by_id |= {row[ID_FIELD]: collection.from_stored(row[VECTOR_FIELD]) for row in rows}
+        return rows_by_id
 
     @_needs_milvus
     def delete(self, collection: Collection, ids: Sequence[str]) -> None:

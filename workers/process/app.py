@@ -15,7 +15,8 @@ from celery import signals
 from twinlens.models.session import is_cpu
 from twinlens.shared import log
 from twinlens.shared.messages import Lane
-from twinlens.shared.queue import EMBED_CHUNK, LANES, REDIS_RETRIES, connect, make_celery
+from twinlens.shared.queue import EMBED_CHUNK, LANES, make_celery
+from twinlens.shared.redis.client import WORKER_RETRIES, connect
 from twinlens.shared.settings import Settings
 from twinlens.workers.process.cores import n_cores
 from twinlens.workers.process.heartbeat import Heartbeat
@@ -25,7 +26,7 @@ from twinlens.workers.process.runtime import Runtime, build_runtime
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from redis import Redis
+    from twinlens.shared.redis.client import Redis
 
 # Bulk work gives way to searches on the same cores: a search waited 11 ms (p99) under full load.
 BULK_NICENESS = 10
@@ -57,7 +58,7 @@ def redis_of_parent() -> Redis:
 
     The parent ends what runs too long, and must not call `runtime`.
     """
-    return connect(settings.redis_url, n_retries=REDIS_RETRIES)
+    return connect(settings.redis_url, n_retries=WORKER_RETRIES)
 
 
 def run_worker(lanes: Sequence[Lane], n_processes: int | None) -> None:

@@ -15,10 +15,10 @@ from twinlens.models.registry import DEFAULT_MODELS, Registry, ensure_models
 from twinlens.models.session import is_cpu
 from twinlens.shared.blobs import BlobStore
 from twinlens.shared.errors import Unavailable
-from twinlens.shared.libraries import DEFAULT_LIBRARY, Library
+from twinlens.shared.libraries import DEFAULT_LIBRARY, new_library
 from twinlens.shared.messages import Lane, ModelSummary
-from twinlens.shared.queue import REDIS_RETRIES, connect
 from twinlens.shared.redis.catalog import Catalog
+from twinlens.shared.redis.client import WORKER_RETRIES, connect, connect_raw
 from twinlens.shared.redis.feed import Feed
 from twinlens.shared.redis.jobs import Jobs
 from twinlens.workers.chunk.cataloguing import Cataloguing
@@ -43,9 +43,8 @@ from twinlens.workers.targets import Targets
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from redis import Redis
-
     from twinlens.models.card import Card
+    from twinlens.shared.redis.client import RawRedis, Redis
     from twinlens.shared.settings import Settings
 
 N_WRITERS = 4
@@ -61,7 +60,7 @@ class Runtime:
     lanes: Sequence[Lane]
     name: str
     redis: Redis
-    sent_pictures: Redis  # the same server, for raw bytes
+    sent_pictures: RawRedis  # the same server, for raw bytes
     jobs: Jobs
     feed: Feed
     catalog: Catalog
@@ -115,8 +114,8 @@ def build_runtime(
     """
     ensure_models(settings.models_dir, DEFAULT_MODELS)
     name = f"{'+'.join(lanes)}@{socket.gethostname()}:{os.getpid()}"
-    redis = connect(settings.redis_url, n_retries=REDIS_RETRIES)
-    sent_pictures = connect(settings.redis_url, n_retries=REDIS_RETRIES, decode=False)
+    redis = connect(settings.redis_url, n_retries=WORKER_RETRIES)
+    sent_pictures = connect_raw(settings.redis_url, n_retries=WORKER_RETRIES)
     jobs, feed, catalog = Jobs(redis), Feed(redis), Catalog(redis)
     blobs, vectors, counts = BlobStore(settings.blob_dir), Vectors(settings), Counts()
     registry = registry or Registry(settings.models_dir)
@@ -205,7 +204,7 @@ def build_runtime(
         ),
     )
     runtime.publish_models()
-    catalog.ensure_library(Library(name=DEFAULT_LIBRARY, models=list(DEFAULT_MODELS)))
+    catalog.ensure_library(new_library(DEFAULT_LIBRARY, DEFAULT_MODELS))
     return runtime
 
 

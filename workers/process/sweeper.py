@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twinlens.shared.errors import JobExpired, JobNotFound, Unavailable, UploadBroken
 from twinlens.shared.messages import now
@@ -18,8 +18,8 @@ from twinlens.shared.redis.presence import live_workers
 
 if TYPE_CHECKING:
     from celery import Celery
-    from redis import Redis
 
+    from twinlens.shared.redis.client import Redis
     from twinlens.shared.redis.feed import Feed
     from twinlens.shared.redis.jobs import Jobs
     from twinlens.workers.library.calibrations import Calibrations
@@ -96,10 +96,9 @@ class Sweeper:
                 publish_chunk(app, "single", job.id, 0, job.request_id)
 
     def _queued_ids(self, queue: str) -> set[str]:
-        messages: list[Any] = self.redis.lrange(queue, 0, -1)
+        messages = self.redis.lrange(queue, 0, -1)
         return {json.loads(text)["headers"]["id"] for text in messages}
 
     def _held_ids(self) -> set[str]:
         # Kombu keeps [message, exchange, routing key] of what workers hold.
-        held: list[Any] = self.redis.hvals(keys.UNACKED)
-        return {json.loads(text)[0]["headers"]["id"] for text in held}
+        return {json.loads(text)[0]["headers"]["id"] for text in self.redis.hvals(keys.UNACKED)}

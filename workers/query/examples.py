@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from numpy.typing import NDArray
-    from redis import Redis
 
     from twinlens.models.card import Card
     from twinlens.models.session import Embedder, Pixels
     from twinlens.shared.messages import SearchQuery
     from twinlens.shared.redis.catalog import Catalog
+    from twinlens.shared.redis.client import RawRedis
     from twinlens.workers.decoding import Decoder
     from twinlens.workers.library.images import Images
     from twinlens.workers.milvus.collection import Collection
@@ -69,7 +69,7 @@ class Query:
 class Examples:
     """Makes embeddings of what is looked for, the models side by side."""
 
-    sent_pictures: Redis  # where pictures wait that were sent with a query; gives bytes
+    sent_pictures: RawRedis  # where pictures wait that were sent with a query; gives bytes
     catalog: Catalog
     images: Images
     decoder: Decoder

@@ -1,0 +1,75 @@
+"""Clients of Redis whose every call ends within bounded time, with types that say what comes."""
+
+# mypy: disable-error-code="override"
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    class Redis(redis.Redis):
+        """A client that decodes: redis-py's own types are those of one that may or may not."""
+
+        @classmethod
+        def from_url(cls, url: str, **options: Any) -> Self: ...
+        def get(self, name: str) -> str | None: ...
+        def mget(self, keys: Iterable[str]) -> list[str | None]: ...
+        def hget(self, name: str, key: str) -> str | None: ...
+        def hgetall(self, name: str) -> dict[str, str]: ...
+        def hmget(self, name: str, keys: Iterable[str]) -> list[str | None]: ...
+        def hvals(self, name: str) -> list[str]: ...
+        def smembers(self, name: str) -> set[str]: ...
+        def lrange(self, name: str, start: int, end: int) -> list[str]: ...
+        def blpop(self, keys: list[str], timeout: float) -> list[str] | None: ...
+        def zrangebyscore(self, name: str, low: str | float, high: str | float) -> list[str]: ...
+        def zrandmember(self, key: str, count: int) -> list[str]: ...
+        def zscan_iter(self, name: str, *, count: int) -> Iterator[tuple[str, float]]: ...
+        def xread(
+            self, streams: Mapping[str, str], count: int, block: int
+        ) -> list[tuple[str, list[tuple[str, dict[str, str]]]]]: ...
+        def xrange(self, name: str, low: str, high: str) -> list[tuple[str, dict[str, str]]]: ...
+
+else:
+    Redis = redis.Redis
+# One that gives bytes.
+RawRedis = redis.Redis
+
+# Tries after a failed one, of a worker, which should outlive a restart of Redis: that takes
+# seconds. Few are made where a caller waits.
+WORKER_RETRIES = 8
+
+
+def connect(url: str, *, n_retries: int = 1) -> Redis:
+    """Returns a client that gives text.
+
+    Args:
+        url: As in Settings.redis_url.
+        n_retries: Tries after a failed one.
+    """
+    return Redis.from_url(url, decode_responses=True, **_limits(n_retries))
+
+
+def connect_raw(url: str, *, n_retries: int = 1) -> RawRedis:
+    """Returns a client that gives bytes, for pictures.
+
+    Args:
+        url: As in Settings.redis_url.
+        n_retries: Tries after a failed one.
+    """
+    return RawRedis.from_url(url, **_limits(n_retries))
+
+
+def _limits(n_retries: int) -> dict[str, Any]:
+    return {
+        "socket_timeout": 5,
+        "socket_connect_timeout": 1,
+        "health_check_interval": 30,
+        "retry": Retry(ExponentialBackoff(cap=2, base=0.05), n_retries),
+        "retry_on_error": [redis.ConnectionError, redis.TimeoutError],
+    }
