@@ -54,7 +54,7 @@ PHOTOS = (
 QUERIES = ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg", "motorcycle_left.png")
 SHOWN = "chelsea.png"
 SHEET = Path("twinlens-demo.png")
-# All that was made of a photo is among so many hits, if anything is right.
+# So many that everything made from a photo is among them, if all is well.
 N_HITS = 8
 TITLE = "How many of the first five are of the query's photo"
 EDITS: dict[str, Callable[[Image.Image], Image.Image]] = {
@@ -98,7 +98,7 @@ def run_demo(data_dir: Path, port: int, *, keep: bool) -> None:
 
 
 def make_photos(samples: Path, folder: Path) -> None:
-    """Writes every photo and its edited copies as JPEG, unless they are there."""
+    """Writes every photo and its edited copies as JPEG, unless they are there already."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in PHOTOS:
         for edit, change in EDITS.items():
@@ -117,7 +117,7 @@ def make_query(photo: Image.Image) -> bytes:
 
 
 def _search_all(client: Client) -> None:
-    """Searches with each query; all that was made of the same photo should come first."""
+    """Searches with each query; everything made from the same photo should come first."""
     samples = _samples()
     columns: list[str] = []
     rows = []
@@ -132,7 +132,7 @@ def _search_all(client: Client) -> None:
         if name == SHOWN:
             save_sheet(client, result, picture, "default", SHEET)
     print_table(columns, rows, TITLE)
-    click.echo(f"{n_right} of {len(QUERIES)} queries found the photo that they were made of.")
+    click.echo(f"{n_right} of {len(QUERIES)} queries found the photo that they were made from.")
 
 
 def _counts_of_right(result: SearchResult, query: str) -> list[str]:
@@ -143,16 +143,16 @@ def _counts_of_right(result: SearchResult, query: str) -> list[str]:
     return [str(sum(one in right for one in ranking[: len(EDITS)])) for ranking in rankings]
 
 
-def _is_of(found: str, query: str) -> bool:
-    return found.startswith(f"{Path(query).stem}-")
+def _is_of(name: str, query: str) -> bool:
+    return name.startswith(f"{Path(query).stem}-")
 
 
 def _samples() -> Path:
     """Returns the folder of scikit-image's photos. It is not imported: that takes a second."""
-    found = find_spec("skimage")
-    if found is None or found.origin is None:
+    package = find_spec("skimage")
+    if package is None or package.origin is None:
         raise CommandFailed("the demo's photos are missing; install 'twinlens[embedded,demo]'")
-    return Path(found.origin).parent / "data"
+    return Path(package.origin).parent / "data"
 
 
 def _photo(samples: Path, name: str) -> Image.Image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import IO, Any
+from typing import IO
 
 import click
 
@@ -12,12 +12,12 @@ class CommandFailed(click.ClickException):
 
     exit_code = 1
 
-    def show(self, file: IO[Any] | None = None) -> None:
+    def show(self, file: IO[str] | None = None) -> None:
         """Writes the line."""
         click.echo(f"twinlens: {self.format_message()}", file=file, err=file is None)
 
 
 class CommandRefused(CommandFailed):
-    """The command cannot run as it was given: nothing was begun. Exit status 2."""
+    """The command cannot run as given, and nothing was started. Exit status 2."""
 
     exit_code = 2

@@ -1,4 +1,4 @@
-"""The command line: what can be said. What is done is in the other modules, imported when used."""
+"""The command line: commands and options. The work is done in other modules, imported when used."""
 
 # ruff: noqa: PLC0415 (imports wait until they are used, so that --help takes 60 ms)
 from __future__ import annotations
@@ -9,19 +9,27 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from twinlens import __version__
-from twinlens.cli.parameters import NamedNumber, Region, library_option, read_as, url_option
-from twinlens.cli.show.libraries import libraries
-from twinlens.cli.workbench.models import compare_models, evaluate_models, models
+from twinlens.cli.parameters import (
+    NamedNumber,
+    RegionParameter,
+    library_option,
+    read_as,
+    url_option,
+)
+from twinlens.cli.show.library_commands import libraries
+from twinlens.cli.workbench.model_commands import compare_models, evaluate_models, models
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from twinlens.cli.service.up import MilvusKind
     from twinlens.shared.settings import Settings
 
 
 class _Commands(click.Group):
-    """Ends a command with one line where the project's own errors end it."""
+    """Turns the project's own errors into one line and an exit status."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except Exception as error:
@@ -44,19 +52,27 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where everything is kept.")
-@click.option("--host", help="Address to serve.  [default: 127.0.0.1]")
-@click.option("--port", type=click.IntRange(0, 65535), help="0: any free one.  [default: 8000]")
-@click.option("--workers", type=click.IntRange(1), help="Bulk processes.  [default: one a core]")
-@click.option("--redis-url", help="A Redis or Valkey that runs already.")
-@click.option("--milvus-uri", help="A Milvus that runs already.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder for all data.")
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 for any free one.  [default: 8000]",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Number of bulk processes.  [default: one per core, on a GPU 1]",
+)
+@click.option("--redis-url", help="Use this Redis or Valkey instead of starting one.")
+@click.option("--milvus-uri", help="Use this Milvus instead of starting one.")
 @click.option(
     "--milvus",
     type=click.Choice(["lite", "standalone"]),
-    help="Which Milvus to start: Milvus Lite for some 50,000 pictures, or the real one.  "
+    help="Milvus to start: Milvus Lite, for up to about 50,000 pictures, or the real one.  "
     "[default: lite]",
 )
-def up(workers: int | None, milvus: MilvusKind | None, **options: Any) -> None:
+def up(workers: int | None, milvus: MilvusKind | None, **options: object) -> None:
     """Run the whole service in the foreground; Ctrl-C stops it."""
     from twinlens.cli.service.up import run_up
 
@@ -64,9 +80,9 @@ def up(workers: int | None, milvus: MilvusKind | None, **options: Any) -> None:
 
 
 @main.command()
-@click.option("--host", help="Address to serve.  [default: 127.0.0.1]")
-@click.option("--port", type=click.IntRange(1, 65535), help="[default: 8000]")
-def api(**options: Any) -> None:
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on.  [default: 8000]")
+def api(**options: object) -> None:
     """Run the API alone; settings come from the environment."""
     from twinlens.cli.service.serve import serve
 
@@ -74,21 +90,24 @@ def api(**options: Any) -> None:
 
 
 @main.command()
-@click.option("--lanes", required=True, help="search, bulk, or both: search,bulk.")
+@click.option("--lanes", required=True, help="Lanes to work on: search, bulk, or search,bulk.")
 @click.option(
-    "--processes", type=click.IntRange(1), help="[default: bulk one a core, search 1, on a GPU 1]"
+    "--processes",
+    type=click.IntRange(1),
+    help="Number of processes.  [default: bulk one per core, search 1; on a GPU 1]",
 )
 def worker(lanes: str, processes: int | None) -> None:
     """Run a worker alone; settings come from the environment."""
     from twinlens.shared.queue import LANES
 
-    wanted: list[Any] = lanes.split(",")
-    if not set(wanted) <= LANES.keys():
-        raise click.BadParameter(f"there are the lanes {', '.join(LANES)}", param_hint="--lanes")
+    by_name = {str(lane): lane for lane in LANES}
+    names = lanes.split(",")
+    if not set(names) <= by_name.keys():
+        raise click.BadParameter(f"the lanes are {', '.join(LANES)}", param_hint="--lanes")
     _settings({})
     from twinlens.workers.process.app import run_worker
 
-    run_worker(wanted, processes)
+    run_worker([by_name[name] for name in names], processes)
 
 
 @main.command()
@@ -99,7 +118,7 @@ def worker(lanes: str, processes: int | None) -> None:
     "--coco",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE.json",
-    help="COCO annotations: what is on a picture becomes its metadata.",
+    help="COCO annotations: the categories on a picture become its metadata.",
 )
 @click.option(
     "--parallel",
@@ -107,7 +126,7 @@ def worker(lanes: str, processes: int | None) -> None:
     default=4,
     show_default=True,
     type=click.IntRange(1, 64),
-    help="Uploads at a time.",
+    help="Number of uploads at the same time.",
 )
 @url_option
 @library_option
@@ -116,8 +135,8 @@ def index(
 ) -> None:
     """Upload folders, pictures, archives (zip, tar) and listings (ndjson), and wait.
 
-    It ends when all of them can be found. Run it again if it was broken off: what is there already
-    is not uploaded again.
+    It ends when all pictures can be found. If it was interrupted, run it again: it skips the
+    pictures that are already there.
     """
     from twinlens.cli.upload.index import run_index
 
@@ -125,47 +144,61 @@ def index(
 
 
 picture_file = click.Path(exists=True, dir_okay=False, path_type=Path)
-models_option = click.option("--models", help="Models to ask, a,b,…  [default: all of the library]")
+models_option = click.option("--models", help="Models to ask: a,b,…  [default: all of the library]")
 
 
 @main.command()
 @click.argument("files", nargs=-1, type=picture_file, metavar="[FILE]…")
-@click.option("--unlike", multiple=True, type=picture_file, help="A picture of what it is not.")
-@click.option("--text", help="Words instead of FILE, for models that have a text encoder.")
-@click.option("--region", type=Region(), help="Look for this part of FILE; edges from 0 to 1.")
+@click.option(
+    "--unlike", multiple=True, type=picture_file, help="Picture of what to avoid; repeatable."
+)
+@click.option("--text", help="Words instead of FILE; needs a model with a text encoder.")
+@click.option(
+    "--region", type=RegionParameter(), help="Search with this part of FILE; edges from 0 to 1."
+)
 @click.option("--near", is_flag=True, help="Find copies and edits of FILE.")
-@click.option("-k", default=10, show_default=True, type=click.IntRange(1, 1000), help="Hits.")
-@click.option("--offset", default=0, type=click.IntRange(0), help="Pass over so many of the best.")
+@click.option(
+    "-k", default=10, show_default=True, type=click.IntRange(1, 1000), help="Number of hits."
+)
+@click.option("--offset", default=0, type=click.IntRange(0), help="Skip this many hits.")
 @models_option
 @click.option(
     "--fusion",
     type=click.Choice(["calibrated", "weighted", "rrf", "max", "min"]),
     default="calibrated",
     show_default=True,
-    help="How the models' distances become one score.",
+    help="How to combine the models' distances into one score.",
 )
 @click.option(
-    "--weight", "weights", multiple=True, type=NamedNumber(), help="Of a model, in the fusion."
+    "--weight",
+    "weights",
+    multiple=True,
+    type=NamedNumber(),
+    help="Weight of a model in the fusion; repeatable.",
 )
 @click.option(
     "--rerank",
     type=click.Choice(["neighbours", "none"]),
     default="neighbours",
     show_default=True,
-    help="Whether hits that are near each other as well move up.",
+    help="Whether to move up hits that are also near each other.",
 )
-@click.option("--filter", help="""Only pictures whose metadata fit: 'city == "Paris"'.""")
-@click.option("--min-score", default=0.0, type=click.FloatRange(0, 1), help="Of a hit.")
+@click.option("--filter", help="""Only pictures with such metadata: 'city == "Paris"'.""")
+@click.option(
+    "--min-score", default=0.0, type=click.FloatRange(0, 1), help="Drop hits that score less."
+)
 @click.option(
     "--max-distance",
     multiple=True,
     type=NamedNumber(),
-    help="Of a hit, under a model; for IP and COSINE, how similar at least.",
+    help="Drop hits farther away under a model (IP, COSINE: less similar); repeatable.",
 )
-@click.option("--group-by", metavar="FIELD", help="Only the best of each value of this metadata.")
-@click.option("--exclude", multiple=True, metavar="ID", help="An image that is not wanted.")
-@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Contact sheet, PNG.")
-@click.option("--open", "is_opened", is_flag=True, help="Show the contact sheet.")
+@click.option("--group-by", metavar="FIELD", help="Keep the best hit of each value of this field.")
+@click.option("--exclude", multiple=True, metavar="ID", help="Image to leave out; repeatable.")
+@click.option(
+    "--save", type=click.Path(dir_okay=False, path_type=Path), help="Write a contact sheet, PNG."
+)
+@click.option("--open", "is_opened", is_flag=True, help="Open the contact sheet.")
 @url_option
 @library_option
 def search(
@@ -175,20 +208,28 @@ def search(
     save: Path | None,
     is_opened: bool,
     near: bool,
-    **query: Any,
+    text: str | None,
+    models: str | None,
+    weights: tuple[tuple[str, float], ...],
+    max_distance: tuple[tuple[str, float], ...],
+    **query: object,
 ) -> None:
     """Find the pictures nearest to FILE, or to words.
 
-    Several files are examples of one thing.
+    Several files are examples of the same thing.
     """
     from twinlens.cli.show.search import read_query, run_search
 
-    if bool(files) == (query["text"] is not None) or (unlike and not files):
-        raise click.UsageError("give either FILE or --text; --unlike goes with FILE")
-    for name in ("weights", "max_distance"):
-        query[name] = dict(query[name])
-    query["models"] = _names(query["models"])
-    wanted = read_query(mode="near" if near else "similar", **query)
+    if bool(files) == (text is not None) or (unlike and not files):
+        raise click.UsageError("give either FILE or --text; --unlike needs FILE")
+    wanted = read_query(
+        mode="near" if near else "similar",
+        text=text,
+        models=_names(models),
+        weights=dict(weights),
+        max_distance=dict(max_distance),
+        **query,
+    )
     run_search(files, unlike, wanted, url, save, is_opened=is_opened)
 
 
@@ -199,24 +240,30 @@ def search(
 @url_option
 @library_option
 def compare(first: str, second: str, models: str | None, url: str, library: str) -> None:
-    """Tell how near two pictures are; files, or ids of images of the library."""
+    """Show how near two pictures are: files, or ids of images in the library."""
     from twinlens.cli.show.duplicates import run_compare
 
     run_compare((first, second), url, library, _names(models))
 
 
 @main.command()
-@click.option("--max-distance", type=int, help="Bits in which the hashes differ at most.")
+@click.option("--max-distance", type=int, help="Most bits in which hashes may differ.")
 @click.option(
-    "--limit", default=50, show_default=True, type=click.IntRange(0), help="Groups to show."
+    "--limit",
+    default=50,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Number of groups to show.",
 )
 @click.option(
-    "--save", type=click.Path(dir_okay=False, path_type=Path), help="All groups, as ids: JSON."
+    "--save",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write all groups, as ids, to this JSON file.",
 )
 @url_option
 @library_option
-def duplicates(url: str, limit: int, save: Path | None, **query: Any) -> None:
-    """Find copies and edits of one picture in a library, the largest groups first."""
+def duplicates(url: str, limit: int, save: Path | None, **query: object) -> None:
+    """Find groups of copies and edits of the same picture, the largest first."""
     from twinlens.cli.show.duplicates import run_duplicates
     from twinlens.shared.messages import DuplicatesQuery
 
@@ -226,7 +273,7 @@ def duplicates(url: str, limit: int, save: Path | None, **query: Any) -> None:
 @main.command()
 @url_option
 def stats(url: str) -> None:
-    """Show the workers, their rates, and what waits."""
+    """Show the workers, their speed, and what is waiting."""
     from twinlens.cli.show.stats import show_stats
 
     show_stats(url)
@@ -234,7 +281,13 @@ def stats(url: str) -> None:
 
 @main.command()
 @click.argument("job_id", required=False, metavar="[ID]")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
+@click.option(
+    "--limit",
+    default=20,
+    show_default=True,
+    type=click.IntRange(1, 1000),
+    help="Number of jobs, or of failed pictures, to show.",
+)
 @url_option
 def jobs(job_id: str | None, limit: int, url: str) -> None:
     """List jobs, or show one with its failed pictures."""
@@ -251,9 +304,20 @@ for command in (libraries, models, evaluate_models, compare_models):
 
 
 @main.command()
-@click.option("--data-dir", default=".demo", show_default=True, type=click.Path(path_type=Path))
-@click.option("--port", default=0, type=click.IntRange(0, 65535), help="[default: any free one]")
-@click.option("--keep", is_flag=True, help="Stay up until Ctrl-C.")
+@click.option(
+    "--data-dir",
+    default=".demo",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder for all data.",
+)
+@click.option(
+    "--port",
+    default=0,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on.  [default: any free one]",
+)
+@click.option("--keep", is_flag=True, help="Keep running until Ctrl-C.")
 def demo(data_dir: Path, port: int, keep: bool) -> None:
     """Start everything, index real photos, search, and show the result."""
     from twinlens.cli.demo import run_demo
@@ -265,8 +329,8 @@ def _names(text: str | None) -> list[str] | None:
     return text.split(",") if text else None
 
 
-def _settings(options: dict[str, Any]) -> Settings:
-    """Reads the settings; options that were given go first.
+def _settings(options: Mapping[str, object]) -> Settings:
+    """Reads the settings; options override the environment.
 
     Raises:
         CommandRefused: One is not valid.
@@ -276,8 +340,10 @@ def _settings(options: dict[str, Any]) -> Settings:
     from twinlens.cli.errors import CommandRefused
     from twinlens.shared.settings import Settings
 
+    # pydantic-settings has options of its own, of many types, among the same arguments.
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     try:
-        return Settings(**{name: value for name, value in options.items() if value is not None})
+        return Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(map(str, first["loc"])).upper()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -20,9 +20,11 @@ url_option = click.option(
     default=DEFAULT_URL,
     show_default=True,
     show_envvar=True,
-    help="The service.",
+    help="Address of the service.",
 )
-library_option = click.option("--library", default="default", show_default=True)
+library_option = click.option(
+    "--library", default="default", show_default=True, help="Name of the library."
+)
 
 
 class NamedNumber(click.ParamType[tuple[str, float]]):
@@ -31,9 +33,9 @@ class NamedNumber(click.ParamType[tuple[str, float]]):
     name = "name=number"
 
     def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, float]:
-        """Reads it; a number that is written whole is an int."""
+        """Reads it; a number without a fraction is an int."""
         name, _, text = value.rpartition("=")
         try:
             number = _number(text)
@@ -44,15 +46,15 @@ class NamedNumber(click.ParamType[tuple[str, float]]):
         return name, number
 
 
-class Region(click.ParamType[tuple[float, ...]]):
+class RegionParameter(click.ParamType[tuple[float, ...]]):
     """Four numbers: left, top, right and bottom edge, from 0 to 1."""
 
     name = "l,t,r,b"
 
     def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[float, ...]:
-        """Reads the numbers. That they are a region is for the query to say."""
+        """Reads the numbers. Whether they make a region is for the query to check."""
         try:
             edges = tuple(_number(word) for word in value.split(","))
         except ValueError:
@@ -62,8 +64,8 @@ class Region(click.ParamType[tuple[float, ...]]):
         return edges
 
 
-def read_as(kind: type[Model], **fields: Any) -> Model:
-    """Makes a message of what the user gave.
+def read_as(kind: type[Model], **fields: object) -> Model:
+    """Makes a message from what the user gave.
 
     Raises:
         click.UsageError: A field is not valid.
@@ -75,7 +77,7 @@ def read_as(kind: type[Model], **fields: Any) -> Model:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        # What a rule of ours says needs no "Value error, " before it.
+        # pydantic puts "Value error, " before what a rule of ours says.
         reason = first["msg"].removeprefix("Value error, ")
         raise click.UsageError(f"{field}: {reason}" if field else reason) from None
 

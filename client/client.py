@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Self, TypedDict, TypeVar, Unpack
 from urllib.parse import quote
 
 import httpx
@@ -52,9 +52,27 @@ _AWAY = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
+# A part of a form: its field, then a file's name and bytes, and its media type where it has one.
+_Part = tuple[str, tuple[str | None, str | bytes] | tuple[str | None, str | bytes, str]]
 
-class Picture(NamedTuple):
-    """A picture to be uploaded."""
+
+class _Request(TypedDict, total=False):
+    """What httpx is given of a request, beside its method and path."""
+
+    params: Mapping[str, str]
+    headers: Mapping[str, str] | None
+    content: str | Iterable[bytes]
+    files: Sequence[_Part]
+
+
+class _Repeatable(_Request, total=False):
+    """A request whose content is made anew for each try."""
+
+    make_content: Callable[[], Iterable[bytes]]
+
+
+class Upload(NamedTuple):
+    """A picture to be uploaded: its file name, its bytes and its metadata."""
 
     name: str
     content: bytes
@@ -62,7 +80,7 @@ class Picture(NamedTuple):
 
 
 class Client:
-    """Asks one service. Every method raises RequestFailed, with the service's own words."""
+    """Asks one service. Every method may raise RequestFailed, with the service's own words."""
 
     def __init__(
         self, url: str, transport: httpx.BaseTransport | None = None, outage_s: float = 0
@@ -71,8 +89,8 @@ class Client:
 
         Args:
             url: Its address.
-            transport: Stands for the network; for tests.
-            outage_s: How long a service may be away once it has answered.
+            transport: Replaces the network, for tests.
+            outage_s: How long a service that has answered before may be away.
         """
         self._outage_s = outage_s
         self._has_answered = False
@@ -109,9 +127,9 @@ class Client:
             MissingImages, path, params=params, content=content, headers=headers
         ).missing
 
-    def add_pictures(self, pictures: Iterable[Picture], library: str) -> JobAnswer:
+    def add_pictures(self, pictures: Iterable[Upload], library: str) -> JobAnswer:
         """Uploads pictures in one bulk job, each with its metadata before it."""
-        parts: list[tuple[str, Any]] = []
+        parts: list[_Part] = []
         for name, content, metadata in pictures:
             if metadata:
                 parts.append(("metadata", (None, json.dumps(metadata), "application/json")))
@@ -127,10 +145,10 @@ class Client:
             archive: The file.
             media_type: What it is.
             library: Where its pictures go.
-            on_sent: Told how many bytes were sent, again and again.
+            on_sent: Called with the number of bytes that were just sent.
 
         Raises:
-            UploadRefused: The service will not have it, or it cannot be read.
+            UploadRefused: The service refuses the archive, or it cannot be read.
         """
         try:
             n_bytes = archive.stat().st_size
@@ -147,15 +165,15 @@ class Client:
 
         Args:
             query: What is asked.
-            pictures: Examples of one thing, beside those that the query names.
-            unlike: Examples of what it is not.
+            pictures: Examples of the same thing, in addition to those that the query names.
+            unlike: Examples of what to avoid.
         """
         files = [("file", one) for one in pictures] + [("negative", one) for one in unlike]
         job = self._ask(JobAnswer, "/v1/search", query, files, WAIT)
         return self._result_of(job, SearchResult, "search")
 
     def compare(self, query: CompareQuery, pictures: Sequence[bytes] = ()) -> Comparison:
-        """Compares two pictures: those that the query names, and the others."""
+        """Compares two pictures: stored ones that the query names, and the given ones."""
         return self._ask(Comparison, "/v1/compare", query, [("file", one) for one in pictures])
 
     def find_duplicates(self, query: DuplicatesQuery) -> Duplicates:
@@ -176,26 +194,26 @@ class Client:
 
     def failed_items(self, job_id: str, limit: int) -> list[Item]:
         """Reads the first failed pictures of a job."""
-        found: list[Item] = []
+        items: list[Item] = []
         cursor: str | None = None
         while True:
-            params = {"outcome": "failed", "limit": str(limit - len(found))}
+            params = {"outcome": "failed", "limit": str(limit - len(items))}
             page = self._get(
                 ItemPage,
                 f"/v1/jobs/{job_id}/items",
                 params={**params, **({"cursor": cursor} if cursor else {})},
             )
-            found += page.items
+            items += page.items
             cursor = page.next_cursor
-            if cursor is None or len(found) >= limit:
-                return found
+            if cursor is None or len(items) >= limit:
+                return items
 
     def jobs(self, limit: int) -> list[JobAnswer]:
         """Reads the newest jobs."""
         return self._get(JobPage, "/v1/jobs", params={"limit": str(limit)}).items
 
     def stats(self) -> Stats:
-        """Reads who works and what waits."""
+        """Reads the workers and what is waiting."""
         return self._get(Stats, "/v1/stats")
 
     def models(self) -> list[ModelSummary]:
@@ -214,7 +232,7 @@ class Client:
         """Creates a library, or changes it.
 
         Returns:
-            The library, or the job that embeds what it has; once that has ended, the plan holds.
+            The library, or the job that embeds its pictures; the plan holds when that has ended.
         """
         headers, content = {"Content-Type": "application/json"}, plan.model_dump_json()
         response = self._send("PUT", _library_path(name), content=content, headers=headers)
@@ -224,11 +242,11 @@ class Client:
         return self._read_answer(Library, response)
 
     def roll_back(self, name: str) -> Library:
-        """Gives up the change of a library that is being made, or else makes the last undone."""
+        """Cancels the change of a library that is under way, or else undoes the last one."""
         return self._post(Library, f"{_library_path(name)}/rollback")
 
     def remove_library(self, name: str) -> JobAnswer:
-        """Removes a library: it is gone at once, its pictures when the job has ended."""
+        """Removes a library: it is gone at once, and its pictures when the job has ended."""
         return self._read_answer(JobAnswer, self._send("DELETE", _library_path(name)))
 
     def image(self, image_id: str, library: str) -> Image:
@@ -240,13 +258,14 @@ class Client:
         path = f"/v1/images/{image_id}/thumbnail"
         return self._send("GET", path, params={"library": library}).content
 
-    def _add_many(self, library: str, **request: Any) -> JobAnswer:
+    def _add_many(self, library: str, **request: Unpack[_Repeatable]) -> JobAnswer:
         """Posts a bulk job.
 
         Without an idempotency key: after a broken connection the service keeps one busy for
         minutes. A second job of the same pictures skips what the first has done.
         """
-        return self._post(JobAnswer, "/v1/images/bulk", params={"library": library}, **request)
+        request["params"] = {"library": library}
+        return self._post(JobAnswer, "/v1/images/bulk", **request)
 
     def _ask(
         self,
@@ -261,7 +280,7 @@ class Client:
         if not files:
             content_type = {"Content-Type": "application/json"}
             return self._post(kind, path, content=asked, headers=content_type | dict(headers or {}))
-        parts: list[tuple[str, Any]] = [(part, ("query", content)) for part, content in files]
+        parts: list[_Part] = [(part, ("query", content)) for part, content in files]
         return self._post(kind, path, files=[*parts, ("query", (None, asked))], headers=headers)
 
     def _result_of(self, job: JobAnswer, kind: type[Answer], what: str) -> Answer:
@@ -270,10 +289,10 @@ class Client:
             raise RequestFailed(f"the {what} {job.status}: {_reason(job)}")
         return job.result
 
-    def _get(self, kind: type[Answer], path: str, **request: Any) -> Answer:
+    def _get(self, kind: type[Answer], path: str, **request: Unpack[_Repeatable]) -> Answer:
         return self._read_answer(kind, self._send("GET", path, **request))
 
-    def _post(self, kind: type[Answer], path: str, **request: Any) -> Answer:
+    def _post(self, kind: type[Answer], path: str, **request: Unpack[_Repeatable]) -> Answer:
         return self._read_answer(kind, self._send("POST", path, **request))
 
     def _send(
@@ -281,7 +300,7 @@ class Client:
         method: str,
         path: str,
         make_content: Callable[[], Iterable[bytes]] | None = None,
-        **request: Any,
+        **request: Unpack[_Request],
     ) -> httpx.Response:
         """Sends a request, again while the service is away or says that it may come later."""
         patience = Patience(self._outage_s)
@@ -316,7 +335,9 @@ class Client:
         try:
             return kind.model_validate_json(response.content)
         except ValidationError:
-            raise RequestFailed(f"{self.url} is no Twinlens, or one of another version") from None
+            raise RequestFailed(
+                f"{self.url} is not a Twinlens service, or one of another version"
+            ) from None
 
 
 def _library_path(name: str) -> str:

@@ -1,11 +1,11 @@
-"""What a request can come to beside an answer. The texts are for the person who asked."""
+"""What a request can end with instead of an answer. The texts are for the person who asked."""
 
 from __future__ import annotations
 
 
 class RequestFailed(Exception):
-    """The service does not answer, or says why it will not do what was asked."""
+    """The service does not answer, or refuses the request and says why."""
 
 
 class UploadRefused(RequestFailed):
-    """The service will not have what it was sent; something else it may."""
+    """The service refuses what it was sent, but may accept something else."""

@@ -1,4 +1,4 @@
-"""Which addresses are of this machine alone."""
+"""Which addresses belong to this machine alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ipaddress
 
 
 def is_loopback(host: str) -> bool:
-    """Tells if an address is reached from this machine alone.
+    """Tells if an address can be reached from this machine alone.
 
     >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
     (True, True, False)

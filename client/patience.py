@@ -6,7 +6,7 @@ import time
 
 import httpx
 
-# Answers that come of a restart (a proxy's too), and what says itself when to come back.
+# What a service answers during a restart, or a proxy in front of it.
 AWAY = frozenset({502, 503, 504})
 MAX_TRIES = 5
 MAX_RETRY_AFTER_S = 10
@@ -14,26 +14,26 @@ FIRST_WAIT_S = 0.5
 
 
 class Patience:
-    """Counts the tries of one request: some tries always, more until a time has passed."""
+    """Counts the tries of one request: a few in any case, and more until a time has passed."""
 
     def __init__(self, outage_s: float) -> None:
-        """Begins anew.
+        """Starts counting.
 
         Args:
-            outage_s: How long after its first failure a request is tried again at least.
+            outage_s: For how long after its first failure a request is tried again at least.
         """
         self._outage_s = outage_s
         self._n_tries = 0
         self._gives_up_at = 0.0
 
     def wait(self, retry_after: str = "") -> bool:
-        """Waits before the next try, as long as the service said or ever longer.
+        """Waits before the next try: as long as the service said, or longer each time.
 
         Args:
-            retry_after: Header of the answer. A date in it is not understood.
+            retry_after: The answer's header. Only seconds are understood, not a date.
 
         Returns:
-            False, at once, where there is to be no next try.
+            False, at once, if there is to be no other try.
         """
         self._n_tries += 1
         if self._n_tries == 1:

@@ -17,13 +17,13 @@ that show the same, and they to be the nearest: their share of the pairs is left
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from twinlens.models.bits import signs_of
+from twinlens.models.bits import Embeddings, is_packed, signs_of
 from twinlens.models.distances import Space
 
 # Shares of unrelated pairs that are at least as near, one a quantile. The last is where the power
@@ -103,42 +103,42 @@ _BITS_EXPONENT = 13.6
 
 
 def score_of(evidence: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Turns evidence into scores from 0 to 1: 1 - 10^-evidence, the share that is farther."""
+    """Turns evidence into scores from 0 to 1: 1 - 10^-evidence, the share farther away."""
     return np.asarray(-np.expm1(-np.log(10.0) * evidence))
 
 
 class Measured(Space, Protocol):
-    """A model of which it may be known how far apart unrelated pictures are; a `Card` is one."""
+    """A model that may have a calibration of its own; a `Card` is one."""
 
     @property
     def calibration(self) -> Calibration | None:
-        """The distribution of its distances, where that was measured."""
+        """The distribution of its distances, if it was measured."""
 
 
 def prior_of(model: Measured) -> Calibration:
-    """Returns what is assumed of a model where no library was measured.
+    """Returns the calibration to assume for a model where no library was measured.
 
-    That is its card's own; else, of numbers, what the shipped networks have, and of bits, what
-    random ones have.
+    That is the one on its card; else, for numbers, that of the shipped networks, and for bits,
+    that of random ones.
     """
     if model.calibration is not None:
         return model.calibration
-    if model.metric != "HAMMING":  # card.py reads this module, so its names cannot be had here
+    if model.metric != "HAMMING":  # card.py reads this module, so its names cannot be imported here
         return _NETWORKS
     low, lower, middle, upper, high = (z / model.dimension**0.5 for z in _RANDOM_BITS)
     return Calibration(cosines=(low, lower, middle, upper, high), exponent=_BITS_EXPONENT)
 
 
-def calibrate(rows: NDArray[Any], prior: Calibration, n_pictures: int | None = None) -> Calibration:
+def calibrate(rows: Embeddings, prior: Calibration, n_pictures: int | None = None) -> Calibration:
     """Measures a library from a random sample of its embeddings.
 
-    Quantiles are the sample's and the prior's in shares of n to N_PRIOR, so a library of no or one
-    picture has the prior's.
+    Quantiles are a mean of the sample's and the prior's, weighted n to N_PRIOR, so a library of no
+    or one picture has the prior's.
 
     Args:
         rows: float32 [n, dim], or uint8 [n, dim / 8] of packed bits; N_SAMPLE of them are enough.
-        prior: of the model, from `prior_of`.
-        n_pictures: how many the library has; the sample's by default.
+        prior: The model's calibration, from `prior_of`.
+        n_pictures: How many pictures the library has; as many as the sample by default.
     """
     n_rows = len(rows)
     n_pictures = n_rows if n_pictures is None else n_pictures
@@ -155,15 +155,15 @@ def calibrate(rows: NDArray[Any], prior: Calibration, n_pictures: int | None = N
     )
 
 
-def measure_model(rows: NDArray[Any], codes: NDArray[np.intp]) -> Calibration:
-    """Measures a model on labelled pictures, for its card; the exponent too.
+def measure_model(rows: Embeddings, codes: NDArray[np.intp]) -> Calibration:
+    """Measures a model on labelled pictures, for its card, with the exponent.
 
     Args:
         rows: float32 [n, dim], or uint8 [n, dim / 8] of packed bits.
         codes: [n] equal for related pictures.
 
     Raises:
-        ValueError: there are fewer than MIN_PAIRS unrelated pairs, or many are all as far apart.
+        ValueError: There are fewer than MIN_PAIRS unrelated pairs, or many are equally far apart.
     """
     first, second = np.triu_indices(len(rows), 1)
     cosines = _cosines(rows)[first, second][codes[first] != codes[second]]
@@ -190,8 +190,8 @@ def _five(values: NDArray[np.float64]) -> tuple[float, float, float, float, floa
     return a, b, c, d, e
 
 
-def _cosines(rows: NDArray[Any]) -> NDArray[np.float32]:
-    if rows.dtype == np.uint8:
+def _cosines(rows: Embeddings) -> NDArray[np.float32]:
+    if is_packed(rows):
         unit = signs_of(rows)
         products = unit @ unit.T / np.float32(unit.shape[1])
     else:
@@ -202,9 +202,9 @@ def _cosines(rows: NDArray[Any]) -> NDArray[np.float32]:
     return cosines
 
 
-def _kin_share(rows: NDArray[Any], n_pictures: int) -> float:
+def _kin_share(rows: Embeddings, n_pictures: int) -> float:
     # A hash knows copies, not kin: pictures that show the same are as far apart as any.
-    if rows.dtype == np.uint8:
+    if is_packed(rows):
         return 0.0
     return N_KIN / (n_pictures + N_KIN / MAX_KIN_SHARE)
 

@@ -42,7 +42,7 @@ class OutputKind(StrEnum):
 
 
 class Fit(StrEnum):
-    """How a picture of any shape becomes the model's: SQUASH keeps all of it, CROP its shape."""
+    """How a picture gets the model's shape: SQUASH keeps all of it, CROP its proportions."""
 
     SQUASH = "squash"
     CROP = "crop"
@@ -74,7 +74,7 @@ class InputSpec(_Strict):
 
     @property
     def wanted_px(self) -> int:
-        """How long the shorter side of the decoded picture must be for none to be lost."""
+        """How long the shorter side of the decoded picture must be so that no detail is lost."""
         return math.ceil(max(self.width, self.height) / self.crop_fraction)
 
     @model_validator(mode="after")
@@ -109,11 +109,11 @@ class TextSpec(_Strict):
     max_tokens: int = Field(default=77, ge=1, le=8192)
 
 
-class Comparison(_Strict):
-    """What was measured when a version was made from another: both on one machine, in turn."""
+class ModelComparison(_Strict):
+    """How a version compares with the one it was made from: both on one machine, in turn."""
 
     original: str = Field(description="name@version")
-    speed_ratio: float = Field(gt=0, description="pictures a second, over the original's")
+    speed_ratio: float = Field(gt=0, description="pictures per second, over the original's")
     mean_cosine: float | None = Field(None, description="null where the dimension differs")
     top10_agreement: float = Field(ge=0, le=1)
     bytes_per_vector: int = Field(ge=1)
@@ -137,13 +137,13 @@ class Card(_Strict):
     source: str = Field(min_length=1)
     input: InputSpec
     text: TextSpec | None = None
-    comparison: Comparison | None = None
+    comparison: ModelComparison | None = None
     calibration: Calibration | None = None
     golden: tuple[Golden, ...] = ()
 
     @property
     def ref(self) -> str:
-        """What names this version of this model: efficientnet-lite0@1."""
+        """The name of this version of this model: efficientnet-lite0@1."""
         return f"{self.name}@{self.version}"
 
     @property
@@ -171,7 +171,7 @@ def load_card(path: Path) -> Card:
     """Reads and checks a card.
 
     Raises:
-        BadCard: the file cannot be read, is not TOML, or a field is missing, unknown or wrong;
+        BadCard: The file cannot be read, is not TOML, or a field is missing, unknown or wrong;
             the detail names each field.
     """
     try:

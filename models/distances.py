@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twinlens.models.bits import signs_of
+from twinlens.models.bits import Embeddings, is_packed, signs_of
 
 
 class Metric(StrEnum):
@@ -21,16 +21,16 @@ class Metric(StrEnum):
 
     @property
     def sign(self) -> float:
-        """What makes less of it nearer: -1 for products, of which more is."""
+        """What a distance is multiplied by so that less is nearer: -1 for products."""
         return -1.0 if self in (Metric.IP, Metric.COSINE) else 1.0
 
 
 class Space(Protocol):
-    """Where embeddings are compared; a `Card` is one."""
+    """The space that embeddings are compared in; a `Card` is one."""
 
     @property
     def metric(self) -> Metric:
-        """What their distances are."""
+        """The metric of their distances."""
 
     @property
     def dimension(self) -> int:
@@ -38,21 +38,23 @@ class Space(Protocol):
 
 
 def pairwise_distances(
-    queries: NDArray[Any], gallery: NDArray[Any], space: Space
+    queries: Embeddings, gallery: Embeddings, space: Space
 ) -> NDArray[np.float64]:
-    """Measures every query against every picture, as Milvus does for the metric.
+    """Measures the distance of every query to every picture, as Milvus does for the metric.
 
     L2 is squared; IP and COSINE are products, larger is nearer; HAMMING is a number of bits.
 
     Args:
         queries: [m, dim] numbers, or uint8 [m, dim / 8] of packed bits.
-        gallery: the same, [n, …].
-        space: its metric and dimension.
+        gallery: The pictures, in the same form, [n, …].
+        space: Their metric and dimension.
 
     Returns:
         float64 [m, n].
     """
     if space.metric is Metric.HAMMING:
+        assert is_packed(queries)
+        assert is_packed(gallery)
         # Of bits as +1 and -1 the product is n_equal - n_different.
         n_more_equal = (signs_of(queries) @ signs_of(gallery).T).astype(np.float64)
         return np.asarray((space.dimension - n_more_equal) / 2.0)

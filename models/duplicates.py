@@ -44,14 +44,14 @@ def group_duplicates(
     that are left. Neither the order of the pictures nor chance changes the groups. Memory grows
     with the number of pictures, never with that of pairs.
 
-    Pictures whose hash has fewer than 8 bits of one kind are in no group: there is nothing in them
-    to be told by.
+    Pictures whose hash has fewer than 8 bits of one kind are in no group: they have nothing to be
+    recognised by.
 
     Args:
-        image_ids: of n pictures, each once.
+        image_ids: The ids of n pictures, each once.
         hashes: uint8 [n, 8], 64 bits each.
-        max_distance: how many bits may differ.
-        confirm: asked of those that are so near, at most 1,024 at a time.
+        max_distance: How many bits may differ.
+        confirm: Asked about pictures that are that near, at most 1,024 at a time.
 
     Returns:
         Groups of two or more: the picture that the others are duplicates of, then those, the
@@ -88,7 +88,7 @@ def confirm_by_cosine(rows: NDArray[np.floating], min_cosine: float = MIN_COSINE
 
     Args:
         rows: float [n, dim] of length 1, in the order of the pictures.
-        min_cosine: the least cosine of duplicates.
+        min_cosine: The lowest cosine between duplicates.
     """
     return lambda place, places: rows[places] @ rows[place] >= min_cosine
 
@@ -110,7 +110,7 @@ def _confirmed(confirm: Confirm, place: int, places: NDArray[np.intp]) -> NDArra
 
 
 def _count_near(words: NDArray[np.uint64], max_distance: int) -> NDArray[np.int64]:
-    """How many others are near each hash, int64 [n]."""
+    """Counts the others that are near each hash, int64 [n]."""
     n_near = np.zeros(len(words), np.int64)
     starts = range(0, len(words), _BLOCK)
     for first in starts:

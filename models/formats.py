@@ -1,7 +1,7 @@
 """Tells picture formats by their first bytes, before any decoder sees the file.
 
-So a file that is no picture (415) is told from a picture that is broken (422), and of Pillow's
-decoders only the one that fits is tried.
+This tells a file that is not a picture (415) from a broken picture (422), and only the one of
+Pillow's decoders that fits is tried.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _AVIF_BRANDS = {b"avif", b"avis"}
 
 
 def find_format(data: bytes) -> str:
-    """Returns Pillow's name of the format that a file begins as, one of SERVED.
+    """Returns Pillow's name for the format that a file begins like, one of SERVED.
 
     >>> find_format(b"GIF89a" + bytes(40))
     'GIF'
 
     Raises:
-        UnsupportedPicture: it begins as none of them.
+        UnsupportedPicture: It begins like none of them.
     """
     for signature, name in _SIGNATURES.items():
         if data.startswith(signature):

@@ -1,4 +1,4 @@
-"""Combines what several models say of the same pictures. Pure: no model or store here."""
+"""Combines what several models say about the same pictures. Pure: no model or store here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RRF_K = 60
 
 
 class Fusion(StrEnum):
-    """How several models' distances become one score. F is the share of unrelated pairs as near.
+    """How several models' distances become one score. F is the share of unrelated pairs this near.
 
     - CALIBRATED: 1 - Π F^share, the weighted geometric mean of the shares F. Sources: Fisher,
       Statistical Methods for Research Workers, 1925, section 21.1; with weights Good, On the
@@ -63,7 +63,7 @@ class FusedEntry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Agreement:
+class RankAgreement:
     """How far models agree, as means over all pairs of them.
 
     `overlap_at_k` is from 0 to 1. `rank_correlation` is from -1 to 1; None where no pair of
@@ -85,9 +85,9 @@ def similarity(distance: float, metric: Metric, dimension: int) -> float:
     0.5
 
     Args:
-        distance: as Milvus gives it; for L2 the squared distance, for IP and COSINE the product.
-        metric: what it is.
-        dimension: numbers or bits of an embedding.
+        distance: As Milvus gives it; for L2 the squared distance, for IP and COSINE the product.
+        metric: The metric of the distance.
+        dimension: Numbers or bits of an embedding.
     """
     start, slope = line_of(metric, dimension)
     return _clip(start + slope * distance)
@@ -102,34 +102,34 @@ def fuse(  # noqa: PLR0913 - the last two are options, and passed by name
     fusion: Fusion = Fusion.CALIBRATED,
     calibrations: Mapping[str, Calibration] | None = None,
 ) -> list[FusedEntry]:
-    """Ranks candidates by what all models say of them.
+    """Ranks candidates by what all models say about them.
 
     Every candidate should have every model's distance: one that is missing counts as score 0, so
     the caller fetches those that a search of its own did not bring. A model of weight 0 is shown
     but neither counts nor brings candidates of its own; if all weights are 0, all count the same.
-    MAX and MIN know no other weights.
+    MAX and MIN ignore all other weights.
 
     Args:
-        distances: by model, then by image_id.
-        models: metric and dimension, by model.
-        weights: by model, 0 or more.
-        limit: how many of the best are wanted; all by default.
-        fusion: how they are combined.
-        calibrations: of the library, by model; `prior_of` the model where there is none.
+        distances: Distances by model, then by image_id.
+        models: Metric and dimension by model.
+        weights: Weights by model, 0 or more.
+        limit: How many of the best are wanted; all by default.
+        fusion: How the distances are combined.
+        calibrations: The library's calibrations by model; `prior_of` the model where there is none.
 
     Returns:
-        Each of them once, the best first, equal ones by image_id. Scores never rise from one to
-        the next; where two are equal that near 1, the nearer is still first.
+        Each candidate once, the best first, equal ones by image_id. Scores never rise from one to
+        the next; where two are so close to 1 that they are equal, the nearer is still first.
 
     Raises:
-        ValueError: a model of `distances` has no weight, or a negative or infinite one.
+        ValueError: A model of `distances` has no weight, or a negative or infinite one.
     """
     shares = shares_of(weights, distances)
     ids = sorted({image_id for name in shares for image_id in distances[name]})
     calibrations = calibrations or {}
     views = {
-        name: _Column(found, ids, models[name], calibrations.get(name) or prior_of(models[name]))
-        for name, found in sorted(distances.items())
+        name: _Column(own, ids, models[name], calibrations.get(name) or prior_of(models[name]))
+        for name, own in sorted(distances.items())
     }
     keys, fused = _combine([(share, views[name]) for name, share in shares.items()], fusion)
     # Ids are sorted, so equal keys keep their order. Views are made of the best alone: 200
@@ -138,13 +138,13 @@ def fuse(  # noqa: PLR0913 - the last two are options, and passed by name
     scores = fused[order].tolist()
     shown = {name: view.show(order) for name, view in views.items()}
     return [
-        FusedEntry(ids[place], scores[i], {name: found[i] for name, found in shown.items()})
+        FusedEntry(ids[place], scores[i], {name: seen[i] for name, seen in shown.items()})
         for i, place in enumerate(order)
     ]
 
 
-def agreement(rankings: Mapping[str, Sequence[str]], k: int) -> Agreement | None:
-    """Says how far models agree on the nearest pictures.
+def agreement(rankings: Mapping[str, Sequence[str]], k: int) -> RankAgreement | None:
+    """Measures how far models agree on the nearest pictures.
 
     Overlap: the ids in both first k, divided by k (by the longer list where both are shorter).
     Rank correlation: Spearman's, over the ids that both models rank, ranked anew among those:
@@ -153,8 +153,8 @@ def agreement(rankings: Mapping[str, Sequence[str]], k: int) -> Agreement | None
     Source: Spearman, The Proof and Measurement of Association between Two Things, 1904.
 
     Args:
-        rankings: by model, image_ids without repetition, the nearest first.
-        k: how many of the nearest to compare, 1 or more.
+        rankings: By model, image_ids without repetition, the nearest first.
+        k: How many of the nearest to compare, 1 or more.
 
     Returns:
         Means over all pairs of models; None when there are fewer than two models.
@@ -163,25 +163,25 @@ def agreement(rankings: Mapping[str, Sequence[str]], k: int) -> Agreement | None
     if not pairs:
         return None
     overlaps = [_overlap(first[:k], second[:k]) for first, second in pairs]
-    found = [_rank_correlation(first, second) for first, second in pairs]
-    correlations = [value for value in found if value is not None]
-    return Agreement(
+    measured = [_rank_correlation(first, second) for first, second in pairs]
+    correlations = [value for value in measured if value is not None]
+    return RankAgreement(
         overlap_at_k=fsum(overlaps) / len(overlaps),
         rank_correlation=fsum(correlations) / len(correlations) if correlations else None,
     )
 
 
 def shares_of(weights: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
-    """Returns the shares of the models that count, together 1, by name.
+    """Returns the shares of the models that count, which add up to 1, by name.
 
     A model of weight 0 does not count, unless all are 0: then all count the same.
 
     Args:
-        weights: by model, 0 or more.
-        names: the models.
+        weights: Weights by model, 0 or more.
+        names: The models.
 
     Raises:
-        ValueError: a model has no weight, or a negative or infinite one.
+        ValueError: A model has no weight, or a negative or infinite one.
     """
     names = sorted(names)
     for name in names:
@@ -217,13 +217,13 @@ class _Column:
     """One model's view of all candidates, in the order of their ids. NaN where it has none."""
 
     def __init__(
-        self, found: Distances, ids: Sequence[str], model: Measured, calibration: Calibration
+        self, own: Distances, ids: Sequence[str], model: Measured, calibration: Calibration
     ) -> None:
-        self._found, self._ids = found, ids
-        self._ranks = _ranks(found, model)
+        self._own, self._ids = own, ids
+        self._ranks = _ranks(own, model)
         start, slope = line_of(model.metric, model.dimension)
         missing = float("nan")
-        distances = np.array([found.get(image_id, missing) for image_id in ids], np.float64)
+        distances = np.array([own.get(image_id, missing) for image_id in ids], np.float64)
         self.cosines = start + slope * distances
         self.evidence = np.nan_to_num(calibration.evidence(self.cosines), nan=0.0)
 
@@ -241,7 +241,7 @@ class _Column:
         scores = score_of(self.evidence[places]).tolist()
         ids = [self._ids[place] for place in places]
         return [
-            ModelView(self._ranks.get(image_id), self._found.get(image_id), score)
+            ModelView(self._ranks.get(image_id), self._own.get(image_id), score)
             for image_id, score in zip(ids, scores, strict=True)
         ]
 

@@ -3,14 +3,14 @@
 A picture is decoded once, small enough to be cheap and large enough for every model. The rules:
 
 - Served: JPEG (MPO too), PNG, GIF, WebP, TIFF, BMP, AVIF, by content and never by name. Not
-  JPEG 2000, PSD, SVG: each more decoder is more to attack.
+  JPEG 2000, PSD, SVG: every further decoder can be attacked.
 - Size is checked on the header, before pixels exist.
 - The first frame or page only. EXIF (and TIFF) orientation is applied; broken EXIF is ignored.
 - Transparency is composited on white, so that hidden pixels cannot be searched for.
 - 16-bit grey is scaled. 32-bit integer, float and Lab pixels are refused: their range or their
   colours cannot be known, and a wrong picture is worse than none.
-- ICC profiles are ignored: all is taken for sRGB.
-- A file that ends too early is refused, a JPEG without its end marker too.
+- ICC profiles are ignored: everything is taken for sRGB.
+- A file that ends too early is refused, and so is a JPEG without its end marker.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ _FILTERS = {
 
 
 class Region(NamedTuple):
-    """A part of a picture, as it is looked at: its edges from 0 to 1, of the width or the height.
+    """A part of a picture, after orientation: its edges, as shares of the width or the height.
 
-    `left` is less than `right`, and `top` less than `bottom`: the caller sees to it.
+    The caller makes sure that `left` is less than `right`, and `top` less than `bottom`.
     """
 
     left: float
@@ -98,7 +98,7 @@ _Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class PictureLimits:
-    """What a picture may measure, by its header."""
+    """How large a picture may be, by its header."""
 
     max_pixels: int = DEFAULT_MAX_PIXELS
     max_side_px: int = DEFAULT_MAX_SIDE_PX
@@ -134,7 +134,7 @@ class Picture:
         return np.array(self._resize(size, _FILTERS[spec.resample], fraction), np.uint8)
 
     def part(self, region: Region) -> Picture:
-        """Returns a region, in the detail that is at hand: `open_picture` may give more."""
+        """Returns a region, in the detail that was decoded: `open_picture` may give more."""
         left, top, right, bottom = self.box
         box = _stored_box(region, self.orientation, (right - left, bottom - top))
         return replace(
@@ -182,44 +182,44 @@ def open_picture(
     """Decodes a picture.
 
     Args:
-        data: the file.
-        limits: what its header may say; `PictureLimits()` when not given.
-        wanted_px: the shorter side that all its uses need at most: the largest
-            `InputSpec.wanted_px`, or the thumbnail's.
-        region: what of the picture is wanted. Only that is kept, in the same detail as a whole
-            picture; a region of a part of a pixel is of its colour.
+        data: The file.
+        limits: How large it may be, by its header; `PictureLimits()` when not given.
+        wanted_px: The shorter side that its uses need: the largest `InputSpec.wanted_px`, or the
+            thumbnail's.
+        region: The part of the picture that is wanted. Only that is kept, in the same detail as
+            a whole picture; a region smaller than a pixel has that pixel's colour.
 
     Raises:
-        EmptyPicture: there are no bytes.
-        UnsupportedPicture: no picture type that is served, by its first bytes or its pixels.
-        PictureTooLarge: by its header, before anything is decoded.
-        BrokenPicture: the file cannot be decoded to its end.
+        EmptyPicture: There are no bytes.
+        UnsupportedPicture: Its first bytes or its pixels are of a type that is not served.
+        PictureTooLarge: Its header exceeds the limits; nothing is decoded.
+        BrokenPicture: The file cannot be decoded to its end.
     """
     if not data:
         raise EmptyPicture("the file has no bytes; send a picture")
-    found = find_format(data)
+    format_name = find_format(data)
     limits = limits or PictureLimits()
     try:
-        with Image.open(io.BytesIO(data), formats=[found]) as image:
-            return _decode(image, found, limits, wanted_px, region)
+        with Image.open(io.BytesIO(data), formats=[format_name]) as image:
+            return _decode(image, format_name, limits, wanted_px, region)
     except (TwinlensError, MemoryError):  # no memory is not the file's fault
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureTooLarge(
-            f"the {found} says that it has more pixels than are decoded; "
+            f"the {format_name} says that it has more pixels than are decoded; "
             f"the limit is {limits.max_pixels:,} pixels: send a smaller one"
         ) from error
     # Pillow's decoders raise OSError, ValueError, SyntaxError, EOFError, struct.error, TypeError
     # and more on a broken file, and the list grows. Whatever it is, it is this file's fault.
     except Exception as error:
         raise BrokenPicture(
-            f"the file begins as {found} but cannot be decoded "
+            f"the file begins as {format_name} but cannot be decoded "
             f"({type(error).__name__}); send the complete file, or save it anew"
         ) from error
 
 
 def _decode(
-    image: ImageFile, found: str, limits: PictureLimits, wanted_px: int, region: Region
+    image: ImageFile, format_name: str, limits: PictureLimits, wanted_px: int, region: Region
 ) -> Picture:
     _check_size(image, limits)
     _check_mode(image)
@@ -238,7 +238,7 @@ def _decode(
     return Picture(
         width=max(1, round(width * (region.right - region.left))),
         height=max(1, round(height * (region.bottom - region.top))),
-        format=found,
+        format=format_name,
         stored=_flatten(image, factor, kept),
         orientation=orientation,
         box=(
@@ -251,7 +251,7 @@ def _decode(
 
 
 def _stored_box(region: Region, orientation: int, extent: tuple[float, float]) -> _Box:
-    """Where a region of the turned picture lies in the stored one, in its pixels."""
+    """Returns where a region of the turned picture lies in the stored one, in its pixels."""
     left, top, right, bottom = region
     if orientation in _SIDES_SWAPPED:
         left, top, right, bottom = top, left, bottom, right

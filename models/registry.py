@@ -6,8 +6,8 @@
     ├── …
     └── golden/chelsea.png, …       pictures with known answers
 
-Versions of a model lie beside each other. A model is named NAME@VERSION; NAME alone will do where
-there is one version. Shipped models are built on first use; any other of that form may be added.
+Versions of a model lie beside each other. A model is named NAME@VERSION; NAME is enough if there is
+only one version. Shipped models are built on first use; others of the same form may be added.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from twinlens.models.build import build_model
 from twinlens.models.card import Card, TextSpec, dump_card, load_card
+from twinlens.models.cards import SHIPPED_CARDS, shipped_refs
 from twinlens.models.session import CPU_BATCH_SIZE, CPU_PROVIDERS, OnnxEmbedder
 from twinlens.models.text import TextEncoder
 from twinlens.models.verify import GOLDEN_DIRECTORY, check_golden, make_golden
@@ -30,14 +31,8 @@ from twinlens.shared.errors import BadCard, ModelExists, ModelNotFound, ModelRef
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-SHIPPED_CARDS = Path(__file__).parent / "cards"
 # What a new library searches with.
 DEFAULT_MODELS = ("efficientnet-lite0@1-int8", "efficientnet-lite2@1-int8", "phash@1")
-
-
-def shipped_refs() -> list[str]:
-    """Returns the models that can be built here, as name@version."""
-    return sorted(path.stem for path in SHIPPED_CARDS.glob("*.toml"))
 
 
 def ensure_models(directory: Path, refs: Iterable[str] | None = None) -> list[Card]:
@@ -47,8 +42,8 @@ def ensure_models(directory: Path, refs: Iterable[str] | None = None) -> list[Ca
     this at once: each writes whole files in one step.
 
     Args:
-        directory: Made if it is not there.
-        refs: Which; all by default.
+        directory: Created if it is not there.
+        refs: Which models; all by default.
 
     Returns:
         Their cards as they lie in `directory`.
@@ -78,7 +73,7 @@ class Registry:
         """Reads every card, by name and version.
 
         Raises:
-            BadCard: a card is not valid, or two would share a Milvus collection.
+            BadCard: A card is not valid, or two cards would share a Milvus collection.
         """
         cards = [load_card(path) for path in sorted(self._directory.glob("*.toml"))]
         keys: set[str] = set()
@@ -100,14 +95,14 @@ class Registry:
             ref: NAME@VERSION, or NAME where there is one version.
 
         Raises:
-            ModelNotFound: there is none, or several; the detail names those there are.
+            ModelNotFound: There is none, or there are several; the detail names them.
         """
         cards = self.cards()
-        found = [card for card in cards if ref in (card.name, card.ref)]
-        if len(found) == 1:
-            return found[0]
-        there = ", ".join(card.ref for card in found or cards) or "none"
-        if found:
+        named = [card for card in cards if ref in (card.name, card.ref)]
+        if len(named) == 1:
+            return named[0]
+        there = ", ".join(card.ref for card in named or cards) or "none"
+        if named:
             raise ModelNotFound(f"model {ref!r} has several versions, name one of: {there}")
         raise ModelNotFound(f"no model is named {ref!r}; there are: {there}")
 
@@ -118,11 +113,11 @@ class Registry:
         providers: Sequence[str] = CPU_PROVIDERS,
         batch_size: int = CPU_BATCH_SIZE,
     ) -> OnnxEmbedder:
-        """Opens a session, once the file and its golden embeddings are what the card says.
+        """Opens a session, after checking the file and its golden embeddings against the card.
 
         Raises:
-            ModelNotFound: there is no such card.
-            ModelRefused: the file is missing or another, or gives other embeddings.
+            ModelNotFound: There is no such card.
+            ModelRefused: The file is missing or differs from the card, or gives other embeddings.
         """
         card = self.card(ref)
         model = self._read(card, card.file, card.sha256)
@@ -134,8 +129,8 @@ class Registry:
         """Opens a model's text encoder.
 
         Raises:
-            ModelNotFound: there is no such card, or it names no text encoder.
-            ModelRefused: a file is missing or another, or the encoder does not fit the card.
+            ModelNotFound: There is no such card, or it names no text encoder.
+            ModelRefused: A file is missing or differs from the card, or the encoder does not fit.
         """
         card = self.card(ref)
         text = card.text
@@ -151,7 +146,7 @@ class Registry:
         return card, self._read(card, card.file, card.sha256)
 
     def add(self, card: Card, model: bytes, text: tuple[bytes, bytes] | None = None) -> Card:
-        """Adds a model, with golden embeddings of its own. Its card is written last, and whole.
+        """Adds a model, with golden embeddings of its own. Its card is written last, in one step.
 
         Args:
             card: What it is; file names, SHA-256 and golden embeddings are filled in here.
@@ -184,13 +179,13 @@ class Registry:
         return card
 
     def rewrite(self, card: Card) -> None:
-        """Writes the card of a model that is there anew."""
+        """Replaces the card of a model that is there."""
         for path in self._directory.glob("*.toml"):
             if load_card(path).ref == card.ref:
                 _write_whole(path, dump_card(card).encode())
 
     def remove(self, ref: str) -> Card:
-        """Removes a model. Its card goes first, so that nobody finds half of it."""
+        """Removes a model. Its card goes first, so that nobody finds half a model."""
         card = self.card(ref)
         for path in self._directory.glob("*.toml"):
             if load_card(path).ref == card.ref:
@@ -213,10 +208,10 @@ class Registry:
                 "card, or delete the card of a shipped model to have it built again"
             ) from error
         # The bytes that are checked are the bytes that are run.
-        found = _sha256(content)
-        if found != sha256:
+        actual = _sha256(content)
+        if actual != sha256:
             raise ModelRefused(
-                f"model {card.ref}: SHA-256 of {name} is {found}, and {sha256} by its card: the "
+                f"model {card.ref}: SHA-256 of {name} is {actual}, and {sha256} by its card: the "
                 "file was changed or damaged. Restore it; a shipped model is built again once its "
                 "card and its file are deleted"
             )
@@ -253,7 +248,7 @@ def _ensure_golden_pictures(directory: Path) -> None:
 
 @contextmanager
 def _building(directory: Path) -> Iterator[None]:
-    """Lets one process build while the others wait for what it makes: each would take seconds."""
+    """Lets one process build while the others wait for the result: each would take seconds."""
     with (directory / ".lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

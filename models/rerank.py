@@ -1,4 +1,4 @@
-"""Re-ranks candidates by their neighbours: those that are near each other as well move up. Pure."""
+"""Re-ranks candidates by their neighbours: those that are also near each other move up. Pure."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def rerank(
     Args:
         similarity: float [1 + n, 1 + n] from 0 to 1, symmetric: the query first, then the
             candidates, the most similar to the query first.
-        n_neighbours: how many nearest count as neighbours (k1).
-        n_averaged: over how many nearest an encoding is averaged, itself the first (k2), with
+        n_neighbours: How many of the nearest count as neighbours (k1).
+        n_averaged: Over how many of the nearest an encoding is averaged, itself first (k2), with
             weights that fall to 0 in equal steps.
-        own_share: share of the pictures' own distance, from 0 to 1 (λ).
+        own_share: The share of the pictures' own distance, from 0 to 1 (λ).
 
     Returns:
         intp [n]: places of the candidates, from 0, the best first. Equals keep their order.
@@ -62,7 +62,7 @@ def rerank(
 
 
 def _nearest_first(distance: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Returns for each picture all of them, itself first even where another is the same."""
+    """Orders all pictures for each of them, itself first even if another one is the same."""
     itself_first = distance.copy()
     np.fill_diagonal(itself_first, -1.0)
     return np.argsort(itself_first, axis=1, kind="stable")
@@ -71,7 +71,7 @@ def _nearest_first(distance: NDArray[np.float64]) -> NDArray[np.intp]:
 def _encode(
     distance: NDArray[np.float64], order: NDArray[np.intp], n_neighbours: int
 ) -> NDArray[np.float64]:
-    """Returns float [n, n]: of each picture the weights of its neighbours, together 1."""
+    """Returns float [n, n]: the weights of each picture's neighbours, which add up to 1."""
     neighbours = _reciprocal(order, n_neighbours)
     nearest = _reciprocal(order, round(n_neighbours / 2)).astype(np.float64)
     n_shared = neighbours.astype(np.float64) @ nearest.T
@@ -83,7 +83,7 @@ def _encode(
 
 
 def _reciprocal(order: NDArray[np.intp], n_neighbours: int) -> NDArray[np.bool_]:
-    """Tells of each pair if each is among the nearest of the other, or is it itself."""
+    """Tells for each pair if each is among the nearest of the other, or both are the same."""
     is_near = np.zeros(order.shape, np.bool_)
     np.put_along_axis(is_near, order[:, : n_neighbours + 1], values=True, axis=1)
     both: NDArray[np.bool_] = is_near & is_near.T

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from twinlens.models.bits import Embeddings as Embeddings  # noqa: PLC0414 (given by Embedder)
 from twinlens.models.card import Card, OutputKind
 from twinlens.shared.errors import BadEmbedding, ModelRefused
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Pixels = NDArray[np.uint8]
-Embeddings = NDArray[np.float32] | NDArray[np.uint8]
 
 INPUT_NAME, OUTPUT_NAME = "images", "embedding"
 CPU_PROVIDERS = ("CPUExecutionProvider",)
@@ -31,7 +31,7 @@ def is_cpu(providers: Sequence[str]) -> bool:
 
 
 def default_batch_size(providers: Sequence[str]) -> int:
-    """Returns how many pictures best go through a model at a time."""
+    """Returns how many pictures should go through a model at a time."""
     return CPU_BATCH_SIZE if is_cpu(providers) else GPU_BATCH_SIZE
 
 
@@ -52,7 +52,7 @@ class Embedder(Protocol):
             float32 [n, dim], each row of length 1 within 1e-5; or uint8 [n, dim / 8], packed bits.
 
         Raises:
-            BadEmbedding: a number is not finite.
+            BadEmbedding: A number is not finite.
         """
 
 
@@ -70,13 +70,13 @@ class OnnxEmbedder:
         """Opens a session.
 
         Args:
-            card: the model's card.
-            model: the ONNX file's bytes.
-            providers: onnxruntime's names of them, the preferred first.
-            batch_size: how many pictures go through the model at a time.
+            card: The model's card.
+            model: The ONNX file's bytes.
+            providers: onnxruntime's execution providers, the preferred first.
+            batch_size: How many pictures go through the model at a time.
 
         Raises:
-            ModelRefused: the bytes are no model that onnxruntime reads, or its input or output
+            ModelRefused: The bytes are no model that onnxruntime reads, or its input or output
                 is not the card's.
         """
         self._card = card
@@ -99,7 +99,7 @@ class OnnxEmbedder:
     def embed_batch(self, pixels: Pixels) -> Embeddings:
         """See `Embedder.embed_batch`."""
         # An empty row first, so that no pictures give an array of the right shape.
-        batches: list[NDArray[Any]] = [np.empty((0, self._n_columns), self._dtype)]
+        batches: list[Embeddings] = [np.empty((0, self._n_columns), self._dtype)]
         batches += [
             self._embed_some(pixels[start : start + self._batch_size])
             for start in range(0, len(pixels), self._batch_size)
@@ -118,7 +118,7 @@ class OnnxEmbedder:
     def _dtype(self) -> type[np.uint8 | np.float32]:
         return np.uint8 if self._is_bits else np.float32
 
-    def _embed_some(self, pixels: Pixels) -> NDArray[Any]:
+    def _embed_some(self, pixels: Pixels) -> Embeddings:
         (embeddings,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: pixels})
         embeddings = np.asarray(embeddings, self._dtype)
         if not self._is_bits and not np.isfinite(embeddings).all():
@@ -137,19 +137,19 @@ class OnnxEmbedder:
                 [self._n_columns],
             ),
         }
-        found = {
+        signature = {
             value.name: (value.type, list(value.shape[1:]))
             for value in (*self._session.get_inputs(), *self._session.get_outputs())
         }
-        if found != expected:
+        if signature != expected:
             raise ModelRefused(
-                f"model {self._card.ref}: {self._card.file} takes and gives "
-                f"{found}; its card says {expected}. Convert the model again, or correct the card"
+                f"model {self._card.ref}: {self._card.file} takes and gives {signature}; its card "
+                f"says {expected}. Convert the model again, or correct the card"
             )
 
 
 def session_options() -> ort.SessionOptions:
-    """Returns the options of every session: one thread, which does not spin."""
+    """Returns the options of every session: one thread that does not spin."""
     # Several sessions in one process, each with its own spinning threads, fight for the cores:
     # 161 ms instead of 77 for three models (onnxruntime#17011). Work is spread over processes.
     options = ort.SessionOptions()

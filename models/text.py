@@ -73,8 +73,8 @@ class TextEncoder:
             "input_ids": np.array([tokens.ids], np.int64),
             "attention_mask": np.array([tokens.attention_mask], np.int64),
         }
-        (found,) = self._session.run([self._output], {name: fed[name] for name in self._inputs})
-        return np.asarray(found, np.float32).reshape(-1)
+        (embedding,) = self._session.run([self._output], {name: fed[name] for name in self._inputs})
+        return np.asarray(embedding, np.float32).reshape(-1)
 
     def _check_space(self) -> None:
         n_found = self._run("a photo of a cat").size

@@ -1,8 +1,8 @@
 """The forms in which a copy of a picture is looked for: turned, mirrored, nearer, without a border.
 
-Each model gets the forms that it does not see through by itself. A hash is blind to a picture that
-is turned or mirrored, and sees copies that are smaller, grey, compressed or marked. A network knows
-a picture from its parts, and takes only the middle of it: it gets other parts. So a search takes
+Each model gets the forms that it does not recognise by itself. A hash misses a picture that is
+turned or mirrored, but finds copies that are smaller, grey, compressed or marked. A network knows a
+picture by its parts, and looks only at the middle: it gets other parts. So a search takes
 three times the network, and some milliseconds for nine hashes.
 """
 
@@ -32,10 +32,10 @@ def variants_of(picture: Picture, card: Card, *, has_hash: bool = True) -> Pixel
     """Makes the pixels of all variants of a picture that a model is asked for.
 
     Args:
-        picture: what is looked for.
-        card: of the model. A hash gets the four turns, each mirrored as well, and what a border of
-            one colour encloses; another model the middle and, where it crops, the largest crop.
-        has_hash: whether a hash is asked too. Where none is, a network gets the four turns.
+        picture: The picture to look for.
+        card: The model's card. A hash gets the four turns, each mirrored as well, and what a border
+            of one colour encloses; any other model the middle and, if it crops, the largest crop.
+        has_hash: Whether a hash is asked too. If not, a network gets the four turns.
 
     Returns:
         uint8 [v, height, width, 3], RGB; the picture as it is comes first.
@@ -45,17 +45,17 @@ def variants_of(picture: Picture, card: Card, *, has_hash: bool = True) -> Pixel
         turned = _turn(picture, spec)
         mirrored = [pixels[:, ::-1] for pixels in turned]
         return np.stack([*turned, *mirrored, trim(picture).pixels_for(spec)])
-    found = [picture.pixels_for(spec)] if has_hash else _turn(picture, spec)
-    found.append(picture.part(_MIDDLE).pixels_for(spec))
+    variants = [picture.pixels_for(spec)] if has_hash else _turn(picture, spec)
+    variants.append(picture.part(_MIDDLE).pixels_for(spec))
     if spec.fit is Fit.CROP and spec.crop_fraction < 1.0:
-        found.append(picture.pixels_for(spec.model_copy(update={"crop_fraction": 1.0})))
-    return np.stack(found)
+        variants.append(picture.pixels_for(spec.model_copy(update={"crop_fraction": 1.0})))
+    return np.stack(variants)
 
 
 def trim(picture: Picture) -> Picture:
-    """Takes off a border of one colour: that of the upper left corner. All of a flat picture stays.
+    """Cuts off a border in the colour of the upper left corner. A flat picture stays whole.
 
-    It is looked for at 256 pixels a side: up to 1/256 of it may stay.
+    The border is looked for at 256 pixels per side: up to 1/256 of the picture may stay of it.
     """
     spec = InputSpec(width=_BORDER_SIDE_PX, height=_BORDER_SIDE_PX, resample=Resample.BILINEAR)
     pixels = picture.pixels_for(spec).astype(np.int16)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from twinlens.models.bits import is_packed
 from twinlens.models.card import Card, Golden, OutputKind
 from twinlens.models.pictures import open_picture
 from twinlens.shared.errors import BadCard, ModelRefused
@@ -15,9 +16,7 @@ from twinlens.shared.errors import BadCard, ModelRefused
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    from twinlens.models.session import Embedder
+    from twinlens.models.session import Embedder, Embeddings
 
 GOLDEN_DIRECTORY = "golden"
 
@@ -26,20 +25,20 @@ def check_golden(embedder: Embedder, directory: Path) -> None:
     """Embeds each golden picture and compares it with the card.
 
     Args:
-        embedder: the model.
-        directory: where its card lies; the pictures lie in `golden/` below.
+        embedder: The model.
+        directory: Where its card lies; the pictures lie in `golden/` below.
 
     Raises:
-        BadCard: the card has no golden embedding, or one that cannot be read.
-        ModelRefused: a picture is missing, or its embedding is less than `min_cosine` away.
+        BadCard: The card has no golden embedding, or one that cannot be read.
+        ModelRefused: A picture is missing, or its embedding's cosine is below `min_cosine`.
     """
     card = embedder.card
     if not card.golden:
         raise BadCard(f"card of {card.name}: no golden embedding, so the model cannot be checked")
     for golden in card.golden:
         expected = decode_embedding(card, golden.embedding)
-        found = embed_file(embedder, directory / GOLDEN_DIRECTORY / golden.picture)
-        cosine = _cosine(card, expected, found)
+        embedding = embed_file(embedder, directory / GOLDEN_DIRECTORY / golden.picture)
+        cosine = _cosine(card, expected, embedding)
         # Not `cosine < min_cosine`: that is false for a NaN.
         if not cosine >= card.min_cosine:
             raise ModelRefused(
@@ -62,7 +61,7 @@ def make_golden(embedder: Embedder, directory: Path) -> tuple[Golden, ...]:
     )
 
 
-def embed_file(embedder: Embedder, path: Path) -> NDArray[Any]:
+def embed_file(embedder: Embedder, path: Path) -> Embeddings:
     """Embeds one picture file: float32 [dim], or uint8 [dim / 8]."""
     spec = embedder.card.input
     try:
@@ -72,22 +71,22 @@ def embed_file(embedder: Embedder, path: Path) -> NDArray[Any]:
             f"model {embedder.card.name}: its golden picture {path.name} cannot be read "
             f"({error.strerror}); put it back into {GOLDEN_DIRECTORY}/ beside the card"
         ) from error
-    embedding: NDArray[Any] = embedder.embed_batch(picture.pixels_for(spec)[np.newaxis])[0]
+    embedding: Embeddings = embedder.embed_batch(picture.pixels_for(spec)[np.newaxis])[0]
     return embedding
 
 
-def encode_embedding(card: Card, embedding: NDArray[Any]) -> str:
+def encode_embedding(card: Card, embedding: Embeddings) -> str:
     """Writes an embedding as a card does (`Golden.embedding`)."""
     if card.output is OutputKind.BITS:
         return embedding.tobytes().hex()
     return base64.b64encode(embedding.astype("<f2").tobytes()).decode("ascii")
 
 
-def decode_embedding(card: Card, text: str) -> NDArray[Any]:
+def decode_embedding(card: Card, text: str) -> Embeddings:
     """Reads an embedding as a card gives it: float32 [dim], or uint8 [dim / 8].
 
     Raises:
-        BadCard: the text is not base64 (bits: hexadecimal), or of another dimension.
+        BadCard: The text is not base64 (bits: hexadecimal), or of another dimension.
     """
     is_bits = card.output is OutputKind.BITS
     try:
@@ -103,12 +102,12 @@ def decode_embedding(card: Card, text: str) -> NDArray[Any]:
     return np.frombuffer(raw, np.uint8) if is_bits else np.frombuffer(raw, "<f2").astype(np.float32)
 
 
-def _cosine(card: Card, expected: NDArray[Any], found: NDArray[Any]) -> float:
+def _cosine(card: Card, expected: Embeddings, embedding: Embeddings) -> float:
     """Cosine of two embeddings; of bits, with 1 and 0 taken for +1 and -1."""
-    if card.output is OutputKind.BITS:
-        n_different = int(np.bitwise_count(expected ^ found).sum())
+    if is_packed(expected) and is_packed(embedding):
+        n_different = int(np.bitwise_count(expected ^ embedding).sum())
         return 1.0 - 2.0 * n_different / card.dimension
     # The product, not the cosine: a model whose vectors are not of length 1 is to be refused too.
-    if abs(float(np.linalg.norm(found)) - 1.0) > 1e-3:
+    if abs(float(np.linalg.norm(embedding)) - 1.0) > 1e-3:
         return float("nan")
-    return float(expected @ found / np.linalg.norm(expected))
+    return float(expected @ embedding / np.linalg.norm(expected))

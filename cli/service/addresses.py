@@ -18,7 +18,7 @@ CONNECT_TIMEOUT_S = 0.5
 
 
 def check_host(host: str, *, unsafe_bind: bool) -> None:
-    """Refuses to serve everybody: there are no keys yet.
+    """Refuses to serve other machines by accident: there is no authentication yet.
 
     Raises:
         CommandRefused: Other machines could reach the address, and that was not asked for.
@@ -48,7 +48,7 @@ def is_free(host: str, port: int) -> bool:
     """Tells if nobody listens on a port, by connecting to it and by binding it.
 
     Raises:
-        OSError: It can't be bound for another reason.
+        OSError: It cannot be bound for another reason.
     """
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     # macOS lets one bind a loopback port of which another process listens on every address.

@@ -25,12 +25,12 @@ class Running:
 
 @contextlib.contextmanager
 def running_service(data_dir: Path, port: int = 0, *options: str) -> Iterator[Running]:
-    """Starts a whole service, and stops it in the end.
+    """Starts a whole service, and stops it at the end.
 
     Args:
-        data_dir: What it keeps.
+        data_dir: Where it keeps its data.
         port: 0 for any free one.
-        options: More words for `twinlens up`.
+        options: More options for `twinlens up`.
 
     Raises:
         CommandFailed: It did not come up.

@@ -26,7 +26,7 @@ def kill_group(group: int) -> None:
 
 
 class Guard:
-    """The supervisor's end."""
+    """The supervisor's side of the guard process."""
 
     def __init__(self, lock_fd: int) -> None:
         """Starts the guard.
@@ -42,17 +42,17 @@ class Guard:
     def watch(self, groups: Iterable[int]) -> None:
         """Names the groups that are to be killed, instead of those named before."""
         self._groups = list(groups)
-        self._tell()
+        self._send_groups()
 
     def check(self) -> None:
         """Starts the guard again if it has died."""
         if self._process.poll() is not None:
             assert self._process.stdin is not None
-            # A line that it was not there to read is in the buffer yet.
+            # A line that it did not live to read is still in the buffer.
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
             self._process = self._start()
-            self._tell()
+            self._send_groups()
 
     def close(self) -> None:
         """Ends the guard, which kills what is still named."""
@@ -69,7 +69,7 @@ class Guard:
             pass_fds=[self._lock_fd],
         )
 
-    def _tell(self) -> None:
+    def _send_groups(self) -> None:
         assert self._process.stdin is not None
         # If it has just died, the next check starts another.
         with contextlib.suppress(BrokenPipeError):

@@ -33,7 +33,7 @@ HAND_BACK_S = 5.0
 
 
 def valkey(data_dir: Path, port: int) -> Service:
-    """Returns the embedded queue: what it acknowledged is in its append-only file.
+    """Returns the embedded queue, which writes what it acknowledges to its append-only file.
 
     Raises:
         CommandRefused: It is not installed.
@@ -82,7 +82,7 @@ def milvus_standalone(data_dir: Path, ports: Mapping[str, int]) -> Service:
     """Returns the real Milvus, with its etcd and its message queue in the same process.
 
     Args:
-        data_dir: What it keeps.
+        data_dir: Where it keeps its data.
         ports: One for each of `standalone.PORTS`. It answers clients on `proxy.port`.
 
     Raises:
@@ -152,9 +152,9 @@ def _not_installed(part: str, option: str) -> CommandRefused:
 
 
 def _is_fresh(port: int) -> bool:
-    """Tells if Valkey answers, and lets it forget the workers of the last run.
+    """Tells if Valkey answers, and makes it forget the workers of the last run.
 
-    They would be believed alive for some seconds, and the service ready before it is.
+    They would pass for alive for some seconds, and the service for ready before it is.
     """
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=PROBE_TIMEOUT_S) as connection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gunicorn.app.base import BaseApplication
 
@@ -46,7 +46,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
         return app
 
 
-def _gunicorn_options(settings: Settings) -> dict[str, Any]:
+def _gunicorn_options(settings: Settings) -> dict[str, object]:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return {
         "bind": f"{host}:{settings.port}",
@@ -64,9 +64,9 @@ def _gunicorn_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _log_config(level: str) -> dict[str, Any]:
+def _log_config(level: str) -> dict[str, object]:
     """Sends gunicorn's own records through the same formatter as the app's."""
-    to_root: dict[str, Any] = {"level": level, "handlers": [], "propagate": True}
+    to_root: dict[str, object] = {"level": level, "handlers": [], "propagate": True}
     return {
         "version": 1,
         "disable_existing_loggers": False,

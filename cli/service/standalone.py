@@ -31,11 +31,6 @@ PORTS = (*OPEN_PORTS, "etcd.port", "etcd.peerPort")
 PLACEHOLDER = re.compile(r"\{\{[^:}]*:?\s*([^}]*?)\s*\}\}")
 
 
-def is_installed() -> bool:
-    """Tells if there is a real Milvus to start: its wheel is for Linux on x86-64 alone."""
-    return find_spec("milvus") is not None
-
-
 def unpack_programs() -> Path:
     """Returns the folder of the wheel's programs, which it keeps compressed.
 
@@ -65,7 +60,7 @@ def write_settings(data_dir: Path, ports: Mapping[str, int]) -> dict[str, str]:
     """Writes the files that it reads, and returns the environment that goes before them.
 
     Args:
-        data_dir: What it keeps.
+        data_dir: Where it keeps its data.
         ports: One for each of PORTS.
     """
     conf_dir = data_dir / "conf"

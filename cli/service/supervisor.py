@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twinlens.cli.errors import CommandFailed
 from twinlens.cli.service.guard import Guard, kill_group
@@ -19,6 +19,7 @@ from twinlens.cli.service.guard import Guard, kill_group
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+    from types import FrameType
 
 TICK_S = 0.05
 FIRST_BACKOFF_S = 0.2
@@ -125,8 +126,8 @@ class Supervisor:
             steps: Services in the order of their start; those of a step start together, and the
                 next step waits until they are ready. They stop in the opposite order.
             log_dir: Gets each service's output, as NAME.log.
-            say: Told, in one line, of each start, end and failure.
-            on_change: Told the pids by name whenever one changes.
+            say: Called with a line about each start, end and failure.
+            on_change: Called with the pids by name whenever one changes.
         """
         self._steps = [
             [Child(service, log_dir / f"{service.name}.log") for service in step] for step in steps
@@ -186,7 +187,7 @@ class Supervisor:
             status = child.reap()
             if status is not None:
                 wait_s = child.back_off()
-                self._say(f"{child.service.name} {_told(status)}; again in {wait_s:g} s")
+                self._say(f"{child.service.name} {_describe_exit(status)}; again in {wait_s:g} s")
                 self._tell_pids()
             elif child.n_deaths and child.is_due:
                 self._spawn(child)
@@ -200,7 +201,7 @@ class Supervisor:
         self._say(f"{child.service.name} started (pid {child.process.pid})")
 
     def _stop(self, step: list[Child]) -> None:
-        """Asks services to end, and kills what takes too long; after a second Ctrl-C, all."""
+        """Asks services to end, and kills those that take too long; after a second Ctrl-C, all."""
         for child in step:
             child.signal_stop()
         began = time.monotonic()
@@ -224,7 +225,7 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        def note(number: int, _: Any) -> None:
+        def note(number: int, _: FrameType | None) -> None:
             if self._is_stopping:
                 self._is_impatient = self._is_impatient or number == signal.SIGINT
             else:
@@ -254,7 +255,7 @@ def _check_start(child: Child, after_s: float) -> None:
         )
 
 
-def _told(status: int) -> str:
+def _describe_exit(status: int) -> str:
     if status < 0:
         return f"was ended by {signal.Signals(-status).name}"
     return f"ended with status {status}"

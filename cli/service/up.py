@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import click
 
@@ -36,12 +36,12 @@ def run_up(settings: Settings, n_workers: int | None, milvus: MilvusKind | None 
     """Starts everything, keeps it running, and stops it when a signal comes.
 
     Args:
-        settings: A `redis_url` or `milvus_uri` that was set names a server that runs already.
-        n_workers: Bulk processes; by default one a core, or one on a GPU.
-        milvus: Which Milvus to start; by default Milvus Lite, where none is named.
+        settings: A `redis_url` or `milvus_uri` that was set is of a server that runs already.
+        n_workers: How many bulk processes; by default one per core, or one on a GPU.
+        milvus: Which Milvus to start; by default Milvus Lite, unless a `milvus_uri` was set.
 
     Raises:
-        CommandRefused: The address or the data directory cannot be had.
+        CommandRefused: The address or the data directory is not available.
         CommandFailed: A part did not come up.
     """
     check_host(settings.host, unsafe_bind=settings.unsafe_bind)
@@ -64,19 +64,31 @@ def run_up(settings: Settings, n_workers: int | None, milvus: MilvusKind | None 
         supervisor.run(lock_fd, on_ready=lambda: _announce(settings))
 
 
+class _Kept(TypedDict, total=False):
+    """SERVICES_FILE: addresses, the ports of the parts and their process ids, by name."""
+
+    url: str
+    redis_url: str
+    milvus_uri: str
+    ports: dict[str, int]
+    pids: dict[str, int]
+
+
 class _State:
-    """What is remembered in the data directory: where parts listen, and who they are."""
+    """What is remembered in the data directory: where the parts listen, and their process ids."""
 
     def __init__(self, data_dir: Path, api_port: int) -> None:
         self._api_port = api_port
         self._path = data_dir / SERVICES_FILE
-        self._kept: dict[str, Any] = {}
+        self._kept: _Kept = {}
         with contextlib.suppress(OSError, ValueError):
-            self._kept = dict(json.loads(self._path.read_text(encoding="utf-8")))
+            kept: _Kept = json.loads(self._path.read_text(encoding="utf-8"))
+            if isinstance(kept, dict):
+                self._kept = kept
 
     def port(self, part: str) -> int:
-        """Returns the port that a part had, if it is free, or another; and remembers it."""
-        ports: dict[str, int] = self._kept.setdefault("ports", {})
+        """Returns the port that a part had last time, or else a free one, and remembers it."""
+        ports = self._kept.setdefault("ports", {})
         port = pick_port(wanted=ports.pop(part, None))
         # Free until its part is started, so it can be picked twice.
         while port == self._api_port or port in ports.values():
@@ -102,7 +114,7 @@ class _State:
 def _embed_stores(
     settings: Settings, state: _State, milvus: MilvusKind
 ) -> tuple[Settings, list[Service]]:
-    """Adds the servers that nobody named, and names them in the settings."""
+    """Adds the servers that no setting names, and puts their addresses into the settings."""
     stores: list[Service] = []
     if "redis_url" not in settings.model_fields_set:
         port = state.port("valkey")

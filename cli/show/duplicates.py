@@ -30,27 +30,27 @@ def run_duplicates(query: DuplicatesQuery, url: str, limit: int, save: Path | No
         query: What is asked.
         url: The service.
         limit: How many groups are shown.
-        save: Where all that the service answers goes, if anywhere.
+        save: Where the whole answer goes, if anywhere.
 
     Raises:
         CommandFailed: The service cannot look for them, or the file cannot be written.
     """
     with Client(url) as client:
-        found = client.find_duplicates(query)
+        duplicates = client.find_duplicates(query)
         rows = [
             (str(place), *_names(client, group, query.library))
-            for place, group in enumerate(found.groups[:limit], start=1)
+            for place, group in enumerate(duplicates.groups[:limit], start=1)
         ]
     if rows:
         print_table(("#", "picture", "duplicates of it"), rows)
     if save is not None:
         try:
-            save.write_text(found.model_dump_json(indent=2), encoding="utf-8")
+            save.write_text(duplicates.model_dump_json(indent=2), encoding="utf-8")
         except OSError as error:
             raise CommandFailed(f"cannot write {save}: {error.strerror}") from error
         click.echo(f"saved {save}")
-    by = f", confirmed by {found.confirmed_by}" if found.confirmed_by else ""
-    click.echo(f"{found.n_groups} groups among {found.n_images} pictures{by}")
+    by = f", confirmed by {duplicates.confirmed_by}" if duplicates.confirmed_by else ""
+    click.echo(f"{duplicates.n_groups} groups among {duplicates.n_images} pictures{by}")
 
 
 def run_compare(pair: Sequence[str], url: str, library: str, models: list[str] | None) -> None:
@@ -60,7 +60,7 @@ def run_compare(pair: Sequence[str], url: str, library: str, models: list[str] |
         pair: Files, or ids of stored images.
         url: The service.
         library: Whose models are asked, and whose images they are.
-        models: Of them; None for all.
+        models: Which of them; None for all.
 
     Raises:
         UsageError: One is neither a file nor an id.
@@ -73,9 +73,11 @@ def run_compare(pair: Sequence[str], url: str, library: str, models: list[str] |
             raise click.UsageError(f"{one!r} is neither a file nor the id of an image")
     query = read_as(CompareQuery, library=library, models=models, image_ids=ids)
     with Client(url) as client:
-        found = client.compare(query, [file.read_bytes() for file in files])
-    rows = [(name, f"{one.distance:.3f}", f"{one.score:.3f}") for name, one in found.models.items()]
-    print_table(("model", "distance", "score"), [*rows, ("combined", "", f"{found.score:.3f}")])
+        compared = client.compare(query, [file.read_bytes() for file in files])
+    rows = [
+        (name, f"{one.distance:.3f}", f"{one.score:.3f}") for name, one in compared.models.items()
+    ]
+    print_table(("model", "distance", "score"), [*rows, ("combined", "", f"{compared.score:.3f}")])
 
 
 def _names(client: Client, group: Sequence[str], library: str) -> tuple[str, str]:

@@ -1,142 +1,129 @@
-"""`twinlens libraries …`: what can be said. What is done is in `editions`, imported when used."""
+"""What `twinlens libraries …` does: lists, changes and removes the libraries of a service."""
 
-# ruff: noqa: PLC0415 (imports wait until they are used, so that --help takes 60 ms)
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from twinlens.cli.parameters import NamedNumber, read_as, url_option
-from twinlens.cli.service.addresses import DEFAULT_URL
+from twinlens.cli.errors import CommandFailed
+from twinlens.cli.show.tables import print_table
+from twinlens.cli.upload.index import INTERRUPTED
+from twinlens.cli.upload.tracking import Totals, follow
+from twinlens.shared.libraries import Index, Library
 
-
-def _group_url(ctx: click.Context, param: click.Parameter, value: str | None) -> str:  # noqa: ARG001 (click passes it)
-    assert ctx.parent is not None
-    return value or ctx.parent.params["url"]
-
-
-# As well behind the word as before it; either way the same service.
-service_option = click.option(
-    "--url", callback=_group_url, show_default=DEFAULT_URL, help="The service."
-)
-name_argument = click.argument("name")
-
-
-@click.group(invoke_without_command=True)
-@url_option
-@click.pass_context
-def libraries(ctx: click.Context, url: str) -> None:
-    """List the libraries; create, change and remove them."""
-    if ctx.invoked_subcommand is not None:
-        return
-    from twinlens.cli.show import editions
+if TYPE_CHECKING:
     from twinlens.client.client import Client
-
-    with Client(url) as client:
-        editions.show_libraries(client)
+    from twinlens.shared.answers import JobAnswer, LibraryPlan, Stats
 
 
-@libraries.command("set", short_help="Create or change a library.")
-@name_argument
-@click.option(
-    "--model",
-    "models",
-    multiple=True,
-    required=True,
-    metavar="NAME[@VERSION]",
-    help="Each of them.",
-)
-@click.option(
-    "--weight", "weights", multiple=True, type=NamedNumber(), help="In the fusion, of a model."
-)
-@click.option(
-    "--metric",
-    type=str.upper,
-    metavar="METRIC",
-    help="L2, IP or COSINE.  [default: of the models' cards]",
-)
-@click.option(
-    "--index",
-    "type_",
-    default="AUTO",
-    show_default=True,
-    type=str.upper,
-    metavar="TYPE",
-    help="Of float vectors: FLAT, HNSW, IVF_FLAT, …",
-)
-@click.option(
-    "--param",
-    "params",
-    multiple=True,
-    type=NamedNumber(),
-    help="Of the index or its search, by Milvus' names: M=16.",
-)
-@click.option(
-    "--recall",
-    type=float,
-    metavar="SHARE",
-    help="Of the 10 nearest, what HNSW is to find.  [default: 0.98]",
-)
-@click.option(
-    "--vector",
-    default="FLOAT32",
-    show_default=True,
-    type=str.upper,
-    metavar="KIND",
-    help="FLOAT16 takes half the memory; not on Milvus 2.3.",
-)
-@click.option("--no-wait", is_flag=True, help="Print the job's id, and leave it to the service.")
-@service_option
-def set_library(
-    name: str,
-    url: str,
-    no_wait: bool,
-    type_: str,
-    params: tuple[tuple[str, float], ...],
-    recall: float | None,
-    vector: str,
-    weights: tuple[tuple[str, float], ...],
-    **plan: Any,
+def show_libraries(client: Client) -> None:
+    """Lists the libraries, and the changes that are under way."""
+    stats = client.stats()
+    rows = [
+        (
+            library.name,
+            _n_images(stats, library),
+            ", ".join(library.models),
+            library.metric or "of the models",
+            _index_text(library.index),
+            _next_text(library),
+        )
+        for library in client.libraries()
+    ]
+    print_table(("library", "images", "models", "metric", "index", "being built"), rows)
+
+
+def change_library(
+    client: Client, name: str, plan: LibraryPlan, *, is_followed: bool = True
 ) -> None:
-    """Create library NAME, or change it.
+    """Creates or changes a library, and waits until the plan holds.
 
-    What is not said here is as by default, whatever it was before.
+    Args:
+        client: The service.
+        name: The library's.
+        plan: What it is to be.
+        is_followed: Whether to wait; else the id of the job is printed, if there is one.
 
-    Stored pictures are embedded anew where that is needed. Searches go on as they were until it is
-    done.
+    Raises:
+        CommandFailed: The service refuses the plan, or is not there.
+        Exit: The library stays as it was, or the user interrupted.
     """
-    from twinlens.cli.show import editions
-    from twinlens.cli.upload.index import OUTAGE_S
-    from twinlens.client.client import Client
-    from twinlens.shared.answers import LibraryPlan
-
-    index = {"type": type_, "params": dict(params), "recall": recall, "vector": vector}
-    wanted = read_as(LibraryPlan, weights=dict(weights), index=index, **plan)
-    with Client(url, outage_s=OUTAGE_S) as client:
-        editions.change_library(client, name, wanted, is_followed=not no_wait)
-
-
-@libraries.command(short_help="Undo a change of a library, or give it up.")
-@name_argument
-@service_option
-def rollback(name: str, url: str) -> None:
-    """Give up a change of NAME that is being made; without one, go back to what it was before."""
-    from twinlens.cli.show import editions
-    from twinlens.client.client import Client
-
-    with Client(url) as client:
-        editions.roll_back(client, name)
+    made = client.put_library(name, plan)
+    if not isinstance(made, Library):
+        if not is_followed:
+            click.echo(made.id)
+            return
+        _follow(client, made)
+        made = client.library(name)
+    _print_models(client, made)
 
 
-@libraries.command()
-@name_argument
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@service_option
-def remove(name: str, yes: bool, url: str) -> None:
-    """Remove a library with all of its images."""
-    from twinlens.cli.show import editions
-    from twinlens.client.client import Client
+def roll_back(client: Client, name: str) -> None:
+    """Makes a library what it was before.
 
-    with Client(url) as client:
-        editions.remove_library(client, name, is_asked=not yes)
+    Raises:
+        CommandFailed: There is nothing to go back to, or no such library.
+    """
+    _print_models(client, client.roll_back(name))
+
+
+def remove_library(client: Client, name: str, *, is_asked: bool) -> None:
+    """Removes a library, and waits until its pictures are gone.
+
+    Args:
+        client: The service.
+        name: The library's.
+        is_asked: Whether the user is asked first.
+
+    Raises:
+        CommandFailed: There is none, or it stays.
+        Abort: The user says no.
+    """
+    if is_asked:
+        n_images = _n_images(client.stats(), client.library(name))
+        click.confirm(f"Remove {name} at {client.url} with its {n_images} images?", abort=True)
+    job = client.wait(client.remove_library(name))
+    if job.status != "succeeded":
+        reason = job.error.detail if job.error else "no reason is known"
+        raise CommandFailed(f"the removal of {name} {job.status}: {reason}")
+    click.echo(f"removed {name}")
+
+
+def _follow(client: Client, job: JobAnswer) -> None:
+    totals = Totals()
+    try:
+        follow(client, job, totals)
+    except KeyboardInterrupt:
+        click.echo(
+            f"interrupted; job {job.id} goes on. See it with `twinlens jobs {job.id}`, or cancel"
+            f" it with `twinlens libraries rollback {job.library}`.",
+            err=True,
+        )
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    if totals.failures:
+        click.echo(f"library {job.library} stays as it was", err=True)
+        for line in totals.failures:
+            click.echo(f"  {line}", err=True)
+        raise click.exceptions.Exit(1)
+
+
+def _print_models(client: Client, library: Library) -> None:
+    click.echo(f"library {library.name} at {client.url} now has {', '.join(library.models)}")
+
+
+def _n_images(stats: Stats, library: Library) -> str:
+    # One that was made a moment ago is not counted.
+    counted = stats.libraries.get(library.name)
+    return str(counted.images) if counted else "0"
+
+
+def _index_text(index: Index) -> str:
+    params = (f"{name}={value:g}" for name, value in index.params.items())
+    return " ".join((index.type, *params, index.vector))
+
+
+def _next_text(library: Library) -> str:
+    if library.next is None:
+        return ""
+    return f"{', '.join(library.next.models)}, by job {library.next.job_id}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 FRESH_S = 5
 
 
-def read_query(**options: Any) -> SearchQuery:
-    """Makes a query of options, by the names of its fields.
+def read_query(**options: object) -> SearchQuery:
+    """Makes a query from options, which have the names of its fields.
 
     Raises:
         click.UsageError: One is not valid.
@@ -54,12 +54,12 @@ def run_search(
     """Searches with pictures or with words, and shows what was found.
 
     Args:
-        files: Pictures of what is looked for, if the query has no text.
-        unlike: Pictures of what is not.
+        files: Pictures of what to find, if the query has no text.
+        unlike: Pictures of what to avoid.
         query: What is asked.
         url: The service.
         save: Where a contact sheet goes, if anywhere. It shows the first picture as the query.
-        is_opened: The contact sheet is shown as well.
+        is_opened: Whether the contact sheet is opened as well.
 
     Raises:
         CommandFailed: The service refuses a picture or the query, or is not there.

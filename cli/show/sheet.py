@@ -27,7 +27,7 @@ PAPER, INK, FADED, RULE = "white", "#1a1a1a", "#6b6b6b", "#dddddd"
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture with two lines below it: its name, and what is said of it."""
+    """A picture with two lines below it: its name, and a caption."""
 
     thumbnail: bytes
     name: str

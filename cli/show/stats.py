@@ -1,4 +1,4 @@
-"""`twinlens stats`: who works, how fast, what waits, and how many workers it would take."""
+"""`twinlens stats`: the workers, their speed, what is waiting, and how many workers it takes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def show_stats(url: str) -> None:
     columns = ("worker", "lanes", "pictures", "pictures/s", "tasks/s", "Milvus")
     print_table(columns, [_worker_row(worker) for worker in stats.workers])
     print_table(("library", "images"), [(n, str(o.images)) for n, o in stats.libraries.items()])
-    for line in _told(stats):
+    for line in _backlog_lines(stats):
         click.echo(line)
 
 
@@ -36,7 +36,7 @@ def _worker_row(worker: WorkerStatus) -> tuple[str, ...]:
     )
 
 
-def _told(stats: Stats) -> list[str]:
+def _backlog_lines(stats: Stats) -> list[str]:
     waiting = ", ".join(f"{n} in {name}" for name, n in stats.queues.items())
     backlog = stats.backlog
     lines = [

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None
 ) -> None:
-    """Prints a table. Nothing is cut off, however narrow the terminal is: ids are to be copied."""
+    """Prints a table. Nothing is cut off in a narrow terminal, so that ids can be copied."""
     table = Table(title=title, box=SIMPLE)
     for column in columns:
         table.add_column(column, no_wrap=True)

@@ -58,22 +58,22 @@ class Annotations:
         self._by_name = by_name
 
     def of(self, path: PurePath) -> Metadata:
-        """Returns a picture's metadata; none of one that the file does not name.
+        """Returns a picture's metadata, which is empty if the file does not name it.
 
-        A file name of COCO may have folders: the longest end of the path that is known counts.
+        COCO file names may have folders: the longest known end of the path counts.
         """
         for start in range(len(path.parts)):
-            found = self._by_name.get("/".join(path.parts[start:]))
-            if found is not None:
-                return found
+            metadata = self._by_name.get("/".join(path.parts[start:]))
+            if metadata is not None:
+                return metadata
         return {}
 
 
 def read_coco(path: Path) -> Annotations:
-    """Reads a COCO file of instances, and keeps the metadata of each picture alone.
+    """Reads a COCO file of instances, and keeps only the metadata of each picture.
 
     Raises:
-        CommandFailed: It cannot be read, or is no such file.
+        CommandFailed: It cannot be read, or is not such a file.
     """
     try:
         return Annotations(_metadata_of(_INSTANCES.validate_json(path.read_bytes()), path))
@@ -84,7 +84,7 @@ def read_coco(path: Path) -> Annotations:
         place = ".".join(map(str, first["loc"]))
         reason = f"{place}: {first['msg']}" if place else first["msg"]
         raise CommandFailed(
-            f"{path} is no COCO file of instances ({reason}); it needs images (id, file_name),"
+            f"{path} is not a COCO file of instances ({reason}); it needs images (id, file_name),"
             " annotations (image_id, category_id) and categories (id, name)"
         ) from None
 
@@ -95,7 +95,7 @@ def _metadata_of(coco: _Instances, path: Path) -> dict[str, Metadata]:
     for annotation in coco.annotations:
         if annotation.category_id not in categories:
             raise CommandFailed(
-                f"{path} is not whole: an annotation of image {annotation.image_id} has the"
+                f"{path} is incomplete: an annotation of image {annotation.image_id} has the"
                 f" category {annotation.category_id}, which its categories lack"
             )
         seen[annotation.image_id].add(annotation.category_id)
@@ -105,11 +105,11 @@ def _metadata_of(coco: _Instances, path: Path) -> dict[str, Metadata]:
     }
 
 
-def _metadata(image_id: int, found: list[_Category]) -> Metadata:
+def _metadata(image_id: int, categories: list[_Category]) -> Metadata:
     metadata: Metadata = {"coco_id": image_id}
-    if found:
-        metadata["categories"] = sorted({category.name for category in found})
-    supercategories = {category.supercategory for category in found} - {""}
+    if categories:
+        metadata["categories"] = sorted({category.name for category in categories})
+    supercategories = {category.supercategory for category in categories} - {""}
     if supercategories:
         metadata["supercategories"] = sorted(supercategories)
     return metadata

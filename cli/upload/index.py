@@ -1,9 +1,9 @@
 """`twinlens index`: uploads pictures, and waits until they can be found.
 
-    sources ─▶ batches ─▶ on threads: read, hash, ask what is missing, upload ─▶ jobs ─▶ totals
+    files ─▶ batches ─▶ on threads: read, hash, ask what is missing, upload ─▶ jobs ─▶ totals
 
-Nothing is noted on this side: what the service has already is not sent again, so a command that
-was broken off goes on where it stopped when it is run again.
+Nothing is noted on this side: what the service already has is not sent again, so a command that
+was interrupted goes on where it stopped when it is run again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from twinlens.cli.errors import CommandFailed
 from twinlens.cli.upload.coco import Annotations, read_coco
 from twinlens.cli.upload.parallel import run_parallel
 from twinlens.cli.upload.plan import Plan, make_batches
-from twinlens.cli.upload.sending import Sender, Sent
+from twinlens.cli.upload.sending import Sender, SentBatch
 from twinlens.cli.upload.tracking import MAX_SHOWN_FAILURES, Bars, Totals, Tracker
 from twinlens.client.client import Client
 from twinlens.client.errors import RequestFailed
@@ -36,11 +36,11 @@ INTERRUPTED = 130  # 128 and SIGINT, as shells have it
 def run_index(
     paths: Sequence[Path], url: str, library: str, n_threads: int, coco: Path | None
 ) -> None:
-    """Uploads, waits, and tells what became of it.
+    """Uploads, waits, and prints what became of the pictures.
 
     Raises:
-        CommandFailed: The service is not there, or the paths or the annotations cannot be read.
-        Exit: A picture failed, or the user broke off.
+        CommandFailed: The service does not answer, or the paths or annotations cannot be read.
+        Exit: A picture failed, or the user interrupted.
     """
     totals = Totals()
     try:
@@ -50,13 +50,13 @@ def run_index(
             annotations = None if coco is None else read_coco(coco)
             upload(client, paths, library, n_threads, annotations, totals)
     except KeyboardInterrupt:
-        _tell_broken_off(totals)
+        _print_interrupted(totals)
         raise click.exceptions.Exit(INTERRUPTED) from None
     except (CommandFailed, RequestFailed):
         if totals.took_s:
-            _tell_broken_off(totals)
+            _print_interrupted(totals)
         raise
-    _tell(totals)
+    _print_totals(totals)
     if totals.n_failed:
         raise click.exceptions.Exit(1)
 
@@ -73,11 +73,11 @@ def upload(
 
     Args:
         client: The service.
-        paths: Folders, pictures, archives.
+        paths: Folders, pictures and archives.
         library: Where they go.
         n_threads: How many uploads run at the same time.
         annotations: Metadata of the pictures. With them, zip archives are read on this side.
-        totals: Where it is counted, so that it is known if this ends with an error.
+        totals: Where the pictures are counted; kept if this ends with an error.
 
     Raises:
         CommandFailed: There is nothing to upload, or the service does not answer as it should.
@@ -99,14 +99,14 @@ def upload(
     return totals
 
 
-def _tasks(plan: Plan, sender: Sender, totals: Totals) -> Iterator[Callable[[], Sent]]:
+def _tasks(plan: Plan, sender: Sender, totals: Totals) -> Iterator[Callable[[], SentBatch]]:
     for archive in plan.archives:
         yield partial(sender.send_archive, archive)
-    for batch in make_batches(plan.sources(on_error=totals.fail_file)):
+    for batch in make_batches(plan.pictures(on_error=totals.fail_file)):
         yield partial(sender.send_batch, batch)
 
 
-def _count(sent: Sent, totals: Totals, tracker: Tracker) -> None:
+def _count(sent: SentBatch, totals: Totals, tracker: Tracker) -> None:
     totals.n_there += sent.n_there
     for failure in sent.failures:
         totals.fail(failure.name, failure.reason)
@@ -115,7 +115,7 @@ def _count(sent: Sent, totals: Totals, tracker: Tracker) -> None:
     tracker.look()
 
 
-def _tell(totals: Totals) -> None:
+def _print_totals(totals: Totals) -> None:
     click.echo(str(totals))
     for line in totals.failures:
         click.echo(f"  {line}", err=True)
@@ -123,10 +123,10 @@ def _tell(totals: Totals) -> None:
         click.echo(f"  … and {totals.n_failed - MAX_SHOWN_FAILURES} more", err=True)
 
 
-def _tell_broken_off(totals: Totals) -> None:
-    _tell(totals)
+def _print_interrupted(totals: Totals) -> None:
+    _print_totals(totals)
     click.echo(
-        f"broken off; {totals.n_waiting} more are uploaded and go on being indexed. Run the same"
-        " command again: it uploads what is not there yet.",
+        f"interrupted; {totals.n_waiting} more are uploaded and will still be indexed. Run the same"
+        " command again to upload the rest.",
         err=True,
     )

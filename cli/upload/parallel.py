@@ -1,4 +1,4 @@
-"""A few tasks at a time, of any number."""
+"""Runs any number of tasks, a few at a time."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ Result = TypeVar("Result")
 
 
 def run_parallel(tasks: Iterable[Callable[[], Result]], n_threads: int) -> Iterator[Result]:
-    """Runs tasks on threads, and gives what they return as it comes.
+    """Runs tasks on threads, and gives their results as they come.
 
-    Tasks are taken as they are needed: at most two a thread are held.
+    Tasks are taken as they are needed: at most two per thread are held.
 
     Args:
         tasks: Functions of no arguments.
         n_threads: How many run at the same time.
 
     Raises:
-        Exception: What the first task that failed has raised. The rest is not begun.
+        Exception: What the first task that failed raised. The rest is not started.
     """
     waiting: SimpleQueue[Callable[[], Result] | None] = SimpleQueue()
     ended: SimpleQueue[tuple[Result] | Exception] = SimpleQueue()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from twinlens.cli.errors import CommandFailed
-from twinlens.cli.upload.sources import (
-    Source,
-    file_source,
+from twinlens.cli.upload.files import (
+    PictureFile,
     find_archives,
     find_pictures,
     nothing_in,
+    picture_on_disk,
+    pictures_in_zip,
     size_of,
-    zip_sources,
 )
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ class Plan:
     """What is uploaded: archives as they are, everything else picture by picture."""
 
     def __init__(self, paths: Sequence[Path], annotations: Annotations | None) -> None:
-        """Looks at no folder yet.
+        """Does not look into any folder yet.
 
         Args:
             paths: Folders, pictures and archives.
-            annotations: If there are any, zip archives are read picture by picture too.
+            annotations: With these, zip archives are read picture by picture too.
 
         Raises:
-            CommandFailed: There are annotations, and archives that cannot be read so.
+            CommandFailed: There are annotations, and archives that cannot be read like this.
         """
         self._paths = paths
         self._annotations = annotations
@@ -56,16 +56,16 @@ class Plan:
                 f"--coco takes folders, pictures and zip archives; unpack {self.archives[0]} first"
             )
 
-    def sources(self, on_error: Callable[[OSError], None]) -> Iterator[Source]:
-        """Gives the pictures, in the same order each time while nothing changes.
+    def pictures(self, on_error: Callable[[OSError], None]) -> Iterator[PictureFile]:
+        """Gives the pictures, in the same order each time as long as nothing changes.
 
         Args:
-            on_error: Told of folders that cannot be read.
+            on_error: Called with the error of each folder that cannot be read.
         """
         for path in find_pictures(self._paths, on_error):
-            yield file_source(path)
+            yield picture_on_disk(path)
         for path in self._zips:
-            yield from zip_sources(path)
+            yield from pictures_in_zip(path)
 
     def measure(self) -> Size:
         """Returns how much there is.
@@ -76,10 +76,10 @@ class Plan:
         n_pictures = n_annotated = 0
         n_bytes = sum(map(size_of, self.archives))
         errors: list[OSError] = []
-        for source in self.sources(errors.append):
+        for picture in self.pictures(errors.append):
             n_pictures += 1
-            n_bytes += source.n_bytes
-            n_annotated += bool(self._annotations and self._annotations.of(source.path))
+            n_bytes += picture.n_bytes
+            n_annotated += bool(self._annotations and self._annotations.of(picture.path))
         if not n_pictures and not self.archives:
             raise nothing_in(self._paths, *errors)
         if self._annotations and not n_annotated:
@@ -91,18 +91,18 @@ class Plan:
 
 
 def make_batches(
-    sources: Iterable[Source],
+    pictures: Iterable[PictureFile],
     max_files: int = MAX_BATCH_FILES,
     max_bytes: int = MAX_BATCH_BYTES,
-) -> Iterator[list[Source]]:
-    """Groups pictures under both limits; a larger one goes alone."""
-    batch: list[Source] = []
+) -> Iterator[list[PictureFile]]:
+    """Groups pictures within both limits; a larger one goes alone."""
+    batch: list[PictureFile] = []
     n_bytes = 0
-    for source in sources:
-        if batch and (len(batch) == max_files or n_bytes + source.n_bytes > max_bytes):
+    for picture in pictures:
+        if batch and (len(batch) == max_files or n_bytes + picture.n_bytes > max_bytes):
             yield batch
             batch, n_bytes = [], 0
-        batch.append(source)
-        n_bytes += source.n_bytes
+        batch.append(picture)
+        n_bytes += picture.n_bytes
     if batch:
         yield batch

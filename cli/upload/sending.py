@@ -1,12 +1,12 @@
-"""Sends batches and archives, and says what came of each. Several threads do so at a time."""
+"""Sends batches and archives, and reports the outcome of each. Several threads do so at a time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from twinlens.cli.upload.sources import Source, Unreadable, archive_type
-from twinlens.client.client import Client, Picture
+from twinlens.cli.upload.files import PictureFile, Unreadable, archive_type
+from twinlens.client.client import Client, Upload
 from twinlens.client.errors import UploadRefused
 from twinlens.shared.blobs import image_id_of
 
@@ -26,8 +26,8 @@ class Failure(NamedTuple):
 
 
 @dataclass
-class Sent:
-    """What came of a batch or an archive; no job if there was nothing to send."""
+class SentBatch:
+    """The outcome of a batch or an archive; without a job if there was nothing to send."""
 
     job: JobAnswer | None = None
     is_archive: bool = False
@@ -43,7 +43,7 @@ class Sender:
         client: The service.
         library: The library's name.
         annotations: Metadata of the pictures.
-        on_read: Told how many bytes were read, again and again, by any thread.
+        on_read: Called from any thread with the number of bytes that were just read.
     """
 
     client: Client
@@ -51,34 +51,34 @@ class Sender:
     annotations: Annotations | None
     on_read: Callable[[int], None]
 
-    def send_batch(self, batch: Sequence[Source]) -> Sent:
-        """Uploads what the library does not have of a batch."""
-        sent = Sent()
-        pictures = self._read(batch, sent)
-        ids = [image_id_of(picture.content) for picture in pictures]
+    def send_batch(self, batch: Sequence[PictureFile]) -> SentBatch:
+        """Uploads those pictures of a batch that the library does not have."""
+        sent = SentBatch()
+        uploads = self._read(batch, sent)
+        ids = [image_id_of(upload.content) for upload in uploads]
         missing = set(self.client.missing(ids, self.library)) if ids else set()
-        new = [one for one, id_ in zip(pictures, ids, strict=True) if id_ in missing]
-        sent.n_there = len(pictures) - len(new)
+        new = [one for one, id_ in zip(uploads, ids, strict=True) if id_ in missing]
+        sent.n_there = len(uploads) - len(new)
         if new:
             sent.job = self.client.add_pictures(new, self.library)
-        self.on_read(sum(source.n_bytes for source in batch))
+        self.on_read(sum(file.n_bytes for file in batch))
         return sent
 
-    def send_archive(self, path: Path) -> Sent:
+    def send_archive(self, path: Path) -> SentBatch:
         """Uploads an archive as it is."""
         media_type = archive_type(path) or ""
         try:
             job = self.client.add_archive(path, media_type, self.library, self.on_read)
         except UploadRefused as error:
-            return Sent(failures=[Failure(str(path), str(error))])
-        return Sent(job, is_archive=True)
+            return SentBatch(failures=[Failure(str(path), str(error))])
+        return SentBatch(job, is_archive=True)
 
-    def _read(self, batch: Sequence[Source], sent: Sent) -> list[Picture]:
-        pictures = []
-        for source in batch:
-            metadata = self.annotations.of(source.path) if self.annotations else {}
+    def _read(self, batch: Sequence[PictureFile], sent: SentBatch) -> list[Upload]:
+        uploads = []
+        for file in batch:
+            metadata = self.annotations.of(file.path) if self.annotations else {}
             try:
-                pictures.append(Picture(source.name, source.read(), metadata))
+                uploads.append(Upload(file.name, file.read(), metadata))
             except Unreadable as error:
-                sent.failures.append(Failure(str(source.path), str(error)))
-        return pictures
+                sent.failures.append(Failure(str(file.path), str(error)))
+        return uploads

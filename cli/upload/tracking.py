@@ -1,4 +1,4 @@
-"""What became of the pictures: counts, bars, and the jobs that are not ended yet."""
+"""What became of the pictures: counts, bars, and the jobs that have not ended yet."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Totals:
     n_indexed: int = 0
     n_there: int = 0
     n_failed: int = 0
-    n_waiting: int = 0  # accepted, when it was broken off
+    n_waiting: int = 0  # accepted but not done, when it was interrupted
     failures: list[str] = field(default_factory=list)
     took_s: float = 0.0
 
@@ -41,7 +41,7 @@ class Totals:
         return (self.n_indexed + self.n_there) / self.took_s if self.took_s else 0.0
 
     def fail(self, name: str, reason: str) -> None:
-        """Counts a picture that failed; the first are kept to be shown."""
+        """Counts a picture that failed; the first ones are kept, to be shown."""
         self.n_failed += 1
         if len(self.failures) < MAX_SHOWN_FAILURES:
             self.failures.append(f"{name}: {reason}")
@@ -61,7 +61,7 @@ class Bars:
     """What was read, in MB, and how many pictures are done, of those known so far."""
 
     def __init__(self, n_bytes: int | None) -> None:
-        """Begins at nothing; where nothing is read, the first bar is not shown."""
+        """Begins at zero; if nothing is read, the first bar is not shown."""
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -97,7 +97,7 @@ class Bars:
 
 @dataclass
 class _Open:
-    """A job that has not ended, as far as we know; of an archive no picture was counted before."""
+    """A job that has not ended, as far as we know. Pictures in archives were not counted before."""
 
     job: JobAnswer
     is_archive: bool
@@ -114,7 +114,7 @@ class _Open:
 
 
 class Tracker:
-    """Follows jobs in the order that they were accepted in, and counts what they end with."""
+    """Follows jobs in the order in which they were accepted, and counts their outcomes."""
 
     def __init__(self, client: Client, totals: Totals, bars: Bars, n_pictures: int) -> None:
         """Begins with no job.
@@ -133,7 +133,7 @@ class Tracker:
 
     @property
     def n_waiting(self) -> int:
-        """How many pictures are accepted, and not known to be done."""
+        """How many pictures are accepted, but not known to be done."""
         return sum(one.n_pictures - one.n_seen for one in self._open)
 
     def add(self, job: JobAnswer, *, is_archive: bool) -> None:
@@ -186,7 +186,7 @@ class Tracker:
 
 
 def follow(client: Client, job: JobAnswer, totals: Totals) -> None:
-    """Shows a bar of the pictures of a job until it has ended, and counts what it ends with."""
+    """Shows a bar of a job's pictures until it has ended, and counts the outcome."""
     with Bars(n_bytes=None) as bars:
         tracker = Tracker(client, totals, bars, n_pictures=0)
         # Its pictures were not counted before, like those of an archive.

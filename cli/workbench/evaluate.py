@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from twinlens.cli.errors import CommandFailed
-from twinlens.cli.show.editions import change_library
+from twinlens.cli.show.libraries import change_library
 from twinlens.cli.show.sheet import MAX_COLUMNS, Cell, draw_sheet
 from twinlens.cli.show.tables import print_table
+from twinlens.cli.upload.files import find_files
 from twinlens.cli.upload.index import OUTAGE_S
-from twinlens.cli.upload.sources import find_files
 from twinlens.client.client import Client
 from twinlens.models.calibration import calibrate, measure_model, prior_of
 from twinlens.models.pictures import thumbnail
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from twinlens.models.session import Embedder
     from twinlens.models.workbench.evaluate import Contender, Recommendation
 
-# Of the best, whose figures by source are printed too.
+# How many of the best have their figures by source printed too.
 N_BY_SOURCE = 8
 # Pictures that a model is calibrated on: two million pairs.
 N_CALIBRATED = 2_000
@@ -54,7 +54,7 @@ def run_evaluate(
         report: The HTML file.
 
     Returns:
-        A function of a service's URL and a library, which makes what is recommended its plan.
+        A function of a service's URL and a library, which makes the recommendation its plan.
 
     Raises:
         CommandFailed: The report cannot be written.
@@ -67,26 +67,29 @@ def run_evaluate(
         embedded = embed_all(embedders, files, kept, on_progress)
     with _progress("edited copies", min(N_EDITED, len(files)) * len(EDITS)) as on_progress:
         edits = embed_edits(embedders, embedded, kept, on_progress)
-    found = evaluate(embedded, pictures, edits)
+    evaluation = evaluate(embedded, pictures, edits)
     print_table(
         ("models", "mAP", "95 %", "P@1", "P@5", "edits @1", "gain", "95 %"),
-        [_row(contender) for contender in found.contenders],
-        f"{found.n_queries} queries of {found.n_query_labels} labels, {found.n_pictures} pictures",
+        [_row(contender) for contender in evaluation.contenders],
+        f"{evaluation.n_queries} queries of {evaluation.n_query_labels} labels,"
+        f" {evaluation.n_pictures} pictures",
     )
-    _print_sources(found.contenders)
+    _print_sources(evaluation.contenders)
     # Two labels at least, or the list would have been refused; but not all may be embedded.
-    if found.rare_shares:
-        shares = ", ".join(f"{name} {share:.2%}" for name, share in found.rare_shares.items())
-        click.echo(f"of pairs of different labels, these score {RARE_SCORE} or more: {shares}")
-    click.echo(found.recommendation.sentence)
+    if evaluation.rare_shares:
+        shares = ", ".join(f"{name} {share:.2%}" for name, share in evaluation.rare_shares.items())
+        click.echo(f"pairs of different labels that score {RARE_SCORE} or more: {shares}")
+    click.echo(evaluation.recommendation.sentence)
     try:
-        report.write_text(render_report(found, embedded, pictures, labels.name), encoding="utf-8")
+        report.write_text(
+            render_report(evaluation, embedded, pictures, labels.name), encoding="utf-8"
+        )
     except OSError as error:
         raise CommandFailed(f"cannot write {report}: {error.strerror}") from error
     click.echo(f"report: {report}")
 
     def apply(url: str, library: str) -> None:
-        _apply(found.recommendation, embedders, url, library)
+        _apply(evaluation.recommendation, embedders, url, library)
 
     return apply
 
@@ -103,15 +106,15 @@ def run_compare(
     files = [query, *(path for path in find_files([folder]).pictures if path != query)]
     with _progress("embedding", len(files)) as on_progress:
         embedded = embed_all(embedders, files, EmbeddingCache(cache), on_progress)
-    found = compare_rankings(embedded, query, MAX_COLUMNS)
+    compared = compare_rankings(embedded, query, MAX_COLUMNS)
     rows = [
-        (str(place + 1), *(_hit_text(found, model, place) for model in found.rankings))
-        for place in range(max(len(ranking) for ranking in found.rankings.values()))
+        (str(place + 1), *(_hit_text(compared, model, place) for model in compared.rankings))
+        for place in range(max(len(ranking) for ranking in compared.rankings.values()))
     ]
-    print_table(("#", *found.rankings), rows)
-    click.echo(_agreement(found))
+    print_table(("#", *compared.rankings), rows)
+    click.echo(_agreement(compared))
     try:
-        draw_sheet(query.read_bytes(), _agreement(found), _cells(found)).save(save, "PNG")
+        draw_sheet(query.read_bytes(), _agreement(compared), _cells(compared)).save(save, "PNG")
     except OSError as error:
         raise CommandFailed(f"cannot write {save}: {error.strerror}") from error
     click.echo(f"saved {save}")
@@ -122,9 +125,9 @@ def run_calibrate(registry: Registry, ref: str, photos: Path, cache: Path) -> No
 
     Args:
         registry: The models.
-        ref: Which.
-        photos: A folder, or a CSV of `file` and `label`. With labels it is known which pairs are
-            unrelated; without them the exponent stays, and little rests on few pictures.
+        ref: Which model.
+        photos: A folder, or a CSV of `file` and `label`. Labels say which pairs are unrelated;
+            without them the exponent stays, and few pictures change little.
         cache: Keeps embeddings.
 
     Raises:
@@ -140,14 +143,14 @@ def run_calibrate(registry: Registry, ref: str, photos: Path, cache: Path) -> No
     [rows] = embedded.rows.values()
     if pictures:
         try:
-            found = measure_model(rows, label_codes(embedded, pictures))
+            calibration = measure_model(rows, label_codes(embedded, pictures))
         except ValueError as error:
             raise CommandFailed(str(error)) from error
     else:
-        found = calibrate(rows, prior_of(embedder.card))
-    registry.rewrite(embedder.card.model_copy(update={"calibration": found}))
-    click.echo(f"the card of {embedder.card.ref} has now:\n[calibration]")
-    for name, value in found.model_dump(mode="json").items():
+        calibration = calibrate(rows, prior_of(embedder.card))
+    registry.rewrite(embedder.card.model_copy(update={"calibration": calibration}))
+    click.echo(f"the card of {embedder.card.ref} now has:\n[calibration]")
+    for name, value in calibration.model_dump(mode="json").items():
         click.echo(f"{name} = {value}")
 
 
@@ -195,17 +198,17 @@ def _apply(
     with Client(url, outage_s=OUTAGE_S) as client:
         for there in client.libraries():
             if there.name == library:
-                # Nothing was measured that says they should be others.
+                # Nothing that was measured says that these should change.
                 plan = plan.model_copy(update={"metric": there.metric, "index": there.index})
         change_library(client, library, plan)
 
 
-def _hit_text(found: ComparedRankings, model: str, place: int) -> str:
-    hits = found.rankings[model][place : place + 1]
+def _hit_text(compared: ComparedRankings, model: str, place: int) -> str:
+    hits = compared.rankings[model][place : place + 1]
     return "".join(f"{hit.path.name}  {hit.distance:.3f}" for hit in hits)
 
 
-def _cells(found: ComparedRankings) -> dict[str, list[Cell]]:
+def _cells(compared: ComparedRankings) -> dict[str, list[Cell]]:
     return {
         model: [
             Cell(
@@ -215,20 +218,20 @@ def _cells(found: ComparedRankings) -> dict[str, list[Cell]]:
             )
             for rank, hit in enumerate(ranking, start=1)
         ]
-        for model, ranking in found.rankings.items()
+        for model, ranking in compared.rankings.items()
     }
 
 
-def _agreement(found: ComparedRankings) -> str:
-    line = f"overlap of the first {MAX_COLUMNS}: {found.overlap_at_k:.0%}"
-    if found.rank_correlation is not None:
-        line += f"; rank correlation over all pictures: {found.rank_correlation:.2f}"
+def _agreement(compared: ComparedRankings) -> str:
+    line = f"overlap of the first {MAX_COLUMNS}: {compared.overlap_at_k:.0%}"
+    if compared.rank_correlation is not None:
+        line += f"; rank correlation over all pictures: {compared.rank_correlation:.2f}"
     return line
 
 
 @contextmanager
 def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows a bar, and yields what moves it to a number of files."""
+    """Shows a bar, and yields a function that moves it to a number of files."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:

@@ -23,7 +23,7 @@ def build_model(ref: str) -> bytes:
         The ONNX file's bytes, the same at every call (with one version of onnx and protobuf).
 
     Raises:
-        ModelNotFound: no model of this name is shipped.
+        ModelNotFound: No model of this name is shipped.
     """
     if ref not in _BUILDERS:
         raise ModelNotFound(f"no shipped model is named {ref!r}; there are {sorted(_BUILDERS)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from twinlens.models.build.graph import (
     read_network,
 )
 from twinlens.models.build.lite import SMALLEST_NORM
+from twinlens.models.build.nodes import Attribute, make_node
 from twinlens.models.build.presets import PRESETS, Preprocessing, add_preprocessing
 from twinlens.models.build.surgery import PREFIX, add_prefix, convert_opset, cut_network, free_batch
 from twinlens.models.build.trial import (
@@ -68,7 +69,7 @@ class _Image:
     height_px: int
     width_px: int
 
-    def batch_of(self, picture: NDArray[np.float32]) -> NDArray[Any]:
+    def batch_of(self, picture: NDArray[np.float32]) -> NDArray[np.generic]:
         """One picture, as often as the network wants pictures, in its type."""
         dtype = helper.tensor_dtype_to_np_dtype(self.dtype)
         return np.ascontiguousarray(picture.repeat(self.n_batch or 1, axis=0), dtype)
@@ -78,7 +79,7 @@ class _Image:
 class _Features:
     """What the network gave of one picture, [1, dimension] or of rank 4, and how to pool it."""
 
-    values: NDArray[Any]
+    values: NDArray[np.floating]
     is_channels_last: bool
     pool: Pool
 
@@ -109,15 +110,15 @@ def adapt_graph(  # noqa: PLR0913 - each is an option of `models add`, and passe
     """Rewrites a network into the one form.
 
     Args:
-        model: an ONNX file with its weights inside (`read_network` takes them in). It takes one
+        model: An ONNX file with its weights inside (`read_network` takes them in). It takes one
             picture: float32, float16 or uint8 of rank 4 with 3 channels.
-        preprocessing: what the network wants done to pixels: one of `PRESETS`, or its own.
-        size_px: side of the picture, where the graph takes any size.
-        resample: how a picture is brought to that size.
-        fit: how one of another shape is.
-        crop_fraction: see `InputSpec`.
-        output: the tensor to take the embedding from, any of the graph; None for its only output.
-        pool: how [N, channels, height, width] becomes [N, channels]; "none" where the tensor is
+        preprocessing: What the network wants done to pixels: one of `PRESETS`, or your own.
+        size_px: The side of the picture, needed where the graph takes any size.
+        resample: The filter that resizes a picture to it.
+        fit: What is done with a picture of another shape.
+        crop_fraction: See `InputSpec`.
+        output: The tensor to take the embedding from; None for the graph's only output.
+        pool: How [N, channels, height, width] becomes [N, channels]; "none" where the tensor is
             [N, dimension], or height and width are 1.
 
     Returns:
@@ -125,10 +126,10 @@ def adapt_graph(  # noqa: PLR0913 - each is an option of `models add`, and passe
         float32 [N, dimension], each row of length 1.
 
     Raises:
-        ModelError: the graph cannot be rewritten like this; the message says what was found,
-            what was expected, and which option to pass.
-        ModelRefused: it was, but its vectors are not of length 1, or not those of the network
-            as it came, or depend on the other pictures of a batch.
+        ModelError: The graph cannot be rewritten like this; the message says what it is, what
+            was expected, and which option to pass.
+        ModelRefused: The rewritten graph's vectors are not of length 1, differ from those of the
+            original network, or depend on the other pictures of a batch.
     """
     network = parse_network(model)
     cut_network(network, output)
@@ -148,31 +149,31 @@ def adapt_graph(  # noqa: PLR0913 - each is an option of `models add`, and passe
 
 
 def _find_image(graph: GraphProto, preprocessing: Preprocessing, size_px: int | None) -> _Image:
-    found = f"{graph.output[0].name!r} is made of {describe(graph.input)}"
+    subject = f"{graph.output[0].name!r} is made of {describe(graph.input)}"
     if len(graph.input) != 1:
         raise ModelError(
-            f"{found}; one input, a picture, is expected. Pass --output with a tensor that is "
+            f"{subject}; one input, a picture, is expected. Pass --output with a tensor that is "
             "made of the picture alone"
         )
     value = graph.input[0]
     dtype, dims = value.type.tensor_type.elem_type, find_dims(value)
     if dtype not in _IMAGE_TYPES or dims is None or len(dims) != 4:
         raise ModelError(
-            f"{found}; a picture is expected: float, float16 or uint8 of rank 4. Export the "
+            f"{subject}; a picture is expected: float, float16 or uint8 of rank 4. Export the "
             "network with such an input"
         )
-    _check_channels(found, dims, preprocessing)
+    _check_channels(subject, dims, preprocessing)
     if dtype == TensorProto.UINT8 and not preprocessing.is_identity:
         raise ModelError(
-            f"{found}: bytes, so the arithmetic on pixels is inside already. Pass --scale 1 "
+            f"{subject}: bytes, so the arithmetic on pixels is inside already. Pass --scale 1 "
             "--mean 0,0,0 --std 1,1,1"
         )
     at = 2 if preprocessing.layout == "nchw" else 1
-    height, width = (_side(found, dim, size_px) for dim in dims[at : at + 2])
+    height, width = (_side(subject, dim, size_px) for dim in dims[at : at + 2])
     return _Image(value.name, dtype, dims[0], height, width)
 
 
-def _check_channels(found: str, dims: list[int], preprocessing: Preprocessing) -> None:
+def _check_channels(subject: str, dims: list[int], preprocessing: Preprocessing) -> None:
     at, other = (1, 3) if preprocessing.layout == "nchw" else (3, 1)
     if dims[at] in (0, 3):
         return
@@ -180,17 +181,17 @@ def _check_channels(found: str, dims: list[int], preprocessing: Preprocessing) -
     if dims[other] == 3:
         remedy = f"Pass --layout {'nhwc' if at == 1 else 'nchw'}"
     raise ModelError(
-        f"{found}; 3 channels are expected, in layout {preprocessing.layout} as dimension {at} "
+        f"{subject}; 3 channels are expected, in layout {preprocessing.layout} as dimension {at} "
         f"(from 0). {remedy}"
     )
 
 
-def _side(found: str, dim: int, size_px: int | None) -> int:
+def _side(subject: str, dim: int, size_px: int | None) -> int:
     if not dim and size_px is None:
-        raise ModelError(f"{found}, of any height or width: pass --size with the side in pixels")
+        raise ModelError(f"{subject}, of any height or width: pass --size with the side in pixels")
     if dim and size_px not in (None, dim):
         raise ModelError(
-            f"{found}, and --size {size_px} does not fit: leave it out, or export the network "
+            f"{subject}, and --size {size_px} does not fit: leave it out, or export the network "
             "with a free height and width"
         )
     return dim or size_px or 0
@@ -214,25 +215,25 @@ def _input_spec(image: _Image, resample: Resample, fit: Fit, crop_fraction: floa
 
 
 def _find_features(
-    graph: GraphProto, values: NDArray[Any], preprocessing: Preprocessing, pool: Pool
+    graph: GraphProto, values: NDArray[np.floating], preprocessing: Preprocessing, pool: Pool
 ) -> _Features:
     sides = list(values.shape[1:])
-    found = f"{graph.output[0].name!r} has shape {['N', *sides]}"
+    subject = f"{graph.output[0].name!r} has shape {['N', *sides]}"
     is_maps = len(sides) == 3
     if not is_maps and len(sides) != 1:
         raise ModelError(
-            f"{found}; [N, dimension] or [N, channels, height, width] is expected. Pass --output "
+            f"{subject}; [N, dimension] or [N, channels, height, width] is expected. Pass --output "
             "with a tensor of such a shape"
         )
     if is_maps and pool == "none" and sorted(sides)[:2] != [1, 1]:
-        raise ModelError(f"{found}, and [N, dimension] is expected: pass --pool max or avg")
+        raise ModelError(f"{subject}, and [N, dimension] is expected: pass --pool max or avg")
     if not is_maps and pool != "none":
-        raise ModelError(f"{found}, which has no height and width to pool: leave --pool out")
+        raise ModelError(f"{subject}, which has no height and width to pool: leave --pool out")
     is_last = is_channels_last(graph, image_is_channels_last=preprocessing.layout == "nhwc")
     features = _Features(values, is_last, pool)
     if not 0 < features.embedding.size <= LARGEST_DIMENSION:
         raise ModelError(
-            f"{found}, which makes an embedding of {features.embedding.size} numbers; at most "
+            f"{subject}, which makes an embedding of {features.embedding.size} numbers; at most "
             f"{LARGEST_DIMENSION} are expected. Pass --pool, or --output with a smaller tensor"
         )
     return features
@@ -270,9 +271,9 @@ def _assemble(
 def _add_head(graph: GraphProto, tensor: str, features: _Features) -> None:
     """Adds the nodes from the network's tensor to `embedding`, as lite.py has them."""
 
-    def add(kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+    def add(kind: str, inputs: list[str], output: str, **attributes: Attribute) -> str:
         name = output if output == OUTPUT_NAME else f"head/{output}"
-        graph.node.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
+        graph.node.append(make_node(kind, inputs, name, name, **attributes))
         return name
 
     if features.values.dtype != np.float32:

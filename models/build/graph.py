@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import onnx
@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from onnx import GraphProto, NodeProto, TensorProto
+
+Message = TypeVar("Message")
+Message_contra = TypeVar("Message_contra", contravariant=True)
+
+
+class _Repeated(Protocol[Message_contra]):
+    """A repeated field of protobuf, as far as it is needed here."""
+
+    def __delitem__(self, places: slice, /) -> None: ...
+
+    def extend(self, values: Iterable[Message_contra], /) -> None: ...
+
 
 # Operators that have channels second, whatever the layout of the network's input.
 _CHANNELS_FIRST = {
@@ -41,7 +53,7 @@ def read_network(path: Path) -> bytes:
     """Reads an ONNX file, and takes in the weights that lie in other files beside it.
 
     Raises:
-        ModelError: a file is missing or cannot be read, or all is more than 2 GiB.
+        ModelError: A file is missing or cannot be read, or all is more than 2 GiB.
     """
     try:
         content: bytes = onnx.load(path).SerializeToString()
@@ -57,7 +69,7 @@ def parse_network(content: bytes) -> ModelProto:
     """Parses an ONNX file: functions put in place, weights not listed as inputs.
 
     Raises:
-        ModelError: it is not ONNX, is empty, or keeps weights in other files.
+        ModelError: It is not ONNX, is empty, or keeps weights in other files.
     """
     try:
         model: ModelProto = ModelProto.FromString(content)
@@ -168,7 +180,7 @@ def subgraphs_of(node: NodeProto) -> Iterator[GraphProto]:
         yield from attribute.graphs
 
 
-def keep(field: Any, values: list[Any]) -> None:
+def keep(field: _Repeated[Message], values: list[Message]) -> None:
     """Makes a repeated field of protobuf hold these messages, which may be its own."""
     copies = deepcopy(values)
     del field[:]

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twinlens.models.build.quantize import measure_ranges, quantize_model
+from twinlens.models.cards import SHIPPED_CARDS
 from twinlens.models.pictures import open_picture
 
 if TYPE_CHECKING:
     from twinlens.models.build.quantize import Ranges
     from twinlens.models.card import InputSpec
 
-CARDS = Path(__file__).resolve().parents[1] / "cards"
 # More say nothing: the 255 steps of a uint8 are 0.4 % of a range each.
 N_DIGITS = 6
 
@@ -31,7 +31,7 @@ def measure_shipped_ranges(name: str, model: bytes, spec: InputSpec) -> Ranges:
     """Measures a shipped model's ranges on the golden pictures, and keeps them."""
     pictures = [
         open_picture(path.read_bytes(), wanted_px=spec.wanted_px).pixels_for(spec)[None]
-        for path in sorted((CARDS / "golden").glob("*.png"))
+        for path in sorted((SHIPPED_CARDS / "golden").glob("*.png"))
     ]
     rounded = {
         tensor: (_rounded(least), _rounded(largest))
@@ -42,7 +42,7 @@ def measure_shipped_ranges(name: str, model: bytes, spec: InputSpec) -> Ranges:
 
 
 def _path(name: str) -> Path:
-    return CARDS / "ranges" / f"{name}.json"
+    return SHIPPED_CARDS / "ranges" / f"{name}.json"
 
 
 def _rounded(number: float) -> float:

@@ -29,8 +29,8 @@ from onnx import helper
 
 from twinlens.models.build.lite import OPSET
 from twinlens.models.card import Fit, InputSpec, Resample
+from twinlens.models.cards import SHIPPED_CARDS
 from twinlens.models.pictures import open_picture
-from twinlens.models.registry import SHIPPED_CARDS
 from twinlens.models.session import CPU_PROVIDERS, INPUT_NAME, OUTPUT_NAME
 from twinlens.models.verify import GOLDEN_DIRECTORY
 from twinlens.shared.errors import ModelError, ModelNotFound, ModelRefused
@@ -107,12 +107,12 @@ def export_keras(
     """Exports a network without its classifier, and compares it with Keras on real photos.
 
     Args:
-        name: a network of keras.applications, in any case, with or without - and _.
-        weights: "imagenet" downloads Keras's own, "random" draws some, all else is a file that
+        name: A network of keras.applications; case, - and _ do not matter.
+        weights: "imagenet" downloads Keras's own, "random" draws some; anything else is a file that
             Keras reads: the one that it downloads with `include_top=False`, or one of its
             `save_weights`.
-        seed: of the random weights: the same seed gives the same. Python's, numpy's and
-            TensorFlow's global generators are set by it too.
+        seed: Seed of the random weights: the same seed gives the same ones. It is set for
+            Python's, numpy's and TensorFlow's global generators too.
         pooling: "max" or "avg", over all places of the last feature maps.
 
     Returns:
@@ -120,10 +120,10 @@ def export_keras(
         Keras's other loaders do: `load_img` drops pixels (nearest), which no picture here should.
 
     Raises:
-        ModelError: the extra is missing, the weights cannot be had or do not fit, or tf2onnx
+        ModelError: The extra is missing, the weights are not available or do not fit, or tf2onnx
             fails.
-        ModelNotFound: keras.applications has no such network.
-        ModelRefused: the ONNX graph's embeddings are not those of Keras.
+        ModelNotFound: Keras.applications has no such network.
+        ModelRefused: The ONNX graph's embeddings are not those of Keras.
     """
     if pooling not in POOLINGS:
         raise ModelError(f"pooling {pooling!r} gives no embedding; pass one of {list(POOLINGS)}")
@@ -178,12 +178,12 @@ def _dropped_stderr() -> Iterator[None]:
 
 def _find_network(keras: Any, name: str) -> _Network:
     networks = {_plain(network.name): network for network in _networks(keras)}
-    found = networks.get(_plain(name))
-    if found is None:
+    network = networks.get(_plain(name))
+    if network is None:
         near = difflib.get_close_matches(_plain(name), networks) or sorted(networks)
         names = ", ".join(networks[key].name for key in near)
         raise ModelNotFound(f"keras.applications has no network {name!r}; there is: {names}")
-    return found
+    return network
 
 
 def _plain(name: str) -> str:
@@ -224,15 +224,15 @@ def _build(keras: Any, network: _Network, weights: str | Path, seed: int, poolin
         ) from error
 
 
-def _download(network: _Network, options: dict[str, Any]) -> Any:
+def _download(network: _Network, options: dict[str, object]) -> Any:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_SILENT_DOWNLOAD_S)
     try:
         return network.build(weights=IMAGENET, **options)
     except Exception as error:  # Keras raises a plain Exception, whose text names the file
         raise ModelError(
-            f"{network.name}: its ImageNet weights cannot be had ({_one_line(error)}). Download "
-            "that file on a machine that can, and pass it as --weights FILE"
+            f"{network.name}: its ImageNet weights are not available ({_one_line(error)}). "
+            "Download that file on a machine that can, and pass it as --weights FILE"
         ) from error
     finally:
         socket.setdefaulttimeout(before)
@@ -297,7 +297,7 @@ def _run_tf2onnx(network: _Network, saved: Path, converted: Path) -> None:
 def _last_words(done: subprocess.CompletedProcess[str]) -> str:
     if done.returncode < 0:
         # EfficientNetV2L, of 480 MB, took it 15.7 GB.
-        return f"it was ended by signal {-done.returncode}; had it too little memory?"
+        return f"it was ended by signal {-done.returncode}; did it run out of memory?"
     lines = [line.strip() for line in done.stderr.splitlines()]
     said = [line for line in lines if line and not _TENSORFLOW_LOG.match(line)]
     return _one_line(said[-1]) if said else f"it ended with status {done.returncode}"
@@ -341,8 +341,8 @@ def _lowest_cosine(network: _Network, keras_model: Any, model: bytes, spec: Inpu
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     session = _open(network, model)
     batches = [pixels, *(pixels[i : i + 1] for i in range(len(pixels)))]
-    found = [session.run([OUTPUT_NAME], {INPUT_NAME: batch})[0] for batch in batches]
-    away = np.concatenate(found) - np.concatenate([expected, expected])
+    embeddings = [session.run([OUTPUT_NAME], {INPUT_NAME: batch})[0] for batch in batches]
+    away = np.concatenate(embeddings) - np.concatenate([expected, expected])
     # Of two vectors of length 1 this is the cosine. Of any other length it is less.
     return float((1.0 - (away**2).sum(axis=1) / 2.0).min())
 

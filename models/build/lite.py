@@ -14,15 +14,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from twinlens.models.build.nodes import Attribute, make_node
 from twinlens.models.build.torch_pickle import Tensors, read_checkpoint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from onnx import NodeProto
 
 # Both are read by every onnxruntime since 1.15; newer ones would bring nothing to this graph.
 OPSET, IR_VERSION = 17, 8
@@ -83,7 +85,7 @@ def build_lite(variant: LiteVariant, *, with_classifier: bool = False) -> ModelP
 
     Args:
         variant: LITE0 or LITE2.
-        with_classifier: adds the output `probabilities` float32 [N, 1000] over ImageNet's
+        with_classifier: Adds the output `probabilities` float32 [N, 1000] over ImageNet's
             classes. It is there to check the weights and the preprocessing, not to be shipped.
 
     Returns:
@@ -117,8 +119,8 @@ class _LiteGraph:
         self._tensors = tensors
         self._input_size_px = size_px
         self._size_px = size_px
-        self._nodes: list[Any] = []
-        self._weights: list[Any] = []
+        self._nodes: list[NodeProto] = []
+        self._weights: list[TensorProto] = []
 
     def add_network(self, depth: float) -> str:
         for name, value in (("zero", 0), ("six", 6), ("mean", PIXEL_MEAN), ("scale", PIXEL_SCALE)):
@@ -199,7 +201,7 @@ class _LiteGraph:
             group=weight.shape[0] if is_depthwise else 1,
         )
 
-    def _folded(self, conv: str, norm: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _folded(self, conv: str, norm: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         gamma, beta, mean, variance = (
             self._tensors[f"{norm}.{part}"].astype(np.float64)
             for part in ("weight", "bias", "running_mean", "running_var")
@@ -211,11 +213,11 @@ class _LiteGraph:
     def _add_relu6(self, tensor: str) -> str:
         return self._add_node("Clip", [tensor, "zero", "six"], f"{tensor}.relu6")
 
-    def _add_weight(self, name: str, value: NDArray[Any]) -> None:
+    def _add_weight(self, name: str, value: NDArray[np.generic]) -> None:
         packed = np.ascontiguousarray(value, np.float32)
         # A scalar stays one: ascontiguousarray makes a row of it.
         self._weights.append(numpy_helper.from_array(packed.reshape(value.shape), name))
 
-    def _add_node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self._nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
+    def _add_node(self, kind: str, inputs: list[str], output: str, **attributes: Attribute) -> str:
+        self._nodes.append(make_node(kind, inputs, output, output, **attributes))
         return output

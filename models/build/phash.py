@@ -11,7 +11,7 @@ luma: ITU-R BT.601.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
@@ -40,7 +40,7 @@ def build_phash() -> ModelProto:
         A model with input `images` uint8 [N, 32, 32, 3] RGB and output `embedding` uint8 [N, 8]:
         one byte for each row of frequencies, the lowest frequency in the highest bit.
     """
-    weights: dict[str, NDArray[Any]] = {
+    weights: dict[str, NDArray[np.generic]] = {
         "luma": np.array(LUMA, np.float32),
         "basis": _dct_basis(),
         "basis_transposed": np.ascontiguousarray(_dct_basis().T),

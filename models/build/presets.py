@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
+from twinlens.models.build.nodes import Attribute, make_node
 from twinlens.models.session import INPUT_NAME
 from twinlens.shared.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from onnx import GraphProto
 
@@ -36,10 +37,10 @@ class Preprocessing:
     Attributes:
         layout: nchw for [N, 3, H, W], as PyTorch and Caffe have it; nhwc for [N, H, W, 3], as
             TensorFlow has it.
-        channels: the order of the channels in the network's input, and so in `mean` and `std`.
-        scale: one factor for every pixel.
-        mean: what is taken off, a number per channel, after scaling.
-        std: what is divided by, a number per channel.
+        channels: The order of the channels in the network's input, and so in `mean` and `std`.
+        scale: What every pixel is multiplied by.
+        mean: What is subtracted after scaling, one number per channel.
+        std: What is divided by, one number per channel.
     """
 
     layout: Layout
@@ -52,7 +53,7 @@ class Preprocessing:
         """Refuses what would make every picture alike, infinite or unknown.
 
         Raises:
-            ModelError: a number is not finite, scale or std is 0, or a word is not known.
+            ModelError: A number is not finite, scale or std is 0, or a word is not known.
         """
         if self.layout not in ("nchw", "nhwc") or self.channels not in ("rgb", "bgr"):
             raise ModelError(
@@ -113,8 +114,8 @@ PRESETS: dict[str, Preprocessing] = {
 @dataclass(frozen=True)
 class _Step:
     kind: str
-    constant: NDArray[Any] | None = None
-    attributes: tuple[tuple[str, Any], ...] = ()
+    constant: NDArray[np.generic] | None = None
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
 
 
 def add_preprocessing(
@@ -123,11 +124,11 @@ def add_preprocessing(
     """Adds the nodes from `images` to a network's input.
 
     Args:
-        graph: gets nodes and initializers, all with names that begin with "pixels/".
-        preprocessing: what they do.
-        dtype: the input's type, as `TensorProto` numbers it. Of UINT8 only order and layout
-            change.
-        output: the network's input, which the last of the nodes gives.
+        graph: Gets nodes and initializers whose names all begin with "pixels/".
+        preprocessing: What they do.
+        dtype: The input's type, as `TensorProto` numbers it. For UINT8 only the order and the
+            layout change.
+        output: Name of the network's input, which the last of the nodes gives.
     """
     steps = list(_steps(preprocessing, dtype)) or [_Step("Identity")]
     tensor = INPUT_NAME
@@ -138,24 +139,23 @@ def add_preprocessing(
             graph.initializer.append(numpy_helper.from_array(step.constant, inputs[1]))
         tensor = output if number == len(steps) else f"pixels/{step.kind.lower()}{number}"
         name = f"pixels/node{number}"
-        node = helper.make_node(step.kind, inputs, [tensor], name=name, **dict(step.attributes))
-        graph.node.append(node)
+        graph.node.append(make_node(step.kind, inputs, tensor, name, **step.attributes))
 
 
 def _steps(preprocessing: Preprocessing, dtype: int) -> Iterator[_Step]:
     # Order and layout first, while a pixel is one byte.
     is_nchw = preprocessing.layout == "nchw"
     if is_nchw:
-        yield _Step("Transpose", attributes=(("perm", [0, 3, 1, 2]),))
+        yield _Step("Transpose", attributes={"perm": [0, 3, 1, 2]})
     if preprocessing.channels == "bgr":
         axis = 1 if is_nchw else 3
-        yield _Step("Gather", np.array([2, 1, 0], np.int64), (("axis", axis),))
+        yield _Step("Gather", np.array([2, 1, 0], np.int64), {"axis": axis})
     if dtype == TensorProto.UINT8:
         return
-    yield _Step("Cast", attributes=(("to", TensorProto.FLOAT),))
+    yield _Step("Cast", attributes={"to": TensorProto.FLOAT})
     yield from _arithmetic(preprocessing, (3, 1, 1) if is_nchw else (3,))
     if dtype != TensorProto.FLOAT:
-        yield _Step("Cast", attributes=(("to", dtype),))
+        yield _Step("Cast", attributes={"to": dtype})
 
 
 def _arithmetic(preprocessing: Preprocessing, shape: tuple[int, ...]) -> Iterator[_Step]:

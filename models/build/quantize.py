@@ -23,7 +23,7 @@ import tempfile
 from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime as ort
@@ -87,14 +87,14 @@ def measure_ranges(model: bytes, pixels: Iterable[NDArray[np.uint8]]) -> Ranges:
     Two photos did for EfficientNet-Lite: 400 others gave the same mAP and cosine within 0.001.
 
     Args:
-        model: an ONNX file of the one form, in float32.
-        pixels: pictures as the model takes them, uint8 [1, height, width, 3], RGB.
+        model: An ONNX file of the one form, in float32.
+        pixels: Pictures as the model takes them, uint8 [1, height, width, 3], RGB.
 
     Returns:
         (least, largest) by the tensor's name, in the order of names.
 
     Raises:
-        ModelError: the model cannot be quantised, there is no picture, or a number is not finite.
+        ModelError: The model cannot be quantised, there is no picture, or a number is not finite.
     """
     prepared = _prepare(model)
     names = _activation_names(prepared, _choose_nodes(prepared.graph))
@@ -118,7 +118,7 @@ def quantize_model(model: bytes, ranges: Mapping[str, tuple[float, float]]) -> b
     """Makes a model's int8 version.
 
     Args:
-        model: an ONNX file of the one form, in float32.
+        model: An ONNX file of the one form, in float32.
         ranges: `measure_ranges` of the same model; tensors that it has not are passed over.
 
     Returns:
@@ -126,7 +126,7 @@ def quantize_model(model: bytes, ranges: Mapping[str, tuple[float, float]]) -> b
         onnxruntime): input and output are as before, the weights int8.
 
     Raises:
-        ModelError: the model gives bits, is int8 already, or has nothing to quantise; or a range
+        ModelError: The model gives bits, is int8 already, or has nothing to quantise; or a range
             is missing or impossible.
     """
     prepared = _prepare(model)
@@ -284,7 +284,9 @@ def _check_ranges(ranges: Mapping[str, tuple[float, float]], names: list[str]) -
             )
 
 
-def _weight_limits(graph: GraphProto, nodes: list[NodeProto]) -> dict[str, list[dict[str, Any]]]:
+def _weight_limits(
+    graph: GraphProto, nodes: list[NodeProto]
+) -> dict[str, list[dict[str, int | np.float32]]]:
     """What 127 stands for in each output channel, as onnxruntime's TensorQuantOverrides."""
     weights = {tensor.name: tensor for tensor in graph.initializer}
     limits = {}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from twinlens.models.build import build_model
 from twinlens.models.build.int8 import measure_shipped_ranges
 from twinlens.models.card import load_card
-from twinlens.models.registry import SHIPPED_CARDS, shipped_refs
+from twinlens.models.cards import SHIPPED_CARDS, shipped_refs
 from twinlens.models.session import OnnxEmbedder
 from twinlens.models.verify import make_golden
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from graphlib import CycleError, TopologicalSorter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import ModelProto, ValueInfoProto, helper, numpy_helper, version_converter
@@ -40,11 +40,11 @@ def cut_network(model: ModelProto, output: str | None) -> None:
     """Leaves `output` as the graph's only output, and of the rest what it depends on.
 
     Args:
-        model: is changed.
-        output: any tensor that a node gives; the graph's only output if None.
+        model: The network; it is changed.
+        output: A tensor that some node gives; the graph's only output if None.
 
     Raises:
-        ModelError: there is no such tensor, or None was passed and there are several outputs.
+        ModelError: There is no such tensor, or None was passed and there are several outputs.
     """
     graph = model.graph
     name = _only_output(graph) if output is None else output
@@ -63,18 +63,18 @@ def cut_network(model: ModelProto, output: str | None) -> None:
     _forget_export(graph)
 
 
-def convert_opset(model: ModelProto, dtype: np.dtype[Any]) -> ModelProto:
-    """Brings a graph of before OLDEST_OPSET to OPSET; returns another as it is.
+def convert_opset(model: ModelProto, dtype: np.dtype[np.generic]) -> ModelProto:
+    """Brings a graph that is older than OLDEST_OPSET to OPSET; returns any other as it is.
 
     Args:
-        model: has one output.
-        dtype: of that output.
+        model: A network with one output.
+        dtype: That output's type.
 
     Raises:
         ModelError: onnx cannot convert it.
     """
-    found = find_opset(model)
-    if found >= OLDEST_OPSET:
+    opset = find_opset(model)
+    if opset >= OLDEST_OPSET:
         return model
     output = model.graph.output[0].name
     elem_type = helper.np_dtype_to_tensor_dtype(dtype)
@@ -83,7 +83,7 @@ def convert_opset(model: ModelProto, dtype: np.dtype[Any]) -> ModelProto:
         converted: ModelProto = version_converter.convert_version(model, OPSET)
     except Exception as error:  # onnx has no common base of its errors
         raise ModelError(
-            f"the graph is of opset {found}, at least {OLDEST_OPSET} is needed, and onnx cannot "
+            f"the graph is of opset {opset}, at least {OLDEST_OPSET} is needed, and onnx cannot "
             f"convert it: {error}. Export the network with opset {OPSET}"
         ) from error
     return converted
@@ -96,9 +96,9 @@ def free_batch(graph: GraphProto, image: str, n_batch: int) -> None:
     Whether batches then work, and are right, has to be tried.
 
     Args:
-        graph: is changed; its names begin with PREFIX.
-        image: its input.
-        n_batch: the batch size of the export; 0 if it is free already, and nothing is done.
+        graph: The network, whose names begin with PREFIX; it is changed.
+        image: Name of its input.
+        n_batch: The batch size of the export; 0 if it is free already, so nothing is done.
     """
     if not n_batch:
         return

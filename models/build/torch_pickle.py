@@ -21,18 +21,19 @@ from numpy.typing import NDArray
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
 
-Tensors = dict[str, NDArray[Any]]
+_Number = np.float32 | np.int64
+Tensors = dict[str, NDArray[_Number]]
 
 
 @dataclass(frozen=True)
 class _StorageType:
-    dtype: np.dtype[Any]
+    dtype: np.dtype[_Number]
 
 
 @dataclass(frozen=True)
 class _Storage:
     key: str
-    dtype: np.dtype[Any]
+    dtype: np.dtype[_Number]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ _ALLOWED: dict[tuple[str, str], object] = {
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
+    def find_class(self, module_name: str, global_name: str, /) -> object:
         try:
             return _ALLOWED[module_name, global_name]
         except KeyError:
@@ -72,7 +73,7 @@ class _TensorUnpickler(pickle.Unpickler):
                 f"the checkpoint names {module_name}.{global_name}, which weights do not need",
             ) from None
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: tuple[str, _StorageType, str, str, int, object]) -> _Storage:
         _kind, storage_type, key, _device, _n_elements, _view = pid
         return _Storage(key, storage_type.dtype)
 
@@ -81,13 +82,13 @@ def read_checkpoint(path: Path) -> Tensors:
     """Reads every tensor of a checkpoint, by name.
 
     Args:
-        path: a checkpoint in the form that PyTorch wrote before 1.6.
+        path: A checkpoint in the form that PyTorch wrote before 1.6.
 
     Returns:
         float32 or int64 arrays, by the names of the state dictionary.
 
     Raises:
-        pickle.UnpicklingError: the file is no such checkpoint, or names more than tensors.
+        pickle.UnpicklingError: The file is no such checkpoint, or names more than tensors.
     """
     with path.open("rb") as stream:
         if _unpickle(stream) != MAGIC_NUMBER or _unpickle(stream) != PROTOCOL_VERSION:
@@ -104,12 +105,12 @@ def _unpickle(stream: IO[bytes]) -> Any:
     return _TensorUnpickler(stream).load()
 
 
-def _read_storage(stream: IO[bytes], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _read_storage(stream: IO[bytes], dtype: np.dtype[_Number]) -> NDArray[_Number]:
     n_elements = int.from_bytes(stream.read(8), "little")
     return np.frombuffer(stream.read(n_elements * dtype.itemsize), dtype)
 
 
-def _view(tensor: _Tensor, storages: dict[str, NDArray[Any]]) -> NDArray[Any]:
+def _view(tensor: _Tensor, storages: Tensors) -> NDArray[_Number]:
     storage = storages[tensor.storage.key][tensor.offset :]
     # Weights that came from TensorFlow keep its layout (height, width, in, out): strides matter.
     strides = tuple(step * storage.itemsize for step in tensor.strides)

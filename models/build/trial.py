@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -40,18 +40,18 @@ def probe_pictures(spec: InputSpec) -> dict[str, Pixels]:
     }
 
 
-def run_network(network: ModelProto, batch: NDArray[Any]) -> NDArray[np.floating[Any]]:
+def run_network(network: ModelProto, batch: NDArray[np.generic]) -> NDArray[np.floating]:
     """Runs a network as it came, with one input and one output.
 
     Args:
-        network: is not changed.
-        batch: what it takes, [n, …].
+        network: The network; it is not changed.
+        batch: Its input, [n, …].
 
     Returns:
         float16, float32 or float64 [n, …].
 
     Raises:
-        ModelError: it does not run, or gives something else.
+        ModelError: It does not run, or gives something else.
     """
     name = network.graph.output[0].name
     try:
@@ -65,32 +65,32 @@ def run_network(network: ModelProto, batch: NDArray[Any]) -> NDArray[np.floating
     is_array = isinstance(values, np.ndarray)
     is_expected = is_array and np.issubdtype(values.dtype, np.floating)
     if not is_expected or values.shape[:1] != batch.shape[:1]:
-        found = f"{values.dtype} {list(values.shape)}" if is_array else "no array of numbers"
+        description = f"{values.dtype} {list(values.shape)}" if is_array else "no array of numbers"
         raise ModelError(
-            f"of {len(batch)} picture(s) {name!r} is {found}; floating numbers of shape "
+            f"of {len(batch)} picture(s) {name!r} is {description}; floating numbers of shape "
             f"[{len(batch)}, …] are expected. Pass --output with another tensor"
         )
-    features: NDArray[np.floating[Any]] = values
+    features: NDArray[np.floating] = values
     return features
 
 
 def check_embeddings(
     model: bytes,
     pictures: Mapping[str, Pixels],
-    expected: NDArray[np.floating[Any]],
+    expected: NDArray[np.floating],
     limit: float,
 ) -> None:
     """Refuses a rewritten graph that is not in order.
 
     Args:
-        model: takes `images` and gives `embedding`.
-        pictures: as `probe_pictures` gives them.
-        expected: the embedding of NOISE, from the network as it came.
-        limit: how far from it, and how far between batches of one and of all, is allowed.
+        model: An ONNX file that takes `images` and gives `embedding`.
+        pictures: The pictures of `probe_pictures`.
+        expected: The embedding of NOISE, from the network as it came.
+        limit: The largest allowed distance to it, and between batches of one and of all.
 
     Raises:
-        ModelError: it is not valid ONNX.
-        ModelRefused: an embedding is not of length 1, or another than expected, or depends on the
+        ModelError: It is not valid ONNX.
+        ModelRefused: An embedding is not of length 1, or another than expected, or depends on the
             other pictures of its batch.
     """
     try:
@@ -142,19 +142,18 @@ def _check_batch(
 
 def _embed(session: ort.InferenceSession, pixels: Pixels) -> NDArray[np.float32]:
     try:
-        (embeddings,) = session.run([OUTPUT_NAME], {INPUT_NAME: pixels})
+        rows: NDArray[np.float32] = session.run([OUTPUT_NAME], {INPUT_NAME: pixels})[0]
     except Exception as error:  # onnxruntime has no common base of its errors
         raise ModelRefused(
             f"the network does not run on a batch of {len(pixels)} ({error}). Export it with a "
             "free batch dimension"
         ) from error
-    found: NDArray[np.float32] = embeddings
-    if len(found) != len(pixels):
+    if len(rows) != len(pixels):
         raise ModelRefused(
-            f"the network makes {len(found)} embedding(s) of a batch of {len(pixels)}. Export it "
+            f"the network makes {len(rows)} embedding(s) of a batch of {len(pixels)}. Export it "
             "with a free batch dimension"
         )
-    return found
+    return rows
 
 
 def _open(model: bytes) -> ort.InferenceSession:

@@ -1,1 +1,1 @@
-"""What is measured and made of models before a worker has them."""
+"""Measures models, and makes others from them, before a worker gets them."""

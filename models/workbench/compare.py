@@ -1,25 +1,24 @@
-"""How a model compares with the one that it was made from: speed, cosine, the same neighbours."""
+"""How a model compares with the one it was made from: speed, cosine, the same neighbours."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from twinlens.models.card import Comparison, OutputKind
+from twinlens.models.card import ModelComparison, OutputKind
+from twinlens.models.errors import BadInput
 from twinlens.models.pictures import open_picture
-from twinlens.shared.errors import BadRequest, PictureError
+from twinlens.shared.errors import PictureError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from twinlens.models.card import Card, InputSpec
-    from twinlens.models.session import Embedder, Pixels
+    from twinlens.models.session import Embedder, Embeddings, Pixels
 
 N_NEIGHBOURS = 10
 N_ROUNDS = 7
@@ -28,7 +27,7 @@ N_TIMED_PICTURES = 8
 
 
 def read_pixels(files: Iterable[Path], spec: InputSpec, at_most: int) -> list[Pixels]:
-    """Decodes pictures for a model; what is no picture is passed over.
+    """Decodes pictures for a model, and skips files that are not pictures.
 
     Args:
         files: Pictures.
@@ -39,39 +38,39 @@ def read_pixels(files: Iterable[Path], spec: InputSpec, at_most: int) -> list[Pi
         uint8 [height, width, 3] each.
 
     Raises:
-        BadRequest: There is none that can be decoded.
+        BadInput: None of them can be decoded.
     """
-    found: list[Pixels] = []
+    decoded: list[Pixels] = []
     for path in files:
-        if len(found) == at_most:
+        if len(decoded) == at_most:
             break
         try:
             picture = open_picture(path.read_bytes(), wanted_px=spec.wanted_px)
         except PictureError:
             continue
-        found.append(picture.pixels_for(spec))
-    if not found:
-        raise BadRequest("none of these files is a picture that can be decoded")
-    return found
+        decoded.append(picture.pixels_for(spec))
+    if not decoded:
+        raise BadInput("none of these files is a picture that can be decoded")
+    return decoded
 
 
-def embed_each(embedder: Embedder, pixels: Iterable[Pixels]) -> NDArray[Any]:
+def embed_each(embedder: Embedder, pixels: Iterable[Pixels]) -> Embeddings:
     """Embeds pictures one by one: float32 [n, dim], or uint8 [n, dim / 8]."""
     return np.concatenate([embedder.embed_batch(one[np.newaxis]) for one in pixels])
 
 
-def compare_models(original: Embedder, changed: Embedder, pixels: list[Pixels]) -> Comparison:
+def compare_models(original: Embedder, changed: Embedder, pixels: list[Pixels]) -> ModelComparison:
     """Measures a model against the one that it was made from, which takes the same pixels.
 
     Args:
         original: The model.
-        changed: What was made of it.
+        changed: What was made from it.
         pixels: uint8 [height, width, 3] each; more than N_NEIGHBOURS for the agreement to say
             something.
     """
     first, second = embed_each(original, pixels), embed_each(changed, pixels)
     is_comparable = first.shape == second.shape
-    return Comparison(
+    return ModelComparison(
         original=original.card.ref,
         speed_ratio=round(speed_ratio(original, changed, pixels), 2),
         mean_cosine=round(float((first * second).sum(1).mean()), 5) if is_comparable else None,
@@ -87,7 +86,7 @@ def bytes_per_vector(card: Card) -> int:
 
 
 def speed_ratio(original: Embedder, changed: Embedder, pixels: list[Pixels]) -> float:
-    """Returns pictures a second over the original's: medians of rounds in turn, A B A B."""
+    """Returns pictures per second over the original's: the median of rounds in turn, A B A B."""
     timed = pixels[:N_TIMED_PICTURES]
     ratios = []
     for _ in range(N_ROUNDS):
@@ -96,7 +95,7 @@ def speed_ratio(original: Embedder, changed: Embedder, pixels: list[Pixels]) -> 
     return statistics.median(ratios)
 
 
-def neighbour_agreement(first: NDArray[Any], second: NDArray[Any]) -> float:
+def neighbour_agreement(first: Embeddings, second: Embeddings) -> float:
     """Returns how many of each picture's nearest are the same, as a mean from 0 to 1.
 
     Args:
@@ -110,7 +109,7 @@ def neighbour_agreement(first: NDArray[Any], second: NDArray[Any]) -> float:
     return sum(len(set(one) & set(other)) for one, other in pairs) / (n_near * len(first))
 
 
-def _nearest(rows: NDArray[Any], n_near: int) -> list[list[int]]:
+def _nearest(rows: Embeddings, n_near: int) -> list[list[int]]:
     similarity = rows @ rows.T
     np.fill_diagonal(similarity, -np.inf)
     nearest: list[list[int]] = np.argsort(-similarity, axis=1, kind="stable")[:, :n_near].tolist()
@@ -118,7 +117,7 @@ def _nearest(rows: NDArray[Any], n_near: int) -> list[list[int]]:
 
 
 def time_s(embedder: Embedder, pixels: list[Pixels]) -> float:
-    """Returns how long a model takes for pictures, one by one, in seconds."""
+    """Returns how many seconds a model takes for pictures, one by one."""
     started = time.perf_counter()
     embed_each(embedder, pixels)
     return time.perf_counter() - started

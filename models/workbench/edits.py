@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
+from twinlens.models.bits import Embeddings
 from twinlens.models.card import InputSpec, Resample
 from twinlens.models.pictures import open_picture
 from twinlens.models.session import Embedder
-from twinlens.models.workbench.embeddings import Embedded, EmbeddingCache, EmbeddingRun, Rows
+from twinlens.models.workbench.embeddings import Embedded, EmbeddingCache, EmbeddingRun
 from twinlens.shared.errors import PictureError
 
 EDITS = (
@@ -51,7 +52,7 @@ class Edits:
 
     originals: tuple[str, ...]
     kinds: tuple[str, ...]
-    rows: Mapping[str, Rows]
+    rows: Mapping[str, Embeddings]
 
 
 def embed_edits(
@@ -62,28 +63,28 @@ def embed_edits(
     *,
     seed: int = 0,
 ) -> Edits:
-    """Edits a sample of up to N_EDITED pictures in each way of EDITS, and embeds the results.
+    """Makes all EDITS of a sample of up to N_EDITED pictures, and embeds them.
 
     Args:
-        models: the models, as given to `embed_all`.
-        embedded: what it returned.
-        cache: where embeddings are kept.
-        on_progress: called after each chunk with the number of edits that are done.
-        seed: of the random sample.
+        models: The models, as given to `embed_all`.
+        embedded: What that returned.
+        cache: Where embeddings are kept.
+        on_progress: Called after each chunk with the number of edits that are done.
+        seed: Seed of the random sample.
     """
     paths = dict(zip(embedded.image_ids, embedded.files, strict=True))
     n_chosen = min(N_EDITED, len(paths))
     chosen = np.random.default_rng(seed).choice(sorted(paths), n_chosen, replace=False).tolist()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        contents = pool.map(_edit_file, [paths[image_id] for image_id in chosen])
+        made_of_each = pool.map(_edit_file, [paths[image_id] for image_id in chosen])
         edits = [
             (image_id, kind, content)
-            for image_id, made in zip(chosen, contents, strict=True)
+            for image_id, made in zip(chosen, made_of_each, strict=True)
             for kind, content in made.items()
         ]
     run = EmbeddingRun(models, cache)
-    sources = [io.BytesIO(content).getvalue for _, _, content in edits]
-    outcomes = run.embed(sources, on_progress)
+    contents = [io.BytesIO(content).getvalue for _, _, content in edits]
+    outcomes = run.embed(contents, on_progress)
     done = [
         (original, kind, image_id)
         for (original, kind, _), (image_id, reason) in zip(edits, outcomes, strict=True)
@@ -97,7 +98,7 @@ def embed_edits(
 
 
 def edit_picture(content: bytes) -> dict[str, bytes]:
-    """Makes the copies of a picture that go around: JPEG files by the names of EDITS.
+    """Makes typical edited copies of a picture: JPEG files by the names of EDITS.
 
     `crop80` and `crop50` are the middle 80 and 50 % of each side, `resize50` is half of each side,
     `jpegq30` has JPEG quality 30, `flip` is the mirror image, `rot90` and its like are turned
@@ -106,7 +107,7 @@ def edit_picture(content: bytes) -> dict[str, bytes]:
     5 % of the shorter side, and `canvas` lies on a white one of 5/3 of its sides.
 
     Raises:
-        PictureError: the picture cannot be decoded.
+        PictureError: The picture cannot be decoded.
     """
     image = _upright(content)
     width, height = image.size

@@ -1,4 +1,4 @@
-"""Embeds picture files with several models, each decoded once, and keeps what it has.
+"""Embeds picture files with several models, each decoded once, and keeps the embeddings.
 
 Embeddings are kept in a directory, part after part, so that an evaluation that was interrupted
 goes on where it was.
@@ -14,29 +14,28 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twinlens.models.bits import Embeddings
 from twinlens.models.calibration import Measured
 from twinlens.models.card import Card, OutputKind
+from twinlens.models.errors import BadInput
 from twinlens.models.pictures import open_picture
 from twinlens.models.session import Embedder
-from twinlens.shared.errors import BadEmbedding, BadRequest, PictureError
+from twinlens.shared.errors import BadEmbedding, PictureError
 
 # Pictures that are decoded, embedded and kept at a time: what an interruption costs, a second or
 # two. As pixels, 64 pictures of 260 px are 13 MB a model.
 CHUNK = 64
 
-Source = Callable[[], bytes]
-
-Rows = NDArray[Any]
+ReadBytes = Callable[[], bytes]
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file that is no part of the evaluation, and why."""
+    """A file that is left out of the evaluation, and why."""
 
     path: Path
     reason: str
@@ -52,7 +51,7 @@ class Embedded:
 
     files: tuple[Path, ...]
     image_ids: tuple[str, ...]
-    rows: Mapping[str, Rows]
+    rows: Mapping[str, Embeddings]
     models: Mapping[str, Measured]
     left_out: tuple[LeftOut, ...] = ()
 
@@ -79,21 +78,21 @@ class EmbeddingCache:
     """
 
     def __init__(self, directory: Path) -> None:
-        """Names the directory; it is made with the first part."""
+        """Names the directory; it is created with the first part."""
         self._directory = directory
 
-    def load(self, card: Card) -> dict[str, Rows]:
-        """Returns what is kept of a model: rows by image id. A damaged part is left aside."""
-        found: dict[str, Rows] = {}
+    def load(self, card: Card) -> dict[str, Embeddings]:
+        """Returns what is kept for a model: rows by image id. Damaged parts are ignored."""
+        rows: dict[str, Embeddings] = {}
         for part in sorted(self._folder(card).glob("*.npz")):
-            found |= _read_part(part, card)
-        return found
+            rows |= _read_part(part, card)
+        return rows
 
-    def save(self, card: Card, rows: Mapping[str, Rows]) -> None:
+    def save(self, card: Card, rows: Mapping[str, Embeddings]) -> None:
         """Keeps rows by image id.
 
         Raises:
-            BadRequest: the directory cannot be written.
+            BadInput: The directory cannot be written.
         """
         if not rows:
             return
@@ -108,9 +107,9 @@ class EmbeddingCache:
                 os.fsync(stream.fileno())
             temporary.replace(folder / f"{name}.npz")
         except OSError as error:
-            raise BadRequest(
+            raise BadInput(
                 f"embeddings cannot be kept in {self._directory} ({error.strerror}); "
-                "free it, or name another directory"
+                "make it writable, or name another directory"
             ) from error
 
     def _folder(self, card: Card) -> Path:
@@ -130,18 +129,18 @@ def embed_all(
     """Embeds picture files with every model, each decoded once, or takes them from the cache.
 
     Args:
-        models: the models.
-        files: picture files.
-        cache: where embeddings are kept.
-        on_progress: called after each chunk with the number of files that are done.
-        n_threads: pictures that are worked on at a time; one a core when not given.
+        models: The models.
+        files: Picture files.
+        cache: Where embeddings are kept.
+        on_progress: Called after each chunk with the number of files that are done.
+        n_threads: How many pictures are worked on at a time; one per core when not given.
 
     Returns:
         The pictures that could be embedded, in the order of `files`. Those that could not, and
         copies of one before, are `left_out`.
 
     Raises:
-        BadRequest: no picture could be embedded, or the cache cannot be written.
+        BadInput: No picture could be embedded, or the cache cannot be written.
     """
     run = EmbeddingRun(models, cache)
     outcomes = run.embed([path.read_bytes for path in files], on_progress, n_threads)
@@ -156,7 +155,7 @@ def embed_all(
             kept[image_id] = path
     if not kept:
         first = f"; of the first: {left_out[0].reason}" if left_out else ""
-        raise BadRequest(f"none of the {len(files)} files could be embedded{first}")
+        raise BadInput(f"none of the {len(files)} files could be embedded{first}")
     measured = {name: model.card for name, model in run.models.items()}
     return Embedded(
         tuple(kept.values()), tuple(kept), run.rows(list(kept)), measured, tuple(left_out)
@@ -164,7 +163,7 @@ def embed_all(
 
 
 def sort_by_id(embedded: Embedded) -> Embedded:
-    """Puts pictures in the order of image ids: so equal distances are ranked."""
+    """Puts pictures in the order of their image ids, which ranks equal distances."""
     return embedded.take(sorted(range(len(embedded.image_ids)), key=embedded.image_ids.__getitem__))
 
 
@@ -178,7 +177,7 @@ class _Prepared:
 
 
 class EmbeddingRun:
-    """Embeds contents with several models, and knows what it has."""
+    """Embeds contents with several models, and remembers their embeddings."""
 
     def __init__(self, models: Sequence[Embedder], cache: EmbeddingCache) -> None:
         self.models = _by_name(models)
@@ -188,16 +187,16 @@ class EmbeddingRun:
 
     def embed(
         self,
-        sources: Sequence[Source],
+        contents: Sequence[ReadBytes],
         on_progress: Callable[[int], None],
         n_threads: int | None = None,
     ) -> list[tuple[str, str | None]]:
-        """Returns the id of each content, and the reason when it has no embedding."""
+        """Returns the id of each content, and the reason if it has no embedding."""
         outcomes: list[tuple[str, str | None]] = []
         n_threads = n_threads or os.cpu_count() or 1
         with ThreadPoolExecutor(n_threads) as pool:
-            for start in range(0, len(sources), CHUNK):
-                prepared = list(pool.map(self._prepare, sources[start : start + CHUNK]))
+            for start in range(0, len(contents), CHUNK):
+                prepared = list(pool.map(self._prepare, contents[start : start + CHUNK]))
                 for name in self.models:
                     waiting = {p.image_id: p.pixels[name] for p in prepared if name in p.pixels}
                     self._embed_waiting(name, waiting, pool, n_threads)
@@ -205,16 +204,16 @@ class EmbeddingRun:
                 on_progress(len(outcomes))
         return outcomes
 
-    def rows(self, image_ids: Sequence[str]) -> dict[str, Rows]:
+    def rows(self, image_ids: Sequence[str]) -> dict[str, Embeddings]:
         """Returns each model's embeddings of these pictures."""
         return {
             name: np.array([known[image_id] for image_id in image_ids])
             for name, known in self._known.items()
         }
 
-    def _prepare(self, source: Source) -> _Prepared:
+    def _prepare(self, read: ReadBytes) -> _Prepared:
         try:
-            content = source()
+            content = read()
         except OSError as error:
             return _Prepared(reason=f"it cannot be read: {error.strerror}")
         image_id = hashlib.sha256(content).hexdigest()
@@ -239,10 +238,10 @@ class EmbeddingRun:
             return
         model = self.models[name]
         slices = np.array_split(np.stack(list(waiting.values())), min(n_slices, len(waiting)))
-        found = [
+        embedded = [
             row for rows in pool.map(lambda s: _embed_finite(model, s), slices) for row in rows
         ]
-        rows = {i: row for i, row in zip(waiting, found, strict=True) if row is not None}
+        rows = {i: row for i, row in zip(waiting, embedded, strict=True) if row is not None}
         self._cache.save(model.card, rows)
         self._known[name].update(rows)
 
@@ -254,7 +253,7 @@ class EmbeddingRun:
         return picture.image_id, reason
 
 
-def _read_part(part: Path, card: Card) -> dict[str, Rows]:
+def _read_part(part: Path, card: Card) -> dict[str, Embeddings]:
     is_bits = card.output is OutputKind.BITS
     try:
         # Of a damaged archive that np.load opens itself, the file stays open.
@@ -271,16 +270,16 @@ def _read_part(part: Path, card: Card) -> dict[str, Rows]:
 def _by_name(models: Sequence[Embedder]) -> dict[str, Embedder]:
     """Models by name; by name and version where a name comes twice."""
     counts = Counter(model.card.name for model in models)
-    found = {
+    by_name = {
         model.card.name if counts[model.card.name] == 1 else model.card.ref: model
         for model in models
     }
-    if not models or len(found) < len(models):
-        raise BadRequest("name at least one model, and none twice")
-    return found
+    if not models or len(by_name) < len(models):
+        raise BadInput("name at least one model, and none twice")
+    return by_name
 
 
-def _embed_finite(model: Embedder, pixels: NDArray[np.uint8]) -> list[Rows | None]:
+def _embed_finite(model: Embedder, pixels: NDArray[np.uint8]) -> list[Embeddings | None]:
     """Embeds what it can: one picture that gives a NaN must not cost the others."""
     try:
         return list(model.embed_batch(pixels))

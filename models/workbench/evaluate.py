@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from twinlens.models.calibration import Calibration
 from twinlens.models.distances import pairwise_distances
+from twinlens.models.errors import BadInput
 from twinlens.models.workbench.edits import Edits
 from twinlens.models.workbench.embeddings import Embedded, sort_by_id
 from twinlens.models.workbench.labels import MIN_PICTURES, Labelled
@@ -44,7 +45,6 @@ from twinlens.models.workbench.scores import (
     rerank_scores,
     view_of,
 )
-from twinlens.shared.errors import BadRequest
 
 N_FOLDS = 5
 
@@ -63,7 +63,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Contender:
-    """What one recipe reaches. `gain` is its mAP less that of the best single model.
+    """What one recipe achieves. `gain` is its mAP minus that of the best single model.
 
     Where `is_tuned`, the recipe's weights were chosen on all queries, and each query was measured
     with weights chosen on other labels. `near_duplicates` is None where there were no edits.
@@ -96,7 +96,7 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that was measured. `contenders` are the best first.
+    """Everything that was measured. In `contenders` the best comes first.
 
     `tried` are the weights that were tried, with the mAP on the very queries that they were
     chosen by: for the curious, not for comparison. `rare_shares` has by model the share of pairs of
@@ -128,31 +128,31 @@ def evaluate(
     """Measures every model and every fusion, and recommends one.
 
     Args:
-        embedded: the pictures, from `embed_all`.
-        pictures: their labels, from `read_labels`.
-        edits: from `embed_edits`; without them near duplicates are not measured.
-        seed: of the folds and of the bootstrap.
-        n_bootstrap: how many times queries are drawn, 1 or more.
+        embedded: The pictures, from `embed_all`.
+        pictures: Their labels, from `read_labels`.
+        edits: Their edits, from `embed_edits`; without them near duplicates are not measured.
+        seed: Seed of the folds and of the bootstrap.
+        n_bootstrap: How many times queries are drawn, 1 or more.
 
     Raises:
-        BadRequest: no label has MIN_PICTURES pictures that could be embedded.
+        BadInput: No label has MIN_PICTURES pictures that could be embedded.
     """
     gallery = sort_by_id(embedded)
     codes = label_codes(gallery, pictures)
     queries = np.flatnonzero(np.bincount(codes)[codes] >= MIN_PICTURES)
     if not queries.size:
-        raise BadRequest(
+        raise BadInput(
             f"no label has {MIN_PICTURES} pictures that could be embedded; "
-            f"{len(embedded.left_out)} files were left out: see why, or label more"
+            f"{len(embedded.left_out)} files were left out. Check those files, or label more"
         )
     recipes = list_recipes(gallery.models)
     calibrations = calibrate_all(gallery)
     measured = _measure_queries(gallery, calibrations, recipes, codes, queries)
-    found = None
+    recalled = None
     if edits and edits.originals:
-        found = _measure_edits(gallery, calibrations, recipes, edits)
+        recalled = _measure_edits(gallery, calibrations, recipes, edits)
     folds = _deal_folds(codes[queries], seed)
-    rows = _rows(recipes, measured, found, folds)
+    rows = _rows(recipes, measured, recalled, folds)
     sources = _sources([gallery.files[place] for place in queries], pictures)
     rng = np.random.default_rng(seed)
     contenders, recommendation = _compare(rows, sources, rng, n_bootstrap)
@@ -181,7 +181,7 @@ class _Row:
 
     recipe: Recipe
     measured: NDArray[np.float64]
-    found: NDArray[np.float64] | None
+    recalled: NDArray[np.float64] | None
     is_tuned: bool = False
 
     @property
@@ -190,7 +190,7 @@ class _Row:
 
 
 def label_codes(embedded: Embedded, pictures: Sequence[Labelled]) -> NDArray[np.intp]:
-    """A number for each label; one of its own for a picture without label."""
+    """Returns a number for each label; a picture without a label gets one of its own."""
     by_path = {picture.path: picture.label for picture in pictures}
     labels = np.array([by_path[path] for path in embedded.files])
     codes = np.unique(labels, return_inverse=True)[1]
@@ -213,7 +213,7 @@ def _measure_queries(
         is_relevant = codes[own][:, np.newaxis] == codes
         is_relevant[np.arange(len(own)), own] = False
         scores = (_scores_of(recipe, views, gallery, own) for recipe in recipes)
-        measured.append([measure_rankings(found, is_relevant) for found in scores])
+        measured.append([measure_rankings(each, is_relevant) for each in scores])
     return np.concatenate(measured, axis=2)
 
 
@@ -265,7 +265,7 @@ def _deal_folds(codes: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
 def _rows(
     recipes: Sequence[Recipe],
     measured: NDArray[np.float64],
-    found: NDArray[np.float64] | None,
+    recalled: NDArray[np.float64] | None,
     folds: NDArray[np.intp],
 ) -> list[_Row]:
     """What is compared: recipes without chosen weights, and of each grid the chosen weights."""
@@ -275,12 +275,14 @@ def _rows(
         if recipe.method in TUNED:
             grids.setdefault((recipe.models, recipe.method), []).append(place)
         if recipe.is_equal:
-            rows.append(_Row(recipe, measured[place], None if found is None else found[place]))
+            rows.append(
+                _Row(recipe, measured[place], None if recalled is None else recalled[place])
+            )
     for grid in grids.values():
         best, by_query = _choose_weights(measured[grid, 0], folds)
         if not recipes[grid[best]].is_equal:
             judged = measured[np.array(grid)[by_query], :, np.arange(len(folds))].T
-            tuned = None if found is None else found[grid[best]]
+            tuned = None if recalled is None else recalled[grid[best]]
             rows.append(_Row(recipes[grid[best]], judged, tuned, is_tuned=True))
     return rows
 
@@ -311,7 +313,7 @@ def _compare(
     counts = _draw(rng, precisions.shape[1], n_bootstrap)
     means, firsts, fives = (_estimate(values[:, measure], counts) for measure in range(3))
     gains = _estimate(precisions - precisions[best_single], counts)
-    near = _estimate_found(rows, rng, n_bootstrap)
+    near = _estimate_recall(rows, rng, n_bootstrap)
     by_source = {
         name: _estimate(precisions[:, is_own], _draw(rng, int(is_own.sum()), n_bootstrap))
         for name, is_own in sources.items()
@@ -331,17 +333,17 @@ def _compare(
     ]
     chosen, best, gap = _choose(rows, counts)
     recommendation = _recommend(contenders, chosen, best, gap, best_single)
-    best_first = sorted(contenders, key=lambda found: -found.mean_average_precision.value)
+    best_first = sorted(contenders, key=lambda one: -one.mean_average_precision.value)
     return tuple(best_first), recommendation
 
 
-def _estimate_found(
+def _estimate_recall(
     rows: Sequence[_Row], rng: np.random.Generator, n_bootstrap: int
 ) -> Sequence[Estimate | None]:
-    found = [row.found for row in rows if row.found is not None]
-    if not found:
+    recalled = [row.recalled for row in rows if row.recalled is not None]
+    if not recalled:
         return [None] * len(rows)
-    return _estimate(np.array(found), _draw(rng, len(found[0]), n_bootstrap))
+    return _estimate(np.array(recalled), _draw(rng, len(recalled[0]), n_bootstrap))
 
 
 def _choose(rows: Sequence[_Row], counts: NDArray[np.int64]) -> tuple[int, int, Estimate]:

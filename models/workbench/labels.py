@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinlens.shared.errors import BadRequest
+from twinlens.models.errors import BadInput
 
 FILE_COLUMN, LABEL_COLUMN = "file", "label"
 SOURCE_COLUMN = "source"
@@ -23,7 +23,7 @@ MIN_PICTURES = 3
 
 @dataclass(frozen=True)
 class Labelled:
-    """A picture file, what it shows and where it is from; "" where that is not said."""
+    """A picture file, what it shows and where it is from; "" if that is not given."""
 
     path: Path
     label: str
@@ -33,27 +33,27 @@ class Labelled:
 def read_labels(path: Path) -> list[Labelled]:
     """Reads a CSV with the columns `file` and `label`, and `source` if it has one.
 
-    A file is looked for beside the CSV, then in a folder `photos` there. A line that comes twice
-    counts once. A picture without a label is one more among which others are looked for.
+    A file is looked for beside the CSV, then in a folder `photos` there. A repeated line counts
+    once. A picture without a label is never a query, but one of those that are searched.
 
     Raises:
-        BadRequest: the CSV cannot be read, lacks a column or a name, names files that are not
+        BadInput: The CSV cannot be read, lacks a column or a name, names files that are not
             there, gives one file two labels, or its labels are too few to compare.
     """
-    found: dict[Path, Labelled] = {}
+    pictures: dict[Path, Labelled] = {}
     missing: list[str] = []
     for line, name, label, source in _read_lines(path):
         file = _find_file(path.parent, name)
         if file is None:
             missing.append(name)
-        elif found.setdefault(file, Labelled(file, label, source)).label != label:
-            raise BadRequest(
+        elif pictures.setdefault(file, Labelled(file, label, source)).label != label:
+            raise BadInput(
                 f"{path.name}, line {line}: {name} has the label {label!r} here and "
-                f"{found[file].label!r} above; a picture has one label"
+                f"{pictures[file].label!r} above; a picture has one label"
             )
     _check_complete(path, missing)
-    _check_labels(path, Counter(one.label for one in found.values() if one.label))
-    return list(found.values())
+    _check_labels(path, Counter(one.label for one in pictures.values() if one.label))
+    return list(pictures.values())
 
 
 def _read_lines(path: Path) -> list[tuple[int, str, str, str]]:
@@ -65,25 +65,25 @@ def _read_lines(path: Path) -> list[tuple[int, str, str, str]]:
         _check_columns(path, names)
         return [(lines.line_num, *_read_line(path, lines.line_num, line)) for line in lines]
     except OSError as error:
-        raise BadRequest(f"{path.name} cannot be read: {error.strerror}") from error
+        raise BadInput(f"{path.name} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise BadRequest(f"{path.name} is not UTF-8 text; save it as 'CSV UTF-8'") from error
+        raise BadInput(f"{path.name} is not UTF-8 text; save it as 'CSV UTF-8'") from error
     except csv.Error as error:
-        raise BadRequest(f"{path.name} is not CSV: {error}") from error
+        raise BadInput(f"{path.name} is not CSV: {error}") from error
 
 
 def _read_line(path: Path, number: int, line: Mapping[str, str | None]) -> tuple[str, str, str]:
     columns = (FILE_COLUMN, LABEL_COLUMN, SOURCE_COLUMN)
     name, label, source = ((line.get(column) or "").strip() for column in columns)
     if not name:
-        raise BadRequest(f"{path.name}, line {number}: no file is named; fill or delete the line")
+        raise BadInput(f"{path.name}, line {number}: no file is named; fill or delete the line")
     return name, label, source
 
 
 def _check_columns(path: Path, names: Sequence[str]) -> None:
     missing = [name for name in (FILE_COLUMN, LABEL_COLUMN) if name not in names]
     if missing:
-        raise BadRequest(
+        raise BadInput(
             f"{path.name} has the columns {', '.join(names) or '(none)'}; its first line must "
             f"name {' and '.join(missing)} too, with commas between"
         )
@@ -97,7 +97,7 @@ def _find_file(folder: Path, name: str) -> Path | None:
 
 def _check_complete(path: Path, missing: Sequence[str]) -> None:
     if missing:
-        raise BadRequest(
+        raise BadInput(
             f"{path.name} names {len(missing)} files that are not there: "
             f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}; they are looked for in "
             f"{path.parent.resolve()} and in {PHOTOS}/ there"
@@ -106,13 +106,13 @@ def _check_complete(path: Path, missing: Sequence[str]) -> None:
 
 def _check_labels(path: Path, n_pictures: Counter[str]) -> None:
     if len(n_pictures) < 2:
-        raise BadRequest(
+        raise BadInput(
             f"{path.name} has {len(n_pictures)} labels; at least 2 are needed to tell whether "
             "a model finds the right one"
         )
     label, n_most = n_pictures.most_common(1)[0]
     if n_most < MIN_PICTURES:
-        raise BadRequest(
+        raise BadInput(
             f"{path.name}: no label has {MIN_PICTURES} pictures, the most has {label!r} with "
             f"{n_most}; a picture is looked for by another of its label, so label more of each"
         )

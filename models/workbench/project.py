@@ -1,23 +1,25 @@
 """Makes the embeddings of a model shorter: principal components, baked into its graph.
 
-They are those of the pictures that they are found with. EfficientNet-Lite on photos of the same
+The components are those of a sample of pictures. EfficientNet-Lite on photos of the same
 kinds gained 1 to 3 points of mAP by them (1 of it by subtracting the mean); on photos of other
 kinds it lost 0 with 512 numbers, 1 with 256 and 2 to 3 with 128. Whitening always lost 3 or more.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from twinlens.models.build.graph import find_dims, keep, parse_network
 from twinlens.models.build.lite import SMALLEST_NORM
+from twinlens.models.build.nodes import Attribute, make_node
 from twinlens.models.build.surgery import PROJECTION_PREFIX as PREFIX
 from twinlens.models.build.surgery import convert_opset
-from twinlens.models.session import OUTPUT_NAME
-from twinlens.shared.errors import BadRequest, ModelError
+from twinlens.models.errors import BadInput
+from twinlens.models.session import OUTPUT_NAME, Embeddings
+from twinlens.shared.errors import ModelError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,24 +30,24 @@ _NOISE = 1e-5
 
 
 def project_model(
-    model: bytes, embeddings: NDArray[np.float32], dimension: int, *, whiten: bool = False
+    model: bytes, embeddings: Embeddings, dimension: int, *, whiten: bool = False
 ) -> bytes:
     """Adds to a model the projection onto the principal components of a sample, and a new L2 norm.
 
     Args:
-        model: an ONNX file of the one form with float32 embeddings, quantised or not.
-        embeddings: the model's own, of pictures like those to be searched: float32 [n, d], with
+        model: An ONNX file of the one form with float32 embeddings, quantised or not.
+        embeddings: The model's own, of pictures like those to be searched: float32 [n, d], with
             n more than `dimension`.
-        dimension: numbers of the new embeddings, less than d.
-        whiten: divides each component by its standard deviation in the sample, so that all weigh
+        dimension: Numbers of the new embeddings, less than d.
+        whiten: Divides each component by its standard deviation in the sample, so that all weigh
             the same.
 
     Returns:
         The ONNX file's bytes, the same for the same input on one machine.
 
     Raises:
-        ModelError: the model gives bits or is projected already, or the embeddings are not its own.
-        BadRequest: `dimension` is not from 1 to d - 1, or the pictures are too few or too alike.
+        ModelError: The model gives bits or is projected already, or the embeddings are not its own.
+        BadInput: `dimension` is not from 1 to d - 1, or the pictures are too few or too alike.
     """
     parsed = parse_network(model)
     if parsed.graph.output[0].type.tensor_type.elem_type != TensorProto.FLOAT:
@@ -64,26 +66,26 @@ def project_model(
     return content
 
 
-def _check_sample(graph: GraphProto, embeddings: NDArray[np.float32], dimension: int) -> None:
+def _check_sample(graph: GraphProto, embeddings: Embeddings, dimension: int) -> None:
     if embeddings.ndim != 2 or not np.isfinite(embeddings).all():
         raise ModelError(
             f"embeddings of shape {list(embeddings.shape)} were passed, and finite numbers "
             "[pictures, dimension] are expected. Embed the pictures with the model itself"
         )
     n_pictures, n_numbers = embeddings.shape
-    found = (find_dims(graph.output[0]) or [0])[-1]
-    if found not in (0, n_numbers):  # 0: the graph does not say
+    n_given = (find_dims(graph.output[0]) or [0])[-1]
+    if n_given not in (0, n_numbers):  # 0: the graph does not say
         raise ModelError(
-            f"the embeddings have {n_numbers} numbers and the model gives {found}. Embed the "
+            f"the embeddings have {n_numbers} numbers and the model gives {n_given}. Embed the "
             "pictures with the model itself"
         )
     if not 1 <= dimension < n_numbers:
-        raise BadRequest(
+        raise BadInput(
             f"embeddings of {n_numbers} numbers cannot be projected to {dimension}; pass a "
             f"dimension from 1 to {n_numbers - 1}"
         )
     if n_pictures <= dimension:
-        raise BadRequest(
+        raise BadInput(
             f"{n_pictures} pictures show at most {max(n_pictures - 1, 0)} components, and "
             f"{dimension} are asked for: {dimension + 1} pictures are needed at least. Pass more "
             "pictures, or a smaller dimension"
@@ -91,7 +93,7 @@ def _check_sample(graph: GraphProto, embeddings: NDArray[np.float32], dimension:
 
 
 def _find_projection(
-    embeddings: NDArray[np.float32], dimension: int, *, whiten: bool
+    embeddings: Embeddings, dimension: int, *, whiten: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The sample's mean [d], and the components as columns [d, dimension], the largest first."""
     sample = embeddings.astype(np.float64)
@@ -99,7 +101,7 @@ def _find_projection(
     _, spreads, rows = np.linalg.svd(sample - mean, full_matrices=False)
     n_found = int((spreads > _NOISE * max(spreads[0], _NOISE)).sum())
     if n_found < dimension:
-        raise BadRequest(
+        raise BadInput(
             f"the {len(sample)} pictures differ in {n_found} directions only, and {dimension} are "
             "asked for: many are alike. Pass more different pictures, or a smaller dimension"
         )
@@ -115,7 +117,7 @@ def _find_projection(
 def _add_projection(
     graph: GraphProto, mean: NDArray[np.float32], matrix: NDArray[np.float32]
 ) -> None:
-    weights: dict[str, NDArray[Any]] = {
+    weights: dict[str, NDArray[np.generic]] = {
         "mean": mean,
         "matrix": matrix,
         "axes": np.array([1], np.int64),
@@ -127,10 +129,10 @@ def _add_projection(
         for names in (node.input, node.output):
             names[:] = [f"{PREFIX}original" if name == OUTPUT_NAME else name for name in names]
 
-    def add(kind: str, inputs: list[str], output: str, **attributes: Any) -> None:
+    def add(kind: str, inputs: list[str], output: str, **attributes: Attribute) -> None:
         names = [PREFIX + name for name in inputs]
         name = output if output == OUTPUT_NAME else PREFIX + output
-        graph.node.append(helper.make_node(kind, names, [name], PREFIX + output, **attributes))
+        graph.node.append(make_node(kind, names, name, PREFIX + output, **attributes))
 
     add("Sub", ["original", "mean"], "centred")
     add("MatMul", ["centred", "matrix"], "components")

@@ -13,20 +13,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 
 from twinlens.models.distances import Metric, pairwise_distances
+from twinlens.models.errors import BadInput
 from twinlens.models.fusion import RRF_K, agreement
 from twinlens.models.pictures import thumbnail
 from twinlens.models.workbench.embeddings import Embedded, sort_by_id
 from twinlens.models.workbench.evaluate import Contender, Estimate, Evaluation, label_codes
 from twinlens.models.workbench.labels import MIN_PICTURES, Labelled
 from twinlens.models.workbench.scores import Method, blocks_of, order_by_score, view_of
-from twinlens.shared.errors import BadRequest, PictureError
+from twinlens.shared.errors import PictureError
 
 TEMPLATE = Path(__file__).with_name("report.html")
 N_DISAGREEMENTS = 8
@@ -39,7 +39,7 @@ MAX_HISTOGRAM_QUERIES = 500
 
 
 @dataclass(frozen=True)
-class Hit:
+class RankedFile:
     """A picture in a ranking, and its distance as Milvus gives it."""
 
     path: Path
@@ -49,14 +49,14 @@ class Hit:
 
 @dataclass(frozen=True)
 class ComparedRankings:
-    """What several models find for one query, the nearest k each, and how far they agree.
+    """The nearest k pictures to one query by several models, and how far the models agree.
 
     `overlap_at_k` is from 0 to 1. `rank_correlation` is Spearman's over all pictures, from -1 to
     1; None where there is one picture only.
     """
 
     query: Path
-    rankings: dict[str, tuple[Hit, ...]]
+    rankings: dict[str, tuple[RankedFile, ...]]
     overlap_at_k: float
     rank_correlation: float | None
 
@@ -79,20 +79,20 @@ def compare_rankings(embedded: Embedded, query: Path, k: int = N_NEAREST) -> Com
     """Ranks all other pictures by their distance to one, for each model.
 
     Args:
-        embedded: the pictures, from `embed_all([model, other], [query, *files], …)`: with the
+        embedded: The pictures, from `embed_all([model, other], [query, *files], …)`: with the
             query first, a copy of it among the files is left out.
-        query: one of its files.
-        k: how many of the nearest to give and to compare.
+        query: One of its files.
+        k: How many of the nearest are returned and compared.
 
     Raises:
-        BadRequest: the query could not be embedded, or there is nothing to compare.
+        BadInput: The query could not be embedded, or there is nothing to compare.
     """
     gallery = sort_by_id(embedded)
     if query not in gallery.files:
         reasons = [left_out.reason for left_out in embedded.left_out if left_out.path == query]
-        raise BadRequest(f"{query.name}: {reasons[0] if reasons else 'it is not among the files'}")
+        raise BadInput(f"{query.name}: {reasons[0] if reasons else 'it is not among the files'}")
     if len(gallery.files) < 2 or len(gallery.models) < 2:
-        raise BadRequest(
+        raise BadInput(
             f"{len(gallery.models)} models and {len(gallery.files) - 1} other pictures; give two "
             "models or more, and pictures that can be decoded"
         )
@@ -118,12 +118,12 @@ def find_disagreements(
         key for block in blocks_of(queries, len(codes)) for key in _keys(gallery, block, models, k)
     ]
     seen: Counter[int] = Counter()
-    found = []
+    ranked = []
     for key, query in sorted(zip(keys, queries.tolist(), strict=True)):
         label = int(codes[query])
-        found.append((seen[label], key, query))
+        ranked.append((seen[label], key, query))
         seen[label] += 1
-    return [_compare(gallery, query, models, k) for _, _, query in sorted(found)[:n_queries]]
+    return [_compare(gallery, query, models, k) for _, _, query in sorted(ranked)[:n_queries]]
 
 
 def measure_histogram(embedded: Embedded, pictures: Sequence[Labelled], name: str) -> Histogram:
@@ -151,13 +151,13 @@ def measure_histogram(embedded: Embedded, pictures: Sequence[Labelled], name: st
 def render_report(
     evaluation: Evaluation, embedded: Embedded, pictures: Sequence[Labelled], title: str
 ) -> str:
-    """Writes the page.
+    """Renders the page.
 
     Args:
-        evaluation: what was measured.
-        embedded: the pictures that it was measured on.
-        pictures: their labels.
-        title: what the page is called: the name of the list of labels, say.
+        evaluation: What was measured.
+        embedded: The pictures that it was measured on.
+        pictures: Their labels.
+        title: The title of the page, such as the name of the list of labels.
     """
     singles = [c for c in evaluation.contenders if c.recipe.method is Method.SINGLE]
     names = [name for single in singles for name in single.recipe.models]
@@ -214,7 +214,9 @@ def _compare(gallery: Embedded, query: int, models: Sequence[str], k: int) -> Co
         query=gallery.files[query],
         rankings={
             name: tuple(
-                Hit(gallery.files[i], gallery.image_ids[i], float(views[name].distances[0, i]))
+                RankedFile(
+                    gallery.files[i], gallery.image_ids[i], float(views[name].distances[0, i])
+                )
                 for i in order[:k]
             )
             for name, order in orders.items()
@@ -262,10 +264,10 @@ def _separation(same: NDArray[np.float64], different: NDArray[np.float64]) -> fl
 
 def _recommended(evaluation: Evaluation) -> Contender:
     recipe = evaluation.recommendation.recipe
-    return next(found for found in evaluation.contenders if found.recipe == recipe)
+    return next(one for one in evaluation.contenders if one.recipe == recipe)
 
 
-def _columns(evaluation: Evaluation) -> dict[str, Any]:
+def _columns(evaluation: Evaluation) -> dict[str, str]:
     """Heading and attribute of each measure in the table."""
     columns = {
         "mAP": "mean_average_precision",
@@ -278,6 +280,6 @@ def _columns(evaluation: Evaluation) -> dict[str, Any]:
 def _scale(contenders: Sequence[Contender]) -> float:
     """Where the axis of mAP ends: the next tenth."""
     highest: Estimate = max(
-        (found.mean_average_precision for found in contenders), key=lambda found: found.high
+        (one.mean_average_precision for one in contenders), key=lambda estimate: estimate.high
     )
     return math.ceil(highest.high * 10 + 1e-9) / 10 if highest.high < 1 else 1.0

@@ -166,7 +166,7 @@ def view_of(
     queries: NDArray[np.intp],
     calibration: Calibration | None = None,
 ) -> View:
-    """Measures some of the pictures, by their places, against all."""
+    """Measures some of the pictures, given by their places, against all."""
     rows, model = gallery.rows[name], gallery.models[name]
     return View(model, pairwise_distances(rows[queries], rows, model), queries, calibration)
 
@@ -188,7 +188,7 @@ def blocks_of(queries: NDArray[np.intp], n_pictures: int) -> list[NDArray[np.int
 
 
 def order_by_score(scores: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Orders each row, the highest score first, equal ones as they stand: [m, n] places."""
+    """Orders each row, the highest score first, equal ones unchanged: [m, n] places."""
     return np.argsort(-scores, axis=1, kind="stable")
 
 
@@ -201,8 +201,8 @@ def fuse_scores(recipe: Recipe, views: Mapping[str, View]) -> NDArray[np.float64
     CALIBRATED until `rerank_scores` has reordered its first.
 
     Args:
-        recipe: what is combined, and how.
-        views: what each of its models sees.
+        recipe: The models, and how they are combined.
+        views: What each of its models sees, by name.
 
     Returns:
         float64 [m, n].
@@ -236,9 +236,9 @@ def rerank_scores(
     Pictures are neighbours by the weighted mean of their similarities.
 
     Args:
-        scores: of NEIGHBOURS, from `fuse_scores`, [m, n].
-        recipe: whose they are.
-        gallery: the pictures.
+        scores: The scores of a NEIGHBOURS recipe, from `fuse_scores`, [m, n].
+        recipe: That recipe.
+        gallery: The pictures.
         queries: [m] places of the queries among the pictures.
 
     Returns:
@@ -264,12 +264,12 @@ def rare_shares(
     """Measures, by model, the share of pairs of different labels that score RARE_SCORE or more.
 
     Args:
-        gallery: the pictures.
-        calibrations: by model, from `calibrate_all`.
+        gallery: The pictures.
+        calibrations: Calibrations by model, from `calibrate_all`.
         codes: [n], a number for each label.
 
     Returns:
-        Nothing where all pictures have one label.
+        Shares by model; empty if all pictures have the same label.
     """
     n_rare = dict.fromkeys(calibrations, 0)
     n_unrelated = 0

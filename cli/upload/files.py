@@ -1,6 +1,6 @@
-"""What `twinlens index` uploads: pictures of folders and zip archives, one after another.
+"""Finds what `twinlens index` uploads: pictures in folders and zip archives, one after another.
 
-None is read, and no list of them is made: a folder may have millions.
+None is read, and no list of them is made: a folder may hold millions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from twinlens.cli.errors import CommandFailed
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator
 
-# What a worker may serve; what is none of these is left where it is.
+# What a worker may serve; other files are ignored.
 PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".avif"}
 )
@@ -38,12 +38,12 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A picture that is read when its batch's turn has come.
+class PictureFile:
+    """A picture in a folder or an archive, read when its batch is sent.
 
     Attributes:
         path: Where it lies, in an archive after the archive's own path.
-        n_bytes: Its size; 0 where that can't be told.
+        n_bytes: Its size; 0 if unknown.
         read: Returns its bytes, or raises Unreadable.
     """
 
@@ -53,7 +53,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What the service is told; a name that is not UTF-8 has marks in it."""
+        """The file name for the service; bytes that are not UTF-8 become marks."""
         return os.fsencode(self.path.name).decode(errors="replace")
 
 
@@ -65,10 +65,10 @@ class Files(NamedTuple):
 
 
 def archive_type(path: Path) -> str | None:
-    """Returns the media type of an archive or a listing by its name; None of anything else."""
+    """Returns the media type of an archive or a listing by its name; None for anything else."""
     name = path.name.lower()
-    found = (kind for suffix, kind in ARCHIVE_TYPES.items() if name.endswith(suffix))
-    return next(found, None)
+    types = (kind for suffix, kind in ARCHIVE_TYPES.items() if name.endswith(suffix))
+    return next(types, None)
 
 
 def find_files(paths: Iterable[Path]) -> Files:
@@ -85,20 +85,20 @@ def find_files(paths: Iterable[Path]) -> Files:
 
 
 def find_archives(paths: Iterable[Path]) -> list[Path]:
-    """Returns the archives among paths; none is looked for in folders."""
+    """Returns the archives among paths; folders are not searched for them."""
     return sorted({path for path in paths if archive_type(path) and not path.is_dir()})
 
 
 def find_pictures(
     paths: Iterable[Path], on_error: Callable[[OSError], None] | None = None
 ) -> Iterator[Path]:
-    """Gives the picture files that paths name, in no order, and none of the paths twice.
+    """Gives the picture files that paths name, in no order, and no path twice.
 
-    In folders, whatever is hidden or no picture is passed over.
+    In folders, files that are hidden or not pictures are skipped.
 
     Args:
-        paths: Folders and files; archives are passed over.
-        on_error: Told of folders that cannot be read.
+        paths: Folders and files; archives are skipped.
+        on_error: Called with the error of each folder that cannot be read.
     """
     named = dict.fromkeys(paths)
     for path in named:
@@ -108,30 +108,30 @@ def find_pictures(
             yield path
 
 
-def file_source(path: Path) -> Source:
-    """Returns a picture file, to be read."""
-    return Source(path, size_of(path), partial(_read_file, path))
+def picture_on_disk(path: Path) -> PictureFile:
+    """Returns a picture that is a file of its own."""
+    return PictureFile(path, size_of(path), partial(_read_file, path))
 
 
-def zip_sources(path: Path) -> Iterator[Source]:
-    """Gives the pictures of a zip archive; whatever else is in it is passed over.
+def pictures_in_zip(path: Path) -> Iterator[PictureFile]:
+    """Gives the pictures of a zip archive; anything else in it is skipped.
 
     Raises:
         CommandFailed: It cannot be read.
     """
     try:
-        # It is open as long as a source of it is held. Threads may read it at the same time.
+        # It is open as long as a picture of it is held. Threads may read it at the same time.
         archive = zipfile.ZipFile(path)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise CommandFailed(f"{path} cannot be read as a zip archive: {error}") from None
     for member in archive.infolist():
         if not is_noise(member.filename) and _is_picture(member.filename):
             place = path / PurePosixPath(member.filename.lstrip("/"))
-            yield Source(place, member.file_size, partial(_read_member, archive, member))
+            yield PictureFile(place, member.file_size, partial(_read_member, archive, member))
 
 
 def size_of(path: Path) -> int:
-    """Returns a file's size; 0 where it can't be told, as it will be when the file is read."""
+    """Returns a file's size; 0 if that fails, as reading the file will tell why."""
     try:
         return path.stat().st_size
     except OSError:
@@ -139,7 +139,7 @@ def size_of(path: Path) -> int:
 
 
 def nothing_in(paths: Iterable[Path], *errors: OSError) -> CommandFailed:
-    """Returns the error of paths that name no picture, with why, where that is known."""
+    """Returns the error for paths that name no picture, with the reason if one is known."""
     reasons = "".join(f" ({error.filename}: {error.strerror})" for error in errors[:1])
     return CommandFailed(f"there is no picture in {', '.join(map(str, paths))}{reasons}")
 
@@ -147,7 +147,7 @@ def nothing_in(paths: Iterable[Path], *errors: OSError) -> CommandFailed:
 def _pictures_in(
     folder: Path, named: Container[Path], on_error: Callable[[OSError], None]
 ) -> Iterator[Path]:
-    """Gives the pictures in and below a folder; what is named itself comes in its own turn."""
+    """Gives the pictures in and below a folder, without those that the user named as well."""
     folders = [folder]
     while folders:
         here = folders.pop()

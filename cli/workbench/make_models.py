@@ -1,0 +1,227 @@
+"""`twinlens models export`, `add`, `quantize` and `project`: new models for a directory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+import click
+
+from twinlens.cli.errors import CommandFailed
+from twinlens.cli.upload.files import find_files
+from twinlens.cli.workbench.inspect_models import BYTES_PER_MB
+from twinlens.models.card import Card, Fit, OutputKind, Resample, TextSpec
+from twinlens.models.distances import Metric
+from twinlens.models.session import OnnxEmbedder
+from twinlens.models.workbench.compare import compare_models, embed_each, read_pixels
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from twinlens.models.build.adapt import Pool
+    from twinlens.models.build.presets import Preprocessing
+    from twinlens.models.card import InputSpec, ModelComparison
+    from twinlens.models.registry import Registry
+    from twinlens.models.session import Pixels
+
+# Activations' ranges hardly change after so many photos.
+N_CALIBRATION_PHOTOS = 100
+# What the figures of a comparison are of: enough for a per cent, few enough to wait for.
+N_COMPARED_PHOTOS = 200
+# PCA needs more pictures than dimensions; past this many it gains nothing.
+N_PROJECTION_PHOTOS = 10_000
+# What the registry fills in, in a form that a card accepts.
+UNKNOWN_FILE, UNKNOWN_SHA256 = "x", "0" * 64
+
+
+class NetworkOptions(TypedDict):
+    """The options of `models add` that are not about pixels, by their names."""
+
+    name: str
+    title: str | None
+    licence: str
+    source: str
+    size: int | None
+    resize: str
+    crop: float | None
+    output: str | None
+    pool: Pool
+    text: Path | None
+    tokenizer: Path | None
+    version: str | None
+
+
+def export_network(
+    registry: Registry,
+    network: str,
+    *,
+    weights: str,
+    seed: int,
+    pooling: str,
+    name: str | None,
+    version: str | None,
+) -> None:
+    """Exports a network of keras.applications by SavedModel and tf2onnx, and adds it."""
+    from pathlib import Path  # noqa: PLC0415 (for a weights file)
+
+    from twinlens.models.build.keras import export_keras  # noqa: PLC0415 (TensorFlow)
+
+    source = weights if weights in ("imagenet", "random") else Path(weights)
+    click.echo(f"exporting {network}, which takes a minute", err=True)
+    exported = export_keras(network, weights=source, seed=seed, pooling=pooling)
+    origins = {"imagenet": "ImageNet", "random": f"random weights, seed {seed}"}
+    card = _new_card(
+        name=name or network.lower(),
+        version=version,
+        title=f"{network}, {origins.get(weights, weights)}, {pooling}-pooled",
+        spec=exported.input,
+        dimension=exported.dimension,
+        licence="see keras.applications",
+        source=f"keras.applications {network}, by tf2onnx",
+    )
+    _add(registry, card, exported.model)
+    click.echo(f"cosine to Keras: {exported.cosine:.8f}")
+
+
+def add_network(
+    registry: Registry,
+    file: Path,
+    preprocessing: Preprocessing,
+    **options: Unpack[NetworkOptions],
+) -> None:
+    """Rewrites any ONNX network into the one form, and adds it.
+
+    Raises:
+        CommandFailed: A text encoder comes without its tokenizer, or the other way round.
+    """
+    from twinlens.models.build.adapt import adapt_graph, read_network  # noqa: PLC0415 (onnx)
+
+    text, tokenizer, crop = options["text"], options["tokenizer"], options["crop"]
+    if (text is None) != (tokenizer is None):
+        raise CommandFailed("a text encoder needs both --text and --tokenizer")
+    adapted = adapt_graph(
+        read_network(file),
+        preprocessing,
+        size_px=options["size"],
+        resample=Resample(options["resize"]),
+        fit=Fit.SQUASH if crop is None else Fit.CROP,
+        crop_fraction=crop or 1.0,
+        output=options["output"],
+        pool=options["pool"],
+    )
+    card = _new_card(
+        name=options["name"],
+        version=options["version"],
+        title=options["title"] or file.name,
+        spec=adapted.input,
+        dimension=adapted.dimension,
+        licence=options["licence"],
+        source=options["source"],
+    )
+    if text is None or tokenizer is None:
+        _add(registry, card, adapted.model)
+        return
+    encoder = TextSpec(
+        file=UNKNOWN_FILE,
+        sha256=UNKNOWN_SHA256,
+        tokenizer=UNKNOWN_FILE,
+        tokenizer_sha256=UNKNOWN_SHA256,
+    )
+    card = card.model_copy(update={"text": encoder})
+    _add(registry, card, adapted.model, (read_network(text), tokenizer.read_bytes()))
+
+
+def quantize(registry: Registry, ref: str, photos: Path, version: str | None) -> None:
+    """Makes an int8 version of a model, calibrated with photos, and compares it."""
+    from twinlens.models.build.quantize import measure_ranges, quantize_model  # noqa: PLC0415 (slow)
+
+    card, model = registry.read(ref)
+    pixels = _photos(photos, card.input, N_COMPARED_PHOTOS)
+    click.echo(f"calibrating with {min(len(pixels), N_CALIBRATION_PHOTOS)} photos", err=True)
+    ranges = measure_ranges(model, (one[None] for one in pixels[:N_CALIBRATION_PHOTOS]))
+    changed = quantize_model(model, ranges)
+    made = card.model_copy(
+        update={"version": version or f"{card.version}-int8", "title": f"{card.title} (int8)"}
+    )
+    _add_compared(registry, card, made, changed, pixels)
+
+
+def project(
+    registry: Registry, ref: str, *, dim: int, whiten: bool, photos: Path, version: str | None
+) -> None:
+    """Makes a version of a model with shorter embeddings, and compares it."""
+    from twinlens.models.workbench.project import project_model  # noqa: PLC0415 (onnx)
+
+    card, model = registry.read(ref)
+    embedder = registry.open(ref)
+    pixels = _photos(photos, card.input, N_PROJECTION_PHOTOS)
+    click.echo(f"embedding {len(pixels)} photos", err=True)
+    changed = project_model(model, embed_each(embedder, pixels), dim, whiten=whiten)
+    kind = "white" if whiten else "pca"
+    made = card.model_copy(
+        update={
+            "version": version or f"{card.version}-{kind}{dim}",
+            "title": f"{card.title} ({kind} {dim})",
+            "dimension": dim,
+            "calibration": None,
+        }
+    )
+    _add_compared(registry, card, made, changed, pixels[:N_COMPARED_PHOTOS])
+
+
+def _add_compared(
+    registry: Registry, card: Card, made: Card, model: bytes, pixels: list[Pixels]
+) -> None:
+    made = made.model_copy(update={"golden": (), "text": None})
+    original = registry.open(card.ref)
+    comparison = compare_models(original, OnnxEmbedder(made, model), pixels)
+    _add(registry, made.model_copy(update={"comparison": comparison}), model)
+    _print_comparison(comparison)
+
+
+def _print_comparison(comparison: ModelComparison) -> None:
+    click.echo(f"against {comparison.original}, over {comparison.n_pictures} pictures, one core:")
+    click.echo(f"  speed             {comparison.speed_ratio:.2f} times")
+    if comparison.mean_cosine is not None:
+        click.echo(f"  mean cosine       {comparison.mean_cosine:.5f}")
+    click.echo(f"  top-10 agreement  {comparison.top10_agreement:.4f}")
+    click.echo(f"  bytes per vector  {comparison.bytes_per_vector}")
+
+
+def _photos(folder: Path, spec: InputSpec, at_most: int) -> list[Pixels]:
+    return read_pixels(find_files([folder]).pictures, spec, at_most)
+
+
+def _new_card(
+    *,
+    name: str,
+    version: str | None,
+    title: str,
+    spec: InputSpec,
+    dimension: int,
+    licence: str,
+    source: str,
+) -> Card:
+    """Returns the card of a new model; the registry fills in what it lacks."""
+    return Card(
+        name=name,
+        version=version or "1",
+        title=title,
+        file=UNKNOWN_FILE,
+        sha256=UNKNOWN_SHA256,
+        output=OutputKind.FLOAT32,
+        dimension=dimension,
+        metric=Metric.L2,
+        licence=licence,
+        source=source,
+        input=spec,
+    )
+
+
+def _add(
+    registry: Registry, card: Card, model: bytes, text: tuple[bytes, bytes] | None = None
+) -> None:
+    added = registry.add(card, model, text)
+    click.echo(
+        f"added {added.ref}: {added.dimension}-d, {len(model) / BYTES_PER_MB:.1f} MB, "
+        f"{registry.path_of(added)}"
+    )

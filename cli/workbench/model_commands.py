@@ -1,0 +1,389 @@
+"""`twinlens models …`, `evaluate` and `compare-models`: the options.
+
+The work is done in the other modules of this package, imported when used.
+"""
+
+# ruff: noqa: PLC0415 (imports wait until they are used: TensorFlow's alone takes seconds)
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+import click
+
+from twinlens.cli.parameters import library_option, url_option
+
+if TYPE_CHECKING:
+    from twinlens.cli.workbench.make_models import NetworkOptions
+    from twinlens.models.build.presets import Channels, Layout, PerChannel, Preprocessing
+
+dir_option = click.option(
+    "--dir",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory of models.  [default: that of the data directory]",
+)
+photos_option = click.option(
+    "--photos",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of photos like those that will be searched.",
+)
+version_option = click.option("--version", help="Version of the new model.")
+ref_argument = click.argument("ref", metavar="NAME[@VERSION]")
+
+
+class Triple(click.ParamType[tuple[float, float, float]]):
+    """Three numbers, one per channel: 0.485,0.456,0.406."""
+
+    name = "a,b,c"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float, float]:
+        """Reads the numbers."""
+        try:
+            red, green, blue = map(float, value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not three numbers with commas between", param, ctx)
+        return red, green, blue
+
+
+class PixelOptions(TypedDict):
+    """The options of `models add` that say what is done to pixels; None where not given."""
+
+    layout: Layout | None
+    channels: Channels | None
+    scale: float | None
+    mean: PerChannel | None
+    std: PerChannel | None
+
+
+@click.group()
+def models() -> None:
+    """Convert, verify, quantise and compare models. A model is NAME, or NAME@VERSION."""
+
+
+@models.command("list")
+@dir_option
+@click.option("--url", envvar="TWINLENS_URL", help="List the models of this service instead.")
+def list_models(directory: Path | None, url: str | None) -> None:
+    """List the models of the directory."""
+    from twinlens.cli.show import tables
+    from twinlens.cli.workbench import inspect_models
+
+    if url:
+        tables.show_served_models(url)
+    else:
+        inspect_models.show_models(inspect_models.registry_of(directory))
+
+
+@models.command()
+@ref_argument
+@dir_option
+def show(ref: str, directory: Path | None) -> None:
+    """Show a model's card."""
+    from twinlens.cli.workbench import inspect_models
+
+    inspect_models.show_model(inspect_models.registry_of(directory), ref)
+
+
+@models.command()
+@click.argument("refs", nargs=-1, metavar="[NAME[@VERSION]]…")
+@dir_option
+def verify(refs: tuple[str, ...], directory: Path | None) -> None:
+    """Check models with their golden pictures; all models by default."""
+    from twinlens.cli.workbench import inspect_models
+
+    inspect_models.verify_models(inspect_models.registry_of(directory), refs)
+
+
+@models.command()
+@ref_argument
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@dir_option
+def remove(ref: str, yes: bool, directory: Path | None) -> None:
+    """Remove a model's card and files."""
+    from twinlens.cli.workbench import inspect_models
+
+    registry = inspect_models.registry_of(directory)
+    card = registry.card(ref)
+    if not yes:
+        click.confirm(
+            f"Remove {card.ref}? Libraries that use it cannot search without it", abort=True
+        )
+    registry.remove(card.ref)
+    click.echo(f"removed {card.ref}")
+
+
+@models.command()
+@click.argument("refs", nargs=-1, metavar="[NAME[@VERSION]]…")
+@dir_option
+def bench(refs: tuple[str, ...], directory: Path | None) -> None:
+    """Measure the pictures per second of models on one core; all models by default."""
+    from twinlens.cli.workbench import inspect_models
+
+    inspect_models.bench_models(inspect_models.registry_of(directory), refs)
+
+
+@models.command()
+@click.argument("network")
+@click.option(
+    "--weights", default="imagenet", show_default=True, help="imagenet, random, or a file."
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of random weights.")
+@click.option(
+    "--pooling",
+    type=click.Choice(["max", "avg"]),
+    default="max",
+    show_default=True,
+    help="How to pool the last feature maps.",
+)
+@click.option("--name", help="Name of the new model.  [default: the network's]")
+@version_option
+@dir_option
+def export(
+    network: str,
+    directory: Path | None,
+    weights: str,
+    seed: int,
+    pooling: str,
+    name: str | None,
+    version: str | None,
+) -> None:
+    """Export a network of keras.applications, such as resnet50 or vgg16."""
+    from twinlens.cli.workbench import inspect_models, make_models
+
+    make_models.export_network(
+        inspect_models.registry_of(directory),
+        network,
+        weights=weights,
+        seed=seed,
+        pooling=pooling,
+        name=name,
+        version=version,
+    )
+
+
+@models.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--name", required=True, help="Name of the new model.")
+@click.option("--title", help="Title on its card.  [default: the file's name]")
+@click.option("--licence", default="unknown", show_default=True, help="Licence on its card.")
+@click.option("--source", default="unknown", show_default=True, help="Where it comes from.")
+@click.option("--preset", help="torchvision, caffe, tf or keras-caffe; the next five override it.")
+@click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Order of dimensions.")
+@click.option("--channels", type=click.Choice(["rgb", "bgr"]), help="Order of colours.")
+@click.option("--scale", type=float, help="Pixels become (pixel * scale - mean) / std.")
+@click.option("--mean", type=Triple(), help="One number per channel, in the order of --channels.")
+@click.option("--std", type=Triple(), help="Like --mean.")
+@click.option(
+    "--size", type=click.IntRange(8, 4096), help="Side in pixels, if the graph takes any."
+)
+@click.option(
+    "--resize",
+    type=click.Choice(["bilinear", "bicubic", "lanczos"]),
+    default="bicubic",
+    help="Filter that resizes pictures.",
+)
+@click.option(
+    "--crop",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Keep this part of the middle, instead of squashing.",
+)
+@click.option("--output", help="Tensor to take the embedding from.")
+@click.option(
+    "--pool",
+    type=click.Choice(["max", "avg", "none"]),
+    default="none",
+    help="How to pool feature maps.",
+)
+@click.option(
+    "--text", type=click.Path(exists=True, path_type=Path), help="Its text encoder, ONNX."
+)
+@click.option(
+    "--tokenizer",
+    type=click.Path(exists=True, path_type=Path),
+    help="The encoder's tokenizer.json.",
+)
+@version_option
+@dir_option
+def add(
+    file: Path,
+    directory: Path | None,
+    preset: str | None,
+    layout: Layout | None,
+    channels: Channels | None,
+    scale: float | None,
+    mean: PerChannel | None,
+    std: PerChannel | None,
+    **options: Unpack[NetworkOptions],
+) -> None:
+    """Add any ONNX network, rewritten into the form that all models have."""
+    from twinlens.cli.workbench import inspect_models, make_models
+
+    preprocessing = _preprocessing(
+        preset, {"layout": layout, "channels": channels, "scale": scale, "mean": mean, "std": std}
+    )
+    registry = inspect_models.registry_of(directory)
+    make_models.add_network(registry, file, preprocessing, **options)
+
+
+@models.command()
+@ref_argument
+@photos_option
+@version_option
+@dir_option
+def quantize(ref: str, photos: Path, version: str | None, directory: Path | None) -> None:
+    """Make an int8 version: a quarter of the size, and faster."""
+    from twinlens.cli.workbench import inspect_models, make_models
+
+    make_models.quantize(inspect_models.registry_of(directory), ref, photos, version)
+
+
+@models.command()
+@ref_argument
+@click.option("--dim", required=True, type=click.IntRange(1), help="Length of the new embeddings.")
+@click.option(
+    "--whiten",
+    is_flag=True,
+    help="Give every direction the same variance; this lost mAP wherever it was measured.",
+)
+@photos_option
+@version_option
+@dir_option
+def project(
+    ref: str, directory: Path | None, dim: int, whiten: bool, photos: Path, version: str | None
+) -> None:
+    """Make a version with shorter embeddings, by PCA."""
+    from twinlens.cli.workbench import inspect_models, make_models
+
+    registry = inspect_models.registry_of(directory)
+    make_models.project(registry, ref, dim=dim, whiten=whiten, photos=photos, version=version)
+
+
+cache_option = click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory to keep embeddings in.  [default: the user's cache]",
+)
+
+
+@models.command()
+@ref_argument
+@click.argument("photos", type=click.Path(exists=True, path_type=Path), metavar="FOLDER|LABELS")
+@cache_option
+@dir_option
+def calibrate(ref: str, photos: Path, cache: Path | None, directory: Path | None) -> None:
+    """Measure how far apart a model puts unrelated photos, for its card.
+
+    FOLDER has photos like those that will be searched; LABELS is a CSV of file,label, as for
+    `evaluate`, and tells which of them are unrelated.
+    """
+    from twinlens.cli.workbench import evaluate, inspect_models
+
+    registry = inspect_models.registry_of(directory)
+    evaluate.run_calibrate(registry, ref, photos, cache or _cache_dir())
+
+
+models_option = click.option(
+    "--models", "refs", help="Models: NAME[@VERSION],…  [default: those of a new library]"
+)
+
+
+@click.command("evaluate")
+@click.argument("labels", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@models_option
+@click.option(
+    "--report",
+    default="evaluation.html",
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="HTML file to write.",
+)
+@click.option(
+    "--apply", "is_applied", is_flag=True, help="Make the recommendation the library's plan."
+)
+@url_option
+@library_option
+@cache_option
+@dir_option
+def evaluate_models(
+    labels: Path,
+    refs: str | None,
+    report: Path,
+    is_applied: bool,
+    url: str,
+    library: str,
+    cache: Path | None,
+    directory: Path | None,
+) -> None:
+    """Measure models and their fusions on labelled photos: a CSV of file,label."""
+    from twinlens.cli.workbench import evaluate, inspect_models
+
+    registry = inspect_models.registry_of(directory)
+    apply = evaluate.run_evaluate(registry, labels, _refs(refs), cache or _cache_dir(), report)
+    if is_applied:
+        apply(url, library)
+
+
+@click.command("compare-models")
+@click.argument("query", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@models_option
+@click.option(
+    "--save",
+    default="compared.png",
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="PNG file to write.",
+)
+@cache_option
+@dir_option
+def compare_models(
+    query: Path,
+    folder: Path,
+    refs: str | None,
+    save: Path,
+    cache: Path | None,
+    directory: Path | None,
+) -> None:
+    """Show what each model finds in FOLDER for the picture QUERY, side by side."""
+    from twinlens.cli.workbench import evaluate, inspect_models
+
+    registry = inspect_models.registry_of(directory)
+    evaluate.run_compare(registry, query, folder, _refs(refs), cache or _cache_dir(), save)
+
+
+def _refs(text: str | None) -> list[str]:
+    from twinlens.models.registry import DEFAULT_MODELS
+
+    return text.split(",") if text else list(DEFAULT_MODELS)
+
+
+def _cache_dir() -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("twinlens") / "embeddings"
+
+
+def _preprocessing(preset: str | None, asked: PixelOptions) -> Preprocessing:
+    """Returns a preset with the given options in place of its own; without a preset, the identity.
+
+    Raises:
+        click.UsageError: There is no such preset.
+    """
+    from twinlens.models.build.presets import PRESETS, Preprocessing
+
+    if preset is not None and preset not in PRESETS:
+        raise click.UsageError(f"no preset is named {preset!r}; there are {', '.join(PRESETS)}")
+    plain = Preprocessing("nchw", "rgb", 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    base = PRESETS[preset] if preset else plain
+    scale, mean, std = asked["scale"], asked["mean"], asked["std"]
+    return Preprocessing(
+        layout=asked["layout"] or base.layout,
+        channels=asked["channels"] or base.channels,
+        scale=base.scale if scale is None else scale,
+        mean=base.mean if mean is None else mean,
+        std=base.std if std is None else std,
+    )
