@@ -27,6 +27,7 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests benchmarks
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/deptry .
 	$(BIN)/codespell

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tests.photos import SOURCES, jpeg, source
+from support.photos import SOURCES, jpeg, source
 
 from benchmarks.setup import Results, Setup, medians, time_s
 from twinlens.models.card import InputSpec
@@ -65,7 +65,7 @@ def _photo(name: str, grain: float) -> bytes:
     large = photo.resize(SIZE_PX, Image.Resampling.LANCZOS, (0, 0, width, height))
     rng = np.random.default_rng(0)
     noise = rng.normal(0, grain, (*SIZE_PX[::-1], 3)).astype(np.float32)
-    return jpeg(Image.fromarray(np.clip(large + noise, 0, 255).astype(np.uint8)))
+    return jpeg(Image.fromarray(np.clip(np.asarray(large) + noise, 0, 255).astype(np.uint8)))
 
 
 def _decode(spec: InputSpec, content: bytes) -> NDArray[np.uint8]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from benchmarks.setup import time_s
+from twinlens.models.card import load_card
+from twinlens.models.cards import SHIPPED_CARDS
 from twinlens.models.fusion import fuse
-from twinlens.models.registry import SHIPPED_CARDS, load_card
 from twinlens.models.rerank import N_RERANKED, rerank
 
 CARDS = ("efficientnet-lite0@1-int8", "efficientnet-lite2@1-int8", "phash@1")
@@ -32,7 +34,7 @@ def main() -> None:
     weights = dict.fromkeys(cards, 1.0)
     for limit in (N_RERANKED, N_CANDIDATES):
         title = f"{len(cards)} models, {N_CANDIDATES} candidates fused, {limit} shown"
-        _show(title, lambda limit=limit: fuse(distances, cards, weights, limit))
+        _show(title, partial(fuse, distances, cards, weights, limit))
     rows = np.abs(rng.standard_normal((1 + N_RERANKED, 64))).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     similarity = rows @ rows.T

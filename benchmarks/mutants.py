@@ -23,7 +23,7 @@ SEEN = ("killed", "timeout", "suspicious", "segfault")
 
 def mutmut(*words: str) -> str:
     """Runs mutmut, and returns what it says."""
-    command = [Path(sys.executable).parent / "mutmut", *words]
+    command = [str(Path(sys.executable).parent / "mutmut"), *words]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stdout)

@@ -14,12 +14,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import skimage.data
 from numpy.typing import NDArray
 
 from benchmarks.setup import time_s
+from twinlens.models.bits import Embeddings
 from twinlens.models.calibration import Calibration, calibrate, prior_of
 from twinlens.models.distances import pairwise_distances
 from twinlens.models.duplicates import (
@@ -34,7 +36,6 @@ from twinlens.models.registry import DEFAULT_MODELS, Registry, ensure_models
 from twinlens.models.session import Embedder
 from twinlens.models.variants import NEAR_WEIGHT, variants_of
 from twinlens.models.workbench.edits import EDITS, edit_picture
-from twinlens.models.workbench.embeddings import Rows
 from twinlens.shared.errors import PictureError
 
 # Files in several formats of one picture would be found for each other's edits.
@@ -44,7 +45,7 @@ N_HASHES = 100_000
 NETWORK, HASH = "efficientnet-lite0", "phash"
 
 Edit = tuple[int, str]  # the place of the original, what was done
-Variants = dict[str, Rows]  # by model: [v, dim] or [v, dim / 8], the picture as it is first
+Variants = dict[str, Embeddings]  # by model: [v, dim] or [v, dim / 8], the picture as it is first
 Edits = dict[Edit, Variants]
 Distances = dict[str, NDArray[np.float64]]  # by model: [v, n]
 
@@ -193,7 +194,7 @@ def _grouped(gallery: _Gallery, edits: Edits) -> _Grouped:
     return _Grouped(is_joined, len(groups), n_right / n_pairs if n_pairs else 1.0)
 
 
-def _without_copies(rows: dict[str, Rows]) -> list[int]:
+def _without_copies(rows: dict[str, Any]) -> list[int]:
     ids = [f"{number:06d}" for number in range(len(rows[HASH]))]
     groups = group_duplicates(ids, rows[HASH], SAME_BITS, confirm_by_cosine(rows[NETWORK]))
     copies = {int(image_id) for group in groups for image_id in sorted(group)[1:]}

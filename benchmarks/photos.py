@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from PIL import Image
-from tests.photos import SIZE_PX, SOURCES, jpeg, source
+from support.photos import SIZE_PX, SOURCES, jpeg, source
 
 
 class Photos:

@@ -27,8 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pymilvus import MilvusClient
-from redis import Redis
-from tests.servers import running_milvus
+from support.servers import running_milvus
 
 from benchmarks.photos import Photos
 from benchmarks.service import Service, connect, post_search, serve
@@ -37,11 +36,12 @@ from twinlens.models.card import Card
 from twinlens.models.pictures import open_picture
 from twinlens.models.registry import Registry, ensure_models
 from twinlens.models.session import Embedder
-from twinlens.shared import queue
 from twinlens.shared.indexes import BUILD, search_params
-from twinlens.shared.libraries import Index, Library
+from twinlens.shared.libraries import Index, Library, new_library
 from twinlens.shared.messages import CatalogEntry, Image, now
 from twinlens.shared.redis.catalog import Catalog
+from twinlens.shared.redis.client import Redis
+from twinlens.shared.redis.client import connect as connect_redis
 from twinlens.shared.settings import Settings
 from twinlens.workers.milvus.collection import VECTOR_FIELD, Collection, collection_of
 from twinlens.workers.milvus.vectors import Vectors
@@ -153,7 +153,7 @@ def _show_service(
     service: Service, uri: str, collection: Collection, rows: Rows, n_queries: int
 ) -> None:
     """Searches with stored images, by HTTP and in Milvus."""
-    with queue.connect(f"redis://127.0.0.1:{service.ports['valkey']}/0") as redis:
+    with connect_redis(f"redis://127.0.0.1:{service.ports['valkey']}/0") as redis:
         _catalogue(redis, collection, len(rows))
     vectors = Vectors(Settings(milvus_uri=uri))
     places = np.random.default_rng(2).choice(len(rows), n_queries, replace=False)
@@ -214,9 +214,7 @@ def _show_named(uri: str, collection: Collection, rows: Rows, queries: Rows) -> 
             search_params={"params": search_params(collection.index, N_NAMED)},
         )
         n_found += len(hits)
-        times_s.append(
-            time_s(partial(vectors.nearest, collection, query[None], N_NAMED, among=ids))
-        )
+        times_s.append(time_s(partial(vectors.distances_to, collection, query[None], ids)))
     share = n_found / (20 * N_NAMED)
     print(f"the server finds {share:.1%} of {N_NAMED} named rows; read, measured {_times(times_s)}")
 
@@ -277,7 +275,7 @@ def _write(vectors: Vectors, collection: Collection, rows: Rows) -> None:
 
 
 def _collection(card: Card, index: Index) -> Collection:
-    return collection_of(Library(name=LIBRARY, models=[card.ref], index=index), card)
+    return collection_of(new_library(LIBRARY, [card.ref], index=index), card)
 
 
 def _id_of(place: int) -> str:

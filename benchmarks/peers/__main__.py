@@ -11,6 +11,7 @@ import json
 import statistics
 from collections import defaultdict
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 from benchmarks import report
@@ -41,7 +42,8 @@ def main() -> None:
 
 def measure(setup: Setup, python: Path) -> Results:
     """Measures requests a second, and how long 95 per cent of them take at most."""
-    photos, loads, bare_s = Photos(), defaultdict(list), []
+    photos, bare_s = Photos(), list[float]()
+    loads: Loads = defaultdict(list)
     with ExitStack() as stack:
         targets = {"twinlens": _twinlens(stack.enter_context(serve(setup)), photos)}
         for name in PATHS:
@@ -51,7 +53,7 @@ def measure(setup: Setup, python: Path) -> Results:
         bare.run(photos.write(setup.work / "warm", N_WARM))
         for number in range(setup.size.rounds):
             paths = photos.write(setup.work / f"bare-{number}", setup.size.requests)
-            bare_s.append(time_s(lambda paths=paths: bare.run(paths)))
+            bare_s.append(time_s(partial(bare.run, paths)))
             _run_round(setup, targets, photos, loads)
     return {
         "peers_bare_per_s": setup.size.requests / statistics.median(bare_s),

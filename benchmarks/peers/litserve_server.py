@@ -10,7 +10,7 @@ from fastapi import Body, Response
 from benchmarks.peers.model import Model, n_processes, port
 
 
-class Embed(litserve.LitAPI):
+class Embed(litserve.LitAPI):  # type: ignore[misc]
     """One process."""
 
     def setup(self, device: str) -> None:

@@ -31,7 +31,8 @@ class Model:
     def embed(self, content: bytes) -> bytes:
         spec = self._embedder.card.input
         pixels = open_picture(content, wanted_px=spec.wanted_px).pixels_for(spec)
-        return self._embedder.embed_batch(pixels[None])[0].tobytes()
+        embedded: bytes = self._embedder.embed_batch(pixels[None])[0].tobytes()
+        return embedded
 
 
 def port() -> int:

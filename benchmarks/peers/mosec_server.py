@@ -7,7 +7,7 @@ from mosec import Server, Worker
 from benchmarks.peers.model import Model, n_processes
 
 
-class Embed(Worker):
+class Embed(Worker):  # type: ignore[misc]
     """One process."""
 
     resp_mime_type = "application/octet-stream"

@@ -166,13 +166,13 @@ def test_a_library_is_changed_rolled_back_and_removed(service: Running, tmp_path
     done = twinlens("libraries", "set", "changed", *plan, *at)
     assert done.returncode == 0, done.stderr
     assert "library changed at" in done.stdout
-    assert "has efficientnet-lite0@1-int8 now" in done.stdout
+    assert "now has efficientnet-lite0@1-int8" in done.stdout
     row = library_row(service, "changed")
     assert row[:3] == ["changed", "3", "efficientnet-lite0@1-int8"]
     assert "FLAT" in row
 
     back = twinlens("libraries", "rollback", "changed", *at)
-    assert "has phash@1 now" in back.stdout
+    assert "now has phash@1" in back.stdout
 
     assert twinlens("libraries", "remove", "changed", *at).returncode == 1  # nobody says yes
     assert library_row(service, "changed")

@@ -133,7 +133,7 @@ def test_a_run_that_was_broken_off_goes_on(
     if number is signal.SIGINT:
         assert process.returncode == 130, complained
         assert COUNTS.search(told)
-        assert "broken off; " in complained
+        assert "interrupted; " in complained
         assert "Run the same command again" in complained
         assert "Traceback" not in complained
     else:

@@ -19,8 +19,8 @@ from support.requests import counts
 from support.servers import wait_until
 
 from twinlens.cli.service.background import running_service
-from twinlens.shared.queue import connect
 from twinlens.shared.redis import keys
+from twinlens.shared.redis.client import connect
 
 
 def noted(data_dir: Path) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def test_an_image_has_content_thumbnail_and_metadata(client: Client) -> None:
     exif[0x010E] = "a secret place"
     content = io.BytesIO()
     photo.save(content, "JPEG", exif=exif)
-    files = {
+    files: dict[str, Any] = {
         "file": ("Rakete 🚀.JPG", content.getvalue()),
         "metadata": (None, '{"year": 2026, "tags": ["a", "b"]}', "application/json"),
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from flask.testing import FlaskClient
 from pymilvus import MilvusClient
 from support.doors import Door, door_to
 from support.embedding import outcomes
@@ -13,12 +12,12 @@ from support.inside_worker import WorkerProcess, serve_only, worker_process
 from support.kept_models import KeptModels
 from support.photos import NAMES, jpeg, source
 from support.plain_uploads import IDS, upload
-from support.requests import client_of, post
+from support.requests import Client, client_of, post
 from support.servers import running_milvus, running_standalone, running_valkey
 from support.stand_in import StandIn
 
 from twinlens.shared.blobs import image_id_of
-from twinlens.shared.queue import connect
+from twinlens.shared.redis.client import connect
 from twinlens.shared.settings import Settings
 from twinlens.workers.process.runtime import build_runtime
 
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from redis import Redis
-
+    from twinlens.shared.redis.client import Redis
     from twinlens.workers.process.runtime import Runtime
 
 
@@ -105,7 +103,7 @@ def redis(settings: Settings) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def client(settings: Settings, redis: Redis) -> FlaskClient:
+def client(settings: Settings, redis: Redis) -> Client:
     return client_of(settings)
 
 
@@ -128,9 +126,7 @@ def small_photos() -> dict[str, bytes]:
 @pytest.fixture
 def runtime(settings: Settings, redis: Redis, models_dir: Path) -> Runtime:
     settings.data_dir.joinpath("models").symlink_to(models_dir)
-    runtime = build_runtime(settings, ["bulk"])
-    runtime.registry = KeptModels(settings.models_dir)
-    return runtime
+    return build_runtime(settings, ["bulk"], KeptModels(settings.models_dir))
 
 
 @pytest.fixture
@@ -165,7 +161,7 @@ def process(
 
 
 @pytest.fixture
-def filled(client: FlaskClient, process: WorkerProcess) -> list[str]:
+def filled(client: Client, process: WorkerProcess) -> list[str]:
     """Plain pictures, embedded by `process`: their ids."""
     upload(client)
     process.run_all("bulk")
@@ -174,9 +170,7 @@ def filled(client: FlaskClient, process: WorkerProcess) -> list[str]:
 
 
 @pytest.fixture
-def library(
-    client: FlaskClient, runtime: Runtime, small_photos: dict[str, bytes]
-) -> dict[str, str]:
+def library(client: Client, runtime: Runtime, small_photos: dict[str, bytes]) -> dict[str, str]:
     """The small photos, embedded: image ids by name."""
     job_id = post(client, list(small_photos.items()))
     assert outcomes(runtime, job_id) == ["succeeded"] * len(NAMES)

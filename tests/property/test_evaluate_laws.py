@@ -63,7 +63,8 @@ def make_rows(model: Model, n_rows: int, rng: np.random.Generator) -> NDArray[An
         return rng.integers(0, 256, (n_rows, model.dimension // 8), np.uint8)
     # Whole numbers, so that distances are equal now and then.
     rows = rng.integers(-1, 2, (n_rows, model.dimension)) + [0.5] * model.dimension
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    unit: NDArray[Any] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit.astype(np.float32)
 
 
 @st.composite

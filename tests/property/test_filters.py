@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,10 +28,12 @@ from twinlens.shared.filters import (
 from twinlens.workers.milvus.expressions import to_stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from twinlens.shared.filters import Scalar
+    from twinlens.shared.filters import Operator, Scalar
     from twinlens.shared.messages import Metadata
+
+Ordered = TypeVar("Ordered", float, str)
 
 SIGNS = st.sampled_from(["==", "!=", "<", "<=", ">", ">="])
 texts = st.text(st.characters(codec="utf-8"), max_size=8)
@@ -149,7 +151,7 @@ def test_not_goes_into_and_and_or(parts: tuple[Filter, ...], found: Metadata) ->
 
 @given(SIGNS, words, words)
 def test_a_comparison_with_what_is_there_is_true_or_its_negation_is(
-    sign: str, here: str, there: str
+    sign: Operator, here: str, there: str
 ) -> None:
     wanted = Compare("a", sign, here)
     assert matches(wanted, {"a": there}) is not matches(Not(wanted), {"a": there})
@@ -165,8 +167,8 @@ def test_stored_strings_are_in_the_order_of_the_strings(values: list[str]) -> No
     assert_same_order(values, str, "s")
 
 
-def assert_same_order(values: list[Scalar], key: Callable[[Scalar], object], kind: str) -> None:
-    codes = {repr(value): to_stored({"a": value})["YQ"][kind] for value in values}
+def assert_same_order(values: Sequence[Ordered], key: Callable[[Ordered], Any], kind: str) -> None:
+    codes: dict[str, Any] = {repr(value): to_stored({"a": value})["YQ"][kind] for value in values}
     for one, other in itertools.product(values, repeat=2):
         assert (key(one) < key(other)) is (codes[repr(one)] < codes[repr(other)])
         assert (key(one) == key(other)) is (codes[repr(one)] == codes[repr(other)])

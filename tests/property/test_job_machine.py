@@ -8,6 +8,7 @@ or never; a job may have ended, or never have been, when something is told of it
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
@@ -23,16 +24,19 @@ from hypothesis.stateful import (
 )
 from support.beats import beat
 from support.job_model import FOR_EVER, Model
+from support.results import stored_items, stored_result
 from support.servers import running_valkey
 from support.stand_in import read_task
 
 from twinlens.shared.errors import BrokenPicture, JobExpired, Problem, UploadBroken
-from twinlens.shared.messages import Item
-from twinlens.shared.queue import connect, make_celery, publish_chunk, read_results
-from twinlens.shared.redis import scripts
+from twinlens.shared.messages import Item, JobStatus
+from twinlens.shared.queue import make_celery, publish_chunk
+from twinlens.shared.redis import keys
+from twinlens.shared.redis.client import connect
 from twinlens.shared.redis.feed import Feed
-from twinlens.shared.redis.jobs import ITEMS, JOBS, SEARCHES, Job, Jobs
+from twinlens.shared.redis.jobs import ITEMS, Job, Jobs
 from twinlens.shared.redis.presence import announce, live_workers
+from twinlens.shared.redis.results import read_results
 from twinlens.shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -165,7 +169,7 @@ class JobMachine(RuleBasedStateMachine):
             self.feed.still_arrives(upload)
             self.model.heard_of.add(upload)
         else:
-            self.redis.expire(scripts.arrival(upload), 0)  # as two minutes do
+            self.redis.expire(keys.arrival(upload), 0)  # as two minutes do
             self.model.heard_of.discard(upload)
 
     @rule(
@@ -217,8 +221,7 @@ class JobMachine(RuleBasedStateMachine):
 
     def count(self, job: str, chunk: int, items: list[Item]) -> None:
         self.tick()
-        with self.redis.pipeline() as pipeline:
-            self.jobs.count_chunk(job, chunk, items, pipeline)
+        self.jobs.count_chunk(job, chunk, items, stored_items(job, chunk, items))
         self.model.count(job, chunk, items)
 
     @rule(n_messages=st.integers(1, 6), outcomes=outcomes)
@@ -277,8 +280,8 @@ class JobMachine(RuleBasedStateMachine):
         if how == "cancelled":
             self.jobs.cancel(job)
         else:
-            self.jobs.finish(job, problem, result)
-        status = "succeeded" if how == "with a result" else how
+            self.jobs.finish(job, problem, stored_result(job, result) if result else None)
+        status: JobStatus = "succeeded" if how == "with a result" else how
         self.model.finish(job, status, problem, result)
 
     # What happens around them.
@@ -361,13 +364,13 @@ class JobMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_in_the_wrong_place(self) -> None:
         with self.redis.pipeline(transaction=False) as read:
-            for name in ("bulk", scripts.RING, *(f"{scripts.RING}:{one}" for one in LIBRARIES)):
+            for name in ("bulk", keys.RING, *(f"{keys.RING}:{one}" for one in LIBRARIES)):
                 read.lrange(name, 0, -1)
-            for name in (JOBS, SEARCHES, *map(scripts.open_uploads, LIBRARIES), scripts.FED):
+            for name in (keys.JOBS, keys.SEARCHES, *map(keys.open_uploads, LIBRARIES), keys.FED):
                 read.zrange(name, 0, -1, withscores=True)
-            for name in (scripts.ARRIVING, scripts.SINGLES):
+            for name in (keys.ARRIVING, keys.SINGLES):
                 read.smembers(name)
-            read.get(scripts.BACKLOG)
+            read.get(keys.BACKLOG)
             queue, ring, *turns, jobs, searches, default, other, fed, arriving, singles, n = (
                 read.execute()
             )
@@ -389,13 +392,13 @@ class JobMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_stays_for_ever(self) -> None:
-        keys = [*self.redis.keys("tl:job:*"), *self.redis.keys("celery-task-meta-*")]
+        names = [*self.redis.keys("tl:job:*"), *self.redis.keys("celery-task-meta-*")]
         expected = self.model.lives()
-        assert set(keys) == expected.keys()
+        assert set(names) == expected.keys()
         with self.redis.pipeline(transaction=False) as read:
-            for key in keys:
-                read.ttl(key)
-            found = dict(zip(keys, read.execute(), strict=True))
+            for name in names:
+                read.ttl(name)
+            found = dict(zip(names, read.execute(), strict=True))
         for key, ttl_s in expected.items():
             least = FOR_EVER if ttl_s == FOR_EVER else ttl_s - LATE_S
             assert least <= found[key] <= ttl_s, key
@@ -413,9 +416,10 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.mark.timeout(900)  # to make an example small takes Hypothesis up to five minutes
 def test_jobs_are_what_the_model_says(redis_url: str) -> None:
-    app = make_celery(Settings(redis_url=redis_url), with_results=False)
+    app = make_celery(Settings(redis_url=redis_url))
+    made: Any = partial(JobMachine, redis_url, app)  # what makes one will do
     run_state_machine_as_test(
-        lambda: JobMachine(redis_url, app),
+        made,
         settings=settings(
             # Each of some 30 steps of a dozen round trips to the server.
             max_examples=settings().max_examples // 2,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from redis import Redis
+from twinlens.shared.redis.client import Redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,4 +56,5 @@ class BusyRedis(Redis):
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         self.meanwhile()
-        return super().execute_command(*args, **options)
+        execute: Any = super().execute_command
+        return execute(*args, **options)

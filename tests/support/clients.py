@@ -65,6 +65,7 @@ class Client:
             cursor = {"cursor": page["next_cursor"]}
 
     def search(self, content: bytes, query: str = "{}") -> Any:
-        files = {"file": ("query.jpg", content), "query": (None, query, "application/json")}
+        asked = (None, query, "application/json")
+        files: dict[str, Any] = {"file": ("query.jpg", content), "query": asked}
         answer = self.http.post("/v1/search", files=files, headers=WAIT)
         return answer.raise_for_status().json()

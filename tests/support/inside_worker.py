@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 import kombu
+from billiard.einfo import ExceptionInfo
+from celery.exceptions import Reject
 from celery.worker.request import Request
 
-from twinlens.shared.libraries import Library
+from twinlens.shared.libraries import new_library
 from twinlens.shared.redis.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -23,8 +26,8 @@ if TYPE_CHECKING:
 
     import pytest
     from celery import Celery
-    from redis import Redis
 
+    from twinlens.shared.redis.client import Redis
     from twinlens.shared.settings import Settings
     from twinlens.workers.process.runtime import Runtime
 
@@ -55,11 +58,15 @@ class WorkerProcess:
     def run_next(self, queue: str) -> None:
         """Does the task of the next message, whenever it is to be done."""
         message = self.take(queue)
+        request = self.request(message)
         try:
-            self.request(message).execute()
+            request.execute()
         except SystemExit:
             # The parent process sees that one that worked on it is gone.
             message.requeue()
+        except Reject:
+            # It is the parent process that is told.
+            request.on_failure(ExceptionInfo())
 
     def run_all(self, queue: str, n_most: int = 100) -> None:
         """Does what is queued, and what is queued by it."""
@@ -81,7 +88,15 @@ class WorkerProcess:
 
 def serve_only(redis: Redis, *models: str) -> None:
     """Makes the default library one of these models, by name@version, before any worker does."""
-    Catalog(redis).ensure_library(Library(name="default", models=list(models)))
+    Catalog(redis).ensure_library(new_library("default", models))
+
+
+def _forget_backend(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the app, and each of its tasks, take the result backend that is set by now."""
+    monkeypatch.setattr(app, "_backend_cache", None)
+    monkeypatch.setattr(app, "_local", threading.local())
+    for task in app.tasks.values():
+        monkeypatch.setattr(task, "__trace__", None)
 
 
 @contextlib.contextmanager
@@ -90,7 +105,11 @@ def worker_process(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Itera
     app = importlib.import_module("twinlens.workers.process.app")
     importlib.import_module("twinlens.workers.tasks")
     # Its own settings were read as it was imported, by whichever test was the first to do so.
-    app.celery_app.conf.update(broker_url=settings.redis_url, result_backend=settings.redis_url)
+    backend = f"{app.BACKEND}+{settings.redis_url}"
+    app.celery_app.conf.update(broker_url=settings.redis_url, result_backend=backend)
+    _forget_backend(app.celery_app, monkeypatch)
+    # As prefork says it of its processes: so they do not subscribe to results.
+    monkeypatch.setattr("celery._state._task_join_will_block", True)
     monkeypatch.setattr(app, "settings", settings)
     caches = (app.runtime, app.redis_of_parent)
     for cache in caches:
@@ -101,7 +120,8 @@ def worker_process(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Itera
             yield process
         finally:
             process.runtime.redis.close()
-            process.runtime.pictures.close()
+            process.runtime.sent_pictures.close()
+            app.celery_app.backend.client.connection_pool.disconnect()
             app.redis_of_parent().close()
             for cache in caches:
                 cache.cache_clear()

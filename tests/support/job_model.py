@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from support.results import stored_result
+
 from twinlens.shared.errors import Problem
 from twinlens.shared.messages import Item, JobStatus
-from twinlens.shared.queue import result_meta
 from twinlens.shared.redis.jobs import Job
 
 DAY_S = 86_400
@@ -128,7 +129,7 @@ class Model:
         record = self.open_record(job_id)
         if record is not None:
             record.end(status, self.now, error)
-            record.job.result = result_meta(job_id, result) if result else None
+            record.job.result = stored_result(job_id, result).text if result else None
             record.announce()
 
     def add_chunk(self, job_id: str, n_pictures: int) -> bool:

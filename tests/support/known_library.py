@@ -13,9 +13,10 @@ from support.tiny_pair import pair_card, picture_graph, text_graph, tokenizer_fi
 
 from twinlens.models.build import build_model
 from twinlens.models.card import load_card
+from twinlens.models.cards import SHIPPED_CARDS
 from twinlens.models.distances import Metric
-from twinlens.models.registry import SHIPPED_CARDS, Registry
-from twinlens.shared.libraries import Library
+from twinlens.models.registry import Registry
+from twinlens.shared.libraries import Library, new_library
 from twinlens.shared.messages import CatalogEntry
 from twinlens.workers.milvus.collection import collection_of
 
@@ -133,7 +134,7 @@ def write_known(
         metadata: Of each picture; none by default.
     """
     refs = [cards[name].ref for name in rows]
-    library = Library(name="known", models=refs, metric=metric)
+    library = new_library("known", refs, metric=metric)
     n_rows = len(next(iter(rows.values())))
     known = Known(library, rows, metadata or [{} for _ in range(n_rows)])
     for name, some in rows.items():

@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import httpx
 from flask.testing import FlaskClient
 
-from twinlens.api.accepting.gateway import Gateway
 from twinlens.api.app import create_app
+from twinlens.api.services import Services, build_services
 from twinlens.shared.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
 
 class Client(FlaskClient):
-    """Reads each answer whole, so that the files behind it are closed."""
+    """Reads each answer whole, so that the files behind it are closed. Answers are not typed."""
 
     def open(self, *args: Any, **kwargs: Any) -> Any:
         return super().open(*args, **({"buffered": True} | kwargs))
 
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        return super().get(*args, **kwargs)
 
-def client_of(settings: Settings) -> FlaskClient:
-    app = create_app(settings, Gateway(settings))
-    app.test_client_class = Client
-    return app.test_client()
+    def post(self, *args: Any, **kwargs: Any) -> Any:
+        return super().post(*args, **kwargs)
+
+    def put(self, *args: Any, **kwargs: Any) -> Any:
+        return super().put(*args, **kwargs)
+
+    def patch(self, *args: Any, **kwargs: Any) -> Any:
+        return super().patch(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> Any:
+        return super().delete(*args, **kwargs)
+
+
+def client_of(settings: Settings, services: Services | None = None) -> Client:
+    app = create_app(settings, services or build_services(settings))
+    return Client(app, app.response_class)
 
 
 def form_body(parts: Any) -> dict[str, Any]:
@@ -61,10 +76,14 @@ def counts(job: dict[str, Any]) -> dict[str, int | None]:
     return {name: job["progress"][name] for name in ("total", "succeeded", "skipped", "failed")}
 
 
+# Of a body: bytes, an error at this place, or what is done before the next is read.
+Piece = bytes | Exception | Callable[[], object]
+
+
 class Body(io.RawIOBase):
     """A body whose pieces are made as they are read: each may look at the service meanwhile."""
 
-    def __init__(self, pieces: Iterable[bytes | Exception | Callable[[], None]]) -> None:
+    def __init__(self, pieces: Iterable[Piece]) -> None:
         self._pieces = iter(pieces)
         self._left = b""
 
@@ -87,7 +106,7 @@ class Body(io.RawIOBase):
         return n_bytes
 
 
-def post(client: FlaskClient, files: list[tuple[str, bytes]], library: str = "default") -> str:
+def post(client: Client, files: list[tuple[str, bytes]], library: str = "default") -> str:
     """Posts files as one bulk job and returns its id."""
     answer = client.post(
         f"/v1/images/bulk?library={library}",

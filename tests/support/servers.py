@@ -8,20 +8,22 @@ import socket
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
 from twinlens.cli.service import parts, standalone
 from twinlens.cli.service.supervisor import Service
-from twinlens.shared.queue import connect
+from twinlens.shared.redis.client import connect
 from twinlens.shared.redis.presence import live_workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from twinlens.shared.redis.client import Redis
     from twinlens.shared.settings import Settings
 
 
@@ -53,9 +55,15 @@ def running_milvus(folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
+def set_rules(redis: Redis, *rules: str) -> None:
+    """Says what Redis does for its clients, in the words of its ACL."""
+    execute: Any = redis.execute_command
+    execute("ACL", "SETUSER", "default", *rules)
+
+
 # The wheel of the real Milvus is for Linux on x86-64 alone.
 needs_standalone = pytest.mark.skipif(
-    not standalone.is_installed(), reason="there is no wheel of the real Milvus for this platform"
+    find_spec("milvus") is None, reason="there is no wheel of the real Milvus for this platform"
 )
 
 

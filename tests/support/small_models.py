@@ -12,7 +12,7 @@ from PIL import Image
 
 from twinlens.models.build import build_model
 from twinlens.models.card import Card, load_card
-from twinlens.models.registry import SHIPPED_CARDS
+from twinlens.models.cards import SHIPPED_CARDS
 from twinlens.models.session import Embedder, Embeddings, OnnxEmbedder, Pixels
 
 COLOUR_CARD = {

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from support.beats import beat
 from support.records import summary
+from support.results import stored_items, stored_result
 
-from twinlens.shared.libraries import Library
+from twinlens.shared.libraries import new_library
 from twinlens.shared.messages import CatalogEntry, Image, Item
 from twinlens.shared.queue import QUEUES
 from twinlens.shared.redis.catalog import Catalog
@@ -18,7 +19,7 @@ from twinlens.shared.redis.jobs import Jobs
 from twinlens.shared.redis.presence import announce
 
 if TYPE_CHECKING:
-    from redis import Redis
+    from twinlens.shared.redis.client import Redis
 
 
 class StandIn:
@@ -37,7 +38,7 @@ class StandIn:
     def serve(self, *models: str, library: str = "default") -> None:
         self.catalog.publish_models(summary(name) for name in models)
         refs = [f"{name}@1" for name in models]
-        self.catalog.ensure_library(Library(name=library, models=refs))
+        self.catalog.ensure_library(new_library(library, refs))
 
     def add(self, image: Image, path: str = "nowhere") -> None:
         there = {library.name: library.collections for library in self.catalog.libraries()}
@@ -50,12 +51,11 @@ class StandIn:
 
     def finish_chunk(self, job_id: str, chunk: int, items: list[Item]) -> None:
         self.jobs.start(job_id)
-        with self.redis.pipeline() as pipeline:
-            self.jobs.count_chunk(job_id, chunk, items, pipeline)
+        self.jobs.count_chunk(job_id, chunk, items, stored_items(job_id, chunk, items))
 
     def finish_search(self, job_id: str, result: dict[str, Any]) -> None:
         self.jobs.start(job_id)
-        self.jobs.finish(job_id, result=json.dumps(result))
+        self.jobs.finish(job_id, stored=stored_result(job_id, json.dumps(result)))
 
     def queued(self) -> list[dict[str, Any]]:
         """Returns the waiting tasks: name, queue, id, kwargs, request_id."""

@@ -55,7 +55,8 @@ def run(model: bytes, output: str, values: NDArray[Any]) -> Floats:
 
 def unit(vectors: NDArray[Any]) -> NDArray[np.float64]:
     rows = vectors.reshape(len(vectors), -1).astype(np.float64)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    divided: NDArray[np.float64] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return divided
 
 
 def noise(n: int, side_px: int, seed: int = 1) -> Pixels:
@@ -75,7 +76,7 @@ def network(
     opset: int = 17,
     **model: Any,
 ) -> bytes:
-    shapes = {"x": ["b", 3, SIDE_PX, SIDE_PX]} if inputs is None else inputs
+    shapes: dict[str, list[Any]] = {"x": ["b", 3, SIDE_PX, SIDE_PX]} if inputs is None else inputs
     graph = helper.make_graph(
         list(nodes),
         "tiny",
@@ -106,7 +107,8 @@ def conv_maps(pixels: Pixels) -> NDArray[np.float64]:
     windows = np.lib.stride_tricks.sliding_window_view(
         pixels.astype(np.float64).transpose(0, 3, 1, 2), (3, 3), axis=(2, 3)
     )
-    return np.einsum("ncyxij,ocij->noyx", windows, FILTERS) + BIAS[:, np.newaxis, np.newaxis]
+    summed: NDArray[np.float64] = np.einsum("ncyxij,ocij->noyx", windows, FILTERS)
+    return summed + BIAS[:, np.newaxis, np.newaxis]
 
 
 # A last number that is 1 whatever the picture: so the norm hides no factor.
@@ -114,7 +116,10 @@ ANCHORED = (
     node("Flatten", "x", "flat"),
     node("Pad", "flat pads one", "y"),
 )
-ANCHOR = {"pads": np.array([0, 0, 0, 1], np.int64), "one": np.array(1, np.float32)}
+ANCHOR: dict[str, NDArray[Any]] = {
+    "pads": np.array([0, 0, 0, 1], np.int64),
+    "one": np.array(1, np.float32),
+}
 
 
 def anchored(layout: str) -> bytes:

@@ -85,7 +85,7 @@ def tokenizer_file() -> bytes:
     return tokenizer.to_str().encode()
 
 
-def plain_picture(colour: str) -> bytes:
+def plain_picture(colour: str | tuple[int, int, int]) -> bytes:
     content = io.BytesIO()
     Image.new("RGB", (40, 30), colour).save(content, "PNG")
     return content.getvalue()

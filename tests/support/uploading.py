@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from support.requests import Body
+from support.requests import Body, Client, Piece
 from werkzeug.exceptions import ClientDisconnected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from pathlib import Path
-
-    from flask.testing import FlaskClient
 
     from twinlens.shared.settings import Settings
 
@@ -29,8 +27,8 @@ def parts(n_pictures: int) -> list[bytes]:
 
 
 def post_pieces(
-    client: FlaskClient,
-    pieces: Iterable[bytes | Exception | Callable[[], object]],
+    client: Client,
+    pieces: Iterable[Piece],
     key: str | None = None,
     content_type: str = "multipart/form-data; boundary=b",
     library: str = "default",
@@ -46,7 +44,7 @@ def post_pieces(
     )
 
 
-def the_job(client: FlaskClient) -> dict[str, Any]:
+def the_job(client: Client) -> dict[str, Any]:
     [job] = client.get("/v1/jobs").json["items"]
     return dict(job)
 

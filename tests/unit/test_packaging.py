@@ -11,11 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from support.paths import ROOT
+from support.paths import PACKAGES, ROOT
 
 import twinlens
-
-FOLDERS = ("api", "workers", "models", "shared", "cli")
 
 
 def modules() -> list[str]:
@@ -31,14 +29,14 @@ def test_the_wheel_has_every_module_of_the_tree(tmp_path: Path) -> None:
         packed = {name for name in archive.namelist() if name.startswith("twinlens/")}
     tree = {
         f"twinlens/{path.relative_to(ROOT)}"
-        for folder in FOLDERS
+        for folder in PACKAGES
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert packed == tree | {"twinlens/__init__.py", "twinlens/py.typed"}
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("folder", PACKAGES)
 def test_the_bare_folders_are_no_modules(folder: str) -> None:
     code = f"import {folder}"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, check=False)

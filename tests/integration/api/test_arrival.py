@@ -9,28 +9,27 @@ import pytest
 from support.requests import assert_problem, client_of, counts
 from support.uploading import BREAK, END, part, parts, post_pieces, the_job
 
-from twinlens.api.accepting.arrival import accept_bulk
-from twinlens.api.accepting.gateway import Gateway
 from twinlens.api.reading.uploads import form_entries
+from twinlens.api.services import build_services
 from twinlens.shared.blobs import image_id_of
 from twinlens.shared.errors import UploadBroken
-from twinlens.shared.libraries import Library
+from twinlens.shared.libraries import new_library
 from twinlens.shared.messages import Item, now
 from twinlens.shared.redis.jobs import Job, Jobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from flask.testing import FlaskClient
-    from redis import Redis
+    from support.requests import Client, Piece
     from support.stand_in import StandIn
 
     from twinlens.api.reading.uploads import Entry
+    from twinlens.shared.redis.client import Redis
     from twinlens.shared.settings import Settings
 
 
 def test_the_first_chunks_are_queued_while_the_rest_arrives(
-    client: FlaskClient, worker: StandIn
+    client: Client, worker: StandIn
 ) -> None:
     seen: list[Any] = []
 
@@ -48,7 +47,7 @@ def test_the_first_chunks_are_queued_while_the_rest_arrives(
 
 
 def test_a_chunk_that_is_done_before_the_end_does_not_end_the_job(
-    client: FlaskClient, worker: StandIn
+    client: Client, worker: StandIn
 ) -> None:
     def work() -> None:
         outcomes = [Item(name=f"p{n}", image_id=None, outcome="succeeded") for n in range(4)]
@@ -66,9 +65,9 @@ def test_a_chunk_that_is_done_before_the_end_does_not_end_the_job(
     [(3, BREAK), (4, BREAK), (6, BREAK), (6, ConnectionResetError("reset")), (3, TimeoutError())],
 )
 def test_a_broken_connection_leaves_what_arrived(
-    client: FlaskClient, worker: StandIn, n_pictures: int, broken: Exception
+    client: Client, worker: StandIn, n_pictures: int, broken: Exception
 ) -> None:
-    pieces = [*parts(n_pictures), part("cut", b"short")[:-9], broken]
+    pieces: list[Piece] = [*parts(n_pictures), part("cut", b"short")[:-9], broken]
     problem = assert_problem(post_pieces(client, pieces), 400, "upload-broken")
     job = the_job(client)
     assert f"The {n_pictures} pictures before it are kept, in job {job['id']}." in problem["detail"]
@@ -84,7 +83,7 @@ def test_a_broken_connection_leaves_what_arrived(
 
 
 def test_a_body_that_cannot_be_read_on_leaves_what_arrived(
-    client: FlaskClient, settings: Settings
+    client: Client, settings: Settings
 ) -> None:
     """As of a server whose stream tells its own error, where Werkzeug's tells another."""
 
@@ -96,7 +95,7 @@ def test_a_body_that_cannot_be_read_on_leaves_what_arrived(
         return form_entries("multipart/form-data; boundary=b", body, 10, 100)
 
     with pytest.raises(UploadBroken) as caught:
-        accept_bulk(Gateway(settings), "default", body(), read, None)
+        build_services(settings).arrivals.accept("default", body(), read, None)
     assert "secret" not in caught.value.detail
     job = the_job(client)
     assert f"The 5 pictures before it are kept, in job {job['id']}." in caught.value.detail
@@ -104,7 +103,7 @@ def test_a_body_that_cannot_be_read_on_leaves_what_arrived(
 
 
 def test_a_connection_that_breaks_before_a_picture_leaves_nothing(
-    client: FlaskClient, settings: Settings
+    client: Client, settings: Settings
 ) -> None:
     assert_problem(post_pieces(client, [parts(1)[0][:-9], BREAK]), 400, "upload-broken")
     assert client.get("/v1/jobs").json["items"] == []
@@ -112,7 +111,7 @@ def test_a_connection_that_breaks_before_a_picture_leaves_nothing(
 
 
 def test_a_bad_end_keeps_what_was_queued_but_a_bad_beginning_is_refused_whole(
-    client: FlaskClient, worker: StandIn
+    client: Client, worker: StandIn
 ) -> None:
     bad = b'--b\r\nContent-Disposition: form-data; name="other"\r\n\r\nx\r\n'
     assert_problem(post_pieces(client, [*parts(3), bad, END]), 422, "validation-failed")
@@ -136,13 +135,11 @@ def test_the_disk_is_never_filled(settings: Settings, redis: Redis, worker: Stan
 def test_a_disk_that_fills_up_meanwhile_ends_the_upload(
     settings: Settings, redis: Redis, worker: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gateway = Gateway(settings.model_copy(update={"disk_reserve_bytes": 0}))
-    from twinlens.api.app import create_app
-
-    client = create_app(settings, gateway).test_client()
+    services = build_services(settings.model_copy(update={"disk_reserve_bytes": 0}))
+    client = client_of(settings, services)
 
     def fill() -> None:
-        object.__setattr__(gateway.settings, "disk_reserve_bytes", 10**18)
+        object.__setattr__(services.settings, "disk_reserve_bytes", 10**18)
 
     problem = assert_problem(
         post_pieces(client, [*parts(6), fill, *parts(9), END]), 507, "storage-full"
@@ -151,7 +148,7 @@ def test_a_disk_that_fills_up_meanwhile_ends_the_upload(
     assert the_job(client)["progress"]["total"] == 4
 
 
-def test_a_key_is_refused_while_its_first_request_arrives(client: FlaskClient) -> None:
+def test_a_key_is_refused_while_its_first_request_arrives(client: Client) -> None:
     answers: list[Any] = []
     body = [*parts(6), END]
 
@@ -167,7 +164,7 @@ def test_a_key_is_refused_while_its_first_request_arrives(client: FlaskClient) -
     assert len(client.get("/v1/jobs").json["items"]) == 1
 
 
-def test_a_key_is_free_again_after_a_break(client: FlaskClient) -> None:
+def test_a_key_is_free_again_after_a_break(client: Client) -> None:
     assert post_pieces(client, [*parts(6), BREAK], key="k").status_code == 400
     again = post_pieces(client, [*parts(6), END], key="k")
     assert again.status_code == 202
@@ -175,10 +172,12 @@ def test_a_key_is_free_again_after_a_break(client: FlaskClient) -> None:
 
 
 def test_an_upload_that_was_given_up_is_told_so(
-    client: FlaskClient, settings: Settings, worker: StandIn
+    client: Client, settings: Settings, worker: StandIn
 ) -> None:
     def give_up() -> None:
-        Gateway(settings).feed.seal(the_job(client)["id"], UploadBroken("Lost.").to_problem())
+        build_services(settings).feed.seal(
+            the_job(client)["id"], UploadBroken("Lost.").to_problem()
+        )
 
     problem = assert_problem(
         post_pieces(client, [*parts(6), give_up, *parts(9), END]), 400, "upload-broken"
@@ -188,7 +187,7 @@ def test_an_upload_that_was_given_up_is_told_so(
 
 
 def test_a_listing_becomes_items_without_bytes(
-    client: FlaskClient, settings: Settings, worker: StandIn
+    client: Client, settings: Settings, worker: StandIn
 ) -> None:
     lines = [
         {"uri": "file:///photos/cat.jpg", "metadata": {"year": 2020}},
@@ -231,24 +230,24 @@ def test_chunks_are_as_long_as_pictures_of_the_library_take(
 
 
 def test_jobs_and_libraries_take_turns(
-    settings: Settings, redis: Redis, worker: StandIn, client: FlaskClient
+    settings: Settings, redis: Redis, worker: StandIn, client: Client
 ) -> None:
-    gateway = Gateway(settings)
+    services = build_services(settings)
     for library in ("default", "other"):
-        gateway.catalog.ensure_library(Library(name=library, models=[]))
+        services.catalog.ensure_library(new_library(library, []))
     chunks = {"huge": 20, "small": 2, "elsewhere": 2}
     jobs = Jobs(redis)
     for name, n_chunks in chunks.items():
         library = "other" if name == "elsewhere" else "default"
         jobs.create(Job(id=name, kind="bulk", library=library, created_at=now(), ttl_s=60))
         for _ in range(n_chunks):
-            gateway.feed.add_chunk(name, 4)
-        gateway.feed.seal(name)
+            services.feed.add_chunk(name, 4)
+        services.feed.seal(name)
     assert client.get("/v1/stats").json["backlog"]["pictures"] == 96
 
     done: list[str] = []
     while len(done) < sum(chunks.values()):
-        gateway.feed_workers()
+        services.publisher.feed_workers()
         queued = worker.queued()
         assert len(queued) <= 2, "without a worker, two chunks are enough"
         task = queued[0]
@@ -263,29 +262,29 @@ def test_jobs_and_libraries_take_turns(
 
 
 def test_more_workers_are_fed_more(settings: Settings, redis: Redis, worker: StandIn) -> None:
-    gateway = Gateway(settings)
+    services = build_services(settings)
     Jobs(redis).create(Job(id="j", kind="bulk", library="default", created_at=now(), ttl_s=60))
     for _ in range(9):
-        gateway.feed.add_chunk("j", 4)
-    gateway.feed_workers()
+        services.feed.add_chunk("j", 4)
+    services.publisher.feed_workers()
     assert len(worker.queued()) == 2
     worker.announce("bulk")
-    gateway.feed_workers()
+    services.publisher.feed_workers()
     assert [task["kwargs"]["chunk"] for task in worker.queued()] == [0, 1, 2, 3]
 
 
 def test_a_job_that_has_ended_is_fed_no_more(
-    settings: Settings, redis: Redis, worker: StandIn, client: FlaskClient
+    settings: Settings, redis: Redis, worker: StandIn, client: Client
 ) -> None:
-    gateway = Gateway(settings)
+    services = build_services(settings)
     jobs = Jobs(redis)
     jobs.create(Job(id="j", kind="bulk", library="default", created_at=now(), ttl_s=60))
     for _ in range(3):
-        gateway.feed.add_chunk("j", 4)
+        services.feed.add_chunk("j", 4)
     jobs.finish("j")
-    gateway.feed_workers()
+    services.publisher.feed_workers()
     assert worker.queued() == []
-    assert not gateway.feed.add_chunk("j", 4)
+    assert not services.feed.add_chunk("j", 4)
     assert client.get("/v1/stats").json["backlog"]["pictures"] == 0
 
 
@@ -302,7 +301,7 @@ def test_too_much_backlog_is_refused_with_the_time_until_there_is_room(
     assert response.headers["Retry-After"] == "1", "1.5 over 90 % of the limit"
 
 
-def test_identical_pictures_are_stored_once(client: FlaskClient, settings: Settings) -> None:
+def test_identical_pictures_are_stored_once(client: Client, settings: Settings) -> None:
     post_pieces(client, [*parts(1), *parts(1), END])
     blobs = [path for path in (settings.blob_dir / "images").rglob("*") if path.is_file()]
     assert [path.name for path in blobs] == [image_id_of(b"picture 0")]

@@ -17,7 +17,7 @@ from twinlens.shared.messages import Item, ManifestHead, ManifestItem
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from flask.testing import FlaskClient
+    from support.requests import Client
     from support.stand_in import StandIn
 
     from twinlens.shared.settings import Settings
@@ -34,11 +34,11 @@ def archive(entries: Mapping[str, bytes], compression: int = zipfile.ZIP_DEFLATE
     return buffer.getvalue()
 
 
-def post_zip(client: FlaskClient, content: bytes, **options: Any) -> Any:
+def post_zip(client: Client, content: bytes, **options: Any) -> Any:
     return client.post("/v1/images/bulk", data=content, content_type="application/zip", **options)
 
 
-def post_files(client: FlaskClient, files: Mapping[str, bytes], **options: Any) -> Any:
+def post_files(client: Client, files: Mapping[str, bytes], **options: Any) -> Any:
     parts = [("files", (name, content)) for name, content in files.items()]
     return client.post("/v1/images/bulk", **form_body(parts), **options)
 
@@ -68,7 +68,7 @@ def tar(files: Mapping[str, bytes], mode: Any = "w:gz") -> bytes:
     return buffer.getvalue()
 
 
-def post_tar(client: FlaskClient, files: Mapping[str, bytes], **options: Any) -> Any:
+def post_tar(client: Client, files: Mapping[str, bytes], **options: Any) -> Any:
     content_type = "application/gzip"
     return client.post("/v1/images/bulk", data=tar(files), content_type=content_type, **options)
 
@@ -77,7 +77,7 @@ def post_tar(client: FlaskClient, files: Mapping[str, bytes], **options: Any) ->
     "post", [post_files, post_tar, lambda c, f, **o: post_zip(c, archive(f), **o)]
 )
 def test_many_pictures_become_one_job_of_chunks(
-    client: FlaskClient, worker: StandIn, settings: Settings, post: Any
+    client: Client, worker: StandIn, settings: Settings, post: Any
 ) -> None:
     files = {f"p{n}.jpg": f"picture {n}".encode() for n in range(9)}
     response = post(client, files, headers={"X-Request-ID": "bulk-1"})
@@ -114,7 +114,7 @@ TARS = {
 @pytest.mark.parametrize("packed", TARS)
 @pytest.mark.parametrize("kind", ["x-tar", "gzip", "x-gzip", "x-gtar", "zstd"])
 def test_how_a_tar_archive_is_packed_is_seen_in_its_bytes(
-    client: FlaskClient, settings: Settings, packed: str, kind: str
+    client: Client, settings: Settings, packed: str, kind: str
 ) -> None:
     content_type = f"application/{kind}"
     body = TARS[packed]
@@ -133,7 +133,7 @@ def test_how_a_tar_archive_is_packed_is_seen_in_its_bytes(
     ],
 )
 def test_archives_and_listings_have_several_types(
-    client: FlaskClient, settings: Settings, kind: str, body: bytes
+    client: Client, settings: Settings, kind: str, body: bytes
 ) -> None:
     content_type = f"application/{kind}; charset=utf-8"
     response = client.post("/v1/images/bulk", data=body, content_type=content_type)
@@ -142,7 +142,7 @@ def test_archives_and_listings_have_several_types(
 
 
 def test_a_form_keeps_metadata_and_the_size_of_each_picture(
-    client: FlaskClient, settings: Settings
+    client: Client, settings: Settings
 ) -> None:
     parts = [
         ("metadata", (None, b'{"year": 2020}')),
@@ -156,14 +156,14 @@ def test_a_form_keeps_metadata_and_the_size_of_each_picture(
 
 @pytest.mark.parametrize("n_files", [4, 8])
 def test_the_last_chunk_is_marked_where_chunks_come_out_even(
-    client: FlaskClient, settings: Settings, n_files: int
+    client: Client, settings: Settings, n_files: int
 ) -> None:
     job_id = post_files(client, {f"{n}": b"%d" % n for n in range(n_files)}).json["id"]
     heads = [head for head, _ in manifest(settings, job_id)]
     assert [head.is_last for head in heads] == [False] * (n_files // 4 - 1) + [True]
 
 
-def test_bad_entries_are_failed_items(client: FlaskClient, settings: Settings) -> None:
+def test_bad_entries_are_failed_items(client: Client, settings: Settings) -> None:
     content = archive(
         {
             "good.jpg": b"good",
@@ -194,7 +194,7 @@ def test_bad_entries_are_failed_items(client: FlaskClient, settings: Settings) -
     assert all((item.image_id is None) == (item.error is not None) for item in items)
 
 
-def test_a_damaged_entry_is_a_failed_item(client: FlaskClient, settings: Settings) -> None:
+def test_a_damaged_entry_is_a_failed_item(client: Client, settings: Settings) -> None:
     content = archive({"a": b"first one", "b": b"second one"}, zipfile.ZIP_STORED)
     damaged = content.replace(b"first one", b"first ONE", 1)
     items = items_of(settings, post_zip(client, damaged).json["id"])
@@ -202,7 +202,7 @@ def test_a_damaged_entry_is_a_failed_item(client: FlaskClient, settings: Setting
 
 
 def test_empty_and_large_files_of_a_form_are_failed_items(
-    client: FlaskClient, settings: Settings
+    client: Client, settings: Settings
 ) -> None:
     files = {"empty": b"", "huge": b"h" * 10_001, "folder/good.jpg": b"good"}
     items = items_of(settings, post_files(client, files).json["id"])
@@ -213,7 +213,7 @@ def test_empty_and_large_files_of_a_form_are_failed_items(
     ]
 
 
-def test_names_are_utf8_or_code_page_437(client: FlaskClient, settings: Settings) -> None:
+def test_names_are_utf8_or_code_page_437(client: Client, settings: Settings) -> None:
     content = archive({"né.jpg": b"1", "xyz.jpg": b"2"}).replace(b"xyz", b"x\x82z")
     items = items_of(settings, post_zip(client, content).json["id"])
     assert [item.name for item in items] == ["né.jpg", "xéz.jpg"]
@@ -241,7 +241,7 @@ ENCRYPTED[6] |= 1  # bit 0 of the flags in the local header
     ids=range(9),
 )
 def test_a_bad_archive_is_refused_whole(
-    client: FlaskClient, worker: StandIn, settings: Settings, content: bytes
+    client: Client, worker: StandIn, settings: Settings, content: bytes
 ) -> None:
     assert_problem(post_zip(client, content), 422, "bad-archive")
     assert worker.queued() == []
@@ -249,14 +249,14 @@ def test_a_bad_archive_is_refused_whole(
     assert list(settings.blob_dir.rglob("*.jsonl")) == []
 
 
-def test_an_oversize_entry_below_the_limit_of_bombs_is_an_item(client: FlaskClient) -> None:
+def test_an_oversize_entry_below_the_limit_of_bombs_is_an_item(client: Client) -> None:
     assert post_zip(client, archive({"large": b"\0" * 160_000})).status_code == 202
 
 
 @pytest.mark.parametrize(
     "compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2]
 )
-def test_compressions(client: FlaskClient, settings: Settings, compression: int) -> None:
+def test_compressions(client: Client, settings: Settings, compression: int) -> None:
     response = post_zip(client, archive({"a": b"abc" * 100}, compression))
     [item] = items_of(settings, response.json["id"])
     assert item.image_id == hashlib.sha256(b"abc" * 100).hexdigest()
@@ -277,7 +277,7 @@ def test_compressions(client: FlaskClient, settings: Settings, compression: int)
     ],
 )  # fmt: skip
 def test_other_requests_are_refused(
-    client: FlaskClient, worker: StandIn, options: dict[str, Any], status: int, code: str
+    client: Client, worker: StandIn, options: dict[str, Any], status: int, code: str
 ) -> None:
     assert_problem(client.post("/v1/images/bulk", **options), status, code)
     assert worker.queued() == []
@@ -293,7 +293,7 @@ def test_too_many_pictures_are_refused(settings: Settings, worker: StandIn) -> N
     assert post_files(client, files).status_code == 202
 
 
-def test_a_repeated_batch_is_one_job(client: FlaskClient, worker: StandIn) -> None:
+def test_a_repeated_batch_is_one_job(client: Client, worker: StandIn) -> None:
     headers = {"Idempotency-Key": "batch"}
     first, again = (
         post_zip(client, WHOLE, headers=headers),
@@ -305,7 +305,7 @@ def test_a_repeated_batch_is_one_job(client: FlaskClient, worker: StandIn) -> No
     assert_problem(other, 422, "idempotency-conflict")
 
 
-def test_outcomes_are_paged_in_order_and_filtered(client: FlaskClient, worker: StandIn) -> None:
+def test_outcomes_are_paged_in_order_and_filtered(client: Client, worker: StandIn) -> None:
     files = {f"p{n}": b"%d" % n for n in range(10)}
     job_id = post_files(client, files).json["id"]
     outcomes = [
@@ -325,9 +325,7 @@ def test_outcomes_are_paged_in_order_and_filtered(client: FlaskClient, worker: S
     assert pages(client, job_id, limit=2, outcome="skipped") == []
 
 
-def test_outcomes_of_a_running_job_are_those_there_are(
-    client: FlaskClient, worker: StandIn
-) -> None:
+def test_outcomes_of_a_running_job_are_those_there_are(client: Client, worker: StandIn) -> None:
     job_id = post_files(client, {f"p{n}": b"%d" % n for n in range(8)}).json["id"]
     assert pages(client, job_id, limit=3) == []
     worker.finish_chunk(job_id, 1, [Item(name="p4", image_id=None, outcome="skipped")])
@@ -336,7 +334,7 @@ def test_outcomes_of_a_running_job_are_those_there_are(
     assert (job["status"], job["progress"]["skipped"]) == ("running", 1)
 
 
-def pages(client: FlaskClient, job_id: str, **query: Any) -> list[dict[str, Any]]:
+def pages(client: Client, job_id: str, **query: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     while True:
         page = client.get(f"/v1/jobs/{job_id}/items", query_string=query).json
@@ -348,7 +346,7 @@ def pages(client: FlaskClient, job_id: str, **query: Any) -> list[dict[str, Any]
 
 
 @pytest.mark.parametrize("query", [{"cursor": "!"}, {"cursor": "LTE6LTE="}, {"outcome": "bad"}])
-def test_bad_item_parameters_are_refused(client: FlaskClient, query: dict[str, str]) -> None:
+def test_bad_item_parameters_are_refused(client: Client, query: dict[str, str]) -> None:
     job_id = post_files(client, {"a": b"1"}).json["id"]
     response = client.get(f"/v1/jobs/{job_id}/items", query_string=query)
     assert_problem(response, 422, "validation-failed")
@@ -385,6 +383,6 @@ def test_memory_does_not_grow_with_the_upload(settings: Settings, worker: StandI
     assert peak_bytes < 8_000_000
 
 
-def test_chunks_are_found_by_their_keys(client: FlaskClient, settings: Settings) -> None:
+def test_chunks_are_found_by_their_keys(client: Client, settings: Settings) -> None:
     job_id = post_files(client, {"a": b"1"}).json["id"]
     assert BlobStore(settings.blob_dir).get(manifest_key(job_id, 0))

@@ -15,23 +15,24 @@ from support.requests import assert_problem, client_of
 from support.stand_in import read_task
 from support.uploading import END, parts, post_pieces
 
-from twinlens.api.accepting import gateway
+from twinlens.api import calls
 from twinlens.api.routes import images as image_routes
-from twinlens.api.routes import models as model_routes
 from twinlens.api.routes import search as search_routes
+from twinlens.api.routes import stats as stats_routes
 from twinlens.shared.blobs import BlobStore, image_key, thumbnail_key
 from twinlens.shared.errors import BrokenPicture
-from twinlens.shared.queue import COMPARE, Reply, connect
+from twinlens.shared.queue import COMPARE, Reply
 from twinlens.shared.redis import keys
+from twinlens.shared.redis.client import connect, connect_raw
 from twinlens.shared.redis.presence import announce
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flask.testing import FlaskClient
-    from redis import Redis
+    from support.requests import Client
     from support.stand_in import StandIn
 
+    from twinlens.shared.redis.client import Redis
     from twinlens.shared.settings import Settings
 
 ID = "a" * 64
@@ -43,15 +44,15 @@ def answering(settings: Settings, *replies: Reply) -> Iterator[list[dict[str, An
     asked: list[dict[str, Any]] = []
 
     def work() -> None:
-        with connect(settings.redis_url) as redis, connect(settings.redis_url, decode=False) as raw:
+        with connect(settings.redis_url) as redis, connect_raw(settings.redis_url) as raw:
             for reply in replies:
                 while (found := redis.brpop(["search"], timeout=1)) is None:
                     if is_over.is_set():
                         return
-                task = read_task(found[1])  # type: ignore[index]
-                keys = [keys.query_picture(task["id"], number) for number in range(3)]
-                lives = [redis.ttl(key) for key in keys]
-                asked.append(task | {"pictures": raw.mget(keys), "lives": lives})
+                task = read_task(found[1])
+                names = [keys.query_picture(task["id"], number) for number in range(3)]
+                lives = [redis.ttl(name) for name in names]
+                asked.append(task | {"pictures": raw.mget(names), "lives": lives})
                 redis.rpush(keys.reply(task["id"]), reply.model_dump_json())
 
     is_over = threading.Event()
@@ -71,9 +72,7 @@ def pictures(*contents: bytes) -> dict[str, Any]:
 COMPARED = {"score": 0.9, "models": {"lite0": {"distance": 0.5, "score": 0.9}}}
 
 
-def test_two_pictures_are_compared(
-    client: FlaskClient, worker: StandIn, settings: Settings
-) -> None:
+def test_two_pictures_are_compared(client: Client, worker: StandIn, settings: Settings) -> None:
     worker.serve("lite0")
     worker.announce("search")
     with answering(settings, Reply(value=COMPARED)) as asked:
@@ -91,7 +90,7 @@ def test_two_pictures_are_compared(
 
 
 def test_a_comparison_that_fails_is_told(
-    client: FlaskClient, worker: StandIn, settings: Settings
+    client: Client, worker: StandIn, settings: Settings
 ) -> None:
     worker.serve("lite0")
     worker.announce("search")
@@ -101,7 +100,7 @@ def test_a_comparison_that_fails_is_told(
     assert_problem(answer, 422, "broken-picture")
 
 
-def test_a_worker_of_another_lane_does_not_answer(client: FlaskClient, worker: StandIn) -> None:
+def test_a_worker_of_another_lane_does_not_answer(client: Client, worker: StandIn) -> None:
     worker.serve("lite0")
     worker.announce("bulk")
     answer = client.post("/v1/compare", **pictures(b"one", b"two"))
@@ -111,10 +110,10 @@ def test_a_worker_of_another_lane_does_not_answer(client: FlaskClient, worker: S
 
 
 def test_who_waits_in_vain_is_told_when_the_time_is_up(
-    client: FlaskClient, worker: StandIn, monkeypatch: pytest.MonkeyPatch
+    client: Client, worker: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search_routes, "COMPARE_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(gateway, "_REPLY_SLICE_S", 60.0)  # which the time that is left cuts
+    monkeypatch.setattr(calls, "_REPLY_SLICE_S", 60.0)  # which the time that is left cuts
     worker.serve("lite0")
     worker.announce("search")
     answer = client.post("/v1/compare", **pictures(b"one", b"two"))
@@ -126,9 +125,9 @@ def test_who_waits_in_vain_is_told_when_the_time_is_up(
 
 
 def test_an_answer_may_take_longer_than_redis_blocks_at_once(
-    client: FlaskClient, worker: StandIn, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    client: Client, worker: StandIn, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway, "_REPLY_SLICE_S", 0.001)
+    monkeypatch.setattr(calls, "_REPLY_SLICE_S", 0.001)
     worker.serve("lite0")
     worker.announce("search")
     with answering(settings, Reply(value=COMPARED)):
@@ -139,7 +138,7 @@ def test_nobody_waits_longer_than_a_minute() -> None:
     for timeout_s in (
         image_routes.THUMBNAIL_TIMEOUT_S,
         search_routes.COMPARE_TIMEOUT_S,
-        model_routes.COUNT_TIMEOUT_S,
+        stats_routes.COUNT_TIMEOUT_S,
     ):
         assert 1 <= timeout_s <= 60
 
@@ -150,7 +149,7 @@ def test_nobody_waits_longer_than_a_minute() -> None:
 @pytest.mark.parametrize(("what", "tag"), [("content", ID), ("thumbnail", f"{ID}-thumbnail")])
 @pytest.mark.parametrize("name", ["cat.jpg", "", "sub/folder/cat.jpg", "\x00\n"])
 def test_stored_bytes_are_never_a_page_and_are_kept_by_their_client(
-    client: FlaskClient, worker: StandIn, settings: Settings, what: str, tag: str, name: str
+    client: Client, worker: StandIn, settings: Settings, what: str, tag: str, name: str
 ) -> None:
     blobs = BlobStore(settings.blob_dir)
     blobs.put(image_key("default", ID), b"<html>")
@@ -185,9 +184,9 @@ def work(redis: Redis, lane: Any, *, n_pictures: int, busy_s: float) -> None:
 
 
 def test_the_backlog_tells_how_many_processes_would_empty_it_in_an_hour(
-    client: FlaskClient, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    client: Client, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_routes, "COUNT_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(stats_routes, "COUNT_TIMEOUT_S", 0.01)
     post_pieces(client, [*parts(6), END])
     # A picture in an hour and in a half: two processes, of three pictures in an hour together.
     work(redis, "bulk", n_pictures=1, busy_s=3600)
@@ -202,7 +201,7 @@ def test_the_backlog_tells_how_many_processes_would_empty_it_in_an_hour(
 
 @pytest.mark.parametrize(("n_pictures", "busy_s"), [(0, 5.0), (5, 0.0)])
 def test_nothing_is_foretold_before_the_first_chunk_is_done(
-    client: FlaskClient, redis: Redis, n_pictures: int, busy_s: float
+    client: Client, redis: Redis, n_pictures: int, busy_s: float
 ) -> None:
     post_pieces(client, [*parts(6), END])
     work(redis, "bulk", n_pictures=n_pictures, busy_s=busy_s)
@@ -211,7 +210,7 @@ def test_nothing_is_foretold_before_the_first_chunk_is_done(
 
 
 def test_vectors_are_counted_in_each_library_until_nobody_answers(
-    client: FlaskClient, worker: StandIn, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    client: Client, worker: StandIn, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("art", "birds", "default"):
         worker.serve("lite0", library=name)
@@ -227,7 +226,7 @@ def test_vectors_are_counted_in_each_library_until_nobody_answers(
         "birds": None,
         "default": {"lite0": 3},
     }
-    monkeypatch.setattr(model_routes, "COUNT_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(stats_routes, "COUNT_TIMEOUT_S", 0.01)
     found = client.get("/v1/stats").json["libraries"]
     assert [one["vectors"] for one in found.values()] == [None] * 3
     assert len(worker.queued()) == 1

@@ -17,12 +17,12 @@ from twinlens.api import events as event_stream
 from twinlens.api.accepting.limits import MAX_STREAMS
 from twinlens.shared.errors import BrokenPicture
 from twinlens.shared.messages import Item
-from twinlens.shared.redis.scripts import events as stream_key
+from twinlens.shared.redis import keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flask.testing import FlaskClient
+    from support.requests import Client
     from support.stand_in import StandIn
 
 
@@ -44,7 +44,7 @@ def read(text: str) -> list[Told]:
     return found
 
 
-def follow(client: FlaskClient, job_id: str, last: str | None = None) -> list[Told]:
+def follow(client: Client, job_id: str, last: str | None = None) -> list[Told]:
     """Reads a job's events until the stream ends."""
     headers = {} if last is None else {"Last-Event-ID": last}
     answer = client.get(f"/v1/jobs/{job_id}/events", headers=headers)
@@ -54,7 +54,7 @@ def follow(client: FlaskClient, job_id: str, last: str | None = None) -> list[To
     return read(answer.text)
 
 
-def post(client: FlaskClient, n_pictures: int) -> str:
+def post(client: Client, n_pictures: int) -> str:
     parts = [("files", (f"p{n}", b"%d" % n)) for n in range(n_pictures)]
     job_id: str = client.post("/v1/images/bulk", **form_body(parts)).json["id"]
     return job_id
@@ -77,7 +77,7 @@ def failures(events: list[Told]) -> list[str]:
     return [one.data["name"] for one in events if one.event == "item_failed"]
 
 
-def test_what_happened_is_told_to_who_comes_late(client: FlaskClient, worker: StandIn) -> None:
+def test_what_happened_is_told_to_who_comes_late(client: Client, worker: StandIn) -> None:
     job_id = post(client, 10)
     finish(worker, job_id, 10)
     events = follow(client, job_id)
@@ -87,7 +87,7 @@ def test_what_happened_is_told_to_who_comes_late(client: FlaskClient, worker: St
     assert events[-1].data == client.get(f"/v1/jobs/{job_id}").json
 
 
-def test_a_stream_can_be_resumed_after_any_event(client: FlaskClient, worker: StandIn) -> None:
+def test_a_stream_can_be_resumed_after_any_event(client: Client, worker: StandIn) -> None:
     job_id = post(client, 10)
     finish(worker, job_id, 10)
     events = follow(client, job_id)
@@ -102,7 +102,7 @@ def test_a_stream_can_be_resumed_after_any_event(client: FlaskClient, worker: St
 
 
 def test_events_come_as_they_happen_and_progress_never_goes_back(
-    client: FlaskClient, worker: StandIn
+    client: Client, worker: StandIn
 ) -> None:
     job_id = post(client, 40)
     worker.finish_chunk(job_id, 0, [Item(name="p", image_id=None, outcome="succeeded")] * 4)
@@ -132,18 +132,18 @@ def test_events_come_as_they_happen_and_progress_never_goes_back(
 
 
 @pytest.mark.parametrize("last", ["x", "1", "1-", "1-1.", "-1-1", "1-1.x", "1" * 30 + "-1"])
-def test_an_id_that_was_never_given_is_refused(client: FlaskClient, last: str) -> None:
+def test_an_id_that_was_never_given_is_refused(client: Client, last: str) -> None:
     job_id = post(client, 1)
     answer = client.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": last})
     problem = assert_problem(answer, 422, "validation-failed")
     assert problem["errors"][0]["location"] == "Last-Event-ID"
 
 
-def test_events_of_no_job_are_not_found(client: FlaskClient) -> None:
+def test_events_of_no_job_are_not_found(client: Client) -> None:
     assert_problem(client.get("/v1/jobs/none/events"), 404, "job-not-found")
 
 
-def test_streams_leave_threads_for_others(client: FlaskClient, worker: StandIn) -> None:
+def test_streams_leave_threads_for_others(client: Client, worker: StandIn) -> None:
     job_id = post(client, 1)
     path = f"/v1/jobs/{job_id}/events"
     streams = [client.get(path, buffered=False) for _ in range(MAX_STREAMS)]
@@ -154,13 +154,13 @@ def test_streams_leave_threads_for_others(client: FlaskClient, worker: StandIn) 
     assert follow(client, job_id)[-1].event == "done"
 
 
-def single(client: FlaskClient) -> str:
+def single(client: Client) -> str:
     """Returns a job of which nothing has happened yet."""
     job_id: str = client.post("/v1/images", data=b"x", content_type="image/png").json["id"]
     return job_id
 
 
-def pieces_of(client: FlaskClient, job_id: str, last: str | None = None) -> Iterator[str]:
+def pieces_of(client: Client, job_id: str, last: str | None = None) -> Iterator[str]:
     """Gives what the stream sends, as it is sent; no more than a test could want."""
     headers = {} if last is None else {"Last-Event-ID": last}
     response = client.get(f"/v1/jobs/{job_id}/events", headers=headers, buffered=False)
@@ -176,7 +176,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_stream_says_when_to_come_again_and_that_nothing_may_hold_it_back(
-    client: FlaskClient, worker: StandIn
+    client: Client, worker: StandIn
 ) -> None:
     job_id = post(client, 1)
     finish(worker, job_id, 1)
@@ -191,7 +191,7 @@ def test_a_silent_stream_is_looked_after_often_and_kept_alive_by_comments() -> N
 
 
 def test_a_stream_of_which_nothing_happens_sends_a_comment_now_and_then(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+    client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = itertools.count()
     monkeypatch.setattr(event_stream, "BLOCK_S", 0.001)
@@ -208,7 +208,7 @@ def test_a_stream_of_which_nothing_happens_sends_a_comment_now_and_then(
 
 
 def test_a_stream_is_silent_before_a_comment_is_due(
-    client: FlaskClient, worker: StandIn, monkeypatch: pytest.MonkeyPatch
+    client: Client, worker: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_stream, "BLOCK_S", 0.01)
     monkeypatch.setattr(event_stream, "COMMENT_S", 600.0)
@@ -225,19 +225,19 @@ def test_a_stream_is_silent_before_a_comment_is_due(
 
 @pytest.mark.usefixtures("impatient")
 def test_a_stream_ends_though_its_last_event_was_lost_with_redis(
-    client: FlaskClient, worker: StandIn
+    client: Client, worker: StandIn
 ) -> None:
     job_id = single(client)
     told = pieces_of(client, job_id)
     next(told)
     worker.finish_chunk(job_id, 0, [Item(name="p", image_id=None, outcome="skipped")])
-    worker.redis.delete(stream_key(job_id))
+    worker.redis.delete(keys.events(job_id))
     assert len([one for one in told if one == ": still here\n\n"]) < 50
     assert client.get(f"/v1/jobs/{job_id}/events").status_code == 204
 
 
 def test_a_client_whose_place_was_lost_is_told_all_that_is_left(
-    client: FlaskClient, worker: StandIn
+    client: Client, worker: StandIn
 ) -> None:
     job_id = post(client, 10)
     finish(worker, job_id, 10)
@@ -246,7 +246,7 @@ def test_a_client_whose_place_was_lost_is_told_all_that_is_left(
 
 
 def test_a_client_goes_on_in_the_middle_of_the_failures_of_one_chunk(
-    client: FlaskClient, worker: StandIn
+    client: Client, worker: StandIn
 ) -> None:
     def items(first: int) -> list[Item]:
         return [
@@ -275,7 +275,7 @@ def test_a_client_goes_on_in_the_middle_of_the_failures_of_one_chunk(
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("is_resumed", [False, True])
 def test_a_stream_ends_with_the_job_and_looks_no_more(
-    client: FlaskClient, worker: StandIn, is_resumed: bool
+    client: Client, worker: StandIn, is_resumed: bool
 ) -> None:
     job_id = post(client, 4)
     finish(worker, job_id, 4)
@@ -288,7 +288,7 @@ def test_a_stream_ends_with_the_job_and_looks_no_more(
 
 
 def test_events_are_told_in_batches_that_leave_none_out(
-    client: FlaskClient, worker: StandIn, monkeypatch: pytest.MonkeyPatch
+    client: Client, worker: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_stream, "BATCH", 2)
     job_id = post(client, 18)

@@ -14,19 +14,14 @@ from support.stand_in import read_task
 from twinlens.shared.blobs import BlobStore, image_key, manifest_key, thumbnail_key
 from twinlens.shared.errors import BrokenPicture
 from twinlens.shared.messages import Item, ManifestHead, ManifestItem
-from twinlens.shared.queue import (
-    DELETE_IMAGE,
-    EMBED_CHUNK,
-    MAKE_THUMBNAIL,
-    Reply,
-    connect,
-)
+from twinlens.shared.queue import DELETE_IMAGE, EMBED_CHUNK, MAKE_THUMBNAIL, Reply
 from twinlens.shared.redis import keys
+from twinlens.shared.redis.client import connect
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flask.testing import FlaskClient
+    from support.requests import Client
     from support.stand_in import StandIn
 
     from twinlens.shared.settings import Settings
@@ -38,7 +33,7 @@ MULTIPART = {"content_type": FORM}
 ID = hashlib.sha256(PICTURE).hexdigest()
 
 
-def upload(client: FlaskClient, content: bytes = PICTURE, **options: Any) -> Any:
+def upload(client: Client, content: bytes = PICTURE, **options: Any) -> Any:
     options.setdefault("content_type", "image/jpeg")
     return client.post("/v1/images", data=content, **options)
 
@@ -49,7 +44,7 @@ def form(content: bytes = PICTURE, name: str = "cat.jpg", **parts: Any) -> dict[
 
 
 def test_an_upload_is_stored_before_it_is_accepted(
-    client: FlaskClient, worker: StandIn, settings: Settings
+    client: Client, worker: StandIn, settings: Settings
 ) -> None:
     metadata = {"city": "Paris", "year": 2019, "good": True, "tags": ["a", "b"], "ratio": 1.5}
     response = client.post(
@@ -89,7 +84,7 @@ def test_an_upload_is_stored_before_it_is_accepted(
 
 @pytest.mark.parametrize("media_type", ["image/png", "image/x-odd", "application/octet-stream"])
 def test_raw_bytes_are_taken(
-    client: FlaskClient, worker: StandIn, settings: Settings, media_type: str
+    client: Client, worker: StandIn, settings: Settings, media_type: str
 ) -> None:
     response = upload(
         client, content_type=media_type, query_string={"name": "C:\\pictures\\c\x00at.png"}
@@ -100,7 +95,7 @@ def test_raw_bytes_are_taken(
 
 
 def test_a_name_that_is_asked_for_goes_before_the_name_of_the_file(
-    client: FlaskClient, settings: Settings
+    client: Client, settings: Settings
 ) -> None:
     for query, name in (("", "cat.jpg"), ("?name=a/dog.jpg", "dog.jpg")):
         job_id = client.post(f"/v1/images{query}", **form()).json["id"]
@@ -133,7 +128,7 @@ def test_a_name_that_is_asked_for_goes_before_the_name_of_the_file(
     ],
 )  # fmt: skip
 def test_a_bad_upload_is_refused_and_leaves_no_job(
-    client: FlaskClient,
+    client: Client,
     worker: StandIn,
     options: dict[str, Any],
     status: int,
@@ -147,12 +142,12 @@ def test_a_bad_upload_is_refused_and_leaves_no_job(
     assert client.get("/v1/jobs").json["items"] == []
 
 
-def test_an_unknown_parameter_is_refused(client: FlaskClient) -> None:
+def test_an_unknown_parameter_is_refused(client: Client) -> None:
     problem = assert_problem(upload(client, query_string={"naem": "x"}), 422, "validation-failed")
     assert problem["errors"][0]["location"] == "naem"
 
 
-def test_an_unknown_library_is_refused(client: FlaskClient) -> None:
+def test_an_unknown_library_is_refused(client: Client) -> None:
     for library in ("other", "../../etc"):
         response = upload(client, query_string={"library": library})
         assert_problem(response, 404, "library-not-found")
@@ -161,10 +156,10 @@ def test_an_unknown_library_is_refused(client: FlaskClient) -> None:
         )
 
 
-def test_waiting_gives_the_image(client: FlaskClient, worker: StandIn, settings: Settings) -> None:
+def test_waiting_gives_the_image(client: Client, worker: StandIn, settings: Settings) -> None:
     def work() -> None:
         with connect(settings.redis_url) as redis:
-            task = read_task(redis.brpop(["single"], timeout=5)[1])  # type: ignore[index]
+            task = read_task(redis.brpop(["single"], timeout=5)[1])
         worker.add(image(ID, "cat.jpg"))
         item = Item(name="cat.jpg", image_id=ID, outcome="succeeded")
         worker.finish_chunk(task["kwargs"]["job_id"], 0, [item])
@@ -183,14 +178,14 @@ def test_waiting_gives_the_image(client: FlaskClient, worker: StandIn, settings:
     assert response.json["result"]["links"]["content"] == f"/v1/images/{ID}/content"
 
 
-def test_waiting_in_vain_gives_the_ordinary_answer(client: FlaskClient) -> None:
+def test_waiting_in_vain_gives_the_ordinary_answer(client: Client) -> None:
     response = upload(client, headers={"Prefer": "wait=0"})
     assert response.status_code == 202
     assert "Preference-Applied" not in response.headers
     assert "Retry-After" in response.headers
 
 
-def test_a_failed_picture_fails_its_job(client: FlaskClient, worker: StandIn) -> None:
+def test_a_failed_picture_fails_its_job(client: Client, worker: StandIn) -> None:
     job_id = upload(client).json["id"]
     problem = BrokenPicture("It ends in the middle.").to_problem()
     worker.finish_chunk(job_id, 0, [Item(name="", image_id=ID, outcome="failed", error=problem)])
@@ -200,7 +195,7 @@ def test_a_failed_picture_fails_its_job(client: FlaskClient, worker: StandIn) ->
     assert job["progress"]["failed"] == 1
 
 
-def test_an_idempotency_key_gives_the_first_job(client: FlaskClient, worker: StandIn) -> None:
+def test_an_idempotency_key_gives_the_first_job(client: Client, worker: StandIn) -> None:
     headers = {"Idempotency-Key": "k1"}
     first, again = upload(client, headers=headers), upload(client, headers=headers)
     assert first.json["id"] == again.json["id"]
@@ -219,7 +214,7 @@ def test_an_idempotency_key_gives_the_first_job(client: FlaskClient, worker: Sta
     assert (ended.status_code, ended.json["status"]) == (200, "succeeded")
 
 
-def test_a_long_idempotency_key_is_refused(client: FlaskClient) -> None:
+def test_a_long_idempotency_key_is_refused(client: Client) -> None:
     assert upload(client, headers={"Idempotency-Key": "k" * 255}).status_code == 202
     problem = assert_problem(
         upload(client, headers={"Idempotency-Key": "k" * 256}), 422, "validation-failed"
@@ -227,16 +222,14 @@ def test_a_long_idempotency_key_is_refused(client: FlaskClient) -> None:
     assert problem["errors"][0]["location"] == "Idempotency-Key"
 
 
-def test_manifests_of_repeated_requests_are_taken_back(
-    client: FlaskClient, settings: Settings
-) -> None:
+def test_manifests_of_repeated_requests_are_taken_back(client: Client, settings: Settings) -> None:
     for _ in range(2):
         upload(client, headers={"Idempotency-Key": "k2"})
     manifests = [path for path in (settings.blob_dir / "manifests").rglob("*") if path.is_file()]
     assert len(manifests) == 1
 
 
-def test_images_are_listed_newest_first(client: FlaskClient, worker: StandIn) -> None:
+def test_images_are_listed_newest_first(client: Client, worker: StandIn) -> None:
     ids = [f"{n:064x}" for n in range(5)]
     for image_id in ids:
         worker.add(image(image_id))
@@ -257,13 +250,13 @@ def test_images_are_listed_newest_first(client: FlaskClient, worker: StandIn) ->
     "query",
     [{"limit": 0}, {"limit": 1001}, {"limit": "x"}, {"cursor": "!"}, {"cursor": "bmFuOng="}],
 )
-def test_bad_page_parameters_are_refused(client: FlaskClient, query: dict[str, Any]) -> None:
+def test_bad_page_parameters_are_refused(client: Client, query: dict[str, Any]) -> None:
     for path in ("/v1/images", "/v1/jobs"):
         problem = assert_problem(client.get(path, query_string=query), 422, "validation-failed")
         assert [error["location"] for error in problem["errors"]] == list(query)
 
 
-def test_an_image_has_links_within_its_library(client: FlaskClient, worker: StandIn) -> None:
+def test_an_image_has_links_within_its_library(client: Client, worker: StandIn) -> None:
     worker.serve("lite0", library="a&b")
     worker.add(image(ID, library="a&b"))
     found = client.get(f"/v1/images/{ID}", query_string={"library": "a&b"}).json
@@ -273,7 +266,7 @@ def test_an_image_has_links_within_its_library(client: FlaskClient, worker: Stan
 
 
 @pytest.mark.parametrize("image_id", ["0" * 64, "0" * 63, "A" * 64, "x", "0" * 64 + "%0A"])
-def test_unknown_and_malformed_ids_are_not_found(client: FlaskClient, image_id: str) -> None:
+def test_unknown_and_malformed_ids_are_not_found(client: Client, image_id: str) -> None:
     for path in ("", "/content", "/thumbnail"):
         assert_problem(client.get(f"/v1/images/{image_id}{path}"), 404, "image-not-found")
     assert_problem(client.delete(f"/v1/images/{image_id}"), 404, "image-not-found")
@@ -287,7 +280,7 @@ def stored(worker: StandIn, settings: Settings) -> None:
 
 
 @pytest.mark.usefixtures("stored")
-def test_content_is_sent_safely(client: FlaskClient) -> None:
+def test_content_is_sent_safely(client: Client) -> None:
     response = client.get(f"/v1/images/{ID}/content")
     assert (response.status_code, response.data) == (200, PICTURE)
     assert response.content_type == "image/jpeg"
@@ -302,7 +295,7 @@ def test_content_is_sent_safely(client: FlaskClient) -> None:
 
 
 @pytest.mark.usefixtures("stored")
-def test_content_is_conditional_and_has_ranges(client: FlaskClient) -> None:
+def test_content_is_conditional_and_has_ranges(client: Client) -> None:
     path = f"/v1/images/{ID}/content"
     same = client.get(path, headers={"If-None-Match": f'"{ID}"'})
     assert (same.status_code, same.data) == (304, b"")
@@ -317,14 +310,14 @@ def test_content_is_conditional_and_has_ranges(client: FlaskClient) -> None:
 
 
 @pytest.mark.usefixtures("stored")
-def test_lost_content_is_told(client: FlaskClient, settings: Settings) -> None:
+def test_lost_content_is_told(client: Client, settings: Settings) -> None:
     BlobStore(settings.blob_dir).delete(image_key("default", ID))
     assert_problem(client.get(f"/v1/images/{ID}/content"), 404, "content-missing")
 
 
 @pytest.mark.usefixtures("stored")
 def test_a_thumbnail_is_made_on_first_demand(
-    client: FlaskClient, worker: StandIn, settings: Settings
+    client: Client, worker: StandIn, settings: Settings
 ) -> None:
     path = f"/v1/images/{ID}/thumbnail"
     assert "No search worker" in assert_problem(client.get(path), 503, "unavailable")["detail"]
@@ -334,7 +327,7 @@ def test_a_thumbnail_is_made_on_first_demand(
 
     def work() -> None:
         with connect(settings.redis_url) as redis:
-            tasks.append(read_task(redis.brpop(["search"], timeout=5)[1]))  # type: ignore[index]
+            tasks.append(read_task(redis.brpop(["search"], timeout=5)[1]))
             BlobStore(settings.blob_dir).put(thumbnail_key("default", ID), b"small")
             redis.rpush(keys.reply(tasks[0]["id"]), Reply().model_dump_json())
 
@@ -354,14 +347,12 @@ def test_a_thumbnail_is_made_on_first_demand(
 
 
 @pytest.mark.usefixtures("stored")
-def test_a_refused_thumbnail_is_told(
-    client: FlaskClient, worker: StandIn, settings: Settings
-) -> None:
+def test_a_refused_thumbnail_is_told(client: Client, worker: StandIn, settings: Settings) -> None:
     worker.announce("search")
 
     def work() -> None:
         with connect(settings.redis_url) as redis:
-            task = read_task(redis.brpop(["search"], timeout=5)[1])  # type: ignore[index]
+            task = read_task(redis.brpop(["search"], timeout=5)[1])
             reply = Reply(error=BrokenPicture("It is broken.").to_problem())
             redis.rpush(keys.reply(task["id"]), reply.model_dump_json())
 
@@ -373,7 +364,7 @@ def test_a_refused_thumbnail_is_told(
 
 
 @pytest.mark.usefixtures("stored")
-def test_a_removal_is_a_job(client: FlaskClient, worker: StandIn) -> None:
+def test_a_removal_is_a_job(client: Client, worker: StandIn) -> None:
     response = client.delete(f"/v1/images/{ID}")
     assert response.status_code == 202
     job = response.json

@@ -17,22 +17,23 @@ from support.uploading import END, parts, post_pieces
 from twinlens.api.routes import jobs as job_routes
 from twinlens.shared.errors import BrokenPicture
 from twinlens.shared.messages import Item
+from twinlens.shared.redis import keys
 
 if TYPE_CHECKING:
-    from flask.testing import FlaskClient
-    from redis import Redis
+    from support.requests import Client
     from support.stand_in import StandIn
 
+    from twinlens.shared.redis.client import Redis
     from twinlens.shared.settings import Settings
 
 
-def submit(client: FlaskClient, content: bytes = b"picture") -> str:
+def submit(client: Client, content: bytes = b"picture") -> str:
     response = client.post("/v1/images", data=content, content_type="image/png")
     assert response.status_code == 202
     return str(response.json["id"])
 
 
-def test_a_job_has_the_fields_of_the_contract(client: FlaskClient) -> None:
+def test_a_job_has_the_fields_of_the_contract(client: Client) -> None:
     job = client.get(f"/v1/jobs/{submit(client)}").json
     assert set(job) == {
         "id",
@@ -54,7 +55,7 @@ def test_a_job_has_the_fields_of_the_contract(client: FlaskClient) -> None:
     assert job["started_at"] is job["finished_at"] is job["expires_at"] is None
 
 
-def test_a_poll_answers_304_until_something_changes(client: FlaskClient, worker: StandIn) -> None:
+def test_a_poll_answers_304_until_something_changes(client: Client, worker: StandIn) -> None:
     path = f"/v1/jobs/{submit(client)}"
     tag = client.get(path).headers["ETag"]
     same = client.get(path, headers={"If-None-Match": tag})
@@ -67,7 +68,7 @@ def test_a_poll_answers_304_until_something_changes(client: FlaskClient, worker:
     assert changed.headers["ETag"] != tag
 
 
-def test_a_wait_ends_with_the_job(client: FlaskClient, worker: StandIn) -> None:
+def test_a_wait_ends_with_the_job(client: Client, worker: StandIn) -> None:
     job_id = submit(client)
     item = Item(name="", image_id=None, outcome="skipped")
     thread = threading.Timer(0.2, worker.finish_chunk, (job_id, 0, [item]))
@@ -80,32 +81,32 @@ def test_a_wait_ends_with_the_job(client: FlaskClient, worker: StandIn) -> None:
     assert time.monotonic() - began_at < 10
 
 
-def test_a_wait_in_vain_answers_200_all_the_same(client: FlaskClient) -> None:
+def test_a_wait_in_vain_answers_200_all_the_same(client: Client) -> None:
     response = client.get(f"/v1/jobs/{submit(client)}", headers={"Prefer": "wait=1"})
     assert (response.status_code, response.json["status"]) == (200, "queued")
     assert "Preference-Applied" not in response.headers
 
 
 @pytest.mark.parametrize("prefer", ["wait=soon", "wait=-1", "wait", ";;,=,", "return=minimal"])
-def test_garbage_in_prefer_is_ignored(client: FlaskClient, prefer: str) -> None:
+def test_garbage_in_prefer_is_ignored(client: Client, prefer: str) -> None:
     assert client.get(f"/v1/jobs/{submit(client)}", headers={"Prefer": prefer}).status_code == 200
 
 
-def test_unknown_jobs_are_not_found(client: FlaskClient) -> None:
+def test_unknown_jobs_are_not_found(client: Client) -> None:
     for path in ("nope", "nope/items", "%00"):
         assert_problem(client.get(f"/v1/jobs/{path}"), 404, "job-not-found")
 
 
-def test_an_expired_job_is_gone(client: FlaskClient, worker: StandIn) -> None:
+def test_an_expired_job_is_gone(client: Client, worker: StandIn) -> None:
     job_id = submit(client)
     worker.jobs.finish(job_id)
-    worker.redis.hset(f"tl:job:{job_id}", "expires_at", "1.0")
+    worker.redis.hset(keys.job(job_id), "expires_at", "1.0")
     assert_problem(client.get(f"/v1/jobs/{job_id}"), 410, "job-expired")
     assert_problem(client.get(f"/v1/jobs/{job_id}/items"), 410, "job-expired")
     assert_problem(client.get(f"/v1/jobs/{job_id}/events"), 410, "job-expired")
 
 
-def test_jobs_are_listed_newest_first_and_filtered(client: FlaskClient, worker: StandIn) -> None:
+def test_jobs_are_listed_newest_first_and_filtered(client: Client, worker: StandIn) -> None:
     worker.serve("lite0", library="other")
     ids = [submit(client, b"%d" % n) for n in range(5)]
     worker.jobs.finish(ids[1])
@@ -121,7 +122,7 @@ def test_jobs_are_listed_newest_first_and_filtered(client: FlaskClient, worker: 
     assert listed(client, limit=100, library="other") == [removal]
 
 
-def listed(client: FlaskClient, **query: Any) -> list[str]:
+def listed(client: Client, **query: Any) -> list[str]:
     found: list[str] = []
     while True:
         page = client.get("/v1/jobs", query_string=query).json
@@ -132,7 +133,7 @@ def listed(client: FlaskClient, **query: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("query", [{"kind": "x"}, {"status": "x"}, {"sort": "x"}, {"limit": -1}])
-def test_bad_list_parameters_are_refused(client: FlaskClient, query: dict[str, Any]) -> None:
+def test_bad_list_parameters_are_refused(client: Client, query: dict[str, Any]) -> None:
     problem = assert_problem(client.get("/v1/jobs", query_string=query), 422, "validation-failed")
     assert [error["location"] for error in problem["errors"]] == list(query)
 
@@ -173,7 +174,7 @@ def test_a_job_is_kept_as_long_as_is_set_and_a_search_for_an_hour(
     assert lives == dict.fromkeys(made, 5 * 86_400) | {"search": 3_600}
 
 
-def test_every_job_remembers_the_request_that_made_it(client: FlaskClient, worker: StandIn) -> None:
+def test_every_job_remembers_the_request_that_made_it(client: Client, worker: StandIn) -> None:
     worker.serve("lite0")
     headers = {"X-Request-ID": "mine"}
     raw: dict[str, Any] = {"data": b"x", "content_type": "image/png", "headers": headers}
@@ -190,7 +191,7 @@ def test_every_job_remembers_the_request_that_made_it(client: FlaskClient, worke
 # Polls and waits.
 
 
-def test_a_poll_may_be_kept_by_its_client_alone_and_is_asked_again(client: FlaskClient) -> None:
+def test_a_poll_may_be_kept_by_its_client_alone_and_is_asked_again(client: Client) -> None:
     path = f"/v1/jobs/{submit(client)}"
     first = client.get(path)
     assert {"private", "no-cache"} == set(first.headers["Cache-Control"].split(", "))
@@ -203,22 +204,20 @@ def test_a_poll_may_be_kept_by_its_client_alone_and_is_asked_again(client: Flask
     assert client.get(path, headers=weak).status_code == 304
 
 
-def test_a_job_that_has_ended_is_not_waited_for(client: FlaskClient, worker: StandIn) -> None:
+def test_a_job_that_has_ended_is_not_waited_for(client: Client, worker: StandIn) -> None:
     job_id = submit(client)
     worker.finish_chunk(job_id, 0, [Item(name="", image_id=None, outcome="skipped")])
     answer = client.get(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=60"})
     assert (answer.json["status"], answer.headers["Preference-Applied"]) == ("succeeded", "wait=60")
 
 
-def test_who_does_not_wait_is_told_when_to_look_again(client: FlaskClient) -> None:
+def test_who_does_not_wait_is_told_when_to_look_again(client: Client) -> None:
     answer = client.post("/v1/images", data=b"x", content_type="image/png")
     assert answer.headers["Retry-After"] == "1"
     assert "Preference-Applied" not in answer.headers
 
 
-def test_a_job_tells_when_it_will_have_ended_at_its_rate(
-    client: FlaskClient, worker: StandIn
-) -> None:
+def test_a_job_tells_when_it_will_have_ended_at_its_rate(client: Client, worker: StandIn) -> None:
     job_id = post_pieces(client, [*parts(10), END]).json["id"]
     assert client.get(f"/v1/jobs/{job_id}").json["progress"]["eta"] is None
     worker.finish_chunk(job_id, 0, [Item(name="", image_id=None, outcome="skipped")] * 4)
@@ -232,7 +231,7 @@ def test_a_job_tells_when_it_will_have_ended_at_its_rate(
 
 
 def test_a_job_of_one_task_that_failed_counts_as_one_failure(
-    client: FlaskClient, worker: StandIn
+    client: Client, worker: StandIn
 ) -> None:
     worker.serve("lite0")
     data = {"file": (io.BytesIO(b"x"), "x")}
@@ -245,7 +244,7 @@ def test_a_job_of_one_task_that_failed_counts_as_one_failure(
 
 
 def test_an_upload_whose_picture_was_removed_since_has_no_result(
-    client: FlaskClient, worker: StandIn
+    client: Client, worker: StandIn
 ) -> None:
     job_id = submit(client)
     worker.add(image("c" * 64))
@@ -262,7 +261,7 @@ def test_an_upload_whose_picture_was_removed_since_has_no_result(
 
 
 def test_a_page_of_outcomes_reads_no_more_than_so_many_chunks(
-    client: FlaskClient, worker: StandIn, monkeypatch: pytest.MonkeyPatch
+    client: Client, worker: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_routes, "READ_CHUNKS", 2)
     monkeypatch.setattr(job_routes, "MAX_CHUNKS", 3)
@@ -296,7 +295,7 @@ def tampered(text: str) -> str:
 
 @pytest.mark.parametrize("cursor", ["", "!", "é", "AAAA", "a", *map(tampered, ["", ":", "x:1"])])
 def test_a_cursor_that_was_tampered_with_is_refused(
-    client: FlaskClient, worker: StandIn, cursor: str
+    client: Client, worker: StandIn, cursor: str
 ) -> None:
     worker.serve("lite0")
     job_id = submit(client)
@@ -307,22 +306,20 @@ def test_a_cursor_that_was_tampered_with_is_refused(
 
 
 @pytest.mark.parametrize("text", ["inf:x", "-inf:x", "nan:x", "1e999:x"])
-def test_a_cursor_of_no_time_is_refused(client: FlaskClient, text: str) -> None:
+def test_a_cursor_of_no_time_is_refused(client: Client, text: str) -> None:
     for path in ("images", "jobs"):
         answer = client.get(f"/v1/{path}", query_string={"cursor": tampered(text)})
         assert_problem(answer, 422, "validation-failed")
 
 
 @pytest.mark.parametrize("text", ["-1:0", "0:-1", "0:x", "0", "1.5:0"])
-def test_a_cursor_of_no_outcome_is_refused(client: FlaskClient, text: str) -> None:
+def test_a_cursor_of_no_outcome_is_refused(client: Client, text: str) -> None:
     path = f"/v1/jobs/{submit(client)}/items"
     answer = client.get(path, query_string={"cursor": tampered(text)})
     assert_problem(answer, 422, "validation-failed")
 
 
-def test_a_cursor_behind_the_last_outcome_gives_nothing(
-    client: FlaskClient, worker: StandIn
-) -> None:
+def test_a_cursor_behind_the_last_outcome_gives_nothing(client: Client, worker: StandIn) -> None:
     job_id = submit(client)
     worker.finish_chunk(job_id, 0, [Item(name="", image_id=None, outcome="skipped")])
     for text in ("0:1", "1:0", "999999999999:0"):

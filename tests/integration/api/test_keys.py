@@ -16,15 +16,15 @@ from support.uploading import manifests_of as manifests
 from twinlens.api.accepting import arrival
 from twinlens.api.accepting.idempotency import KEY_TTL_S
 from twinlens.shared.errors import UploadBroken
+from twinlens.shared.redis import keys
 from twinlens.shared.redis.feed import Feed
 from twinlens.shared.redis.scripts import ARRIVAL_TTL_S
-from twinlens.shared.redis.scripts import arrival as arrival_sign
 
 if TYPE_CHECKING:
-    from flask.testing import FlaskClient
-    from redis import Redis
+    from support.requests import Client, Piece
     from support.stand_in import StandIn
 
+    from twinlens.shared.redis.client import Redis
     from twinlens.shared.settings import Settings
 
 
@@ -38,12 +38,12 @@ def test_a_sign_of_life_is_given_several_times_before_it_would_be_missed() -> No
 
 
 def test_a_key_lives_for_a_day_and_while_its_upload_arrives_only_as_long_as_one_is_missed(
-    client: FlaskClient, redis: Redis
+    client: Client, redis: Redis
 ) -> None:
     """The retry of an upload that died with its API process is not refused for a day."""
     assert KEY_TTL_S == 86_400
     during: list[int] = []
-    pieces = [*parts(6), lambda: during.append(life_of_key(redis)), END]
+    pieces: list[Piece] = [*parts(6), lambda: during.append(life_of_key(redis)), END]
     assert post_pieces(client, pieces, key="k").status_code == 202
     assert 0 < during[0] <= ARRIVAL_TTL_S
     assert KEY_TTL_S - 600 < life_of_key(redis) <= KEY_TTL_S
@@ -51,7 +51,7 @@ def test_a_key_lives_for_a_day_and_while_its_upload_arrives_only_as_long_as_one_
 
 @pytest.mark.parametrize("path", ["/v1/images", "/v1/images/bulk", "/v1/search"])
 def test_the_key_of_a_request_that_came_whole_lives_for_a_day(
-    client: FlaskClient, redis: Redis, path: str
+    client: Client, redis: Redis, path: str
 ) -> None:
     name = "files" if path.endswith("bulk") else "file"
     data = {name: (io.BytesIO(b"x"), "x.jpg")}
@@ -60,33 +60,34 @@ def test_the_key_of_a_request_that_came_whole_lives_for_a_day(
 
 
 def test_a_slow_upload_keeps_its_key_and_the_sign_that_it_arrives(
-    client: FlaskClient, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    client: Client, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrival, "RENEW_S", 0.0)
     left: list[int] = []
 
     def time_passes() -> None:
-        for name in (*redis.keys("tl:idempotency:*"), arrival_sign(the_job(client)["id"])):
+        for name in (*redis.keys("tl:idempotency:*"), keys.arrival(the_job(client)["id"])):
             assert redis.expire(name, 5)
 
     def look() -> None:
-        left.extend([life_of_key(redis), redis.ttl(arrival_sign(the_job(client)["id"]))])
+        left.extend([life_of_key(redis), redis.ttl(keys.arrival(the_job(client)["id"]))])
 
-    pieces = [*parts(6), time_passes, part("late", b"late"), part("later", b"later"), look, END]
+    late = [part(name, b"late") for name in ("late", "later")]
+    pieces: list[Piece] = [*parts(6), time_passes, *late, look, END]
     assert post_pieces(client, pieces, key="k").status_code == 202
     assert [ARRIVAL_TTL_S - 60 < one <= ARRIVAL_TTL_S for one in left] == [True, True]
 
 
 def test_an_upload_without_a_key_tells_that_it_arrives_as_well(
-    client: FlaskClient, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    client: Client, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrival, "RENEW_S", 0.0)
     left: list[int] = []
 
     def sign() -> str:
-        return arrival_sign(the_job(client)["id"])
+        return keys.arrival(the_job(client)["id"])
 
-    pieces = [
+    pieces: list[Piece] = [
         *parts(6),
         lambda: redis.expire(sign(), 5),
         *(part(name, b"late") for name in ("late", "later")),
@@ -98,7 +99,7 @@ def test_an_upload_without_a_key_tells_that_it_arrives_as_well(
 
 
 def test_a_slow_repeat_does_not_shorten_the_life_of_the_key(
-    client: FlaskClient, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    client: Client, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrival, "RENEW_S", 0.0)
     for _ in range(2):
@@ -111,7 +112,7 @@ def test_a_slow_repeat_does_not_shorten_the_life_of_the_key(
 
 @pytest.mark.parametrize("n_pictures", [1, 4, 6, 9])
 def test_a_repeated_upload_leaves_one_job_and_its_manifest(
-    client: FlaskClient, settings: Settings, worker: StandIn, n_pictures: int
+    client: Client, settings: Settings, worker: StandIn, n_pictures: int
 ) -> None:
     pieces = [*parts(n_pictures), END]
     first = post_pieces(client, pieces, key="k").json
@@ -127,7 +128,7 @@ def test_a_repeated_upload_leaves_one_job_and_its_manifest(
 
 @pytest.mark.parametrize("n_pictures", [2, 6])
 def test_another_upload_under_the_key_leaves_no_manifest(
-    client: FlaskClient, settings: Settings, n_pictures: int
+    client: Client, settings: Settings, n_pictures: int
 ) -> None:
     post_pieces(client, [*parts(1), END], key="k")
     kept = manifests(settings)
@@ -140,13 +141,14 @@ def test_another_upload_under_the_key_leaves_no_manifest(
 
 
 def test_a_repeat_while_the_first_arrives_leaves_no_manifest(
-    client: FlaskClient, settings: Settings
+    client: Client, settings: Settings
 ) -> None:
     found: list[Any] = []
 
     def repeat() -> None:
         kept = manifests(settings)
-        for pieces in ([*parts(6), END], [*parts(2), END], [*parts(2), part("x", b"x"), BREAK]):
+        broken: list[Piece] = [*parts(2), part("x", b"x"), BREAK]
+        for pieces in ([*parts(6), END], [*parts(2), END], broken):
             found.append(post_pieces(client, pieces, key="k").status_code)
             assert manifests(settings) == kept
 
@@ -172,14 +174,14 @@ def named(name: str, content: bytes = b"x", **metadata: Any) -> bytes:
     ],
 )
 def test_a_key_stands_for_pictures_names_metadata_and_their_order(
-    client: FlaskClient, pieces: list[bytes]
+    client: Client, pieces: list[bytes]
 ) -> None:
     assert post_pieces(client, [named("a"), named("b"), END], key="k").status_code == 202
     other = post_pieces(client, [*pieces, END], key="k")
     assert_problem(other, 422, "idempotency-conflict")
 
 
-def test_a_key_stands_for_one_library(client: FlaskClient, worker: StandIn) -> None:
+def test_a_key_stands_for_one_library(client: Client, worker: StandIn) -> None:
     worker.serve("lite0", library="art")
     raw: dict[str, Any] = {"data": b"x", "content_type": "image/png"}
     headers = {"Idempotency-Key": "k"}
@@ -192,7 +194,7 @@ def test_a_key_stands_for_one_library(client: FlaskClient, worker: StandIn) -> N
 
 
 def test_an_example_and_a_counterexample_are_another_query_the_other_way_round(
-    client: FlaskClient, worker: StandIn
+    client: Client, worker: StandIn
 ) -> None:
     def search(positive: bytes, negative: bytes) -> Any:
         data = {"file": (io.BytesIO(positive), "p"), "negative": (io.BytesIO(negative), "n")}
@@ -213,7 +215,7 @@ def bad_end() -> list[bytes]:
 @pytest.mark.parametrize("n_pictures", [2, 4, 6])
 @pytest.mark.parametrize("end", [[BREAK], [OSError("gone")], bad_end()])
 def test_a_key_is_free_again_after_an_upload_that_failed(
-    client: FlaskClient, redis: Redis, n_pictures: int, end: list[bytes | Exception]
+    client: Client, redis: Redis, n_pictures: int, end: list[bytes | Exception]
 ) -> None:
     failed = post_pieces(client, [*parts(n_pictures), part("x", b"x"), *end], key="k")
     assert failed.status_code in {400, 422}
@@ -223,7 +225,7 @@ def test_a_key_is_free_again_after_an_upload_that_failed(
 
 @pytest.mark.parametrize("end", [[*parts(9), END], [BREAK]])
 def test_a_key_is_free_again_after_its_upload_was_given_up(
-    client: FlaskClient, settings: Settings, redis: Redis, end: list[bytes | Exception]
+    client: Client, settings: Settings, redis: Redis, end: list[bytes | Exception]
 ) -> None:
     def give_up() -> None:
         Feed(redis).seal(the_job(client)["id"], UploadBroken("Lost.").to_problem())
@@ -240,7 +242,7 @@ def test_a_key_is_free_again_after_its_upload_was_given_up(
     [([*parts(9), END], 507, "storage-full"), ([BREAK], 400, "upload-broken")],
 )
 def test_a_key_is_free_again_and_the_job_ends_after_the_disk_is_full(
-    client: FlaskClient,
+    client: Client,
     redis: Redis,
     monkeypatch: pytest.MonkeyPatch,
     end: list[bytes | Exception],
@@ -259,7 +261,7 @@ def test_a_key_is_free_again_and_the_job_ends_after_the_disk_is_full(
 @pytest.mark.parametrize("n_before_break", [1, 4, 6])
 @pytest.mark.parametrize("end", [[BREAK], bad_end()])
 def test_a_repeat_that_breaks_off_leaves_the_key_to_the_first_job(
-    client: FlaskClient,
+    client: Client,
     settings: Settings,
     worker: StandIn,
     n_before_break: int,

@@ -11,17 +11,15 @@ from support.requests import assert_problem
 from twinlens.shared.indexes import server_of
 
 if TYPE_CHECKING:
-    from flask.testing import FlaskClient
+    from support.requests import Client
     from support.stand_in import StandIn
 
 
-def put(client: FlaskClient, name: str, **plan: Any) -> Any:
+def put(client: Client, name: str, **plan: Any) -> Any:
     return client.put(f"/v1/libraries/{name}", json=plan)
 
 
-def test_a_library_is_made_and_its_weights_are_changed(
-    client: FlaskClient, worker: StandIn
-) -> None:
+def test_a_library_is_made_and_its_weights_are_changed(client: Client, worker: StandIn) -> None:
     worker.serve("lite0", "phash")
     made = put(client, "art", models=["lite0", "phash@1"])
     assert made.status_code == 201
@@ -35,9 +33,7 @@ def test_a_library_is_made_and_its_weights_are_changed(
     assert client.get("/v1/libraries").json["items"][0] == changed.json
 
 
-def test_models_change_at_once_while_a_library_is_empty(
-    client: FlaskClient, worker: StandIn
-) -> None:
+def test_models_change_at_once_while_a_library_is_empty(client: Client, worker: StandIn) -> None:
     worker.serve("lite0", "phash")
     changed = put(client, "default", models=["phash"], metric="COSINE")
     assert (changed.status_code, changed.json["models"]) == (200, ["phash@1"])
@@ -51,9 +47,7 @@ def test_models_change_at_once_while_a_library_is_empty(
     assert (task["name"], task["kwargs"]) == ("twinlens.reindex", {"job_id": job.json["id"]})
 
 
-def test_a_version_must_be_named_where_there_are_several(
-    client: FlaskClient, worker: StandIn
-) -> None:
+def test_a_version_must_be_named_where_there_are_several(client: Client, worker: StandIn) -> None:
     worker.catalog.publish_models([summary("lite0"), summary("lite0", "1-int8")])
     problem = assert_problem(put(client, "art", models=["lite0"]), 404, "model-not-found")
     assert "lite0@1, lite0@1-int8" in problem["detail"]
@@ -94,7 +88,7 @@ def test_a_version_must_be_named_where_there_are_several(
     ],
 )
 def test_a_bad_plan_is_refused_and_makes_nothing(
-    client: FlaskClient,
+    client: Client,
     worker: StandIn,
     name: str,
     plan: dict[str, Any],
@@ -110,7 +104,7 @@ def test_a_bad_plan_is_refused_and_makes_nothing(
     assert [one["name"] for one in client.get("/v1/libraries").json["items"]] == ["default"]
 
 
-def test_an_index_is_one_of_the_connected_server(client: FlaskClient, worker: StandIn) -> None:
+def test_an_index_is_one_of_the_connected_server(client: Client, worker: StandIn) -> None:
     worker.serve("lite0")
     # Where no worker has told yet which server that is, one finds out when it writes.
     assert put(client, "early", models=["lite0"], index={"type": "DISKANN"}).status_code == 201
@@ -123,9 +117,7 @@ def test_an_index_is_one_of_the_connected_server(client: FlaskClient, worker: St
     assert put(client, "late", models=["lite0"], index={"type": "IVF_FLAT"}).status_code == 201
 
 
-def test_what_counts_in_searches_alone_is_changed_at_once(
-    client: FlaskClient, worker: StandIn
-) -> None:
+def test_what_counts_in_searches_alone_is_changed_at_once(client: Client, worker: StandIn) -> None:
     worker.serve("lite0")
     worker.add(image("a" * 64))
     plan = {"models": ["lite0"], "index": {"type": "HNSW", "params": {"ef": 100}}}
@@ -140,7 +132,7 @@ def test_what_counts_in_searches_alone_is_changed_at_once(
 
 
 def test_words_are_searched_with_where_a_model_understands_them(
-    client: FlaskClient, worker: StandIn
+    client: Client, worker: StandIn
 ) -> None:
     worker.serve("lite0", "clip")
     worker.catalog.publish_models([summary("lite0"), summary("clip", has_text=True)])

@@ -12,10 +12,10 @@ import pytest
 from support.beats import beat
 from support.records import image
 from support.requests import assert_problem, client_of
+from support.servers import set_rules
 from support.uploading import END, parts, post_pieces
 
-from twinlens.api import events
-from twinlens.api.accepting import gateway
+from twinlens.api import calls, events
 from twinlens.api.accepting.limits import MAX_RETRY_AFTER_S, MAX_STREAMS
 from twinlens.cli.service.serve import N_THREADS
 from twinlens.shared.messages import Item
@@ -25,18 +25,18 @@ from twinlens.shared.redis.presence import announce
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flask.testing import FlaskClient
-    from redis import Redis
+    from support.requests import Client
     from support.stand_in import StandIn
 
+    from twinlens.shared.redis.client import Redis
     from twinlens.shared.settings import Settings
 
 
-def upload(client: FlaskClient, content: bytes = b"x") -> Any:
+def upload(client: Client, content: bytes = b"x") -> Any:
     return client.post("/v1/images", data=content, content_type="image/png")
 
 
-def search(client: FlaskClient) -> Any:
+def search(client: Client) -> Any:
     return client.post("/v1/search", data={"file": (io.BytesIO(b"x"), "q.jpg")})
 
 
@@ -154,12 +154,12 @@ def test_streams_leave_half_of_the_threads_to_others() -> None:
 
 def test_redis_blocks_for_less_than_its_clients_wait(redis: Redis) -> None:
     timeout_s = redis.connection_pool.connection_kwargs["socket_timeout"]
-    for block_s in (events.BLOCK_S, jobs.WAIT_SLICE_S, gateway._REPLY_SLICE_S):
+    for block_s in (events.BLOCK_S, jobs.WAIT_SLICE_S, calls._REPLY_SLICE_S):
         assert 0 < block_s < timeout_s - 1
 
 
 def test_a_place_for_a_stream_is_free_again_however_the_stream_ends(
-    client: FlaskClient, worker: StandIn
+    client: Client, worker: StandIn
 ) -> None:
     ended = upload(client).json["id"]
     worker.finish_chunk(ended, 0, [Item(name="", image_id=None, outcome="skipped")])
@@ -188,18 +188,16 @@ def test_a_place_for_a_stream_is_free_again_however_the_stream_ends(
         stream.close()
 
 
-def test_a_place_for_a_stream_is_free_again_after_an_error(
-    client: FlaskClient, redis: Redis
-) -> None:
+def test_a_place_for_a_stream_is_free_again_after_an_error(client: Client, redis: Redis) -> None:
     job_id = upload(client).json["id"]
     for _ in range(MAX_STREAMS + 1):
         stream = client.get(f"/v1/jobs/{job_id}/events", buffered=False)
         pieces = stream.iter_encoded()
         next(pieces)
-        redis.execute_command("ACL", "SETUSER", "default", "-xread")
+        set_rules(redis, "-xread")
         try:
             with pytest.raises(Exception, match="no permissions"):
                 next(pieces)
         finally:
-            redis.execute_command("ACL", "SETUSER", "default", "+@all")
+            set_rules(redis, "+@all")
             stream.close()

@@ -11,20 +11,18 @@ from support.requests import assert_problem
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flask.testing import FlaskClient
+    from support.requests import Client
     from support.stand_in import StandIn
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 URL = "/v1/images/missing"
 
 
-def ask(client: FlaskClient, ids: Sequence[Any], query: str = "") -> Any:
+def ask(client: Client, ids: Sequence[Any], query: str = "") -> Any:
     return client.post(URL + query, json={"ids": ids})
 
 
-def test_what_is_not_there_is_missing_in_the_order_asked(
-    client: FlaskClient, worker: StandIn
-) -> None:
+def test_what_is_not_there_is_missing_in_the_order_asked(client: Client, worker: StandIn) -> None:
     worker.serve("lite0")
     worker.add(image(B))
     answer = ask(client, [C, B, A])
@@ -33,9 +31,7 @@ def test_what_is_not_there_is_missing_in_the_order_asked(
     assert ask(client, []).json == {"missing": []}
 
 
-def test_an_image_without_one_of_the_models_is_missing(
-    client: FlaskClient, worker: StandIn
-) -> None:
+def test_an_image_without_one_of_the_models_is_missing(client: Client, worker: StandIn) -> None:
     worker.serve("lite0", "phash")
     whole = image(B).model_copy(update={"models": ["more@1", "phash@1", "lite0@1"]})
     worker.add(image(A))  # with lite0@1 alone
@@ -43,7 +39,7 @@ def test_an_image_without_one_of_the_models_is_missing(
     assert ask(client, [A, B]).json == {"missing": [A]}
 
 
-def test_each_library_is_asked_for_itself(client: FlaskClient, worker: StandIn) -> None:
+def test_each_library_is_asked_for_itself(client: Client, worker: StandIn) -> None:
     worker.serve("lite0")
     worker.serve("lite0", library="art")
     worker.add(image(A, library="art"))
@@ -52,14 +48,14 @@ def test_each_library_is_asked_for_itself(client: FlaskClient, worker: StandIn) 
     assert_problem(ask(client, [A], "?library=none"), 404, "library-not-found")
 
 
-def test_a_thousand_can_be_asked_at_once(client: FlaskClient, worker: StandIn) -> None:
+def test_a_thousand_can_be_asked_at_once(client: Client, worker: StandIn) -> None:
     ids = [f"{n:064x}" for n in range(1001)]
     assert ask(client, ids[:1000]).json == {"missing": ids[:1000]}
     assert_problem(ask(client, ids), 422, "validation-failed")
 
 
 @pytest.mark.parametrize("bad", ["", "a" * 63, "A" * 64, f"{A}\n", 7, None])
-def test_what_is_no_id_is_refused(client: FlaskClient, worker: StandIn, bad: Any) -> None:
+def test_what_is_no_id_is_refused(client: Client, worker: StandIn, bad: Any) -> None:
     problem = assert_problem(ask(client, [A, bad]), 422, "validation-failed")
     assert [field["location"] for field in problem["errors"]] == ["/ids/1"]
 
@@ -76,6 +72,6 @@ def test_what_is_no_id_is_refused(client: FlaskClient, worker: StandIn, bad: Any
     ],
 )
 def test_other_requests_are_refused(
-    client: FlaskClient, options: dict[str, Any], status: int, code: str
+    client: Client, options: dict[str, Any], status: int, code: str
 ) -> None:
     assert_problem(client.post(URL, **options), status, code)

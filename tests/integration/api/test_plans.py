@@ -12,14 +12,14 @@ from support.requests import assert_problem, client_of
 from twinlens.shared.queue import DELETE_LIBRARY, REINDEX
 
 if TYPE_CHECKING:
-    from flask.testing import FlaskClient
+    from support.requests import Client
     from support.stand_in import StandIn
 
     from twinlens.shared.settings import Settings
 
 
 @pytest.fixture
-def art(client: FlaskClient, worker: StandIn) -> FlaskClient:
+def art(client: Client, worker: StandIn) -> Client:
     """A library of two models and one picture, and another model beside them."""
     cards = [summary("lite0"), summary("vgg"), summary("phash", metric="HAMMING")]
     worker.catalog.publish_models(cards)
@@ -28,16 +28,16 @@ def art(client: FlaskClient, worker: StandIn) -> FlaskClient:
     return client
 
 
-def put(client: FlaskClient, models: list[str], **plan: Any) -> Any:
+def put(client: Client, models: list[str], **plan: Any) -> Any:
     return client.put("/v1/libraries/art", json={"models": models} | plan)
 
 
-def record(client: FlaskClient) -> dict[str, Any]:
+def record(client: Client) -> dict[str, Any]:
     return dict(client.get("/v1/libraries/art").json)
 
 
 def test_the_same_plan_again_is_the_same_job_and_another_has_to_wait(
-    art: FlaskClient, worker: StandIn
+    art: Client, worker: StandIn
 ) -> None:
     job = put(art, ["lite0", "vgg"], weights={"vgg": 2})
     assert (job.status_code, job.json["kind"]) == (202, "reindex")
@@ -57,7 +57,7 @@ def test_the_same_plan_again_is_the_same_job_and_another_has_to_wait(
     assert len(art.get("/v1/jobs").json["items"]) == 1
 
 
-def test_a_plan_that_is_given_up_cancels_its_job(art: FlaskClient, worker: StandIn) -> None:
+def test_a_plan_that_is_given_up_cancels_its_job(art: Client, worker: StandIn) -> None:
     job = put(art, ["vgg"]).json
     back = art.post("/v1/libraries/art/rollback")
     assert (back.status_code, back.json["next"], back.json["models"]) == (
@@ -71,7 +71,7 @@ def test_a_plan_that_is_given_up_cancels_its_job(art: FlaskClient, worker: Stand
 
 
 def test_models_are_taken_away_at_once_and_can_be_had_back_for_a_while(
-    art: FlaskClient, settings: Settings
+    art: Client, settings: Settings
 ) -> None:
     fewer = put(art, ["phash"])
     assert (fewer.status_code, fewer.json["models"]) == (200, ["phash@1"])
@@ -88,7 +88,7 @@ def test_models_are_taken_away_at_once_and_can_be_had_back_for_a_while(
 
 
 def test_collections_are_kept_where_the_vectors_stay_as_they_are(
-    art: FlaskClient, worker: StandIn
+    art: Client, worker: StandIn
 ) -> None:
     before = record(art)["collections"]
     assert put(art, ["lite0", "phash"], weights={"lite0": 2}).json["collections"] == before
@@ -105,7 +105,7 @@ def test_collections_are_kept_where_the_vectors_stay_as_they_are(
 
 
 def test_a_library_is_forgotten_at_once_with_what_was_planned_for_it(
-    art: FlaskClient, worker: StandIn
+    art: Client, worker: StandIn
 ) -> None:
     plan = put(art, ["vgg"]).json
     removal = art.delete("/v1/libraries/art")
@@ -119,7 +119,7 @@ def test_a_library_is_forgotten_at_once_with_what_was_planned_for_it(
     assert task["kwargs"] == {"job_id": removal.json["id"], "library": "art"}
 
 
-def test_the_default_library_stays_and_unknown_ones_are_not_changed(client: FlaskClient) -> None:
+def test_the_default_library_stays_and_unknown_ones_are_not_changed(client: Client) -> None:
     assert_problem(client.delete("/v1/libraries/default"), 409, "library-conflict")
     assert_problem(client.delete("/v1/libraries/none"), 404, "library-not-found")
     assert_problem(client.post("/v1/libraries/none/rollback"), 404, "library-not-found")
@@ -127,7 +127,7 @@ def test_the_default_library_stays_and_unknown_ones_are_not_changed(client: Flas
 
 @pytest.mark.parametrize(("n_chars", "status"), [(64, 201), (65, 422)])
 def test_a_name_of_a_library_has_at_most_64_characters(
-    client: FlaskClient, worker: StandIn, n_chars: int, status: int
+    client: Client, worker: StandIn, n_chars: int, status: int
 ) -> None:
     worker.serve("lite0")
     plan = {"models": ["lite0"]}
@@ -136,7 +136,7 @@ def test_a_name_of_a_library_has_at_most_64_characters(
 
 @pytest.mark.parametrize(("n_models", "status"), [(16, 201), (17, 422)])
 def test_a_library_has_at_most_16_models(
-    client: FlaskClient, worker: StandIn, n_models: int, status: int
+    client: Client, worker: StandIn, n_models: int, status: int
 ) -> None:
     names = [f"m{n}" for n in range(n_models)]
     worker.catalog.publish_models(map(summary, names))
@@ -145,14 +145,14 @@ def test_a_library_has_at_most_16_models(
 
 @pytest.mark.parametrize(("weight", "status"), [(0, 201), (1000, 201), (1000.5, 422), (-0.5, 422)])
 def test_a_weight_is_from_0_to_1000(
-    client: FlaskClient, worker: StandIn, weight: float, status: int
+    client: Client, worker: StandIn, weight: float, status: int
 ) -> None:
     worker.serve("lite0")
     assert put(client, ["lite0"], weights={"lite0": weight}).status_code == status
 
 
 def test_pages_are_a_hundred_long_unless_asked_for_up_to_a_thousand(
-    client: FlaskClient, worker: StandIn, settings: Settings
+    client: Client, worker: StandIn, settings: Settings
 ) -> None:
     for n in range(101):
         worker.add(image(f"{n:064x}"))

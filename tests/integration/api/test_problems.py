@@ -15,16 +15,16 @@ from support.requests import assert_problem, client_of
 from werkzeug import exceptions as http
 from werkzeug.datastructures import WWWAuthenticate
 
-from twinlens.api.accepting.gateway import Gateway
 from twinlens.api.app import create_app
+from twinlens.api.services import build_services
 from twinlens.shared import errors
 from twinlens.shared.errors import FieldError, TwinlensError
 
 if TYPE_CHECKING:
-    from flask.testing import FlaskClient
-    from redis import Redis
+    from support.requests import Client
     from support.stand_in import StandIn
 
+    from twinlens.shared.redis.client import Redis
     from twinlens.shared.settings import Settings
 
 
@@ -34,7 +34,7 @@ def kinds(root: type[TwinlensError] = TwinlensError) -> list[type[TwinlensError]
 
 def asked(settings: Settings, error: Exception) -> Any:
     """Returns the answer of a route that fails so."""
-    app = create_app(settings, Gateway(settings))
+    app = create_app(settings, build_services(settings))
 
     @app.get("/fail")
     def fail() -> str:
@@ -138,7 +138,7 @@ def test_a_status_without_a_kind_of_its_own_keeps_its_headers(
     assert int(answer.headers["Content-Length"]) == len(answer.data)
 
 
-def test_every_path_answers_other_methods_with_those_that_it_has(client: FlaskClient) -> None:
+def test_every_path_answers_other_methods_with_those_that_it_has(client: Client) -> None:
     paths = client.get("/openapi.json").json["paths"]
     assert len(paths) > 15
     for path, methods in paths.items():
@@ -162,7 +162,7 @@ def test_every_path_answers_other_methods_with_those_that_it_has(client: FlaskCl
     ],
 )
 def test_every_body_has_a_type_and_a_limit(
-    client: FlaskClient, redis: Redis, method: str, path: str
+    client: Client, redis: Redis, method: str, path: str
 ) -> None:
     for content_type in ("text/plain", "image", ""):
         answer = client.open(path, method=method, data=b"{}", content_type=content_type)
@@ -176,7 +176,7 @@ def test_every_body_has_a_type_and_a_limit(
     ("encoding", "status"), [("gzip", 415), ("gzip, br", 415), ("Identity", 202), ("identity", 202)]
 )
 @pytest.mark.parametrize("path", ["/v1/images", "/v1/images/bulk", "/v1/search"])
-def test_a_body_comes_as_it_is(client: FlaskClient, path: str, encoding: str, status: int) -> None:
+def test_a_body_comes_as_it_is(client: Client, path: str, encoding: str, status: int) -> None:
     name = "files" if path.endswith("bulk") else "file"
     data = {name: (io.BytesIO(b"x"), "x.jpg")}
     answer = client.post(path, data=data, headers={"Content-Encoding": encoding})
@@ -225,7 +225,7 @@ def test_a_body_of_unknown_length_is_cut_off_at_the_limit(settings: Settings, re
     ],
 )
 def test_a_query_is_read_up_to_its_limit(
-    client: FlaskClient, worker: StandIn, path: str, limit: int
+    client: Client, worker: StandIn, path: str, limit: int
 ) -> None:
     def post(n_bytes: int) -> Any:
         text = b"[" + b" " * (n_bytes - 2) + b"]"
@@ -237,7 +237,7 @@ def test_a_query_is_read_up_to_its_limit(
 
 
 @pytest.mark.parametrize(("path", "part"), [("/v1/search", "query"), ("/v1/images", "metadata")])
-def test_a_json_part_is_read_up_to_its_limit(client: FlaskClient, path: str, part: str) -> None:
+def test_a_json_part_is_read_up_to_its_limit(client: Client, path: str, part: str) -> None:
     limit = {"query": 64 * 1024, "metadata": 16 * 1024}[part]
 
     def post(n_bytes: int) -> Any:
@@ -251,7 +251,7 @@ def test_a_json_part_is_read_up_to_its_limit(client: FlaskClient, path: str, par
     assert error == {"location": part, "message": f"At most {limit} bytes are taken."}
 
 
-def test_a_form_has_each_part_as_often_as_is_taken(client: FlaskClient) -> None:
+def test_a_form_has_each_part_as_often_as_is_taken(client: Client) -> None:
     def post(path: str, **parts: Any) -> Any:
         return client.post(path, data=parts)
 
@@ -269,7 +269,7 @@ def test_a_form_has_each_part_as_often_as_is_taken(client: FlaskClient) -> None:
         assert "are taken." in problem["detail"]
 
 
-def test_the_pictures_of_a_form_share_one_limit(client: FlaskClient, worker: StandIn) -> None:
+def test_the_pictures_of_a_form_share_one_limit(client: Client, worker: StandIn) -> None:
     def post(*sizes: int) -> Any:
         files = [(io.BytesIO(b"x" * size), "x.jpg") for size in sizes]
         return client.post("/v1/search", data={"file": files})

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from support.requests import assert_problem, client_of
 
 if TYPE_CHECKING:
-    from flask.testing import FlaskClient
-    from redis import Redis
+    from support.requests import Client
 
+    from twinlens.shared.redis.client import Redis
     from twinlens.shared.settings import Settings
 
 
@@ -45,6 +45,6 @@ def test_callers_do_not_count_for_each_other_nor_do_probes(
     assert client.get("/livez").status_code == 200
 
 
-def test_without_a_limit_nothing_is_told(client: FlaskClient) -> None:
+def test_without_a_limit_nothing_is_told(client: Client) -> None:
     answer = client.get("/v1/libraries")
     assert "RateLimit" not in answer.headers

@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.requests import assert_problem, client_of
-from support.servers import running_valkey
+from support.servers import running_valkey, set_rules
 from support.uploading import END, manifests_of, parts, post_pieces, the_job
 
-from twinlens.shared.queue import connect
+from twinlens.shared.redis import keys
+from twinlens.shared.redis.client import connect
 from twinlens.shared.redis.feed import Feed
 from twinlens.shared.redis.jobs import Jobs
-from twinlens.shared.redis.scripts import SINGLES, arrival
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from flask.testing import FlaskClient
-    from redis import Redis
+    from support.requests import Client
     from support.stand_in import StandIn
 
+    from twinlens.shared.redis.client import Redis
     from twinlens.shared.settings import Settings
 
 
@@ -32,7 +32,7 @@ def refuse(redis: Redis) -> Iterator[Callable[..., None]]:
     """Returns what makes Redis refuse some commands, for all of its clients."""
 
     def change(*commands: str) -> None:
-        redis.execute_command("ACL", "SETUSER", "default", "+@all", *[f"-{c}" for c in commands])
+        set_rules(redis, "+@all", *[f"-{command}" for command in commands])
 
     yield change
     change()
@@ -63,7 +63,7 @@ def test_an_upload_during_which_redis_is_stopped_is_kept_for_the_sweeper(
 
 
 def test_a_command_that_fails_in_the_middle_keeps_the_record_and_what_arrived(
-    client: FlaskClient, settings: Settings, redis: Redis, refuse: Callable[..., None]
+    client: Client, settings: Settings, redis: Redis, refuse: Callable[..., None]
 ) -> None:
     def fail() -> None:
         refuse(*SCRIPTS)
@@ -78,14 +78,14 @@ def test_a_command_that_fails_in_the_middle_keeps_the_record_and_what_arrived(
     # Whoever posts it again is told that it still arrives, and makes no second job.
     assert len(redis.keys("tl:idempotency:*")) == 1
     assert job["progress"]["total"] is None
-    assert redis.exists(arrival(job["id"]))
+    assert redis.exists(keys.arrival(job["id"]))
     # Once its sign is silent, the sweeper has it.
-    redis.expire(arrival(job["id"]), 0)
+    redis.expire(keys.arrival(job["id"]), 0)
     assert Feed(redis).lost_arrivals() == [job["id"]]
 
 
 def test_a_picture_that_cannot_be_queued_leaves_nothing_and_frees_its_key(
-    client: FlaskClient, settings: Settings, redis: Redis, refuse: Callable[..., None]
+    client: Client, settings: Settings, redis: Redis, refuse: Callable[..., None]
 ) -> None:
     refuse("lpush")
     answer = client.post("/v1/images", **raw())
@@ -93,13 +93,13 @@ def test_a_picture_that_cannot_be_queued_leaves_nothing_and_frees_its_key(
     refuse()
     assert redis.keys("tl:idempotency:*") == []
     assert client.get("/v1/jobs").json["items"] == []
-    assert redis.smembers(SINGLES) == set()
+    assert redis.smembers(keys.SINGLES) == set()
     assert manifests_of(settings) == []
     assert client.post("/v1/images", **raw()).status_code == 202
 
 
 def test_a_search_that_cannot_be_queued_leaves_nothing(
-    client: FlaskClient, redis: Redis, refuse: Callable[..., None]
+    client: Client, redis: Redis, refuse: Callable[..., None]
 ) -> None:
     refuse("lpush")
     data = {"file": (io.BytesIO(b"x"), "q.jpg")}
@@ -110,7 +110,7 @@ def test_a_search_that_cannot_be_queued_leaves_nothing(
 
 
 def test_the_key_of_an_earlier_job_outlives_a_repeat_that_cannot_be_queued(
-    client: FlaskClient, redis: Redis, refuse: Callable[..., None]
+    client: Client, redis: Redis, refuse: Callable[..., None]
 ) -> None:
     first = client.post("/v1/images", **raw()).json["id"]
     refuse("lpush")
@@ -121,7 +121,7 @@ def test_the_key_of_an_earlier_job_outlives_a_repeat_that_cannot_be_queued(
 
 
 def test_a_picture_whose_record_may_have_stayed_keeps_its_manifest(
-    client: FlaskClient, settings: Settings, redis: Redis, refuse: Callable[..., None]
+    client: Client, settings: Settings, redis: Redis, refuse: Callable[..., None]
 ) -> None:
     """Neither can it be queued, nor its record be taken back: the sweeper queues it."""
     refuse("lpush", "del")
@@ -133,7 +133,7 @@ def test_a_picture_whose_record_may_have_stayed_keeps_its_manifest(
 
 
 def test_a_chunk_that_cannot_be_queued_stays_with_its_job(
-    client: FlaskClient, settings: Settings, worker: StandIn, refuse: Callable[..., None]
+    client: Client, settings: Settings, worker: StandIn, refuse: Callable[..., None]
 ) -> None:
     refuse("lpush")
     assert_problem(post_pieces(client, [*parts(6), END], key="k"), 503, "unavailable")

@@ -9,11 +9,12 @@ from support.records import image, summary
 from support.requests import assert_problem, counts, form_body
 
 from twinlens.shared.messages import SearchQuery
-from twinlens.shared.queue import SEARCH, connect
+from twinlens.shared.queue import SEARCH
 from twinlens.shared.redis import keys
+from twinlens.shared.redis.client import connect, connect_raw
 
 if TYPE_CHECKING:
-    from flask.testing import FlaskClient
+    from support.requests import Client
     from support.stand_in import StandIn
 
     from twinlens.shared.settings import Settings
@@ -24,17 +25,13 @@ FORM = {"content_type": "multipart/form-data"}
 BOTH = json.dumps({"image_id": ID})
 
 
-def search(
-    client: FlaskClient, query: Any = None, content: bytes = b"query", **options: Any
-) -> Any:
+def search(client: Client, query: Any = None, content: bytes = b"query", **options: Any) -> Any:
     parts = {} if query is None else {"query": json.dumps(query)}
     data = {"file": (io.BytesIO(content), "q.jpg"), **parts}
     return client.post("/v1/search", data=data, **options)
 
 
-def test_a_picture_is_searched_with(
-    client: FlaskClient, worker: StandIn, settings: Settings
-) -> None:
+def test_a_picture_is_searched_with(client: Client, worker: StandIn, settings: Settings) -> None:
     worker.serve("lite0", "phash")
     query = {"models": ["phash"], "k": 3}
     response = search(client, query, headers={"X-Request-ID": "s-1"})
@@ -49,7 +46,7 @@ def test_a_picture_is_searched_with(
     assert set(task["kwargs"]) == {"job_id", "query", "submitted_at", "sent"}
     assert task["kwargs"]["sent"] == [1, 0]
     assert SearchQuery.model_validate(task["kwargs"]["query"]) == SearchQuery(models=["phash"], k=3)
-    with connect(settings.redis_url, decode=False) as pictures:
+    with connect_raw(settings.redis_url) as pictures:
         assert pictures.get(keys.query_picture(job["id"])) == b"query"
         assert 0 < pictures.ttl(keys.query_picture(job["id"])) <= 600
     assert client.get("/v1/jobs").json["items"] == []
@@ -57,10 +54,10 @@ def test_a_picture_is_searched_with(
     assert [one["id"] for one in listed] == [job["id"]]
 
 
-def test_the_result_has_links(client: FlaskClient, worker: StandIn) -> None:
+def test_the_result_has_links(client: Client, worker: StandIn) -> None:
     worker.serve("lite0")
     job_id = search(client).json["id"]
-    hit = {
+    hit: dict[str, Any] = {
         "rank": 1,
         "score": 0.9,
         "image": image(ID).model_dump(mode="json"),
@@ -87,7 +84,7 @@ def test_the_result_has_links(client: FlaskClient, worker: StandIn) -> None:
 
 
 def test_a_stored_image_is_searched_with(
-    client: FlaskClient, worker: StandIn, settings: Settings
+    client: Client, worker: StandIn, settings: Settings
 ) -> None:
     worker.serve("lite0")
     assert_problem(client.post("/v1/search", json={"image_id": ID}), 404, "image-not-found")
@@ -115,7 +112,7 @@ def test_a_stored_image_is_searched_with(
     ],
 )
 def test_bad_queries_are_refused_with_their_place(
-    client: FlaskClient, query: Any, location: str
+    client: Client, query: Any, location: str
 ) -> None:
     as_part = assert_problem(search(client, query), 422, "validation-failed")
     assert [error["location"] for error in as_part["errors"]] == ["query" + location]
@@ -139,7 +136,7 @@ def test_bad_queries_are_refused_with_their_place(
     ],
 )  # fmt: skip
 def test_other_requests_are_refused(
-    client: FlaskClient, worker: StandIn, options: dict[str, Any], status: int, code: str
+    client: Client, worker: StandIn, options: dict[str, Any], status: int, code: str
 ) -> None:
     assert_problem(client.post("/v1/search", **options), status, code)
     assert worker.queued() == []
@@ -147,7 +144,7 @@ def test_other_requests_are_refused(
 
 
 def test_an_unknown_model_is_refused_naming_those_there_are(
-    client: FlaskClient, worker: StandIn
+    client: Client, worker: StandIn
 ) -> None:
     worker.serve("lite0", "phash")
     problem = assert_problem(search(client, {"models": ["vgg"]}), 404, "model-not-found")
@@ -157,7 +154,7 @@ def test_an_unknown_model_is_refused_naming_those_there_are(
 
 
 def test_an_idempotency_key_gives_the_first_search(
-    client: FlaskClient, worker: StandIn, settings: Settings
+    client: Client, worker: StandIn, settings: Settings
 ) -> None:
     headers = {"Idempotency-Key": "k"}
     first, again = search(client, headers=headers), search(client, headers=headers)
@@ -178,7 +175,7 @@ def test_an_idempotency_key_gives_the_first_search(
 
 
 def test_several_examples_are_searched_with(
-    client: FlaskClient, worker: StandIn, settings: Settings
+    client: Client, worker: StandIn, settings: Settings
 ) -> None:
     worker.serve("lite0")
     worker.add(image(ID))
@@ -192,9 +189,9 @@ def test_several_examples_are_searched_with(
     assert response.status_code == 202, response.text
     [task] = worker.queued()
     assert task["kwargs"]["sent"] == [2, 1]
-    with connect(settings.redis_url, decode=False) as pictures:
-        keys = [keys.query_picture(response.json["id"], number) for number in range(3)]
-        assert pictures.mget(keys) == [b"one", b"two", b"not this"]
+    with connect_raw(settings.redis_url) as pictures:
+        names = [keys.query_picture(response.json["id"], number) for number in range(3)]
+        assert pictures.mget(names) == [b"one", b"two", b"not this"]
 
 
 @pytest.mark.parametrize(
@@ -214,7 +211,7 @@ def test_several_examples_are_searched_with(
     ],
 )
 def test_what_does_not_fit_together_is_refused_with_its_place(
-    client: FlaskClient, worker: StandIn, query: Any, location: str
+    client: Client, worker: StandIn, query: Any, location: str
 ) -> None:
     worker.serve("lite0")
     worker.add(image(ID))
@@ -243,7 +240,7 @@ def test_what_does_not_fit_together_is_refused_with_its_place(
     ],
 )
 def test_a_query_has_at_most_so_much(
-    client: FlaskClient, worker: StandIn, n_files: int, query: Any, status: int
+    client: Client, worker: StandIn, n_files: int, query: Any, status: int
 ) -> None:
     worker.serve("lite0")
     worker.add(image(ID))
@@ -253,7 +250,7 @@ def test_a_query_has_at_most_so_much(
     assert answer.status_code == status, answer.text
 
 
-def test_counterexamples_alone_are_no_query(client: FlaskClient, worker: StandIn) -> None:
+def test_counterexamples_alone_are_no_query(client: Client, worker: StandIn) -> None:
     worker.serve("lite0")
     worker.add(image(ID))
     answer = client.post("/v1/search", json={"negative": [ID]})
@@ -262,7 +259,7 @@ def test_counterexamples_alone_are_no_query(client: FlaskClient, worker: StandIn
 
 
 def test_a_filter_that_cannot_be_read_is_refused_saying_where(
-    client: FlaskClient, worker: StandIn
+    client: Client, worker: StandIn
 ) -> None:
     worker.serve("lite0")
     problem = assert_problem(search(client, {"filter": "city == "}), 422, "bad-filter")
@@ -270,17 +267,16 @@ def test_a_filter_that_cannot_be_read_is_refused_saying_where(
     assert search(client, {"filter": 'city == "Paris"'}).status_code == 202
 
 
-def test_two_pictures_are_compared_or_it_is_said_why_not(
-    client: FlaskClient, worker: StandIn
-) -> None:
+def test_two_pictures_are_compared_or_it_is_said_why_not(client: Client, worker: StandIn) -> None:
     worker.serve("lite0")
     worker.add(image(ID))
-    for body in (
+    bodies: list[dict[str, Any]] = [
         {"json": {}},
         {"json": {"image_ids": [ID]}},
         form_body([("file", ("a", b"x")), ("query", (None, json.dumps({"image_ids": [ID] * 2})))]),
         form_body([("file", (name, b"x")) for name in "abc"]),
-    ):
+    ]
+    for body in bodies:
         assert_problem(client.post("/v1/compare", **body), 422, "validation-failed")
     missing = {"json": {"image_ids": [ID, "b" * 64]}}
     assert_problem(client.post("/v1/compare", **missing), 404, "image-not-found")
@@ -288,9 +284,7 @@ def test_two_pictures_are_compared_or_it_is_said_why_not(
     assert "No search worker" in assert_problem(nobody, 503, "unavailable")["detail"]
 
 
-def test_duplicates_are_looked_for_where_there_are_hashes(
-    client: FlaskClient, worker: StandIn
-) -> None:
+def test_duplicates_are_looked_for_where_there_are_hashes(client: Client, worker: StandIn) -> None:
     worker.catalog.publish_models([summary("lite0"), summary("phash", metric="HAMMING")])
     assert client.put("/v1/libraries/plain", json={"models": ["lite0"]}).status_code == 201
     assert client.put("/v1/libraries/art", json={"models": ["lite0", "phash"]}).status_code == 201

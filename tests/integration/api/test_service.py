@@ -14,20 +14,21 @@ from support.requests import assert_problem, client_of
 from support.servers import free_port
 from support.stand_in import read_task
 
-from twinlens.api.accepting.gateway import Gateway
 from twinlens.api.app import create_app
 from twinlens.api.probe import PROBE_TIMEOUT_S, is_listening
-from twinlens.shared.queue import COUNT_VECTORS, Reply, connect
+from twinlens.api.services import build_services
+from twinlens.shared.queue import COUNT_VECTORS, Reply
 from twinlens.shared.redis import keys
+from twinlens.shared.redis.client import connect
 
 if TYPE_CHECKING:
-    from flask.testing import FlaskClient
+    from support.requests import Client
     from support.stand_in import StandIn
 
     from twinlens.shared.settings import Settings
 
 
-def test_models_are_listed_by_name(client: FlaskClient, worker: StandIn) -> None:
+def test_models_are_listed_by_name(client: Client, worker: StandIn) -> None:
     assert client.get("/v1/models").json == {"items": [], "next_cursor": None}
     worker.serve("vgg", "lite0", "phash")
     first = client.get("/v1/models?limit=2").json
@@ -41,20 +42,20 @@ def test_models_are_listed_by_name(client: FlaskClient, worker: StandIn) -> None
     assert_problem(client.get("/v1/models/vgg?x=1"), 422, "validation-failed")
 
 
-def test_the_default_library_is_there_from_the_start(client: FlaskClient, worker: StandIn) -> None:
+def test_the_default_library_is_there_from_the_start(client: Client, worker: StandIn) -> None:
     assert models_of(client) == {"default": []}
     worker.serve("lite0")
     worker.serve("phash", library="art")
     assert models_of(client) == {"art": ["phash@1"], "default": ["lite0@1"]}
 
 
-def models_of(client: FlaskClient) -> dict[str, list[str]]:
+def models_of(client: Client) -> dict[str, list[str]]:
     listed = client.get("/v1/libraries").json
     assert listed["next_cursor"] is None
     return {library["name"]: library["models"] for library in listed["items"]}
 
 
-def test_stats(client: FlaskClient, worker: StandIn, settings: Settings) -> None:
+def test_stats(client: Client, worker: StandIn, settings: Settings) -> None:
     worker.serve("lite0")
     worker.add(image("a" * 64))
     client.post("/v1/images", data=b"x", content_type="image/png")
@@ -75,7 +76,7 @@ def test_stats(client: FlaskClient, worker: StandIn, settings: Settings) -> None
 
     def work() -> None:
         with connect(settings.redis_url) as redis:
-            task = read_task(redis.brpop(["search"], timeout=5)[1])  # type: ignore[index]
+            task = read_task(redis.brpop(["search"], timeout=5)[1])
             assert task["name"] == COUNT_VECTORS
             reply = Reply(value={"lite0": 7}).model_dump_json()
             redis.rpush(keys.reply(task["id"]), reply)
@@ -91,11 +92,11 @@ def test_stats(client: FlaskClient, worker: StandIn, settings: Settings) -> None
 
 
 def test_readiness_names_what_is_missing(
-    client: FlaskClient, worker: StandIn, settings: Settings
+    client: Client, worker: StandIn, settings: Settings
 ) -> None:
     assert client.get("/livez").json == {"status": "alive"}
 
-    def missing(of: FlaskClient) -> list[str]:
+    def missing(of: Client) -> list[str]:
         response = of.get("/readyz")
         assert "Retry-After" in response.headers
         problem = assert_problem(response, 503, "unavailable")
@@ -171,7 +172,7 @@ def test_every_read_answers_503_without_redis(settings: Settings) -> None:
         assert_problem(client.get(f"/v1/{path}"), 503, "unavailable")
 
 
-def test_the_document_is_valid_and_says_what_is_served(client: FlaskClient) -> None:
+def test_the_document_is_valid_and_says_what_is_served(client: Client) -> None:
     document = client.get("/openapi.json").json
     assert document["openapi"] == "3.1.0"
     OpenAPIV31SpecValidator(document).validate()
@@ -209,7 +210,7 @@ def test_the_document_is_valid_and_says_what_is_served(client: FlaskClient) -> N
     }
 
 
-def test_every_error_in_the_document_is_a_problem(client: FlaskClient) -> None:
+def test_every_error_in_the_document_is_a_problem(client: Client) -> None:
     document = client.get("/openapi.json").json
     answers = [
         (status, answer)
@@ -233,7 +234,7 @@ def test_every_error_in_the_document_is_a_problem(client: FlaskClient) -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_the_page_for_people_loads_nothing_from_elsewhere(client: FlaskClient) -> None:
+def test_the_page_for_people_loads_nothing_from_elsewhere(client: Client) -> None:
     assert client.get("/").headers["Location"] == "/docs"
     page = client.get("/docs")
     assert page.content_type.startswith("text/html")
@@ -244,14 +245,14 @@ def test_the_page_for_people_loads_nothing_from_elsewhere(client: FlaskClient) -
 
 
 @pytest.mark.parametrize("given", ["a", "A.b_c-9", "x" * 128])
-def test_the_callers_request_id_is_kept(client: FlaskClient, given: str) -> None:
+def test_the_callers_request_id_is_kept(client: Client, given: str) -> None:
     for path in ("/livez", "/nowhere", "/v1/jobs/none"):
         response = client.get(path, headers={"X-Request-ID": given})
         assert response.headers["X-Request-ID"] == given
 
 
 @pytest.mark.parametrize("given", ["", " ", "a b", "x" * 129, "é", 'a"b'])
-def test_a_bad_request_id_is_replaced(client: FlaskClient, given: str) -> None:
+def test_a_bad_request_id_is_replaced(client: Client, given: str) -> None:
     ids = {
         client.get("/livez", headers={"X-Request-ID": given}).headers["X-Request-ID"]
         for _ in range(2)
@@ -260,7 +261,7 @@ def test_a_bad_request_id_is_replaced(client: FlaskClient, given: str) -> None:
     assert given not in ids
 
 
-def test_http_errors_are_problems(client: FlaskClient) -> None:
+def test_http_errors_are_problems(client: Client) -> None:
     assert_problem(client.get("/nowhere"), 404, "not-found")
     response = client.put("/v1/images")
     assert (response.status_code, response.content_type) == (405, "application/problem+json")
@@ -271,7 +272,7 @@ def test_http_errors_are_problems(client: FlaskClient) -> None:
 def test_a_fault_leaks_nothing(
     settings: Settings, redis: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = create_app(settings, Gateway(settings))
+    app = create_app(settings, build_services(settings))
 
     @app.get("/fault")
     def fault() -> str:

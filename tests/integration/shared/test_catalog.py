@@ -13,7 +13,7 @@ from support.records import image, summary
 
 from twinlens.shared.errors import ImageNotFound, LibraryNotFound, ModelNotFound
 from twinlens.shared.indexes import Server
-from twinlens.shared.libraries import Library, NextEdition, new_collection
+from twinlens.shared.libraries import Library, NextEdition, new_collection, new_library
 from twinlens.shared.messages import CatalogEntry, Cursor, now
 from twinlens.shared.redis.catalog import Catalog
 from twinlens.shared.redis.jobs import Job, Jobs
@@ -22,8 +22,7 @@ from twinlens.shared.redis.timeline import page_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from redis import Redis
-
+    from twinlens.shared.redis.client import Redis
     from twinlens.shared.settings import Settings
 
 A, B = "a@1", "b@1"
@@ -37,7 +36,7 @@ def milvus_uri() -> str:
 @pytest.fixture
 def catalog(redis: Redis) -> Catalog:
     catalog = Catalog(redis)
-    catalog.ensure_library(Library(name="art", models=[A, B]))
+    catalog.ensure_library(new_library("art", [A, B]))
     return catalog
 
 
@@ -78,8 +77,8 @@ def add(redis: Redis, *entries: CatalogEntry, **options: Any) -> None:
 
 def test_a_library_is_made_once(catalog: Catalog) -> None:
     before = catalog.library("art")
-    assert not catalog.ensure_library(Library(name="art", models=["other@1"]))
-    assert catalog.ensure_library(Library(name="cars", models=[]))
+    assert not catalog.ensure_library(new_library("art", ["other@1"]))
+    assert catalog.ensure_library(new_library("cars", []))
     assert catalog.library("art") == before
     assert [library.name for library in catalog.libraries()] == ["art", "cars"]
     with pytest.raises(LibraryNotFound, match="nonesuch"):
@@ -136,7 +135,7 @@ def test_collections_that_a_change_leaves_are_to_be_dropped(catalog: Catalog) ->
 
 
 def test_nothing_is_left_of_a_library_that_is_removed(catalog: Catalog, redis: Redis) -> None:
-    catalog.ensure_library(Library(name="cars", models=[A]))
+    catalog.ensure_library(new_library("cars", [A]))
     for name in ("art", "cars"):
         add(redis, entry("1" * 64, name))
         catalog.put_calibrations(name, {"c": "{}"})

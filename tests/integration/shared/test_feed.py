@@ -6,22 +6,23 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.results import stored_items
 
-from twinlens.api.accepting.gateway import Gateway
+from twinlens.api.services import Services, build_services
 from twinlens.shared.errors import UploadBroken
 from twinlens.shared.messages import Item, now
 from twinlens.shared.queue import make_celery
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.feed import Feed
 from twinlens.shared.redis.jobs import Job, Jobs
-from twinlens.shared.redis.scripts import ARRIVAL_TTL_S, FED, arrival
-from twinlens.workers.process.sweeper import MIN_AGE_S, SWEEP_S, sweep
+from twinlens.shared.redis.scripts import ARRIVAL_TTL_S
+from twinlens.workers.process.sweeper import MIN_AGE_S, SWEEP_S
 
 if TYPE_CHECKING:
-    from redis import Redis
     from support.stand_in import StandIn
 
     from twinlens.shared.messages import JobKind
+    from twinlens.shared.redis.client import Redis
     from twinlens.shared.settings import Settings
     from twinlens.workers.process.runtime import Runtime
 
@@ -39,8 +40,8 @@ def feed(redis: Redis) -> Feed:
 
 
 @pytest.fixture
-def gateway(settings: Settings, redis: Redis) -> Gateway:
-    return Gateway(settings)
+def services(settings: Settings, redis: Redis) -> Services:
+    return build_services(settings)
 
 
 def create(
@@ -57,9 +58,8 @@ def create(
 def count(redis: Redis, job_id: str, chunk: int, outcome: Any = "succeeded") -> None:
     jobs = Jobs(redis)
     jobs.start(job_id)
-    with redis.pipeline() as pipeline:
-        item = Item(name="a", image_id=None, outcome=outcome)
-        jobs.count_chunk(job_id, chunk, [item] * 2, pipeline)
+    items = [Item(name="a", image_id=None, outcome=outcome)] * 2
+    jobs.count_chunk(job_id, chunk, items, stored_items(job_id, chunk, items))
 
 
 def queued(worker: StandIn) -> list[str]:
@@ -68,8 +68,8 @@ def queued(worker: StandIn) -> list[str]:
 
 def expire_arrival(redis: Redis, job_id: str) -> None:
     """Lets the time pass in which nothing is heard of an upload."""
-    assert 0 < int(redis.ttl(arrival(job_id))) <= ARRIVAL_TTL_S
-    redis.expire(arrival(job_id), 0)
+    assert 0 < int(redis.ttl(keys.arrival(job_id))) <= ARRIVAL_TTL_S
+    redis.expire(keys.arrival(job_id), 0)
 
 
 class Sweeper:
@@ -77,7 +77,7 @@ class Sweeper:
 
     def __init__(self, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
         self._runtime, self._patch = runtime, monkeypatch
-        self._app = make_celery(runtime.settings, with_results=False)
+        self._app = make_celery(runtime.settings)
         self._late_s = 0.0
         self._time = time.time
 
@@ -85,7 +85,7 @@ class Sweeper:
         self._late_s += MIN_AGE_S + 1
         self._patch.setattr(time, "time", lambda: self._time() + self._late_s)
         self._runtime.redis.delete(keys.SWEEP)  # which is held for SWEEP_S
-        sweep(self._runtime, self._app)
+        self._runtime.sweeper.sweep(self._app)
 
 
 @pytest.fixture
@@ -101,12 +101,12 @@ def test_an_upload_of_which_nothing_is_heard_is_lost_in_time(
     redis: Redis, jobs: Jobs, feed: Feed, kind: JobKind
 ) -> None:
     create(jobs, feed, "j", 1, kind=kind)
-    assert ARRIVAL_TTL_S - 60 < int(redis.ttl(arrival("j"))) <= ARRIVAL_TTL_S
+    assert ARRIVAL_TTL_S - 60 < int(redis.ttl(keys.arrival("j"))) <= ARRIVAL_TTL_S
     assert feed.lost_arrivals() == []
     expire_arrival(redis, "j")
     assert feed.lost_arrivals() == ["j"]
     feed.still_arrives("j")
-    assert ARRIVAL_TTL_S - 60 < int(redis.ttl(arrival("j"))) <= ARRIVAL_TTL_S
+    assert ARRIVAL_TTL_S - 60 < int(redis.ttl(keys.arrival("j"))) <= ARRIVAL_TTL_S
     assert feed.lost_arrivals() == []
 
 
@@ -181,27 +181,27 @@ def test_a_job_is_counted_once_all_its_chunks_are_there_and_counted(
 
 @pytest.mark.parametrize("n_workers", [0, 1, 3])
 def test_each_worker_has_a_chunk_in_hand_and_one_that_waits_and_two_more_are_ready(
-    gateway: Gateway, redis: Redis, worker: StandIn, n_workers: int
+    services: Services, redis: Redis, worker: StandIn, n_workers: int
 ) -> None:
     for n in range(n_workers):
         redis.hset("tl:workers", f"w{n}", "{}")
-    create(gateway.jobs, gateway.feed, "j", 12)
-    gateway.feed_workers()
+    create(services.jobs, services.feed, "j", 12)
+    services.publisher.feed_workers()
     assert queued(worker) == [f"j.{chunk}" for chunk in range(2 * n_workers + 2)]
-    gateway.feed_workers()
+    services.publisher.feed_workers()
     assert len(queued(worker)) == 2 * n_workers + 2
 
 
 def test_a_counted_chunk_makes_room_for_one(
-    gateway: Gateway, redis: Redis, worker: StandIn
+    services: Services, redis: Redis, worker: StandIn
 ) -> None:
-    create(gateway.jobs, gateway.feed, "j", 4)
-    gateway.feed_workers()
-    assert gateway.feed.backlog() == 8
+    create(services.jobs, services.feed, "j", 4)
+    services.publisher.feed_workers()
+    assert services.feed.backlog() == 8
     count(redis, "j", 1)
-    assert gateway.feed.backlog() == 6
-    assert [gateway.feed.is_counted("j", chunk) for chunk in range(3)] == [False, True, False]
-    gateway.feed_workers()
+    assert services.feed.backlog() == 6
+    assert [services.feed.is_counted("j", chunk) for chunk in range(3)] == [False, True, False]
+    services.publisher.feed_workers()
     assert queued(worker) == ["j.0", "j.1", "j.2"]
 
 
@@ -238,52 +238,52 @@ def test_what_is_left_of_a_cancelled_job_is_in_the_backlog_no_more(
 
 
 def test_a_chunk_that_is_done_with_makes_room_for_one(
-    gateway: Gateway, redis: Redis, worker: StandIn
+    services: Services, redis: Redis, worker: StandIn
 ) -> None:
-    create(gateway.jobs, gateway.feed, "j", 4)
-    gateway.feed_workers()
-    gateway.feed.forget_chunk("j", 0)
-    gateway.feed_workers()
+    create(services.jobs, services.feed, "j", 4)
+    services.publisher.feed_workers()
+    services.feed.forget_chunk("j", 0)
+    services.publisher.feed_workers()
     assert queued(worker) == ["j.0", "j.1", "j.2"]
-    assert set(redis.zrange(FED, 0, -1)) == {"j.1", "j.2"}
+    assert set(redis.zrange(keys.FED, 0, -1)) == {"j.1", "j.2"}
 
 
 def test_chunks_of_cancelled_jobs_do_not_hold_up_others(
-    gateway: Gateway, redis: Redis, worker: StandIn, sweep_later: Sweeper
+    services: Services, redis: Redis, worker: StandIn, sweep_later: Sweeper
 ) -> None:
-    create(gateway.jobs, gateway.feed, "cancelled", 9)
-    gateway.feed_workers()
-    gateway.jobs.cancel("cancelled")
-    assert gateway.feed.backlog() == 0
+    create(services.jobs, services.feed, "cancelled", 9)
+    services.publisher.feed_workers()
+    services.jobs.cancel("cancelled")
+    assert services.feed.backlog() == 0
     redis.delete("bulk")  # their messages are lost with a worker
-    create(gateway.jobs, gateway.feed, "next", 1)
+    create(services.jobs, services.feed, "next", 1)
     sweep_later()
     sweep_later()
     assert queued(worker) == ["next.0"]
-    assert redis.zrange(FED, 0, -1) == ["next.0"]
+    assert redis.zrange(keys.FED, 0, -1) == ["next.0"]
 
 
 def test_only_what_is_on_its_way_for_some_time_may_be_lost(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began_at = time.time()
     for n in range(2):
         monkeypatch.setattr(time, "time", lambda late_s=20 * n: began_at + late_s)
-        create(gateway.jobs, gateway.feed, f"a.{n}", 1)
-        gateway.feed_workers()
-    assert gateway.feed.fed_chunks(0) == [("a.0", 0), ("a.1", 0)]
-    assert gateway.feed.fed_chunks(10) == [("a.0", 0)]
-    assert gateway.feed.fed_chunks(30) == []
+        create(services.jobs, services.feed, f"a.{n}", 1)
+        services.publisher.feed_workers()
+    assert services.feed.fed_chunks(0) == [("a.0", 0), ("a.1", 0)]
+    assert services.feed.fed_chunks(10) == [("a.0", 0)]
+    assert services.feed.fed_chunks(30) == []
 
 
 # Whose chunk is next.
 
 
-def drain(gateway: Gateway, redis: Redis, worker: StandIn) -> list[str]:
+def drain(services: Services, redis: Redis, worker: StandIn) -> list[str]:
     """Works on one chunk after the other. Returns whose each was."""
-    order = []
+    order: list[str] = []
     while True:
-        gateway.feed_workers()
+        services.publisher.feed_workers()
         waiting = queued(worker)
         if not waiting:
             return order
@@ -294,52 +294,52 @@ def drain(gateway: Gateway, redis: Redis, worker: StandIn) -> list[str]:
 
 
 def test_libraries_take_turns_and_so_do_the_jobs_of_each(
-    gateway: Gateway, redis: Redis, worker: StandIn
+    services: Services, redis: Redis, worker: StandIn
 ) -> None:
     for job_id, library in {"a": "one", "b": "one", "c": "one", "z": "two"}.items():
-        create(gateway.jobs, gateway.feed, job_id, 3, library)
-    order = drain(gateway, redis, worker)
+        create(services.jobs, services.feed, job_id, 3, library)
+    order = drain(services, redis, worker)
     assert "".join(order) == "azbzczabcabc"
 
 
 def test_what_comes_later_takes_its_turn_at_once(
-    gateway: Gateway, redis: Redis, worker: StandIn
+    services: Services, redis: Redis, worker: StandIn
 ) -> None:
-    create(gateway.jobs, gateway.feed, "a", 9)
-    gateway.feed_workers()
-    create(gateway.jobs, gateway.feed, "b", 2)
-    assert "".join(drain(gateway, redis, worker)) == "aaababaaaaa"
+    create(services.jobs, services.feed, "a", 9)
+    services.publisher.feed_workers()
+    create(services.jobs, services.feed, "b", 2)
+    assert "".join(drain(services, redis, worker)) == "aaababaaaaa"
 
 
 def test_a_job_whose_chunks_are_all_fed_comes_back_with_its_next(
-    gateway: Gateway, redis: Redis, worker: StandIn
+    services: Services, redis: Redis, worker: StandIn
 ) -> None:
-    create(gateway.jobs, gateway.feed, "a", 2)
-    assert drain(gateway, redis, worker) == ["a", "a"]
+    create(services.jobs, services.feed, "a", 2)
+    assert drain(services, redis, worker) == ["a", "a"]
     assert redis.keys("tl:feed:libraries*") == []
-    gateway.feed.add_chunk("a", 2)
-    gateway.feed.add_chunk("a", 2)
-    assert drain(gateway, redis, worker) == ["a", "a"]
-    gateway.feed.seal("a")
-    assert gateway.jobs.get("a").status == "succeeded"
+    services.feed.add_chunk("a", 2)
+    services.feed.add_chunk("a", 2)
+    assert drain(services, redis, worker) == ["a", "a"]
+    services.feed.seal("a")
+    assert services.jobs.get("a").status == "succeeded"
 
 
 def test_jobs_that_have_ended_are_passed_over(
-    gateway: Gateway, redis: Redis, worker: StandIn
+    services: Services, redis: Redis, worker: StandIn
 ) -> None:
     for job_id in ("a", "b", "c", "d"):
-        create(gateway.jobs, gateway.feed, job_id, 2)
+        create(services.jobs, services.feed, job_id, 2)
     for job_id in ("a", "b", "d"):
-        gateway.jobs.cancel(job_id)
-    assert drain(gateway, redis, worker) == ["c", "c"]
+        services.jobs.cancel(job_id)
+    assert drain(services, redis, worker) == ["c", "c"]
     assert redis.keys("tl:feed:libraries*") == []
 
 
 def test_a_chunk_is_queued_under_the_id_of_the_request_that_brought_it(
-    gateway: Gateway, worker: StandIn
+    services: Services, worker: StandIn
 ) -> None:
-    create(gateway.jobs, gateway.feed, "j", 1, request_id="asked-1")
-    gateway.feed_workers()
+    create(services.jobs, services.feed, "j", 1, request_id="asked-1")
+    services.publisher.feed_workers()
     [task] = worker.queued()
     assert task["request_id"] == "asked-1"
     assert task["kwargs"] == {"job_id": "j", "chunk": 0}

@@ -10,21 +10,22 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from redis import Redis
-from support.embedding import outcomes
+from support.embedding import outcomes, set_anew
 from support.requests import post
+from support.results import stored_items, stored_result
 from support.servers import free_port
 
-from twinlens.api.accepting.gateway import Gateway
+from twinlens.api.services import build_services
 from twinlens.shared.errors import BrokenPicture, Unavailable
 from twinlens.shared.messages import Item, now
+from twinlens.shared.redis import keys
+from twinlens.shared.redis.client import Redis
 from twinlens.shared.redis.jobs import WAIT_SLICE_S, Job, Jobs
-from twinlens.workers.milvus.vectors import Vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from flask.testing import FlaskClient
+    from support.requests import Client
 
     from twinlens.shared.messages import Cursor, JobKind
     from twinlens.shared.settings import Settings
@@ -79,8 +80,7 @@ def items(*outcomes: Any) -> list[Item]:
 
 
 def count(redis: Redis, chunk: int, counted: list[Item], job_id: str = "j") -> None:
-    with redis.pipeline() as pipeline:
-        Jobs(redis).count_chunk(job_id, chunk, counted, pipeline)
+    Jobs(redis).count_chunk(job_id, chunk, counted, stored_items(job_id, chunk, counted))
 
 
 # Waiting.
@@ -114,7 +114,7 @@ def waiting(redis: Redis) -> Any:
 
 def test_a_wait_for_a_job_that_has_ended_does_not_wait(jobs: Jobs, waiting: Meanwhile) -> None:
     create(jobs)
-    jobs.finish("j", result='{"n": 1}')
+    jobs.finish("j", stored=stored_result("j", '{"n": 1}'))
     found = Jobs(waiting).wait("j", 60)
     assert (found.status, waiting.n_waits) == ("succeeded", 0)
     assert found.result is not None
@@ -141,7 +141,7 @@ def test_a_job_that_ends_between_a_look_and_the_wait_wakes_its_caller(
 def test_progress_does_not_end_a_wait(redis: Redis, waiting: Meanwhile) -> None:
     jobs = Jobs(redis)
     create(jobs, kind="bulk")
-    steps = iter(
+    steps: Iterator[Callable[[], object]] = iter(
         [
             lambda: jobs.start("j"),
             lambda: count(redis, 0, items("succeeded")),
@@ -175,7 +175,7 @@ def test_a_wait_ends_though_the_event_of_the_end_was_lost(
 
     def end_and_lose() -> None:
         jobs.cancel("j")
-        redis.delete("tl:job:j:events")
+        redis.delete(keys.events("j"))
 
     waiting.do_before_waiting(end_and_lose)
     assert Jobs(waiting).wait("j", 60).status == "cancelled"
@@ -226,7 +226,7 @@ def test_the_first_outcomes_of_a_chunk_stay(redis: Redis, settings: Settings) ->
     running_bulk(redis)
     for counted in (items("succeeded", "failed"), items("skipped", "skipped")):
         count(redis, 0, counted)
-    assert Gateway(settings).chunk_items("j", [0]) == [items("succeeded", "failed")]
+    assert build_services(settings).job_views.outcomes("j", [0]) == [items("succeeded", "failed")]
     job = Jobs(redis).get("j")
     assert (job.succeeded, job.skipped, job.failed, job.n_chunks_done) == (1, 0, 1, 1)
 
@@ -304,11 +304,11 @@ def test_nothing_of_an_ended_job_stays_for_ever(
     if is_cancelled:
         jobs.cancel("j")
     else:
-        jobs.finish("j", result="{}")
+        jobs.finish("j", stored=stored_result("j", "{}"))
     lives = {key: redis.ttl(key) for key in redis.keys("*j") + redis.keys("*j[.:]*")}
-    record_s = lives.pop("tl:job:j")
+    record_s = lives.pop(keys.job("j"))
     assert 5_000 + buried_s - 60 < record_s <= 5_000 + buried_s
-    assert "tl:job:j:events" in lives
+    assert keys.events("j") in lives
     assert all(0 < ttl_s <= 5_000 for ttl_s in lives.values()), lives
     job = jobs.get("j")
     assert job.finished_at is not None
@@ -324,9 +324,9 @@ def test_what_is_kept_with_a_job_is_kept_for_its_time(redis: Redis, jobs: Jobs) 
 
 
 def test_an_upload_that_was_posted_before_leaves_no_second_job(
-    client: FlaskClient, redis: Redis
+    client: Client, redis: Redis
 ) -> None:
-    before: set[str] = set()
+    before: set[Any] = set()
     ids = set()
     for _ in range(2):
         before = set(redis.keys("*"))
@@ -351,19 +351,16 @@ def test_a_job_that_is_taken_back_leaves_nothing(redis: Redis, jobs: Jobs, kind:
 
 
 def test_milvus_may_be_away_more_often_than_a_picture_may_crash(
-    client: FlaskClient,
+    client: Client,
     runtime: Runtime,
-    settings: Settings,
     small_photos: dict[str, bytes],
 ) -> None:
     job_id = post(client, list(small_photos.items()))
     nowhere = f"http://127.0.0.1:{free_port()}"
-    away = settings.model_copy(update={"milvus_uri": nowhere, "milvus_timeout_s": 1.0})
-    there, runtime.vectors = runtime.vectors, Vectors(away)
+    away = set_anew(runtime, milvus_uri=nowhere, milvus_timeout_s=1.0)
     for _ in range(3):
         with pytest.raises(Unavailable):
-            outcomes(runtime, job_id)
-    runtime.vectors = there
+            outcomes(away, job_id)
     assert outcomes(runtime, job_id) == ["succeeded"] * len(small_photos)
 
 
@@ -372,13 +369,13 @@ def test_tries_are_counted_by_their_part_until_one_ends(redis: Redis, jobs: Jobs
     assert [jobs.begin_try("j", part) for part in ("0", "0", "1", "0")] == [1, 2, 1, 3]
     jobs.end_try("j", "0")
     assert [jobs.begin_try("j", part) for part in ("0", "1")] == [1, 2]
-    assert 3_540 < int(redis.ttl("tl:job:j:tries")) <= 3_600
+    assert 3_540 < int(redis.ttl(keys.tries("j"))) <= 3_600
 
 
 def test_a_task_that_has_ended_is_not_begun_again(redis: Redis, jobs: Jobs) -> None:
     create(jobs)
     assert [jobs.begin("j") for _ in range(3)] == [1, 2, 3]
-    assert 3_540 < int(redis.ttl("tl:job:j:tries")) <= 3_600
+    assert 3_540 < int(redis.ttl(keys.tries("j"))) <= 3_600
     jobs.end_try("j", "task")
     assert jobs.begin("j") == 1
     jobs.finish("j")
@@ -425,7 +422,7 @@ def test_a_job_whose_life_is_over_is_listed_no_more(
     assert listed(jobs, 1, kind=kind) == ["c", "b", "a"]
     clock.now_s += 2
     assert listed(jobs, 1, kind=kind) == ["c", "a"]
-    list_key = "tl:jobs:search" if kind == "search" else "tl:jobs"
+    list_key = keys.SEARCHES if kind == "search" else keys.JOBS
     assert redis.zrange(list_key, 0, -1) == ["a", "c"], "it is not looked at each time"
 
 
@@ -443,11 +440,11 @@ def test_searches_are_listed_for_an_hour_and_other_jobs_as_long_as_they_live(
 
 
 def test_the_tag_of_a_job_changes_with_what_has_arrived(
-    client: FlaskClient, settings: Settings, redis: Redis
+    client: Client, settings: Settings, redis: Redis
 ) -> None:
-    gateway = Gateway(settings)
-    create(gateway.jobs, kind="bulk")
+    services = build_services(settings)
+    create(services.jobs, kind="bulk")
     before = client.get("/v1/jobs/j")
-    gateway.feed.add_chunk("j", 4)
+    services.feed.add_chunk("j", 4)
     after = client.get("/v1/jobs/j", headers={"If-None-Match": before.headers["ETag"]})
     assert (after.status_code, after.json["progress"]["received"]) == (200, 4)

@@ -14,28 +14,25 @@ from support.requests import Body, assert_problem, form_body
 from support.tiny_pair import pair_card, picture_graph, plain_picture, text_graph, tokenizer_file
 from werkzeug.exceptions import ClientDisconnected
 
-from twinlens.api.accepting.gateway import QUERY_TTL_S
 from twinlens.api.accepting.idempotency import KEY_TTL_S
+from twinlens.api.accepting.intake import QUERY_TTL_S
 from twinlens.api.accepting.rates import WINDOW_S
 from twinlens.api.routes.search import COMPARE_TIMEOUT_S
 from twinlens.models.registry import ensure_models
 from twinlens.shared.redis import keys
-from twinlens.shared.redis.jobs import JOBS, SEARCH_TTL_S, SEARCHES
+from twinlens.shared.redis.jobs import SEARCH_TTL_S
 from twinlens.shared.redis.scripts import ARRIVAL_TTL_S, SEARCH_TOMBSTONE_S, TOMBSTONE_S
-from twinlens.workers.process.sweeper import SWEEP_S, sweep
+from twinlens.workers.process.sweeper import SWEEP_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flask.testing import FlaskClient
-    from redis import Redis
     from support.inside_worker import WorkerProcess
+    from support.requests import Client
     from support.stand_in import StandIn
 
+    from twinlens.shared.redis.client import Redis
     from twinlens.shared.settings import Settings
-
-# Of Celery's result backend, by a name of Redis' client.
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
 
 JOB_TTL_S = 7 * 86_400
 REPLY_TTL_S = 60
@@ -162,7 +159,7 @@ ENDS = {
 class Life:
     """What users and workers do, and every key that there is meanwhile."""
 
-    def __init__(self, client: FlaskClient, process: WorkerProcess, worker: StandIn) -> None:
+    def __init__(self, client: Client, process: WorkerProcess, worker: StandIn) -> None:
         self.client, self.process, self.worker = client, process, worker
         self.seen: list[Seen] = []
 
@@ -216,7 +213,7 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def life(client: FlaskClient, process: WorkerProcess, worker: StandIn) -> Life:
+def life(client: Client, process: WorkerProcess, worker: StandIn) -> Life:
     models_dir = process.runtime.settings.models_dir
     models_dir.unlink()
     ensure_models(models_dir, ["phash@1"])
@@ -281,7 +278,7 @@ def test_every_key_lives_as_long_as_it_is_of_use(
     upload_in_all_ways(life)
     search_and_call(life)
     change_libraries(life)
-    sweep(life.process.runtime, life.process.celery)
+    life.process.runtime.sweeper.sweep(life.process.celery)
     life.post_bulk(*PARTS * 4, b"--b--")
     upload_one(life.client)
     life.search("red.png", key="waiting")
@@ -323,7 +320,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def submit(client: FlaskClient, kind: str) -> str:
+def submit(client: Client, kind: str) -> str:
     if kind == "search":
         answer = client.post("/v1/search", **form_body({"file": ("a.png", b"picture")}))
     else:
@@ -334,7 +331,7 @@ def submit(client: FlaskClient, kind: str) -> str:
 
 @pytest.mark.parametrize(("kind", "life_s"), [("embed", JOB_TTL_S), ("search", SEARCH_TTL_S)])
 def test_a_job_answers_410_once_its_life_is_over(
-    client: FlaskClient, worker: StandIn, clock: Clock, kind: str, life_s: float
+    client: Client, worker: StandIn, clock: Clock, kind: str, life_s: float
 ) -> None:
     job_id = submit(client, kind)
     clock.ahead_s = 10 * JOB_TTL_S  # it waited for long
@@ -348,10 +345,10 @@ def test_a_job_answers_410_once_its_life_is_over(
 
 @pytest.mark.parametrize(
     ("kind", "key", "life_s"),
-    [("embed", JOBS, JOB_TTL_S + TOMBSTONE_S), ("search", SEARCHES, SEARCH_TTL_S)],
+    [("embed", keys.JOBS, JOB_TTL_S + TOMBSTONE_S), ("search", keys.SEARCHES, SEARCH_TTL_S)],
 )
 def test_the_list_of_jobs_does_not_grow_for_ever(
-    client: FlaskClient, worker: StandIn, clock: Clock, kind: str, key: str, life_s: float
+    client: Client, worker: StandIn, clock: Clock, kind: str, key: str, life_s: float
 ) -> None:
     first = submit(client, kind)
     clock.ahead_s = life_s - 60

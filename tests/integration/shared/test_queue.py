@@ -9,19 +9,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis as redis_client
 from support.beats import beat
+from support.results import stored_result
 from support.servers import free_port
 
-from twinlens.shared.queue import (
-    LANES,
-    QUEUES,
-    REDIS_RETRIES,
-    connect,
-    make_celery,
-    read_results,
-)
+from twinlens.shared.queue import LANES, QUEUES, make_celery
 from twinlens.shared.redis import keys
+from twinlens.shared.redis.client import WORKER_RETRIES, connect, connect_raw
 from twinlens.shared.redis.jobs import WAIT_SLICE_S
 from twinlens.shared.redis.presence import BEAT_S, SILENCE_S, announce, live_workers
+from twinlens.shared.redis.results import read_results
 from twinlens.shared.redis.scripts import ARRIVAL_TTL_S
 from twinlens.workers.process.sweeper import MIN_AGE_S, SWEEP_S
 
@@ -29,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from celery import Celery
-    from redis import Redis
 
+    from twinlens.shared.redis.client import Redis
     from twinlens.shared.settings import Settings
 
 # Of Celery's result backend, by a name of Redis' client.
@@ -47,7 +43,7 @@ def app(settings: Settings) -> Iterator[Celery]:
     """The side of the workers."""
     app = make_celery(
         settings.model_copy(update={"visibility_timeout_s": 21, "job_ttl_s": 5000}),
-        with_results=True,
+        settings.redis_url,
     )
     yield app
     app.close()
@@ -55,21 +51,21 @@ def app(settings: Settings) -> Iterator[Celery]:
 
 # Results.
 
-VALUES = [None, 0, "ü", [], {"a": [1, 2.5, None]}]
+VALUES: list[Any] = [None, 0, "ü", [], {"a": [1, 2.5, None]}]
 
 
 @pytest.mark.parametrize("value", VALUES)
 def test_what_celery_keeps_is_read(app: Celery, redis: Redis, value: Any) -> None:
     app.backend.store_result("t", value, "SUCCESS")
     assert read_results(redis, ["t"]) == [value]
-    assert 4990 < int(redis.ttl(keys.result("t"))) <= 5000  # type: ignore[arg-type]
+    assert 4990 < int(redis.ttl(keys.result("t"))) <= 5000
 
 
 @pytest.mark.parametrize("value", VALUES)
 def test_what_is_kept_in_a_jobs_own_step_is_what_celery_reads(
     app: Celery, redis: Redis, value: Any
 ) -> None:
-    redis.set(keys.result("t"), result_meta("t", json.dumps(value)))
+    redis.set(*stored_result("t", json.dumps(value)))
     found = app.AsyncResult("t")
     assert (found.state, found.result) == ("SUCCESS", value)
 
@@ -90,13 +86,14 @@ def test_tasks_that_have_not_succeeded_have_no_result(app: Celery, redis: Redis)
 def test_a_message_of_a_lost_worker_comes_back_after_the_visibility_timeout(app: Celery) -> None:
     """Three names for one thing; where they differ, the shortest wins."""
     with app.connection_for_read() as connection:
-        assert connection.default_channel.visibility_timeout == 21
+        channel: Any = connection.default_channel
+        assert channel.visibility_timeout == 21
     assert app.conf.visibility_timeout == 21
     assert app.conf.result_backend_transport_options["visibility_timeout"] == 21
 
 
 def test_lost_messages_are_looked_for_more_often_than_they_are_lost(settings: Settings) -> None:
-    options = make_celery(settings, with_results=True).conf.broker_transport_options
+    options = make_celery(settings, settings.redis_url).conf.broker_transport_options
     interval_s = options["unacked_restore_interval"]
     assert interval_s < settings.visibility_timeout_s / 3
     assert options["unacked_restore_throttle"] <= interval_s
@@ -125,11 +122,11 @@ def test_a_setting_of_celery_that_matters(app: Celery, name: str, wanted: Any) -
 
 def test_a_task_may_run_as_long_as_is_set(settings: Settings) -> None:
     limited = settings.model_copy(update={"chunk_time_limit_s": 77})
-    assert make_celery(limited, with_results=True).conf.task_time_limit == 77
+    assert make_celery(limited, limited.redis_url).conf.task_time_limit == 77
 
 
 def test_the_api_opens_nothing_for_results(settings: Settings) -> None:
-    api = make_celery(settings, with_results=False)
+    api = make_celery(settings)
     assert type(api.backend).__name__ == "DisabledBackend"
     # A caller waits: it is told soon that Redis is away.
     assert api.conf.task_publish_retry_policy["max_retries"] == 1
@@ -164,7 +161,7 @@ def test_a_wait_ends_before_its_socket_gives_up(settings: Settings) -> None:
 
 def test_pictures_are_read_as_they_are(settings: Settings, redis: Redis) -> None:
     redis.set("k", "ü")
-    with connect(settings.redis_url, decode=False) as pictures:
+    with connect_raw(settings.redis_url) as pictures:
         assert pictures.get("k") == "ü".encode()
     assert redis.get("k") == "ü"
 
@@ -182,7 +179,7 @@ def slept(monkeypatch: pytest.MonkeyPatch, **options: int) -> list[float]:
 def test_a_worker_outlives_a_restart_of_redis_and_a_caller_is_told_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert 3 < sum(slept(monkeypatch, n_retries=REDIS_RETRIES)) < 60
+    assert 3 < sum(slept(monkeypatch, n_retries=WORKER_RETRIES)) < 60
     [pause_s] = slept(monkeypatch)
     assert pause_s < 0.5
     assert slept(monkeypatch, n_retries=0) == []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery.signals import before_task_publish
 from support.disk import Disk
-from support.embedding import outcomes
+from support.embedding import delete_image, outcomes
 from support.requests import form_body, post
 from support.servers import wait_until
 from support.tiny_pair import plain_picture
@@ -20,16 +20,16 @@ from twinlens.shared.blobs import (
     manifest_key,
     thumbnail_key,
 )
-from twinlens.workers.library.images import delete_image, make_stored_thumbnail
+from twinlens.shared.redis import keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from flask.testing import FlaskClient
-    from redis import Redis
+    from support.requests import Client
     from support.stand_in import StandIn
 
+    from twinlens.shared.redis.client import Redis
     from twinlens.workers.process.runtime import Runtime
 
 PICTURE = b"\xff\xd8 the API never looks into a picture"
@@ -51,7 +51,7 @@ class Published:
 
     def look(self, body: Any, **_: Any) -> None:
         self.files.append(set(self._disk.after_power_cut()))
-        self.is_recorded.append(bool(self._redis.exists(f"tl:job:{body[1]['job_id']}")))
+        self.is_recorded.append(bool(self._redis.exists(keys.job(body[1]["job_id"]))))
 
 
 @pytest.fixture
@@ -62,15 +62,15 @@ def published(disk: Disk, redis: Redis) -> Iterator[Published]:
     before_task_publish.disconnect(found.look)
 
 
-def kept(*keys: str) -> set[str]:
-    return {f"blobs/{key}" for key in keys}
+def kept(*paths: str) -> set[str]:
+    return {f"blobs/{path}" for path in paths}
 
 
 def test_a_picture_and_its_manifest_are_on_the_disk_before_its_job_is_there(
-    client: FlaskClient, redis: Redis, disk: Disk, published: Published
+    client: Client, redis: Redis, disk: Disk, published: Published
 ) -> None:
     jobs_at_syncs: list[Any] = []
-    disk.look = lambda: jobs_at_syncs.append(redis.zcard("tl:jobs"))
+    disk.look = lambda: jobs_at_syncs.append(redis.zcard(keys.JOBS))
     answer = client.post("/v1/images", data=PICTURE, content_type="image/jpeg")
     assert set(jobs_at_syncs) == {0}
     wanted = kept(image_key("default", ID), manifest_key(answer.json["id"], 0))
@@ -79,7 +79,7 @@ def test_a_picture_and_its_manifest_are_on_the_disk_before_its_job_is_there(
 
 
 def test_a_chunk_is_on_the_disk_before_its_job_has_it(
-    client: FlaskClient, redis: Redis, disk: Disk, published: Published
+    client: Client, redis: Redis, disk: Disk, published: Published
 ) -> None:
     pictures = [b"picture %d" % n for n in range(6)]
     n_chunks_at_syncs: list[tuple[int, int]] = []
@@ -87,9 +87,10 @@ def test_a_chunk_is_on_the_disk_before_its_job_has_it(
     def look() -> None:
         stored = disk.after_power_cut()
         n_manifests = sum(path.startswith("blobs/manifests/") for path in stored)
-        for job_id in redis.zrange("tl:jobs", 0, -1):
-            n_chunks: Any = redis.hget(f"tl:job:{job_id}", "n_chunks")
-            n_chunks_at_syncs.append((int(n_chunks), n_manifests))
+        ids: list[Any] = redis.zrange(keys.JOBS, 0, -1)
+        for job_id in ids:
+            n_chunks = int(redis.hget(keys.job(job_id), "n_chunks") or 0)
+            n_chunks_at_syncs.append((n_chunks, n_manifests))
 
     disk.look = look
     files = [("files", (f"{n}.jpg", content)) for n, content in enumerate(pictures)]
@@ -107,7 +108,7 @@ def test_a_chunk_is_on_the_disk_before_its_job_has_it(
 @pytest.mark.parametrize(("fails_at", "status"), [("fsync", 500), ("replace", 507)])
 @pytest.mark.parametrize("path", ["/v1/images", "/v1/images/bulk"])
 def test_a_picture_that_cannot_be_stored_is_not_accepted(
-    client: FlaskClient, worker: StandIn, disk: Disk, fails_at: Any, status: int, path: str
+    client: Client, worker: StandIn, disk: Disk, fails_at: Any, status: int, path: str
 ) -> None:
     disk.fails_at = fails_at
     part = "files" if path.endswith("bulk") else "file"
@@ -120,7 +121,7 @@ def test_a_picture_that_cannot_be_stored_is_not_accepted(
 
 
 @pytest.fixture
-def stored(client: FlaskClient, runtime: Runtime) -> str:
+def stored(client: Client, runtime: Runtime) -> str:
     """A picture in the library `art`, whose file is not of this moment: its image id."""
     assert client.put("/v1/libraries/art", json={"models": ["phash"]}).status_code == 201
     content = plain_picture("red")
@@ -135,12 +136,12 @@ def path_of(runtime: Runtime, key: str) -> Path:
     return runtime.settings.blob_dir / key
 
 
-def ask_for_removal(client: FlaskClient, image_id: str) -> str:
+def ask_for_removal(client: Client, image_id: str) -> str:
     return str(client.delete(f"/v1/images/{image_id}?library=art").json["id"])
 
 
 def test_a_picture_that_is_posted_again_while_its_removal_waits_is_kept(
-    client: FlaskClient, runtime: Runtime, stored: str
+    client: Client, runtime: Runtime, stored: str
 ) -> None:
     removals = [ask_for_removal(client, stored) for _ in range(2)]
     again = post(client, [("again.png", plain_picture("red"))], "art")
@@ -151,7 +152,7 @@ def test_a_picture_that_is_posted_again_while_its_removal_waits_is_kept(
 
 
 def test_a_picture_that_was_posted_again_before_its_removal_is_removed(
-    client: FlaskClient, runtime: Runtime, stored: str
+    client: Client, runtime: Runtime, stored: str
 ) -> None:
     again = post(client, [("again.png", plain_picture("red"))], "art")
     assert outcomes(runtime, again) == ["skipped"]
@@ -162,9 +163,9 @@ def test_a_picture_that_was_posted_again_before_its_removal_is_removed(
 
 
 def test_a_removal_takes_the_thumbnail_with_it(
-    client: FlaskClient, runtime: Runtime, stored: str, disk: Disk
+    client: Client, runtime: Runtime, stored: str, disk: Disk
 ) -> None:
-    make_stored_thumbnail(runtime, "art", stored)
+    runtime.images.make_thumbnail("art", stored)
     small = thumbnail_key("art", stored)
     assert set(disk.after_power_cut()) >= kept(small)
     delete_image(runtime, ask_for_removal(client, stored), "art", stored)

@@ -9,32 +9,26 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis import ConnectionError as RedisAway
 from support.doors import Door
-from support.plain_uploads import IDS, ending, has_ended, job_of, outcomes, upload, upload_one
+from support.plain_uploads import IDS, ending, go_on, job_of, outcomes, upload, upload_one
 from support.servers import wait_until
 from support.tiny_pair import pair_card, picture_graph, text_graph, tokenizer_file
 
 from twinlens.shared.errors import Unavailable
 from twinlens.shared.queue import COUNT_VECTORS, Reply
 from twinlens.shared.redis import keys
-from twinlens.shared.redis.catalog import MODELS, Catalog
-from twinlens.workers.library.images import count_vectors
 from twinlens.workers.process.runtime import build_runtime
-from twinlens.workers.process.sweeper import sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from flask.testing import FlaskClient
-    from redis import Redis
     from support.inside_worker import WorkerProcess
+    from support.requests import Client
 
+    from twinlens.shared.redis.client import Redis
     from twinlens.shared.settings import Settings
 
     Outage = Callable[[Door], None]
-
-# Of Celery's result backend, by a name of Redis' client.
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
 
 # More than the tries that a picture, or a task, has when it ends its process.
 N_OUTAGES = 5
@@ -53,17 +47,12 @@ def try_in_vain(process: WorkerProcess, queue: str, door: Door, outage: Outage) 
     door.open()
 
 
-def go_on(process: WorkerProcess, queue: str, job_id: str) -> None:
-    """Tries until the job has ended: the client needs a moment to see that Milvus is back."""
-    wait_until(lambda: process.run_next(queue) or has_ended(process, job_id), 60)
-
-
 def assert_vectors(process: WorkerProcess, expected: dict[str, int]) -> None:
     """Counts, for as often as a call is cut short."""
 
     def is_counted() -> bool:
         try:
-            return count_vectors(process.runtime, "default") == expected
+            return process.runtime.images.count_vectors("default") == expected
         except Unavailable:
             return False
 
@@ -72,7 +61,7 @@ def assert_vectors(process: WorkerProcess, expected: dict[str, int]) -> None:
 
 @outages
 def test_pictures_outlive_any_number_of_outages_of_milvus(
-    client: FlaskClient, process: WorkerProcess, door: Door, outage: Outage
+    client: Client, process: WorkerProcess, door: Door, outage: Outage
 ) -> None:
     job_id = upload(client)
     try_in_vain(process, "bulk", door, outage)
@@ -83,23 +72,23 @@ def test_pictures_outlive_any_number_of_outages_of_milvus(
     assert_vectors(process, {"phash": 3})
 
 
-def remove_one(client: FlaskClient) -> Any:
+def remove_one(client: Client) -> Any:
     return client.delete(f"/v1/images/{IDS[0]}")
 
 
-def find_duplicates(client: FlaskClient) -> Any:
+def find_duplicates(client: Client) -> Any:
     return client.post("/v1/duplicates", json={})
 
 
 @outages
 @pytest.mark.parametrize("ask", [remove_one, find_duplicates])
 def test_a_task_outlives_any_number_of_outages_of_milvus(
-    client: FlaskClient,
+    client: Client,
     process: WorkerProcess,
     door: Door,
     filled: list[str],
     outage: Outage,
-    ask: Callable[[FlaskClient], Any],
+    ask: Callable[[Client], Any],
 ) -> None:
     job_id = ask(client).json["id"]
     try_in_vain(process, "single", door, outage)
@@ -126,7 +115,7 @@ def two_models(
 
 @outages
 def test_a_change_of_a_library_outlives_any_number_of_outages_of_milvus(
-    client: FlaskClient, process: WorkerProcess, door: Door, two_models: list[str], outage: Outage
+    client: Client, process: WorkerProcess, door: Door, two_models: list[str], outage: Outage
 ) -> None:
     job_id = client.put("/v1/libraries/default", json={"models": two_models}).json["id"]
     process.run_all("single")
@@ -137,7 +126,7 @@ def test_a_change_of_a_library_outlives_any_number_of_outages_of_milvus(
 
 
 def test_a_change_of_a_library_that_got_empty_outlives_an_outage_of_milvus(
-    client: FlaskClient, process: WorkerProcess, door: Door, two_models: list[str]
+    client: Client, process: WorkerProcess, door: Door, two_models: list[str]
 ) -> None:
     job_id = client.put("/v1/libraries/default", json={"models": two_models}).json["id"]
     for image_id in IDS:
@@ -148,7 +137,7 @@ def test_a_change_of_a_library_that_got_empty_outlives_an_outage_of_milvus(
     door.open()
     wait_until(lambda: milvus_answers(process), 60)
     process.run_all("single")
-    sweep(process.runtime, process.celery)
+    process.runtime.sweeper.sweep(process.celery)
     assert ending(client, job_id) == ("succeeded", None)
 
 
@@ -162,7 +151,7 @@ def milvus_answers(process: WorkerProcess) -> bool:
 
 @outages
 def test_a_search_tells_that_milvus_is_away(
-    client: FlaskClient, process: WorkerProcess, door: Door, filled: list[str], outage: Outage
+    client: Client, process: WorkerProcess, door: Door, filled: list[str], outage: Outage
 ) -> None:
     job_id = client.post("/v1/search", json={"image_id": filled[0]}).json["id"]
     outage(door)
@@ -186,16 +175,31 @@ def test_a_caller_is_told_that_milvus_is_away(
     assert 0 < process.runtime.redis.ttl(keys.reply("call")) <= 60
 
 
+class Breaking:
+    """The connection of a Redis client, which breaks once, at the call of this name."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, redis: Redis, name: str) -> None:
+        self.is_broken = False
+        self._call: Callable[..., Any] = getattr(redis, name)
+        patch.setattr(redis, name, self._break_once)
+
+    def _break_once(self, *args: Any, **options: Any) -> Any:
+        if not self.is_broken:
+            self.is_broken = True
+            raise RedisAway("Connection reset by peer")
+        return self._call(*args, **options)
+
+
 @pytest.mark.parametrize("ask", [remove_one, find_duplicates])
 def test_a_task_outlives_a_broken_connection_to_redis(
-    client: FlaskClient,
+    client: Client,
     process: WorkerProcess,
     filled: list[str],
-    ask: Callable[[FlaskClient], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    ask: Callable[[Client], Any],
 ) -> None:
     job_id = ask(client).json["id"]
-    breaking = Breaking(process.runtime.redis, "hget")
-    process.runtime.catalog = Catalog(breaking)  # type: ignore[arg-type]
+    breaking = Breaking(monkeypatch, process.runtime.redis, "hget")
     process.run_next("single")
     assert breaking.is_broken
     assert ending(client, job_id) == ("running", None)
@@ -207,7 +211,7 @@ def test_a_process_starts_while_milvus_is_away(
     process: WorkerProcess, door: Door, redis: Redis
 ) -> None:
     door.shut()
-    redis.delete(MODELS)
+    redis.delete(keys.MODELS)
     started = build_runtime(process.runtime.settings, ["search"])
     started.warm_up()
     assert "phash@1" in started.catalog.models()
@@ -222,11 +226,11 @@ def header_in(process: WorkerProcess, queue: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("queue", "post"), [("bulk", upload), ("single", upload_one)])
 def test_what_is_tried_again_is_so_in_five_seconds_and_in_the_same_queue(
-    client: FlaskClient,
+    client: Client,
     process: WorkerProcess,
     door: Door,
     queue: str,
-    post: Callable[[FlaskClient], str],
+    post: Callable[[Client], str],
 ) -> None:
     post(client)
     before = header_in(process, queue)
@@ -240,27 +244,12 @@ def test_what_is_tried_again_is_so_in_five_seconds_and_in_the_same_queue(
         assert again[name] == before[name]
 
 
-class Breaking:
-    """A Redis client whose connection breaks once, at the call of this name."""
-
-    def __init__(self, redis: Any, name: str) -> None:
-        self.is_broken = False
-        self._redis, self._name = redis, name
-
-    def __getattr__(self, name: str) -> Any:
-        if name == self._name and not self.is_broken:
-            self.is_broken = True
-            raise RedisAway("Connection reset by peer")
-        return getattr(self._redis, name)
-
-
 @pytest.mark.parametrize("call", ["hget", "hmget"])
 def test_pictures_outlive_a_broken_connection_to_redis(
-    client: FlaskClient, process: WorkerProcess, call: str
+    client: Client, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     job_id = upload(client)
-    breaking = Breaking(process.runtime.redis, call)
-    process.runtime.catalog = Catalog(breaking)  # type: ignore[arg-type]
+    breaking = Breaking(monkeypatch, process.runtime.redis, call)
     process.run_next("bulk")
     assert breaking.is_broken
     assert job_of(client, job_id)["status"] == "running"

@@ -12,7 +12,7 @@ from support.tiny_pair import plain_picture
 
 from twinlens.shared import log
 from twinlens.shared.blobs import image_key
-from twinlens.shared.libraries import Library
+from twinlens.shared.libraries import new_library
 from twinlens.shared.messages import now
 from twinlens.shared.queue import (
     COMPARE,
@@ -30,21 +30,17 @@ from twinlens.shared.queue import (
 )
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.jobs import Job
-from twinlens.shared.redis.scripts import FED
 from twinlens.shared.settings import Settings
 
 if TYPE_CHECKING:
-    from flask.testing import FlaskClient
     from support.inside_worker import WorkerProcess
-
-# Of Celery's result backend, by a name of Redis' client.
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
+    from support.requests import Client
 
 
 def test_pictures_for_a_model_that_is_not_there_fail_one_by_one(
-    client: FlaskClient, process: WorkerProcess
+    client: Client, process: WorkerProcess
 ) -> None:
-    process.runtime.catalog.ensure_library(Library(name="odd", models=["nonesuch@1"]))
+    process.runtime.catalog.ensure_library(new_library("odd", ["nonesuch@1"]))
     job_id = upload(client, "odd")
     process.run_all("bulk")
     assert codes(client, job_id) == ["model-not-found"] * 3
@@ -53,7 +49,7 @@ def test_pictures_for_a_model_that_is_not_there_fail_one_by_one(
 
 
 def test_a_chunk_whose_manifest_is_broken_ends_its_job(
-    client: FlaskClient, process: WorkerProcess, settings: Settings
+    client: Client, process: WorkerProcess, settings: Settings
 ) -> None:
     job_id = upload(client)
     [manifest] = [
@@ -65,16 +61,14 @@ def test_a_chunk_whose_manifest_is_broken_ends_its_job(
     assert "rubbish" not in json.dumps(job_of(client, job_id))
 
 
-def test_a_removed_picture_fails_alone(client: FlaskClient, process: WorkerProcess) -> None:
+def test_a_removed_picture_fails_alone(client: Client, process: WorkerProcess) -> None:
     job_id = upload(client)
     process.runtime.blobs.delete(image_key("default", IDS[1]))
     process.run_all("bulk")
     assert codes(client, job_id) == [None, "content-missing", None]
 
 
-def test_a_chunk_that_comes_twice_is_counted_once(
-    client: FlaskClient, process: WorkerProcess
-) -> None:
+def test_a_chunk_that_comes_twice_is_counted_once(client: Client, process: WorkerProcess) -> None:
     job_id = post(client, [*PICTURES.items(), ("again.png", PICTURES["red.png"])])
     expected = ["succeeded", "succeeded", "succeeded", "skipped"]
     process.celery.send_task(
@@ -93,17 +87,17 @@ def test_a_chunk_that_comes_twice_is_counted_once(
 
 
 def test_a_chunk_of_an_ended_job_makes_room_for_another(
-    client: FlaskClient, process: WorkerProcess
+    client: Client, process: WorkerProcess
 ) -> None:
     job_id = upload(client)
     process.runtime.jobs.cancel(job_id)
     process.run_next("bulk")
-    assert process.runtime.redis.zcard(FED) == 0
+    assert process.runtime.redis.zcard(keys.FED) == 0
     assert process.runtime.catalog.count("default") == 0
 
 
 def test_a_task_of_an_ended_job_does_nothing(
-    client: FlaskClient, process: WorkerProcess, filled: list[str]
+    client: Client, process: WorkerProcess, filled: list[str]
 ) -> None:
     removal = client.delete(f"/v1/images/{filled[0]}")
     comparison = client.post("/v1/duplicates", json={})
@@ -114,9 +108,7 @@ def test_a_task_of_an_ended_job_does_nothing(
     assert client.get(f"/v1/images/{filled[0]}").status_code == 200
 
 
-def test_the_next_chunk_is_queued_when_one_is_done(
-    client: FlaskClient, process: WorkerProcess
-) -> None:
+def test_the_next_chunk_is_queued_when_one_is_done(client: Client, process: WorkerProcess) -> None:
     colours = [(f"{n}.png", plain_picture(f"#{n:06x}")) for n in range(20)]
     job_id = post(client, colours)
     for n in range(5):
@@ -127,7 +119,7 @@ def test_the_next_chunk_is_queued_when_one_is_done(
 
 
 def test_a_search_that_cannot_be_done_says_why(
-    client: FlaskClient, process: WorkerProcess, filled: list[str]
+    client: Client, process: WorkerProcess, filled: list[str]
 ) -> None:
     job_id = client.post("/v1/search", json={"image_id": filled[0]}).json["id"]
     process.runtime.catalog.remove("default", filled[0])
@@ -150,7 +142,7 @@ def test_a_fault_of_ours_is_told_without_its_inside(process: WorkerProcess) -> N
 
 @pytest.mark.parametrize("ask", ["search", "duplicates"])
 def test_a_result_is_kept_with_its_job(
-    client: FlaskClient, process: WorkerProcess, filled: list[str], ask: str
+    client: Client, process: WorkerProcess, filled: list[str], ask: str
 ) -> None:
     body = {"image_id": filled[0]} if ask == "search" else {}
     job_id = client.post(f"/v1/{ask}", json=body).json["id"]
@@ -160,9 +152,7 @@ def test_a_result_is_kept_with_its_job(
     assert ("hits" if ask == "search" else "groups") in job_of(client, job_id)["result"]
 
 
-def test_a_removal_ends_its_job(
-    client: FlaskClient, process: WorkerProcess, filled: list[str]
-) -> None:
+def test_a_removal_ends_its_job(client: Client, process: WorkerProcess, filled: list[str]) -> None:
     job_id = client.delete(f"/v1/images/{filled[0]}").json["id"]
     process.run_next("single")
     assert ending(client, job_id) == ("succeeded", None)
@@ -170,7 +160,7 @@ def test_a_removal_ends_its_job(
 
 
 def test_a_library_that_is_deleted_leaves_no_bytes(
-    client: FlaskClient, process: WorkerProcess, filled: list[str]
+    client: Client, process: WorkerProcess, filled: list[str]
 ) -> None:
     assert client.put("/v1/libraries/plain", json={"models": ["phash"]}).status_code == 201
     upload(client, "plain")
@@ -233,8 +223,8 @@ def test_every_task_is_bound_in_time_and_outlives_its_process(
     assert task.time_limit == LIMITS[name]
     assert task.acks_late
     assert task.reject_on_worker_lost
-    # What a job came to is kept with it, in one step with its end.
-    assert task.ignore_result == (name not in {DELETE_IMAGE, DELETE_LIBRARY})
+    # Celery's result backend ends a job, or counts a chunk of it; a call has none.
+    assert task.ignore_result == (name in {COMPARE, COUNT_VECTORS, MAKE_THUMBNAIL})
     waits_for_milvus = {EMBED_CHUNK, DELETE_IMAGE, REINDEX, FIND_DUPLICATES}
     assert (task.max_retries is None) == (name in waits_for_milvus)
 
@@ -246,9 +236,9 @@ def test_the_limits_of_time_fit_each_other() -> None:
 
 
 def test_a_process_counts_what_it_has_done(
-    client: FlaskClient, process: WorkerProcess, filled: list[str]
+    client: Client, process: WorkerProcess, filled: list[str]
 ) -> None:
-    held = process.runtime
+    held = process.runtime.counts
     assert (held.n_tasks, held.n_pictures) == (1, 3)
     busy_s = held.busy_s
     assert busy_s > 0
@@ -257,7 +247,7 @@ def test_a_process_counts_what_it_has_done(
     assert (held.n_tasks, held.n_pictures, held.busy_s) == (2, 3, busy_s)
 
 
-def test_what_a_task_logs_names_the_request(client: FlaskClient, process: WorkerProcess) -> None:
+def test_what_a_task_logs_names_the_request(client: Client, process: WorkerProcess) -> None:
     body: dict[str, Any] = {"data": PICTURES["red.png"], "content_type": "image/png"}
     client.post("/v1/images", headers={"X-Request-ID": "abc"}, **body)
     log.request_id.set("-")  # another process

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinlens.cli.main import main
-from twinlens.cli.parameters import NamedNumber, Region
+from twinlens.cli.parameters import NamedNumber, RegionParameter
 
 # A number that is not finite is no weight; what JSON can carry, the service takes.
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -34,13 +34,13 @@ def test_what_is_no_named_number_is_refused(text: str) -> None:
 
 @given(st.tuples(finite, finite, finite, finite))
 def test_a_region_is_read_as_it_was_written(edges: tuple[float, ...]) -> None:
-    assert Region().convert(",".join(map(repr, edges)), None, None) == edges
+    assert RegionParameter().convert(",".join(map(repr, edges)), None, None) == edges
 
 
 @given(st.text(alphabet="0123456789.,- enaif"))
 def test_a_region_is_four_finite_numbers_or_is_refused(text: str) -> None:
     try:
-        read = Region().convert(text, None, None)
+        read = RegionParameter().convert(text, None, None)
     except click.BadParameter:
         return
     assert len(read) == len(text.split(",")) == 4

@@ -12,12 +12,12 @@ import pytest
 from support.played import Service, as_json, as_json_page, busy, job_answer, listening, running
 
 from twinlens.cli.upload.plan import MAX_BATCH_FILES
-from twinlens.client.client import Client, Picture
+from twinlens.client.client import Client, Upload
 from twinlens.client.errors import RequestFailed, UploadRefused
 from twinlens.shared.errors import Unavailable
 from twinlens.shared.messages import MAX_PAGE, CompareQuery, DuplicatesQuery, Item, SearchQuery
 
-PICTURE = [Picture("a.jpg", b"bytes", {})]
+PICTURE = [Upload("a.jpg", b"bytes", {})]
 PROBLEM = {
     "type": "about:blank",
     "title": "Bad",
@@ -322,7 +322,10 @@ def test_lists_are_read_as_long_as_they_may_be(
 
 def test_what_is_no_twinlens_is_told() -> None:
     service = Service([httpx.Response(200, text="<html>")])
-    with service.client() as client, pytest.raises(RequestFailed, match="is no Twinlens"):
+    with (
+        service.client() as client,
+        pytest.raises(RequestFailed, match="is not a Twinlens service"),
+    ):
         client.add_pictures(PICTURE, "default")
 
 

@@ -18,8 +18,8 @@ from twinlens.models.calibration import (
     prior_of,
 )
 from twinlens.models.card import load_card
+from twinlens.models.cards import SHIPPED_CARDS
 from twinlens.models.distances import Metric
-from twinlens.models.registry import SHIPPED_CARDS
 
 RARE = 0.99
 
@@ -28,7 +28,8 @@ def networks_rows(codes: NDArray[np.intp], rng: np.random.Generator) -> NDArray[
     """Embeddings of 24 numbers, none below 0, those of one code near each other."""
     centres = rng.normal(size=(codes.max() + 1, 24)).clip(0.0) + 0.1
     rows = centres[codes] + rng.normal(size=(len(codes), 24)) * 0.05
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    unit: NDArray[np.float64] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit.astype(np.float32)
 
 
 def share_of_rare(

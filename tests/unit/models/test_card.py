@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from twinlens.models.card import Fit, InputSpec, OutputKind, dump_card, load_card
+from twinlens.models.cards import SHIPPED_CARDS
 from twinlens.models.distances import Metric
-from twinlens.models.registry import SHIPPED_CARDS
 from twinlens.shared.errors import BadCard
 
 CARD = """

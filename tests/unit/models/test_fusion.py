@@ -8,7 +8,7 @@ import pytest
 
 from twinlens.models.calibration import Calibration
 from twinlens.models.distances import Metric
-from twinlens.models.fusion import Agreement, FusedEntry, Fusion, agreement, fuse, similarity
+from twinlens.models.fusion import FusedEntry, Fusion, RankAgreement, agreement, fuse, similarity
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,9 @@ def test_two_shared_ids_are_enough_for_a_correlation(other: str, correlation: fl
 
 
 def test_empty_lists_agree() -> None:
-    assert agreement({"x": "", "y": ""}, 3) == Agreement(overlap_at_k=1.0, rank_correlation=None)
+    assert agreement({"x": "", "y": ""}, 3) == RankAgreement(
+        overlap_at_k=1.0, rank_correlation=None
+    )
 
 
 @pytest.mark.parametrize("fusion", [Fusion.RRF, Fusion.WEIGHTED])

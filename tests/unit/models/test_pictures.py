@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from twinlens.models.card import Fit, InputSpec
+from twinlens.models.cards import SHIPPED_CARDS
 from twinlens.models.formats import SERVED
 from twinlens.models.pictures import (
     Picture,
@@ -23,7 +24,6 @@ from twinlens.models.pictures import (
     open_picture,
     thumbnail,
 )
-from twinlens.models.registry import SHIPPED_CARDS
 from twinlens.shared.errors import (
     BrokenPicture,
     EmptyPicture,

@@ -13,8 +13,8 @@ from support.paths import EVAL
 
 from twinlens.models.build import build_model
 from twinlens.models.card import load_card
+from twinlens.models.cards import SHIPPED_CARDS
 from twinlens.models.pictures import open_picture
-from twinlens.models.registry import SHIPPED_CARDS
 from twinlens.models.session import OnnxEmbedder
 from twinlens.shared.errors import PictureError
 

@@ -14,14 +14,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from twinlens.models.card import load_card
+from twinlens.models.cards import SHIPPED_CARDS, shipped_refs
 from twinlens.models.pictures import open_picture
-from twinlens.models.registry import (
-    DEFAULT_MODELS,
-    SHIPPED_CARDS,
-    Registry,
-    ensure_models,
-    shipped_refs,
-)
+from twinlens.models.registry import DEFAULT_MODELS, Registry, ensure_models
 from twinlens.models.session import OnnxEmbedder
 from twinlens.models.verify import decode_embedding, encode_embedding
 from twinlens.shared.errors import BadCard, BadEmbedding, ModelExists, ModelNotFound, ModelRefused

@@ -12,7 +12,7 @@ from support.small_models import COLOUR_CARD
 
 from twinlens.models.bits import signs_of
 from twinlens.models.card import Card, Golden
-from twinlens.models.registry import SHIPPED_CARDS
+from twinlens.models.cards import SHIPPED_CARDS
 from twinlens.models.session import (
     CPU_PROVIDERS,
     default_batch_size,

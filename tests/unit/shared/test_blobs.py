@@ -197,8 +197,8 @@ def test_a_blob_is_removed_unless_it_was_put_again_since(blobs: BlobStore, tmp_p
     blobs.delete(KEY, unless_touched_since=put_at + 1)
     with pytest.raises(FileNotFoundError):
         blobs.open(KEY)
-    for since in (None, put_at + 1):
-        blobs.delete(KEY, unless_touched_since=since)  # it is gone already
+    for or_none in (None, put_at + 1):
+        blobs.delete(KEY, unless_touched_since=or_none)  # it is gone already
     blobs.put(KEY, CONTENT)
     blobs.delete(KEY)
     assert files_in(tmp_path) == []

@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from redis import Redis
 from support.servers import free_port
 
 from twinlens.cli.service import parts
-from twinlens.shared.redis.scripts import WORKERS
+from twinlens.shared.redis import keys
+from twinlens.shared.redis.client import Redis
 from twinlens.shared.settings import Settings
 
 
@@ -57,10 +57,10 @@ def test_valkey_is_ready_without_the_workers_of_the_last_run(
 ) -> None:
     port = urlsplit(redis_url).port
     assert port is not None
-    redis.hset(WORKERS, "bulk@gone:1", "{}")
+    redis.hset(keys.WORKERS, "bulk@gone:1", "{}")
     redis.set("kept", "1")
     assert parts.valkey(tmp_path, port).is_ready()
-    assert not redis.exists(WORKERS)
+    assert not redis.exists(keys.WORKERS)
     assert redis.get("kept") == "1"
 
 

@@ -29,6 +29,9 @@ from twinlens.workers.chunk.sources import Sources
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    MakeSources = Callable[..., Sources]
+    Resolve = Callable[..., list[str]]
+
 CERTIFICATE = FIXTURES / "localhost.pem"
 MAX_BYTES = 100_000
 OTHER_HOST = "pictures.example"
@@ -91,8 +94,8 @@ def hang_up(handler: BaseHTTPRequestHandler) -> None:
     handler.close_connection = True
 
 
-@pytest.fixture
-def site() -> Iterator[Site]:
+@pytest.fixture(name="site")
+def running_site() -> Iterator[Site]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 10
@@ -118,12 +121,12 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture
-def make_sources(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sources]]:
+def make_sources(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeSources]:
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
-    made = []
+    made: list[Sources] = []
 
     def make(**changes: Any) -> Sources:
-        allowed = {
+        allowed: dict[str, Any] = {
             "allowed_hosts": [f"localhost:{site.port}", f"{OTHER_HOST}:{site.port}"],
             "allowed_networks": ["127.0.0.0/8", "::1/128"],
             "max_picture_bytes": MAX_BYTES,
@@ -137,11 +140,11 @@ def make_sources(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 
 
 @pytest.fixture
-def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+def resolve(monkeypatch: pytest.MonkeyPatch) -> Resolve:
     """Makes names resolve to given addresses, the last ones for good; returns what was asked."""
 
     def start(*answers: list[str]) -> list[str]:
-        left, asked = list(answers), []
+        left, asked = list(answers), list[str]()
 
         def fake(host: str, port: int, *args: Any, **kwargs: Any) -> Any:
             if host[0].isdigit():
@@ -156,10 +159,6 @@ def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         return asked
 
     return start
-
-
-MakeSources = Callable[..., Sources] if TYPE_CHECKING else Any
-Resolve = Callable[..., list[str]] if TYPE_CHECKING else Any
 
 
 def refusal_of(sources: Sources, uri: str, error: type[TwinlensError] = SourceRefused) -> str:

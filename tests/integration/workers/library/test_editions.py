@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from support.embedding import outcomes
+from support.embedding import outcomes, set_anew
 from support.known_library import COLOURS, PHASH, TINT, at_angles, make_shelf, of_bits, write_known
 from support.requests import post
 from support.tiny_pair import plain_picture
@@ -18,19 +19,16 @@ from twinlens.shared.blobs import image_id_of, image_key
 from twinlens.shared.messages import SearchQuery
 from twinlens.shared.queue import EMBED_CHUNK, make_celery
 from twinlens.shared.settings import Settings
-from twinlens.workers.library import calibrate as calibrate_module
-from twinlens.workers.library import reindex
-from twinlens.workers.library.calibrate import calibrate_libraries
-from twinlens.workers.library.reindex import plan_reindex, switch_if_built, tend_libraries, withdraw
+from twinlens.workers.library import calibrations as calibrations_module
+from twinlens.workers.library import editions
 from twinlens.workers.milvus.vectors import Vectors
-from twinlens.workers.query.search import search
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from flask.testing import FlaskClient
     from support.known_library import Known
+    from support.requests import Client
     from support.stand_in import StandIn
 
     from twinlens.shared.libraries import Library
@@ -55,7 +53,7 @@ def runtime(runtime: Runtime, shelf: Path) -> Runtime:
 
 
 @pytest.fixture
-def art(client: FlaskClient, runtime: Runtime) -> dict[str, str]:
+def art(client: Client, runtime: Runtime) -> dict[str, str]:
     """A library of one model with pictures of one colour each: ids by colour."""
     assert client.put("/v1/libraries/art", json={"models": [COLOURS]}).status_code == 201
     job_id = post(client, [(name, plain_picture(name)) for name in NAMES], "art")
@@ -64,7 +62,7 @@ def art(client: FlaskClient, runtime: Runtime) -> dict[str, str]:
     return {name: image_id_of(plain_picture(name)) for name in NAMES}
 
 
-def ask(client: FlaskClient, models: list[str], **options: Any) -> str:
+def ask(client: Client, models: list[str], **options: Any) -> str:
     """Asks for another edition. Returns the job that builds it."""
     answer = client.put("/v1/libraries/art", json={"models": models, **options})
     assert answer.status_code == 202, answer.text
@@ -74,7 +72,7 @@ def ask(client: FlaskClient, models: list[str], **options: Any) -> str:
 
 def plan(runtime: Runtime, job_id: str) -> int:
     """Plans a job as its task does. Returns how many chunks it has."""
-    plan_reindex(runtime, make_celery(runtime.settings, with_results=False), job_id)
+    runtime.editions.plan(make_celery(runtime.settings), job_id)
     return runtime.jobs.get(job_id).n_chunks
 
 
@@ -92,20 +90,20 @@ def library_of(runtime: Runtime) -> Library:
 def next_collection(runtime: Runtime, model: str) -> Collection:
     edition = library_of(runtime).next
     assert edition is not None
-    [found] = [c for m, c in runtime.targets_of(edition) if m.card.name == model]
+    [found] = [c for m, c in runtime.targets.of(edition) if m.card.name == model]
     return found
 
 
 def find(runtime: Runtime, image_id: str) -> dict[str, Any]:
     query = SearchQuery(library="art", image_id=image_id, rerank="none")
-    return search(runtime, "q", query, time.time()).by_model
+    return runtime.searches.search("q", query, time.time()).by_model
 
 
 # The switch ------------------------------------------------------------------------------------
 
 
 def test_an_edition_is_measured_before_it_is_switched_on(
-    client: FlaskClient, runtime: Runtime, art: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    client: Client, runtime: Runtime, art: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = ask(client, [COLOURS, PHASH])
     wanted = set(library_of(runtime).all_collections)
@@ -140,14 +138,14 @@ def rotated(rows: Iterable[Any]) -> list[Any]:
 
 @pytest.mark.parametrize(("spoil", "metric"), [(scaled, "IP"), (rotated, "COSINE")])
 def test_an_edition_of_wrong_vectors_is_not_switched_on_though_it_has_all(
-    client: FlaskClient,
+    client: Client,
     runtime: Runtime,
     art: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
     spoil: Callable[[Iterable[Any]], list[Any]],
     metric: str,
 ) -> None:
-    runtime.settings = runtime.settings.model_copy(update={"chunk_items": 10})
+    runtime = set_anew(runtime, chunk_items=10)
     for image_id in art.values():
         find(runtime, image_id)  # so the process knows what the right ones are
     before = library_of(runtime)
@@ -172,7 +170,7 @@ def test_an_edition_of_wrong_vectors_is_not_switched_on_though_it_has_all(
 @pytest.mark.parametrize("vector", ["FLOAT32", "FLOAT16"])
 @pytest.mark.parametrize("metric", ["L2", "IP", "COSINE"])
 def test_an_edition_of_right_vectors_is_switched_on_however_they_are_rounded(
-    client: FlaskClient, runtime: Runtime, art: dict[str, str], metric: str, vector: str
+    client: Client, runtime: Runtime, art: dict[str, str], metric: str, vector: str
 ) -> None:
     options: dict[str, Any] = {"metric": metric, "index": {"type": "FLAT", "vector": vector}}
     for image_id in art.values():
@@ -188,7 +186,7 @@ def without_pauses(monkeypatch: pytest.MonkeyPatch, come: Callable[[], None]) ->
 
     def pause(pause_s: float) -> None:
         # Clients of servers sleep too.
-        if pause_s != reindex.COUNT_PAUSE_S:
+        if pause_s != editions.COUNT_PAUSE_S:
             sleep(pause_s)
             return
         slept.append(pause_s)
@@ -199,7 +197,7 @@ def without_pauses(monkeypatch: pytest.MonkeyPatch, come: Callable[[], None]) ->
 
 
 def test_pictures_that_come_while_an_edition_is_counted_are_waited_for(
-    client: FlaskClient, runtime: Runtime, art: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    client: Client, runtime: Runtime, art: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = ask(client, [PHASH])
     hashes = next_collection(runtime, PHASH)
@@ -224,7 +222,7 @@ def test_pictures_that_come_while_an_edition_is_counted_are_waited_for(
 
 
 def test_an_edition_that_lacks_pictures_to_the_end_is_not_switched_on(
-    client: FlaskClient, runtime: Runtime, art: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    client: Client, runtime: Runtime, art: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = library_of(runtime)
     job_id = ask(client, [PHASH])
@@ -237,12 +235,12 @@ def test_an_edition_that_lacks_pictures_to_the_end_is_not_switched_on(
     assert job.status == "failed"
     assert job.error is not None
     assert "has 3 of 5 pictures" in str(job.error.detail), "one of each chunk is missing"
-    assert len(slept) == reindex.N_COUNTS
+    assert len(slept) == editions.N_COUNTS
     assert library_of(runtime) == before
 
 
 def test_a_picture_that_failed_withholds_the_switch_though_all_others_are_there(
-    client: FlaskClient, runtime: Runtime, art: dict[str, str]
+    client: Client, runtime: Runtime, art: dict[str, str]
 ) -> None:
     before = library_of(runtime)
     job_id = ask(client, [COLOURS, TINT])
@@ -258,14 +256,14 @@ def test_a_picture_that_failed_withholds_the_switch_though_all_others_are_there(
 
 
 def test_nothing_is_switched_on_before_the_last_chunk(
-    client: FlaskClient, runtime: Runtime, art: dict[str, str]
+    client: Client, runtime: Runtime, art: dict[str, str]
 ) -> None:
     job_id = ask(client, [TINT])
     n_chunks = plan(runtime, job_id)
     assert n_chunks == 2
     outcomes(runtime, job_id, 0)
-    for step in (switch_if_built, lambda runtime, _: tend_libraries(runtime)):
-        step(runtime, job_id)
+    for step in (partial(runtime.editions.switch_if_built, job_id), runtime.editions.tend):
+        step()
         assert library_of(runtime).next is not None
         assert runtime.jobs.get(job_id).status == "running"
     outcomes(runtime, job_id, 1)
@@ -273,13 +271,13 @@ def test_nothing_is_switched_on_before_the_last_chunk(
 
 
 def test_a_plan_that_was_given_up_switches_no_other_on(
-    client: FlaskClient, runtime: Runtime, art: dict[str, str]
+    client: Client, runtime: Runtime, art: dict[str, str]
 ) -> None:
     """A worker may still be at the one, when another has been asked for."""
     first = ask(client, [TINT])
     assert plan(runtime, first) == 2
     outcomes(runtime, first, 0)
-    withdraw(runtime, "art", first)
+    runtime.editions.withdraw("art", first)
     second = ask(client, [PHASH])
     outcomes(runtime, first, 1)
     assert runtime.jobs.get(first).error is None, "the other's pictures are not its own to count"
@@ -287,14 +285,14 @@ def test_a_plan_that_was_given_up_switches_no_other_on(
     assert library.models == [f"{COLOURS}@1"]
     assert library.next is not None
     assert library.next.job_id == second
-    withdraw(runtime, "art", first)
+    runtime.editions.withdraw("art", first)
     assert library_of(runtime) == library
-    tend_libraries(runtime)
+    runtime.editions.tend()
     assert library_of(runtime) == library
 
 
 def test_a_plan_that_was_cancelled_is_not_switched_on_by_its_last_chunk(
-    client: FlaskClient, runtime: Runtime, art: dict[str, str]
+    client: Client, runtime: Runtime, art: dict[str, str]
 ) -> None:
     job_id = ask(client, [TINT])
     assert plan(runtime, job_id) == 2
@@ -306,7 +304,7 @@ def test_a_plan_that_was_cancelled_is_not_switched_on_by_its_last_chunk(
 
 
 def test_a_plan_queues_its_chunks_and_made_again_makes_no_more(
-    client: FlaskClient,
+    client: Client,
     runtime: Runtime,
     art: dict[str, str],
     worker: StandIn,
@@ -314,9 +312,12 @@ def test_a_plan_queues_its_chunks_and_made_again_makes_no_more(
 ) -> None:
     renewed: list[str] = []
     still_arrives = runtime.feed.still_arrives
-    monkeypatch.setattr(
-        runtime.feed, "still_arrives", lambda job: (renewed.append(job), still_arrives(job))
-    )
+
+    def renew(job_id: str) -> None:
+        renewed.append(job_id)
+        still_arrives(job_id)
+
+    monkeypatch.setattr(runtime.feed, "still_arrives", renew)
     job_id = ask(client, [TINT])
     assert plan(runtime, job_id) == 2
     queued = [task["kwargs"] for task in worker.queued() if task["name"] == EMBED_CHUNK]
@@ -331,7 +332,7 @@ def test_a_plan_queues_its_chunks_and_made_again_makes_no_more(
 
 
 def test_a_library_whose_pictures_have_all_gone_is_switched_at_once(
-    client: FlaskClient, runtime: Runtime, art: dict[str, str]
+    client: Client, runtime: Runtime, art: dict[str, str]
 ) -> None:
     job_id = ask(client, [TINT])
     for image_id in art.values():
@@ -345,7 +346,7 @@ def test_a_library_whose_pictures_have_all_gone_is_switched_at_once(
 
 
 def test_the_edition_before_is_kept_until_its_time_is_over_and_then_dropped(
-    client: FlaskClient, runtime: Runtime, art: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    client: Client, runtime: Runtime, art: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [before] = library_of(runtime).collections.values()
     build(runtime, ask(client, [TINT]))
@@ -355,14 +356,14 @@ def test_the_edition_before_is_kept_until_its_time_is_over_and_then_dropped(
     assert kept_s == 3600
 
     monkeypatch.setattr(time, "time", lambda: switched_at + kept_s - 60)
-    tend_libraries(runtime)
+    runtime.editions.tend()
     previous = library_of(runtime).previous
     assert previous is not None
     assert abs(previous.until.timestamp() - switched_at - kept_s) < 60
     assert runtime.vectors.has(before)
 
     monkeypatch.setattr(time, "time", lambda: switched_at + kept_s + 1)
-    tend_libraries(runtime)
+    runtime.editions.tend()
     assert library_of(runtime).previous is None
     assert not runtime.vectors.has(before)
     assert runtime.vectors.has(after)
@@ -371,7 +372,7 @@ def test_the_edition_before_is_kept_until_its_time_is_over_and_then_dropped(
 
 
 def test_a_cancelled_plan_is_given_up_and_what_it_had_built_is_dropped(
-    client: FlaskClient, runtime: Runtime, art: dict[str, str]
+    client: Client, runtime: Runtime, art: dict[str, str]
 ) -> None:
     job_id = ask(client, [TINT])
     plan(runtime, job_id)
@@ -379,7 +380,7 @@ def test_a_cancelled_plan_is_given_up_and_what_it_had_built_is_dropped(
     built = next_collection(runtime, TINT).name
     assert runtime.vectors.has(built)
     runtime.jobs.cancel(job_id)
-    tend_libraries(runtime)
+    runtime.editions.tend()
     assert library_of(runtime).next is None
     assert not runtime.vectors.has(built)
     assert runtime.catalog.unused_collections() == set()
@@ -394,7 +395,10 @@ N_KNOWN = 40
 @pytest.fixture(scope="module")
 def known(lite_uri: str, shelf: Path) -> Known:
     cards = {card.name: card for card in Registry(shelf).cards()}
-    rows = {COLOURS: at_angles(np.linspace(0, 170, N_KNOWN).tolist()), PHASH: of_bits(range(40))}
+    rows: dict[str, Any] = {
+        COLOURS: at_angles(np.linspace(0, 170, N_KNOWN).tolist()),
+        PHASH: of_bits(range(40)),
+    }
     return write_known(Vectors(Settings(milvus_uri=lite_uri)), cards, rows)
 
 
@@ -410,7 +414,7 @@ def put(runtime: Runtime, known: Known, n_pictures: int) -> None:
     for image_id in known.ids:
         runtime.catalog.remove("known", image_id)
     known.put(runtime, without=range(n_pictures, N_KNOWN))
-    calibrate_libraries(runtime)
+    runtime.calibrations.keep()
 
 
 def test_a_library_is_measured_from_its_own_embeddings(runtime: Runtime, known: Known) -> None:
@@ -442,7 +446,7 @@ def test_a_large_library_is_measured_by_a_sample(
     runtime: Runtime, known: Known, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert N_SAMPLE == 512
-    monkeypatch.setattr(calibrate_module, "N_SAMPLE", 10)
+    monkeypatch.setattr(calibrations_module, "N_SAMPLE", 10)
     put(runtime, known, N_KNOWN)
     for one in measured(runtime, known).values():
         assert (one.n_pictures, one.n_pairs) == (40, 45)
@@ -456,7 +460,7 @@ def test_a_model_that_was_not_measured_has_the_library_measured_again(
     stored = runtime.catalog.calibrations("known")
     [first, *_] = stored
     runtime.catalog.put_calibrations("known", {first: stored[first]})
-    calibrate_libraries(runtime)
+    runtime.calibrations.keep()
     assert measured(runtime, known).keys() == before.keys()
 
 
@@ -466,15 +470,15 @@ def test_an_empty_library_is_not_measured(runtime: Runtime, known: Known) -> Non
 
 
 def test_what_was_known_of_collections_that_are_gone_goes(
-    client: FlaskClient, runtime: Runtime, art: dict[str, str]
+    client: Client, runtime: Runtime, art: dict[str, str]
 ) -> None:
-    calibrate_libraries(runtime)
+    runtime.calibrations.keep()
     assert set(runtime.catalog.calibrations("art")) == library_of(runtime).all_collections
-    runtime.settings = runtime.settings.model_copy(update={"rollback_s": 0})
+    runtime = set_anew(runtime, rollback_s=0)
     build(runtime, ask(client, [TINT]))
-    tend_libraries(runtime)
+    runtime.editions.tend()
     more = [(name, plain_picture(name)) for name in ("cyan", "black")]
     outcomes(runtime, post(client, more, "art"))
-    calibrate_libraries(runtime)
+    runtime.calibrations.keep()
     assert set(runtime.catalog.calibrations("art")) == library_of(runtime).all_collections
     assert len(library_of(runtime).all_collections) == 1

@@ -11,13 +11,10 @@ from support.plain_uploads import IDS, outcomes, upload, upload_one
 from twinlens.shared.libraries import NextEdition, new_collection
 
 if TYPE_CHECKING:
-    from flask.testing import FlaskClient
     from support.inside_worker import WorkerProcess
+    from support.requests import Client
 
     from twinlens.shared.libraries import Library
-
-# Of Celery's result backend, by a name of Redis' client.
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
 
 PHASH = "phash@1"
 
@@ -34,7 +31,7 @@ def plan(process: WorkerProcess) -> None:
 
 
 def test_an_edition_that_comes_as_a_chunk_is_counted_has_its_pictures(
-    client: FlaskClient, process: WorkerProcess
+    client: Client, process: WorkerProcess
 ) -> None:
     runtime = process.runtime
     job_id = upload(client)
@@ -43,7 +40,7 @@ def test_an_edition_that_comes_as_a_chunk_is_counted_has_its_pictures(
     library = runtime.catalog.library("default")
     assert len(library.all_collections) == 2
     for edition in library.editions:
-        [target] = runtime.targets_of(edition)
+        [target] = runtime.targets.of(edition)
         assert runtime.vectors.count(target.collection) == len(IDS)
     found = runtime.catalog.find("default", IDS)
     assert [found[one].collections for one in IDS] == [library.all_collections] * len(IDS)
@@ -52,7 +49,7 @@ def test_an_edition_that_comes_as_a_chunk_is_counted_has_its_pictures(
 
 
 def test_a_library_that_is_removed_as_a_chunk_is_counted_gets_no_images(
-    client: FlaskClient, process: WorkerProcess
+    client: Client, process: WorkerProcess
 ) -> None:
     runtime = process.runtime
     assert client.put("/v1/libraries/art", json={"models": ["phash"]}).status_code == 201
@@ -67,7 +64,7 @@ def test_a_library_that_is_removed_as_a_chunk_is_counted_gets_no_images(
 
 @pytest.mark.parametrize("is_planned", [False, True])
 def test_a_picture_that_is_removed_as_it_is_counted_again_stays_removed(
-    client: FlaskClient, process: WorkerProcess, filled: list[str], *, is_planned: bool
+    client: Client, process: WorkerProcess, filled: list[str], *, is_planned: bool
 ) -> None:
     """It was embedded for an edition that it lacked, and then there may be one more."""
     runtime = process.runtime
@@ -85,5 +82,5 @@ def test_a_picture_that_is_removed_as_it_is_counted_again_stays_removed(
     assert outcomes(client, job_id) == ["succeeded"]
     assert client.get(f"/v1/images/{filled[0]}").status_code == 404
     for edition in runtime.catalog.library("default").editions:
-        [target] = runtime.targets_of(edition)
+        [target] = runtime.targets.of(edition)
         assert filled[0] not in runtime.vectors.fetch(target.collection, [filled[0]])

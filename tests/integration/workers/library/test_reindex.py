@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from support.embedding import outcomes, targets_of
+from support.embedding import delete_image, outcomes, set_anew, targets_of
 from support.every_milvus import on_every_milvus
 from support.photos import NAMES
 from support.requests import assert_problem, counts, post
@@ -18,14 +18,10 @@ from twinlens.shared.blobs import image_id_of, image_key
 from twinlens.shared.errors import LibraryNotFound, Unavailable
 from twinlens.shared.messages import SearchQuery
 from twinlens.shared.queue import make_celery
-from twinlens.workers.chunk import embedding as bulk
-from twinlens.workers.library import reindex
-from twinlens.workers.library.images import delete_image
-from twinlens.workers.library.reindex import plan_reindex, tend_libraries
-from twinlens.workers.query.search import search
+from twinlens.workers.library import editions
 
 if TYPE_CHECKING:
-    from flask.testing import FlaskClient
+    from support.requests import Client
 
     from twinlens.shared.settings import Settings
     from twinlens.workers.process.runtime import Runtime
@@ -37,7 +33,7 @@ LITE0_REF, PHASH_REF = "efficientnet-lite0@1-int8", "phash@1"
 
 
 @pytest.fixture
-def filled(client: FlaskClient, runtime: Runtime, small_photos: dict[str, bytes]) -> dict[str, str]:
+def filled(client: Client, runtime: Runtime, small_photos: dict[str, bytes]) -> dict[str, str]:
     """A library `art` of one model with the small photos: image ids by name."""
     assert put(client, [LITE0]).status_code == 201
     job_id = post(client, list(small_photos.items()), library="art")
@@ -45,17 +41,17 @@ def filled(client: FlaskClient, runtime: Runtime, small_photos: dict[str, bytes]
     return {name: image_id_of(content) for name, content in small_photos.items()}
 
 
-def put(client: FlaskClient, models: list[str], **plan: Any) -> Any:
+def put(client: Client, models: list[str], **plan: Any) -> Any:
     return client.put("/v1/libraries/art", json={"models": models, **plan})
 
 
-def record(client: FlaskClient) -> Any:
+def record(client: Client) -> Any:
     return client.get("/v1/libraries/art").json
 
 
 def plan(runtime: Runtime, settings: Settings, job_id: str) -> int:
     """Plans a job as its task does. Returns how many chunks it has."""
-    plan_reindex(runtime, make_celery(settings, with_results=False), job_id)
+    runtime.editions.plan(make_celery(settings), job_id)
     return runtime.jobs.get(job_id).n_chunks
 
 
@@ -67,7 +63,8 @@ def run(runtime: Runtime, settings: Settings, job_id: str) -> list[str]:
 
 def found(runtime: Runtime, image_id: str) -> tuple[set[str], set[str]]:
     """Searches with a stored image. Returns which images, and which models answered."""
-    result = search(runtime, "q", SearchQuery(library="art", image_id=image_id), time.time())
+    query = SearchQuery(library="art", image_id=image_id)
+    result = runtime.searches.search("q", query, time.time())
     return {hit.image.id for hit in result.hits}, set(result.by_model)
 
 
@@ -77,12 +74,12 @@ def n_vectors(runtime: Runtime) -> dict[str, int]:
     assert edition is not None
     return {
         target.model.card.name: runtime.vectors.count(target.collection)
-        for target in runtime.targets_of(edition)
+        for target in runtime.targets.of(edition)
     }
 
 
 def test_a_model_is_added_while_the_library_is_searched_and_filled(
-    client: FlaskClient, runtime: Runtime, settings: Settings, filled: dict[str, str]
+    client: Client, runtime: Runtime, settings: Settings, filled: dict[str, str]
 ) -> None:
     coffee, others = filled["coffee.png"], {i for n, i in filled.items() if n != "coffee.png"}
     job = put(client, [LITE0, PHASH], weights={PHASH: 0.2})
@@ -112,7 +109,7 @@ def test_a_model_is_added_while_the_library_is_searched_and_filled(
 
 
 def test_going_back_loses_nothing_that_came_since(
-    client: FlaskClient, runtime: Runtime, settings: Settings, filled: dict[str, str]
+    client: Client, runtime: Runtime, settings: Settings, filled: dict[str, str]
 ) -> None:
     job_id = put(client, [PHASH]).json["id"]
     run(runtime, settings, job_id)
@@ -127,7 +124,7 @@ def test_going_back_loses_nothing_that_came_since(
 
 
 def test_another_metric_takes_new_collections_of_float_models_alone(
-    client: FlaskClient, runtime: Runtime, settings: Settings, filled: dict[str, str]
+    client: Client, runtime: Runtime, settings: Settings, filled: dict[str, str]
 ) -> None:
     run(runtime, settings, put(client, [LITE0, PHASH]).json["id"])
     before = record(client)["collections"]
@@ -136,16 +133,16 @@ def test_another_metric_takes_new_collections_of_float_models_alone(
     assert before[PHASH_REF] == after[PHASH_REF]
     assert before[LITE0_REF] != after[LITE0_REF]
     query = SearchQuery(library="art", image_id=filled["coffee.png"])
-    cosine = search(runtime, "q", query, time.time()).by_model[LITE0]
+    cosine = runtime.searches.search("q", query, time.time()).by_model[LITE0]
     assert client.post("/v1/libraries/art/rollback").json["metric"] is None
-    squared = search(runtime, "q", query, time.time()).by_model[LITE0]
+    squared = runtime.searches.search("q", query, time.time()).by_model[LITE0]
     assert [one.image_id for one in cosine] == [one.image_id for one in squared]
     for near, far in zip(cosine, squared, strict=True):
         assert far.distance == pytest.approx(2 - 2 * near.distance, abs=1e-3)
 
 
 def test_a_picture_that_is_on_its_way_when_the_plan_comes_is_embedded_for_it(
-    client: FlaskClient,
+    client: Client,
     runtime: Runtime,
     settings: Settings,
     filled: dict[str, str],
@@ -169,7 +166,7 @@ def test_a_picture_that_is_on_its_way_when_the_plan_comes_is_embedded_for_it(
 
 
 def test_a_picture_that_is_removed_meanwhile_stays_removed(
-    client: FlaskClient,
+    client: Client,
     runtime: Runtime,
     settings: Settings,
     filled: dict[str, str],
@@ -194,7 +191,7 @@ def test_a_picture_that_is_removed_meanwhile_stays_removed(
 
 
 def test_vectors_that_come_between_an_images_and_its_records_removal_go_too(
-    client: FlaskClient, runtime: Runtime, filled: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    client: Client, runtime: Runtime, filled: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(client, [LITE0, PHASH])
     edition = runtime.catalog.library("art").next
@@ -202,7 +199,7 @@ def test_vectors_that_come_between_an_images_and_its_records_removal_go_too(
     forget = runtime.catalog.remove
 
     def write_first(library: str, image_id: str) -> None:
-        for _, collection in runtime.targets_of(edition, [PHASH_REF]):
+        for _, collection in runtime.targets.of(edition, [PHASH_REF]):
             runtime.vectors.upsert(collection, [image_id], [np.zeros(8, np.uint8)], [{}])
         forget(library, image_id)
 
@@ -211,13 +208,13 @@ def test_vectors_that_come_between_an_images_and_its_records_removal_go_too(
     assert n_vectors(runtime) == {LITE0: 3, PHASH: 0}
 
 
-def remove(client: FlaskClient, runtime: Runtime, image_id: str) -> None:
+def remove(client: Client, runtime: Runtime, image_id: str) -> None:
     job_id = client.delete(f"/v1/images/{image_id}?library=art").json["id"]
     delete_image(runtime, job_id, "art", image_id)
 
 
 def test_a_library_stays_as_it_was_if_a_picture_cannot_be_embedded(
-    client: FlaskClient, runtime: Runtime, settings: Settings, filled: dict[str, str]
+    client: Client, runtime: Runtime, settings: Settings, filled: dict[str, str]
 ) -> None:
     runtime.blobs.delete(image_key("art", filled["rocket.jpg"]))
     job_id = put(client, [LITE0, PHASH]).json["id"]
@@ -230,20 +227,20 @@ def test_a_library_stays_as_it_was_if_a_picture_cannot_be_embedded(
     after = record(client)
     assert (after["models"], after["next"]) == ([LITE0_REF], None)
     assert len(found(runtime, filled["coffee.png"])[0]) == 3
-    tend_libraries(runtime)
+    runtime.editions.tend()
     assert edition is not None
     [gone] = set(edition.collections.values()) - set(after["collections"].values())
     assert not runtime.vectors.has(gone)
 
 
 def test_vectors_that_are_missing_are_seen_before_the_switch(
-    client: FlaskClient,
+    client: Client,
     runtime: Runtime,
     settings: Settings,
     filled: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reindex, "COUNT_PAUSE_S", 0)
+    monkeypatch.setattr(editions, "COUNT_PAUSE_S", 0)
     upsert = runtime.vectors.upsert
     monkeypatch.setattr(
         runtime.vectors,
@@ -258,7 +255,7 @@ def test_vectors_that_are_missing_are_seen_before_the_switch(
 
 
 def test_one_plan_at_a_time(
-    client: FlaskClient, runtime: Runtime, settings: Settings, filled: dict[str, str]
+    client: Client, runtime: Runtime, settings: Settings, filled: dict[str, str]
 ) -> None:
     first = put(client, [PHASH])
     again = put(client, [PHASH])
@@ -273,7 +270,7 @@ def test_one_plan_at_a_time(
 
 
 def test_a_plan_that_drops_a_model_holds_at_once_and_can_be_taken_back(
-    client: FlaskClient, runtime: Runtime, settings: Settings, filled: dict[str, str]
+    client: Client, runtime: Runtime, settings: Settings, filled: dict[str, str]
 ) -> None:
     run(runtime, settings, put(client, [LITE0, PHASH]).json["id"])
     smaller = put(client, [PHASH])
@@ -283,7 +280,7 @@ def test_a_plan_that_drops_a_model_holds_at_once_and_can_be_taken_back(
 
 
 def test_what_a_lost_worker_left_is_ended(
-    client: FlaskClient,
+    client: Client,
     runtime: Runtime,
     settings: Settings,
     filled: dict[str, str],
@@ -291,27 +288,27 @@ def test_what_a_lost_worker_left_is_ended(
 ) -> None:
     job_id = put(client, [PHASH]).json["id"]
     with monkeypatch.context() as patch:
-        patch.setattr(bulk, "switch_if_built", lambda *_: None)
+        patch.setattr(editions.Editions, "switch_if_built", lambda *_: None)
         run(runtime, settings, job_id)
     assert record(client)["next"] is not None
-    tend_libraries(runtime)
+    runtime.editions.tend()
     assert client.get(f"/v1/jobs/{job_id}").json["status"] == "succeeded"
     assert record(client)["models"] == [PHASH_REF]
 
     lost = put(client, [LITE0], metric="IP").json["id"]
     runtime.jobs.forget(runtime.jobs.get(lost))
-    tend_libraries(runtime)
+    runtime.editions.tend()
     assert record(client)["next"] is None
 
 
 def test_a_plan_that_was_broken_off_is_made_whole(
-    client: FlaskClient,
+    client: Client,
     runtime: Runtime,
     settings: Settings,
     filled: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    runtime.settings = settings.model_copy(update={"chunk_items": 3})
+    runtime = set_anew(runtime, chunk_items=3)
     job_id = put(client, [PHASH]).json["id"]
 
     def lose(_: str) -> None:
@@ -327,13 +324,13 @@ def test_a_plan_that_was_broken_off_is_made_whole(
 
 
 def test_the_edition_before_is_dropped_when_its_time_is_over(
-    client: FlaskClient, runtime: Runtime, settings: Settings, filled: dict[str, str]
+    client: Client, runtime: Runtime, settings: Settings, filled: dict[str, str]
 ) -> None:
     before = record(client)["collections"][LITE0_REF]
-    runtime.settings = settings.model_copy(update={"rollback_s": 0})
+    runtime = set_anew(runtime, rollback_s=0)
     run(runtime, settings, put(client, [PHASH]).json["id"])
     assert runtime.vectors.has(before)
-    tend_libraries(runtime)
+    runtime.editions.tend()
     assert record(client)["previous"] is None
     assert not runtime.vectors.has(before)
     assert_problem(client.post("/v1/libraries/art/rollback"), 409, "library-conflict")
@@ -341,7 +338,7 @@ def test_the_edition_before_is_dropped_when_its_time_is_over(
 
 
 def test_a_library_is_removed_with_all_that_it_has(
-    client: FlaskClient, runtime: Runtime, filled: dict[str, str]
+    client: Client, runtime: Runtime, filled: dict[str, str]
 ) -> None:
     assert_problem(client.delete("/v1/libraries/default"), 409, "library-conflict")
     collection = record(client)["collections"][LITE0_REF]
@@ -350,7 +347,7 @@ def test_a_library_is_removed_with_all_that_it_has(
     assert (removal.status_code, removal.json["kind"]) == (202, "delete")
     assert_problem(client.get("/v1/libraries/art"), 404, "library-not-found")
     runtime.blobs.delete_library("art")
-    tend_libraries(runtime)
+    runtime.editions.tend()
     assert not runtime.vectors.has(collection)
     assert not list((runtime.settings.blob_dir / "images").rglob("*/*"))
     with pytest.raises(LibraryNotFound):

@@ -9,30 +9,26 @@ from support.plain_uploads import ending, outcomes, upload
 from support.servers import wait_until
 
 from twinlens.shared.blobs import image_key, thumbnail_key
-from twinlens.workers.library.images import count_vectors, make_stored_thumbnail
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flask.testing import FlaskClient
     from support.inside_worker import WorkerProcess
-
-# Of Celery's result backend, by a name of Redis' client.
-pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
+    from support.requests import Client
 
 
-def assert_gone(client: FlaskClient, process: WorkerProcess, image_id: str) -> None:
+def assert_gone(client: Client, process: WorkerProcess, image_id: str) -> None:
     assert client.get(f"/v1/images/{image_id}").status_code == 404
-    assert count_vectors(process.runtime, "default") == {"phash": 2}
+    assert process.runtime.images.count_vectors("default") == {"phash": 2}
     for key in (image_key("default", image_id), thumbnail_key("default", image_id)):
         with pytest.raises(FileNotFoundError):
             process.runtime.blobs.get(key)
 
 
 def test_a_removal_that_was_broken_off_is_gone_on_with(
-    client: FlaskClient, process: WorkerProcess, filled: list[str]
+    client: Client, process: WorkerProcess, filled: list[str]
 ) -> None:
-    make_stored_thumbnail(process.runtime, "default", filled[0])
+    process.runtime.images.make_thumbnail("default", filled[0])
     job_id = client.delete(f"/v1/images/{filled[0]}").json["id"]
     process.runtime.jobs.begin(job_id)
     process.runtime.catalog.remove("default", filled[0])  # and there its process died
@@ -42,7 +38,7 @@ def test_a_removal_that_was_broken_off_is_gone_on_with(
 
 
 def test_a_picture_that_was_removed_twice_is_gone_once(
-    client: FlaskClient, process: WorkerProcess, filled: list[str]
+    client: Client, process: WorkerProcess, filled: list[str]
 ) -> None:
     jobs = [client.delete(f"/v1/images/{filled[0]}").json["id"] for _ in range(2)]
     process.run_all("single")
@@ -51,7 +47,7 @@ def test_a_picture_that_was_removed_twice_is_gone_once(
 
 
 def test_a_picture_that_is_posted_again_before_its_removal_is_not_lost(
-    client: FlaskClient, process: WorkerProcess, filled: list[str], tmp_path: Path
+    client: Client, process: WorkerProcess, filled: list[str], tmp_path: Path
 ) -> None:
     removal = client.delete(f"/v1/images/{filled[0]}").json["id"]
     asked_at = process.runtime.jobs.get(removal).created_at.timestamp()

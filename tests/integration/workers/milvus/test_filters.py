@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import pytest
 from pymilvus import DataType, MilvusClient
@@ -18,6 +18,7 @@ from twinlens.shared.filters import (
     Exists,
     Not,
     OneOf,
+    Operator,
     matches,
     parse_filter,
 )
@@ -64,15 +65,24 @@ NUMBERS = [
     *(0, -0.0, 1, 1.0, -1, -1.5, -1.55, 2.5, 0.1, 0.1 + 0.2, 2020, 2020.5, 1e23, 10**23),
     *(2**53, 2**53 + 1, 2.0**53, 2**63 - 1, 2**63, -(2**64), 10**400, 1e308, 5e-324, -5e-324),
 ]
-LISTS = [[], [""], ["Paris"], ["Paris", "paris"], ["100%", "北京"], ["a", "b", "a"], STRINGS]
-KINDS = [STRINGS, NUMBERS, [True, False]]
+LISTS: list[list[str]] = [
+    [],
+    [""],
+    ["Paris"],
+    ["Paris", "paris"],
+    ["100%", "北京"],
+    ["a", "b", "a"],
+    STRINGS,
+]
+KINDS: list[list[Any]] = [STRINGS, NUMBERS, [True, False]]
 
 
 def rows() -> list[Metadata]:
     random = Random(1)
 
     def value() -> MetadataValue:
-        return random.choice(random.choice([*KINDS, LISTS]))
+        found: MetadataValue = random.choice(random.choice([*KINDS, LISTS]))
+        return found
 
     return [{}] + [{f: value() for f in FIELDS if random.random() < 0.6} for _ in range(40)]
 
@@ -148,7 +158,7 @@ def expected(wanted: Filter) -> set[int]:
 def literals_of(random: Random, field: str) -> list[Scalar]:
     """Returns values of one kind, which the field of some images has."""
     kind = random.choice(KINDS)
-    there = [v for row in ROWS if type(v := row.get(field)) in {type(k) for k in kind}]
+    there: list[Any] = [v for row in ROWS if type(v := row.get(field)) in {type(k) for k in kind}]
     return [v for v in there if not isinstance(v, list)] + [random.choice(kind)]
 
 
@@ -164,15 +174,15 @@ def comparison(random: Random) -> Filter:
         case 2:
             return OneOf(field, tuple(random.choices(literals, k=random.randint(1, 4))), negated)
         case _:
-            signs = ["==", "!=", "<", "<=", ">", ">="]
-            return Compare(field, random.choice(signs), random.choice(literals))
+            return Compare(field, random.choice(get_args(Operator)), random.choice(literals))
 
 
 def generated(random: Random, depth: int) -> Filter:
     if depth == 0 or random.random() < 0.2:
         return comparison(random)
     parts = tuple(generated(random, depth - 1) for _ in range(random.randint(2, 3)))
-    return random.choice([AllOf(parts), AnyOf(parts), Not(AllOf(parts)), Not(parts[0])])
+    wider: list[Filter] = [AllOf(parts), AnyOf(parts), Not(AllOf(parts)), Not(parts[0])]
+    return random.choice(wider)
 
 
 @pytest.mark.parametrize("field", FIELDS)

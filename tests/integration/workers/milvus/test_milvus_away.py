@@ -12,9 +12,10 @@ import pytest
 from support.doors import Door
 from support.servers import wait_until
 
-from twinlens.models.registry import SHIPPED_CARDS, load_card
+from twinlens.models.card import load_card
+from twinlens.models.cards import SHIPPED_CARDS
 from twinlens.shared.errors import Unavailable
-from twinlens.shared.libraries import Library
+from twinlens.shared.libraries import new_library
 from twinlens.shared.settings import Settings
 from twinlens.workers.milvus.collection import collection_of
 from twinlens.workers.milvus.vectors import Vectors
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PHASH = load_card(SHIPPED_CARDS / "phash@1.toml")
-COLLECTION = collection_of(Library(name="away", models=[PHASH.ref]), PHASH)
+COLLECTION = collection_of(new_library("away", [PHASH.ref]), PHASH)
 ROWS = np.zeros((1, 8), np.uint8)
 IDS = ["0" * 64]
 

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from pymilvus import DataType, MilvusClient
 from support.every_milvus import on_every_milvus
 
-from twinlens.models.card import Card
+from twinlens.models.card import Card, load_card
+from twinlens.models.cards import SHIPPED_CARDS
 from twinlens.models.distances import pairwise_distances
-from twinlens.models.registry import SHIPPED_CARDS, load_card
 from twinlens.shared.errors import Unavailable, ValidationFailed
 from twinlens.shared.filters import parse_filter
-from twinlens.shared.libraries import FloatMetric, Index, IndexType, Library
+from twinlens.shared.libraries import FloatMetric, Index, IndexType, new_library
+from twinlens.shared.messages import Metadata
 from twinlens.shared.settings import Settings
 from twinlens.workers.milvus.collection import ID_FIELD, VECTOR_FIELD, Collection, collection_of
 from twinlens.workers.milvus.expressions import METADATA_FIELD
@@ -40,14 +41,15 @@ def embeddings_for(card: Card, seed: int) -> NDArray[Any]:
     if card is PHASH:
         return rng.integers(0, 256, (N_ROWS, 8), dtype=np.uint8)
     rows = rng.standard_normal((N_ROWS, card.dimension)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: NDArray[Any] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
 
 
 def true_distances(card: Card, rows: NDArray[Any], query: NDArray[Any]) -> NDArray[Any]:
     """What Milvus documents: squared Euclidean distance, and the number of different bits."""
-    if card is PHASH:
-        return np.bitwise_count(rows ^ query).sum(axis=1)
-    return ((rows - query) ** 2).sum(axis=1)
+    apart = np.bitwise_count(rows ^ query) if card is PHASH else (rows - query) ** 2
+    distances: NDArray[Any] = apart.sum(axis=1)
+    return distances
 
 
 @pytest.fixture
@@ -69,7 +71,7 @@ def card(request: pytest.FixtureRequest) -> Card:
 
 @pytest.fixture
 def collection(card: Card, vectors: Vectors) -> Iterator[Collection]:
-    collection = collection_of(Library(name="test", models=[card.ref]), card)
+    collection = collection_of(new_library("test", [card.ref]), card)
     yield collection
     vectors.drop(collection.name)
 
@@ -95,14 +97,14 @@ def test_nearest_gives_the_true_distances_in_order(
             assert distance == pytest.approx(truth[int(image_id, 16)], abs=1e-4)
 
 
-def test_among_gives_the_distance_of_each_id_that_was_named(
+def test_the_distance_is_given_of_each_id_that_was_named(
     vectors: Vectors, collection: Collection, card: Card
 ) -> None:
     rows = embeddings_for(card, 2)
     upsert(vectors, collection, [id_of(i) for i in range(N_ROWS)], rows)
     truth = true_distances(card, rows, rows[0])
     farthest = [int(i) for i in np.argsort(truth)[-5:]]
-    [found] = vectors.nearest(collection, rows[:1], 5, among=[id_of(i) for i in farthest])
+    [found] = vectors.distances_to(collection, rows[:1], [id_of(i) for i in farthest])
     assert found == pytest.approx({id_of(i): truth[i] for i in farthest}, abs=1e-4)
 
 
@@ -197,7 +199,7 @@ def test_an_index_gives_the_true_distances_or_is_refused(
 ) -> None:
     index = Index(type=name, vector=vector)
     collections = [
-        collection_of(Library(name="test", models=[LITE0.ref], metric=metric, index=index), LITE0)
+        collection_of(new_library("test", [LITE0.ref], metric=metric, index=index), LITE0)
         for metric in get_args(FloatMetric)
     ]
     rows = embeddings_for(LITE0, 10)
@@ -223,7 +225,7 @@ def test_an_index_gives_the_true_distances_or_is_refused(
                 assert np.abs(list(found.values())) == pytest.approx(in_order, abs=close)
                 expected = {i: truth[place, int(i, 16)] for i in found}
                 assert found == pytest.approx(expected, abs=close)
-        [named] = vectors.nearest(collection, rows[3:4], 9, among=ids[:9])
+        [named] = vectors.distances_to(collection, rows[3:4], ids[:9])
         assert named == pytest.approx({ids[i]: truth[0, i] for i in range(9)}, abs=close)
         stored = other.fetch(collection, ids[:2])
         assert all(stored[ids[i]].dtype == np.float32 for i in range(2))
@@ -233,7 +235,7 @@ def test_an_index_gives_the_true_distances_or_is_refused(
 
 def test_parameters_that_do_not_suit_a_model_are_refused(vectors: Vectors) -> None:
     index = Index(type="IVF_FLAT", params={"nlist": 0})
-    library = Library(name="test", models=[LITE0.ref], index=index)
+    library = new_library("test", [LITE0.ref], index=index)
     with pytest.raises(ValidationFailed) as refused:
         vectors.count(collection_of(library, LITE0))
     assert [one.location for one in refused.value.errors] == ["/index/params/nlist"]
@@ -245,7 +247,8 @@ def many() -> NDArray[np.float32]:
     rng = np.random.default_rng(11)
     rows = rng.standard_normal((40, 32))[rng.integers(0, 40, N_MANY)]
     rows += 0.3 * rng.standard_normal(rows.shape)
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    unit: NDArray[np.float64] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit.astype(np.float32)
 
 
 @pytest.mark.parametrize("kind", ["AUTO", "IVF_FLAT"])
@@ -255,12 +258,12 @@ def test_a_filter_loses_none_however_few_fit_it(
     """Of 20,000 new rows, a real server looks into 16 of the 128 lists that it makes of them."""
     card = LITE0.model_copy(update={"dimension": many.shape[1]})
     index = Index(type=kind, params={"nprobe": 1} if kind == "IVF_FLAT" else {})
-    library = Library(name="test", models=[card.ref], index=index)
+    library = new_library("test", [card.ref], index=index)
     collection = collection_of(library, card)
     for start in range(0, N_MANY, 5000):
         rows = many[start : start + 5000]
         ids = [id_of(start + i) for i in range(len(rows))]
-        metadata = [{"place": start + i} for i in range(len(rows))]
+        metadata: list[Metadata] = [{"place": start + i} for i in range(len(rows))]
         vectors.upsert(collection, ids, rows, metadata)
     fit = range(7000, 7100)
     truth = pairwise_distances(many[:1], many[fit], card)[0]
@@ -269,7 +272,7 @@ def test_a_filter_loses_none_however_few_fit_it(
     [all_that_fit] = vectors.nearest(collection, many[:1], 200, where=where)
     assert all_that_fit == pytest.approx(expected, abs=1e-4)
     assert list(all_that_fit.values()) == sorted(all_that_fit.values())
-    [named] = vectors.nearest(collection, many[:1], 100, among=list(expected))
+    [named] = vectors.distances_to(collection, many[:1], list(expected))
     assert named == pytest.approx(expected, abs=1e-4)
     vectors.drop(collection.name)
 
@@ -279,7 +282,7 @@ def test_an_id_that_could_break_out_of_the_filter_is_refused(
 ) -> None:
     rows = embeddings_for(card, 7)
     with pytest.raises(ValueError, match="not hexadecimal"):
-        vectors.nearest(collection, rows[:1], 1, among=['x" or id != "'])
+        vectors.distances_to(collection, rows[:1], ['x" or id != "'])
 
 
 def test_a_milvus_that_is_away_is_unavailable(settings: Settings) -> None:

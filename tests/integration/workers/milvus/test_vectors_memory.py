@@ -10,9 +10,9 @@ from support.known_library import at_angles, id_of, of_bits, true_distances
 from support.tiny_pair import pair_card
 
 from twinlens.models.card import load_card
+from twinlens.models.cards import SHIPPED_CARDS
 from twinlens.models.distances import Metric
-from twinlens.models.registry import SHIPPED_CARDS
-from twinlens.shared.libraries import Index, Library
+from twinlens.shared.libraries import Index, new_library
 from twinlens.shared.settings import Settings
 from twinlens.workers.milvus import vectors as vectors_module
 from twinlens.workers.milvus.collection import collection_of
@@ -32,7 +32,7 @@ ROWS = of_bits(range(N_ROWS))
 
 
 def new_collection(card: Card = PHASH) -> Collection:
-    return collection_of(Library(name="memory", models=[card.ref]), card)
+    return collection_of(new_library("memory", [card.ref]), card)
 
 
 @pytest.fixture
@@ -89,12 +89,13 @@ def test_all_are_read_however_many_at_a_time(
     assert all(np.array_equal(found[i], row) for i, row in zip(IDS, ROWS, strict=True))
 
 
-def test_of_ids_that_are_named_the_nearest_alone_are_given_where_fewer_are_wanted(
+def test_of_ids_that_are_named_each_is_given_the_nearest_first(
     lite_uri: str, collection: Collection
 ) -> None:
-    [found] = own(lite_uri).nearest(collection, ROWS[:1], 3, among=IDS[10:20])
-    assert found == {IDS[10]: 10, IDS[11]: 11, IDS[12]: 12}
-    assert list(found) == IDS[10:13]
+    named = IDS[10:20]
+    [found] = own(lite_uri).distances_to(collection, ROWS[:1], named[::-1])
+    assert found == {image_id: 10 + place for place, image_id in enumerate(named)}
+    assert list(found) == named
 
 
 @pytest.mark.parametrize("metric", ["L2", "IP", "COSINE"])
@@ -102,22 +103,22 @@ def test_what_an_index_lists_in_parts_is_measured_here(
     lite_uri: str, other: Vectors, metric: FloatMetric
 ) -> None:
     index = Index(type="IVF_FLAT", params={"nlist": 4, "nprobe": 1})
-    library = Library(name="parted", models=[pair_card().ref], metric=metric, index=index)
+    library = new_library("parted", [pair_card().ref], metric=metric, index=index)
     collection = collection_of(library, pair_card())
     rows = at_angles(range(0, 4 * N_ROWS, 4)[:45])
     other.upsert(collection, IDS[:45], rows, [{}] * 45)
     vectors = own(lite_uri)
     far = [true_distances(rows, query, Metric(metric)) for query in rows[[0, 44]]]
 
-    # All that there are, in the order of two queries, and of some that are named the nearest.
+    # All that there are, in the order of two queries, and some that are named.
     first, last = vectors.nearest(collection, rows[[0, 44]], 200)
     assert (list(first), list(last)) == (IDS[:45], IDS[44::-1])
     assert list(first.values()) == pytest.approx(far[0], abs=1e-5)
     assert last == pytest.approx(dict(zip(IDS, far[1], strict=False)), abs=1e-5)
-    named = vectors.nearest(collection, rows[[0, 44]], 4, among=IDS[10:20])
-    assert [list(some) for some in named] == [IDS[10:14], IDS[19:15:-1]]
-    assert list(named[0].values()) == pytest.approx(far[0][10:14], abs=1e-5)
-    assert vectors.nearest(collection, rows[[0, 44]], 4, among=["f" * 64]) == [{}, {}]
+    named = vectors.distances_to(collection, rows[[0, 44]], IDS[10:20])
+    assert [list(some) for some in named] == [IDS[10:20], IDS[19:9:-1]]
+    assert list(named[0].values()) == pytest.approx(far[0][10:20], abs=1e-5)
+    assert vectors.distances_to(collection, rows[[0, 44]], ["f" * 64]) == [{}, {}]
     other.drop(collection.name)
 
 
@@ -125,4 +126,4 @@ def test_no_id_may_break_out_of_a_filter_among_others(
     lite_uri: str, collection: Collection
 ) -> None:
     with pytest.raises(ValueError, match="not hexadecimal"):
-        own(lite_uri).nearest(collection, ROWS[:1], 3, among=[IDS[0], '"] or id != "'])
+        own(lite_uri).distances_to(collection, ROWS[:1], [IDS[0], '"] or id != "'])

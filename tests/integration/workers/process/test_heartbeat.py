@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,8 +20,8 @@ from twinlens.workers.process.heartbeat import Heartbeat
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flask.testing import FlaskClient
     from support.inside_worker import WorkerProcess
+    from support.requests import Client
 
 
 class Clock:
@@ -65,23 +66,27 @@ def test_a_process_tells_what_it_is_and_has_done(
     assert (status.name, status.lanes, status.milvus) == (process.runtime.name, ["bulk"], "ok")
     assert before <= status.beat_at <= time.time()
     assert status.n_pictures == len(filled)
-    assert status.busy_s == round(process.runtime.busy_s, 2)
+    assert status.busy_s == round(process.runtime.counts.busy_s, 2)
 
 
 class Failing:
-    """A Redis client that fails in some of the calls of a name."""
+    """A Redis client that fails in the first calls of a name."""
 
-    def __init__(self, redis: Any, name: str, *errors: Exception | None) -> None:
+    def __init__(self, redis: Any, name: str, *errors: Exception) -> None:
         self._redis, self._name, self._errors = redis, name, list(errors)
         self.n_calls = 0
 
     def __getattr__(self, name: str) -> Any:
         if name == self._name:
             self.n_calls += 1
-            error = self._errors.pop(0) if self._errors else None
-            if error is not None:
-                raise error
+            if self._errors:
+                raise self._errors.pop(0)
         return getattr(self._redis, name)
+
+
+def sweep_with(process: WorkerProcess, redis: Any) -> None:
+    sweeper = replace(process.runtime.sweeper, redis=redis)
+    process.runtime = replace(process.runtime, sweeper=sweeper)
 
 
 @pytest.mark.parametrize("error", [RedisAway("reset by peer"), RuntimeError("a bug of ours")])
@@ -89,7 +94,8 @@ def test_it_goes_on_after_an_error(
     process: WorkerProcess, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     redis = process.runtime.redis
-    process.runtime.redis = failing = Failing(redis, "hset", error, error)  # type: ignore[assignment]
+    failing: Any = Failing(redis, "hset", error, error)
+    process.runtime = replace(process.runtime, redis=failing)
     beat(process, monkeypatch, Clock(2))
     assert live_workers(redis) == []
     assert failing.n_calls == 2
@@ -99,7 +105,7 @@ def test_it_goes_on_after_an_error(
 
 @pytest.mark.parametrize("error", [RedisAway("reset by peer"), RuntimeError("a bug of ours")])
 def test_it_goes_on_after_a_sweep_that_failed(
-    client: FlaskClient,
+    client: Client,
     process: WorkerProcess,
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
@@ -107,10 +113,9 @@ def test_it_goes_on_after_a_sweep_that_failed(
     monkeypatch.setattr(sweeper, "MIN_AGE_S", 0)
     job_id = upload(client)
     process.lose("bulk")
-    redis = process.runtime.redis
-    process.runtime.redis = failing = Failing(redis, "set", error)  # type: ignore[assignment]
-    clock = Clock(11)
-    beat(process, monkeypatch, clock)
+    failing = Failing(process.runtime.redis, "set", error)
+    sweep_with(process, failing)
+    beat(process, monkeypatch, Clock(11))
     assert failing.n_calls == 2
     assert process.queued("bulk") == [f"{job_id}.0"]
 
@@ -118,7 +123,8 @@ def test_it_goes_on_after_a_sweep_that_failed(
 def test_it_sweeps_every_ten_seconds(
     process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process.runtime.redis = watched = Failing(process.runtime.redis, "set")  # type: ignore[assignment]
+    watched = Failing(process.runtime.redis, "set")
+    sweep_with(process, watched)
     seen: list[int] = []
     beat(process, monkeypatch, Clock(16, lambda _: seen.append(watched.n_calls)))
     # A beat each two seconds: the first at 0 s, the sixth at 10 s.
@@ -138,14 +144,14 @@ def test_a_model_that_was_added_is_told_with_the_next_sweep(
 def test_the_rates_are_those_of_the_last_minute(
     process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rates: list[tuple[float, float]] = []
+    rates: list[Any] = []  # of pictures and tasks
 
     def work(n_beats: int) -> None:
         status = told(process)
         rates.append((status.pictures_per_s, status.tasks_per_s))
         if n_beats <= 30:  # a minute's
-            process.runtime.n_pictures += 10
-            process.runtime.n_tasks += 2
+            process.runtime.counts.n_pictures += 10
+            process.runtime.counts.n_tasks += 2
 
     beat(process, monkeypatch, Clock(70, work))
     assert rates[0] == (0, 0)
@@ -178,24 +184,20 @@ def test_it_tells_that_milvus_is_away_and_that_it_is_back(
     assert told(process).milvus == "ok"
 
 
-class Asked:
-    """Vectors that note how long they were given to answer."""
-
-    def __init__(self) -> None:
-        self.timeout_s = 0.0
-
-    def ping(self, timeout_s: float) -> None:
-        self.timeout_s = timeout_s
-
-
 def test_a_silent_milvus_does_not_make_a_process_count_as_dead(
     process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process.runtime.vectors = asked = Asked()  # type: ignore[assignment]
+    given_s: list[float] = []
+
+    def ping(timeout_s: float) -> None:
+        given_s.append(timeout_s)
+
+    monkeypatch.setattr(process.runtime.vectors, "ping", ping)
     clock = Clock(1)
     beat(process, monkeypatch, clock)
     assert clock.now == BEAT_S
-    assert asked.timeout_s + 2 * BEAT_S <= SILENCE_S
+    [timeout_s] = given_s
+    assert timeout_s + 2 * BEAT_S <= SILENCE_S
 
 
 def test_it_ends_with_its_process(process: WorkerProcess) -> None:

@@ -16,8 +16,8 @@ from twinlens.workers.process.lease import LeaseRenewal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from flask.testing import FlaskClient
     from support.inside_worker import WorkerProcess
+    from support.requests import Client
 
 
 class Clock:
@@ -75,7 +75,7 @@ def come_back(process: WorkerProcess) -> list[str]:
 
 
 def test_a_message_that_is_worked_on_does_not_come_back(
-    client: FlaskClient, process: WorkerProcess, clock: Clock, timer: Timer
+    client: Client, process: WorkerProcess, clock: Clock, timer: Timer
 ) -> None:
     job_id = upload(client)
     message = process.take("bulk")
@@ -91,7 +91,7 @@ def test_a_message_that_is_worked_on_does_not_come_back(
 
 
 def test_a_message_of_a_silent_worker_comes_back(
-    client: FlaskClient, process: WorkerProcess, clock: Clock
+    client: Client, process: WorkerProcess, clock: Clock
 ) -> None:
     job_id = upload(client)
     process.take("bulk")
@@ -134,7 +134,7 @@ class Between:
 
 
 def test_a_message_that_was_acknowledged_meanwhile_does_not_come_back(
-    client: FlaskClient, process: WorkerProcess, clock: Clock, timer: Timer
+    client: Client, process: WorkerProcess, clock: Clock, timer: Timer
 ) -> None:
     upload(client)
     message = process.take("bulk")
@@ -144,7 +144,7 @@ def test_a_message_that_was_acknowledged_meanwhile_does_not_come_back(
 
 
 def test_a_broken_connection_does_not_end_the_worker(
-    client: FlaskClient,
+    client: Client,
     process: WorkerProcess,
     clock: Clock,
     timer: Timer,

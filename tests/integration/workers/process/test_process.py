@@ -15,14 +15,14 @@ from support.servers import free_port, running_valkey, running_worker, wait_unti
 from support.tiny_pair import plain_picture
 
 from twinlens.shared.blobs import image_id_of
-from twinlens.shared.queue import connect
+from twinlens.shared.redis.client import connect
 from twinlens.shared.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from flask.testing import FlaskClient
+    from support.requests import Client
 
 
 class Valkey:
@@ -81,16 +81,16 @@ def worker(
 
 
 @pytest.fixture
-def client(settings: Settings, worker: psutil.Process) -> FlaskClient:
+def client(settings: Settings, worker: psutil.Process) -> Client:
     return client_of(settings)
 
 
-def ended(client: FlaskClient, job_id: str) -> bool:
+def ended(client: Client, job_id: str) -> bool:
     return job_of(client, job_id)["finished_at"] is not None
 
 
 def test_it_takes_pictures_from_both_queues_and_gives_way_to_searches(
-    client: FlaskClient, worker: psutil.Process
+    client: Client, worker: psutil.Process
 ) -> None:
     jobs = [upload(client), upload_one(client)]
     wait_until(lambda: all(ended(client, job_id) for job_id in jobs), 60)
@@ -102,7 +102,7 @@ def test_it_takes_pictures_from_both_queues_and_gives_way_to_searches(
 
 
 def test_a_picture_that_kills_its_process_is_given_up_and_the_others_are_not(
-    client: FlaskClient, worker: psutil.Process, door: Door, monkeypatch: pytest.MonkeyPatch
+    client: Client, worker: psutil.Process, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed: list[int] = []
     colours = ("white", "black", "yellow")
@@ -124,9 +124,7 @@ def test_a_picture_that_kills_its_process_is_given_up_and_the_others_are_not(
     assert len(set(killed)) == 3
 
 
-def test_pictures_outlive_a_restart_of_redis(
-    client: FlaskClient, valkey: Valkey, door: Door
-) -> None:
+def test_pictures_outlive_a_restart_of_redis(client: Client, valkey: Valkey, door: Door) -> None:
     door.hush()
     job_id = post(client, [(f"{n}.png", plain_picture(f"#{n:06x}")) for n in range(1, 21)])
     with connect(valkey.url) as redis:

@@ -16,16 +16,15 @@ from twinlens.shared.messages import now
 from twinlens.shared.redis import feed, keys, scripts
 from twinlens.shared.redis.jobs import Job
 from twinlens.shared.redis.presence import SILENCE_S, announce
-from twinlens.shared.redis.scripts import ARRIVING, FED, WORKERS, record
 from twinlens.workers.process import sweeper
-from twinlens.workers.process.sweeper import SWEEP_S, sweep
+from twinlens.workers.process.sweeper import SWEEP_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flask.testing import FlaskClient
     from support.doors import Door
     from support.inside_worker import WorkerProcess
+    from support.requests import Client
 
 
 @pytest.fixture
@@ -41,16 +40,16 @@ both_uploads = pytest.mark.parametrize(
 
 @both_uploads
 def test_a_lost_chunk_is_queued_again_where_it_was(
-    client: FlaskClient,
+    client: Client,
     process: WorkerProcess,
     at_once: None,
     queue: str,
-    post: Callable[[FlaskClient], str],
+    post: Callable[[Client], str],
 ) -> None:
     job_id = post(client)
     request_id = process.runtime.jobs.get(job_id).request_id
     process.lose(queue)
-    sweep(process.runtime, process.celery)
+    process.runtime.sweeper.sweep(process.celery)
     assert process.queued(queue) == [f"{job_id}.0"]
     message = process.take(queue)
     assert message.headers["request_id"] == request_id
@@ -60,28 +59,28 @@ def test_a_lost_chunk_is_queued_again_where_it_was(
 
 @both_uploads
 def test_a_chunk_that_waits_is_not_queued_twice(
-    client: FlaskClient,
+    client: Client,
     process: WorkerProcess,
     at_once: None,
     queue: str,
-    post: Callable[[FlaskClient], str],
+    post: Callable[[Client], str],
 ) -> None:
     job_id = post(client)
-    sweep(process.runtime, process.celery)
+    process.runtime.sweeper.sweep(process.celery)
     assert process.queued(queue) == [f"{job_id}.0"]
 
 
 @both_uploads
 def test_a_chunk_that_a_worker_holds_is_not_queued_again(
-    client: FlaskClient,
+    client: Client,
     process: WorkerProcess,
     at_once: None,
     queue: str,
-    post: Callable[[FlaskClient], str],
+    post: Callable[[Client], str],
 ) -> None:
     job_id = post(client)
     message = process.take(queue)
-    sweep(process.runtime, process.celery)
+    process.runtime.sweeper.sweep(process.celery)
     assert process.queued(queue) == []
     process.request(message).execute()
     assert ending(client, job_id) == ("succeeded", None)
@@ -89,30 +88,30 @@ def test_a_chunk_that_a_worker_holds_is_not_queued_again(
 
 @both_uploads
 def test_what_is_young_may_still_be_on_its_way(
-    client: FlaskClient,
+    client: Client,
     process: WorkerProcess,
     queue: str,
-    post: Callable[[FlaskClient], str],
+    post: Callable[[Client], str],
 ) -> None:
     post(client)
     process.lose(queue)
-    sweep(process.runtime, process.celery)
+    process.runtime.sweeper.sweep(process.celery)
     assert process.queued(queue) == []
 
 
 def test_a_chunk_counts_as_lost_after_half_a_minute(
-    client: FlaskClient, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+    client: Client, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = upload(client)
     process.lose("bulk")
     moment = time.time()
     monkeypatch.setattr(time, "time", lambda: moment + 31)
-    sweep(process.runtime, process.celery)
+    process.runtime.sweeper.sweep(process.celery)
     assert process.queued("bulk") == [f"{job_id}.0"]
 
 
 def test_only_the_lost_one_of_several_is_queued_again(
-    client: FlaskClient, process: WorkerProcess, at_once: None
+    client: Client, process: WorkerProcess, at_once: None
 ) -> None:
     """One is held, one is lost, and a third waits, of another job."""
     lost, held = upload(client), upload(client)
@@ -120,21 +119,21 @@ def test_only_the_lost_one_of_several_is_queued_again(
     process.take("bulk")
     process.runtime.feed.forget_chunk(held, 0)
     waits = upload(client)
-    sweep(process.runtime, process.celery)
+    process.runtime.sweeper.sweep(process.celery)
     assert sorted(process.queued("bulk")) == sorted([f"{lost}.0", f"{waits}.0"])
 
 
 def test_a_single_picture_is_looked_for_while_none_waits(
-    client: FlaskClient, process: WorkerProcess, at_once: None
+    client: Client, process: WorkerProcess, at_once: None
 ) -> None:
     lost = upload_one(client, "red.png")
     process.lose("single")
     waits = upload_one(client, "green.png")
-    sweep(process.runtime, process.celery)
+    process.runtime.sweeper.sweep(process.celery)
     assert process.queued("single") == [f"{waits}.0"]
     process.run_next("single")
     process.runtime.redis.delete(keys.SWEEP)
-    sweep(process.runtime, process.celery)
+    process.runtime.sweeper.sweep(process.celery)
     assert process.queued("single") == [f"{lost}.0"]
 
 
@@ -143,7 +142,7 @@ def end(process: WorkerProcess, job_id: str) -> None:
 
 
 def expire(process: WorkerProcess, job_id: str) -> None:
-    process.runtime.redis.hset(record(job_id), "ttl_s", 0)
+    process.runtime.redis.hset(keys.job(job_id), "ttl_s", 0)
     process.runtime.jobs.cancel(job_id)
 
 
@@ -153,7 +152,7 @@ def forget(process: WorkerProcess, job_id: str) -> None:
 
 @pytest.mark.parametrize("go", [end, expire, forget])
 def test_a_chunk_of_a_job_that_is_over_is_not_queued_again(
-    client: FlaskClient,
+    client: Client,
     process: WorkerProcess,
     at_once: None,
     go: Callable[[WorkerProcess, str], None],
@@ -161,33 +160,33 @@ def test_a_chunk_of_a_job_that_is_over_is_not_queued_again(
     job_id = upload(client)
     process.lose("bulk")
     go(process, job_id)
-    sweep(process.runtime, process.celery)
+    process.runtime.sweeper.sweep(process.celery)
     assert process.queued("bulk") == []
-    assert process.runtime.redis.zcard(FED) == 0, "it makes room for another"
+    assert process.runtime.redis.zcard(keys.FED) == 0, "it makes room for another"
 
 
 def test_a_chunk_that_is_counted_is_not_queued_again(
-    client: FlaskClient, process: WorkerProcess, at_once: None
+    client: Client, process: WorkerProcess, at_once: None
 ) -> None:
     colours = [(f"{n}.png", plain_picture(f"#{n:06x}")) for n in range(8)]
     job_id = post(client, colours)
     process.run_next("bulk")
     # As if it had been noted as fed after it was done.
-    process.runtime.redis.zadd(FED, {f"{job_id}.0": time.time()})
-    sweep(process.runtime, process.celery)
+    process.runtime.redis.zadd(keys.FED, {f"{job_id}.0": time.time()})
+    process.runtime.sweeper.sweep(process.celery)
     assert process.queued("bulk") == [f"{job_id}.1"]
-    assert process.runtime.redis.zrange(FED, 0, -1) == [f"{job_id}.1"]
+    assert process.runtime.redis.zrange(keys.FED, 0, -1) == [f"{job_id}.1"]
 
 
 def test_a_lost_chunk_makes_room_and_the_next_is_queued(
-    client: FlaskClient, process: WorkerProcess, at_once: None
+    client: Client, process: WorkerProcess, at_once: None
 ) -> None:
     ended = [upload(client) for _ in range(2)]
     waits = upload(client)
     for job_id in ended:
         process.lose("bulk")
         process.runtime.jobs.cancel(job_id)
-    sweep(process.runtime, process.celery)
+    process.runtime.sweeper.sweep(process.celery)
     assert process.queued("bulk") == [f"{waits}.0"]
 
 
@@ -208,7 +207,7 @@ def begin_upload(process: WorkerProcess, kind: Any = "bulk") -> None:
 
 def test_an_upload_that_is_being_read_is_left_alone(process: WorkerProcess) -> None:
     begin_upload(process)
-    sweep(process.runtime, process.celery)
+    process.runtime.sweeper.sweep(process.celery)
     assert not process.runtime.jobs.get("lost").has_ended
 
 
@@ -218,7 +217,7 @@ def test_an_upload_that_goes_on_is_being_read(
     monkeypatch.setattr(scripts, "ARRIVAL_TTL_S", 1)
     begin_upload(process)
     process.runtime.feed.still_arrives("lost")
-    assert 60 < process.runtime.redis.ttl(scripts.arrival("lost")) <= 120
+    assert 60 < process.runtime.redis.ttl(keys.arrival("lost")) <= 120
 
 
 @pytest.mark.parametrize("is_renewed", [False, True])
@@ -229,22 +228,22 @@ def test_an_upload_whose_api_process_is_gone_ends_as_failed(
     if is_renewed:
         process.runtime.feed.still_arrives("lost")
     wait_until(lambda: process.runtime.feed.lost_arrivals() == ["lost"], 30)
-    sweep(process.runtime, process.celery)
+    process.runtime.sweeper.sweep(process.celery)
     job = process.runtime.jobs.get("lost")
     assert (job.status, job.total) == ("failed", 0)
     assert job.error is not None
     assert job.error.type.endswith(":upload-broken")
     assert process.runtime.feed.lost_arrivals() == []
-    assert not process.runtime.redis.exists(ARRIVING)
+    assert not process.runtime.redis.exists(keys.ARRIVING)
 
 
 def test_what_arrived_of_a_lost_upload_is_embedded_all_the_same(
-    client: FlaskClient, process: WorkerProcess, arrival_of_a_second: None
+    client: Client, process: WorkerProcess, arrival_of_a_second: None
 ) -> None:
     begin_upload(process)
     process.runtime.feed.add_chunk("lost", 3)
     wait_until(lambda: process.runtime.feed.lost_arrivals() == ["lost"], 30)
-    sweep(process.runtime, process.celery)
+    process.runtime.sweeper.sweep(process.celery)
     assert process.queued("bulk") == ["lost.0"]
     assert job_of(client, "lost")["progress"]["total"] == 3
     assert not process.runtime.jobs.get("lost").has_ended
@@ -254,37 +253,37 @@ def test_what_arrived_of_a_lost_upload_is_embedded_all_the_same(
 
 
 def test_one_worker_of_all_sweeps_at_a_time(
-    client: FlaskClient, process: WorkerProcess, at_once: None
+    client: Client, process: WorkerProcess, at_once: None
 ) -> None:
-    sweep(process.runtime, process.celery)
+    process.runtime.sweeper.sweep(process.celery)
     upload(client)
     process.lose("bulk")
-    sweep(process.runtime, process.celery)
+    process.runtime.sweeper.sweep(process.celery)
     assert process.queued("bulk") == [], "somebody has just looked"
 
 
 def test_a_worker_that_dies_as_it_sweeps_holds_up_the_others_for_a_while(
-    client: FlaskClient, process: WorkerProcess, at_once: None, monkeypatch: pytest.MonkeyPatch
+    client: Client, process: WorkerProcess, at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweeper, "SWEEP_S", 1)
-    sweep(process.runtime, process.celery)
+    process.runtime.sweeper.sweep(process.celery)
     job_id = upload(client)
     process.lose("bulk")
 
     def is_found() -> bool:
-        sweep(process.runtime, process.celery)
+        process.runtime.sweeper.sweep(process.celery)
         return process.queued("bulk") == [f"{job_id}.0"]
 
     wait_until(is_found, 30)
 
 
 def test_the_life_of_a_sweep_is_that_of_its_period(process: WorkerProcess) -> None:
-    sweep(process.runtime, process.celery)
+    process.runtime.sweeper.sweep(process.celery)
     assert 0 < process.runtime.redis.ttl(keys.SWEEP) <= SWEEP_S == 10
 
 
 def test_the_dead_are_not_counted_when_chunks_are_fed(
-    client: FlaskClient, process: WorkerProcess
+    client: Client, process: WorkerProcess
 ) -> None:
     colours = [(f"{n}.png", plain_picture(f"#{n:06x}")) for n in range(20)]
     job_id = post(client, colours)
@@ -292,16 +291,16 @@ def test_the_dead_are_not_counted_when_chunks_are_fed(
     assert process.queued("bulk") == two
     for name in "abc":
         announce(process.runtime.redis, beat(name, time.time() - SILENCE_S - 1))
-    sweep(process.runtime, process.celery)
+    process.runtime.sweeper.sweep(process.celery)
     assert process.queued("bulk") == two
-    assert not process.runtime.redis.exists(WORKERS)
+    assert not process.runtime.redis.exists(keys.WORKERS)
 
 
-def test_the_living_are_fed_by_their_number(client: FlaskClient, process: WorkerProcess) -> None:
+def test_the_living_are_fed_by_their_number(client: Client, process: WorkerProcess) -> None:
     colours = [(f"{n}.png", plain_picture(f"#{n:06x}")) for n in range(20)]
     post(client, colours)
     announce(process.runtime.redis, beat("a", time.time()))
-    sweep(process.runtime, process.celery)
+    process.runtime.sweeper.sweep(process.celery)
     assert len(process.queued("bulk")) == 4
 
 
@@ -309,13 +308,13 @@ def test_a_sweep_outlives_an_outage_of_milvus(
     process: WorkerProcess, door: Door, filled: list[str]
 ) -> None:
     door.shut()
-    sweep(process.runtime, process.celery)
+    process.runtime.sweeper.sweep(process.celery)
     assert process.runtime.catalog.calibrations("default") == {}
     door.open()
 
     def is_measured() -> bool:
         process.runtime.redis.delete(keys.SWEEP)
-        sweep(process.runtime, process.celery)
+        process.runtime.sweeper.sweep(process.celery)
         return process.runtime.catalog.calibrations("default") != {}
 
     wait_until(is_measured, 60)

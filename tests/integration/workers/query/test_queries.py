@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from PIL import Image, ImageOps
-from support.embedding import names_of, outcomes, targets_of
+from support.embedding import names_of, outcomes, set_anew, targets_of
 from support.every_milvus import on_every_milvus
 from support.photos import jpeg
 from support.requests import form_body
@@ -20,15 +20,10 @@ from twinlens.shared.blobs import image_id_of
 from twinlens.shared.errors import ImageNotFound
 from twinlens.shared.messages import CompareQuery, DuplicatesQuery, SearchQuery, now
 from twinlens.shared.redis import keys
-from twinlens.shared.redis.catalog import LIBRARIES
-from twinlens.workers.library.calibrate import calibrate_libraries
-from twinlens.workers.query.compare import compare
-from twinlens.workers.query.duplicates import find_duplicates
-from twinlens.workers.query.examples import Sent
-from twinlens.workers.query.search import search
+from twinlens.workers.query.examples import NumSent
 
 if TYPE_CHECKING:
-    from flask.testing import FlaskClient
+    from support.requests import Client
 
     from twinlens.shared.messages import SearchResult
     from twinlens.workers.process.runtime import Runtime
@@ -64,19 +59,20 @@ def filled() -> dict[str, Filled]:
 
 @pytest.fixture
 def many(
-    client: FlaskClient,
+    client: Client,
     runtime: Runtime,
     milvus_uri: str,
     filled: dict[str, Filled],
     kept_collections: set[str],
 ) -> list[str]:
     """Images of two cities and many places: ids by place. Tests do not change their vectors."""
-    redis, blob_dir = runtime.pictures, runtime.settings.blob_dir
+    redis, blob_dir = runtime.sent_pictures, runtime.settings.blob_dir
     if milvus_uri not in filled:
         ids = fill(client, runtime)
-        keys: Any = [LIBRARIES.encode(), *redis.scan_iter("tl:library:*")]
+        names: Any = [keys.LIBRARIES.encode(), *redis.scan_iter("tl:library:*")]
         kept_collections |= runtime.catalog.library("default").all_collections
-        filled[milvus_uri] = Filled({key: redis.dump(key) for key in keys}, blob_dir, ids)
+        records: dict[bytes, Any] = {name: redis.dump(name) for name in names}
+        filled[milvus_uri] = Filled(records, blob_dir, ids)
     known = filled[milvus_uri]
     for key, value in known.records.items():
         redis.restore(key, 0, value, replace=True)
@@ -85,8 +81,8 @@ def many(
     return known.ids
 
 
-def fill(client: FlaskClient, runtime: Runtime) -> list[str]:
-    parts = []
+def fill(client: Client, runtime: Runtime) -> list[str]:
+    parts: list[Any] = []
     contents = [scene(number) for number in range(N_MANY)]
     for number, content in enumerate(contents):
         fields = {"place": number, "city": "Paris" if number % 3 else "Rome"}
@@ -100,7 +96,7 @@ def fill(client: FlaskClient, runtime: Runtime) -> list[str]:
     return [image_id_of(content) for content in contents]
 
 
-def upload(client: FlaskClient, parts: list[Any]) -> str:
+def upload(client: Client, parts: list[Any]) -> str:
     answer = client.post("/v1/images/bulk", **form_body(parts))
     assert answer.status_code == 202, answer.text
     return str(answer.json["id"])
@@ -109,10 +105,10 @@ def upload(client: FlaskClient, parts: list[Any]) -> str:
 def find(runtime: Runtime, sent: list[bytes] | None = None, **query: Any) -> SearchResult:
     pictures = sent or []
     for number, content in enumerate(pictures):
-        runtime.pictures.set(keys.query_picture("q", number), content)
+        runtime.sent_pictures.set(keys.query_picture("q", number), content)
     n_negative = query.pop("n_negative", 0)
-    counted = Sent(len(pictures) - n_negative, n_negative)
-    return search(runtime, "q", SearchQuery(**query), time.time(), counted)
+    counted = NumSent(len(pictures) - n_negative, n_negative)
+    return runtime.searches.search("q", SearchQuery(**query), time.time(), counted)
 
 
 def ids_of(result: SearchResult) -> list[str]:
@@ -124,7 +120,7 @@ def test_pages_are_one_ranking_cut_into_pieces(
     runtime: Runtime, many: list[str], rerank: str
 ) -> None:
     # With few candidates the ranking goes deeper three times.
-    runtime.settings = runtime.settings.model_copy(update={"search_candidates": 5})
+    runtime = set_anew(runtime, search_candidates=5)
     asked: dict[str, Any] = {"image_id": many[0], "rerank": rerank}
     whole = find(runtime, k=100, **asked)
     assert sorted(ids_of(whole)) == sorted(many[1:])
@@ -157,7 +153,7 @@ def test_distances_and_scores_have_limits(runtime: Runtime, many: list[str]) -> 
     expected = [h.image.id for h in whole.hits if h.models[LITE0].distance <= limit]
     assert ids_of(within) == expected
     # A list that ends before the limit is gone through to its end.
-    runtime.settings = runtime.settings.model_copy(update={"search_candidates": 5})
+    runtime = set_anew(runtime, search_candidates=5)
     deep = find(runtime, image_id=many[0], k=100, rerank="none", max_distance={LITE0: limit})
     assert set(ids_of(deep)) == set(expected)
 
@@ -183,7 +179,7 @@ def test_images_can_be_left_out_and_the_query_let_in(runtime: Runtime, many: lis
 
 
 def test_a_region_is_looked_for_as_a_picture_of_its_own(
-    runtime: Runtime, many: list[str], client: FlaskClient
+    runtime: Runtime, many: list[str], client: Client
 ) -> None:
     pair = Image.new("RGB", (128, 64))
     for place, number in enumerate((10, 50)):
@@ -236,7 +232,7 @@ def test_a_library_is_measured_and_its_scores_change_their_meaning(
     runtime: Runtime, many: list[str]
 ) -> None:
     before = find(runtime, image_id=many[0], k=100, rerank="none")
-    calibrate_libraries(runtime)
+    runtime.calibrations.keep()
     known = runtime.catalog.calibrations("default")
     assert len(known) == len(targets_of(runtime))
     after = find(runtime, image_id=many[0], k=100, rerank="none")
@@ -246,7 +242,7 @@ def test_a_library_is_measured_and_its_scores_change_their_meaning(
     ]
     scores = sorted(hit.models[LITE0].score for hit in after.hits)
     assert scores[0] < 0.5 < scores[-1]
-    calibrate_libraries(runtime)
+    runtime.calibrations.keep()
     assert runtime.catalog.calibrations("default") == known, "nothing has grown"
 
 
@@ -270,31 +266,30 @@ def test_copies_and_edits_come_first_when_they_are_looked_for(
 
 
 def test_duplicates_are_grouped(
-    client: FlaskClient, runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
+    client: Client, runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
 ) -> None:
     with Image.open(io.BytesIO(small_photos["coffee.png"])) as photo:
         copies = [jpeg(photo, quality=quality) for quality in (50, 60)]
     files = [("files", (f"{n}.jpg", content)) for n, content in enumerate(copies)]
     assert set(outcomes(runtime, upload(client, files))) == {"succeeded"}
-    found = find_duplicates(runtime, DuplicatesQuery())
+    found = runtime.near_duplicates.find(DuplicatesQuery())
     assert (found.n_images, found.n_groups) == (6, 1)
     assert set(found.groups[0]) == {library["coffee.png"], *map(image_id_of, copies)}
     assert found.confirmed_by == LITE0
-    assert find_duplicates(runtime, DuplicatesQuery(max_distance=0)).n_images == 6
+    assert runtime.near_duplicates.find(DuplicatesQuery(max_distance=0)).n_images == 6
 
 
 def test_two_pictures_are_compared(
     runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
 ) -> None:
-    runtime.pictures.set(keys.query_picture("t", 0), small_photos["coffee.png"])
-    same = compare(runtime, "t", CompareQuery(image_ids=[library["coffee.png"]]))
+    runtime.sent_pictures.set(keys.query_picture("t", 0), small_photos["coffee.png"])
+    same = runtime.comparisons.compare("t", CompareQuery(image_ids=[library["coffee.png"]]))
     assert set(same.models) == set(names_of(runtime))
     for one in same.models.values():
         assert one.distance == pytest.approx(0, abs=1e-4)
         assert one.score > 0.99
-    other = compare(
-        runtime, "t", CompareQuery(image_ids=[library["coffee.png"], library["rocket.jpg"]])
-    )
+    two = CompareQuery(image_ids=[library["coffee.png"], library["rocket.jpg"]])
+    other = runtime.comparisons.compare("t", two)
     searched = find(runtime, image_id=library["coffee.png"], rerank="none")
     [hit] = [hit for hit in searched.hits if hit.image.id == library["rocket.jpg"]]
     assert other.score == pytest.approx(hit.score, abs=1e-4)
@@ -302,7 +297,7 @@ def test_two_pictures_are_compared(
 
 
 def test_a_search_says_up_to_when_all_was_found(
-    client: FlaskClient, runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
+    client: Client, runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
 ) -> None:
     began = now()
     assert find(runtime, image_id=library["coffee.png"]).indexed_through >= began

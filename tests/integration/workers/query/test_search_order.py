@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,15 +36,11 @@ from twinlens.shared.errors import BadRequest, ImageNotFound
 from twinlens.shared.messages import CompareQuery, DuplicatesQuery, SearchQuery
 from twinlens.shared.redis import keys
 from twinlens.shared.settings import Settings
-from twinlens.workers.library.calibrate import calibrate_libraries
 from twinlens.workers.milvus.collection import collection_of
 from twinlens.workers.milvus.vectors import Vectors
 from twinlens.workers.query import duplicates as duplicates_module
-from twinlens.workers.query import search as search_module
-from twinlens.workers.query.compare import compare
-from twinlens.workers.query.duplicates import find_duplicates
-from twinlens.workers.query.examples import Sent
-from twinlens.workers.query.search import search
+from twinlens.workers.query import searches as searches_module
+from twinlens.workers.query.examples import NumSent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,25 +106,25 @@ def runtime(runtime: Runtime, shelf: Path) -> Runtime:
 
 def find(runtime: Runtime, sent: bytes | None = None, **query: Any) -> SearchResult:
     if sent is not None:
-        runtime.pictures.set(keys.query_picture("q"), sent)
+        runtime.sent_pictures.set(keys.query_picture("q"), sent)
     asked = SearchQuery(library="known", **({"k": 1000, "rerank": "none"} | query))
-    return search(runtime, "q", asked, time.time(), Sent(int(sent is not None)))
+    return runtime.searches.search("q", asked, time.time(), NumSent(int(sent is not None)))
 
 
 def numbers(known: Known, result: SearchResult) -> list[int]:
     return known.numbers([hit.image.id for hit in result.hits])
 
 
-def go_deep(runtime: Runtime, n_candidates: int) -> None:
-    """Makes a ranking come in small blocks."""
-    runtime.settings = runtime.settings.model_copy(update={"search_candidates": n_candidates})
+def with_small_blocks(runtime: Runtime, n_candidates: int) -> Runtime:
+    """Returns what a process has whose rankings come in small blocks, and so go deep."""
+    return replace(runtime, searches=replace(runtime.searches, n_candidates=n_candidates))
 
 
 class Circle:
     """A library of three models, and what is to be found in it from its first picture."""
 
     def __init__(self, write: Callable[..., Known], metric: Metric, model: str) -> None:
-        rows = {COLOURS: at_angles(ANGLES), PHASH: of_bits(N_SET)}
+        rows: dict[str, Any] = {COLOURS: at_angles(ANGLES), PHASH: of_bits(N_SET)}
         self.known = write(rows, metric=None if metric is Metric.HAMMING else metric.value)
         some = rows[model]
         self.distances = true_distances(some, some[0], metric)
@@ -175,7 +172,7 @@ def test_the_nearest_comes_first_at_the_distance_that_the_metric_says(
 def test_a_largest_distance_keeps_the_nearer_ones(
     runtime: Runtime, circle: Circle, model: str, n_candidates: int
 ) -> None:
-    go_deep(runtime, n_candidates)
+    runtime = with_small_blocks(runtime, n_candidates)
     both = find(runtime, image_id=id_of(0), models=[model]).hits
     limit = both[8].models[model].distance
 
@@ -189,7 +186,7 @@ def test_a_largest_distance_keeps_the_nearer_ones(
 def test_a_least_score_keeps_the_nearer_ones(
     runtime: Runtime, circle: Circle, model: str, n_candidates: int
 ) -> None:
-    go_deep(runtime, n_candidates)
+    runtime = with_small_blocks(runtime, n_candidates)
     least = find(runtime, image_id=id_of(0), models=[model]).hits[8].score
 
     result = find(runtime, image_id=id_of(0), models=[model], min_score=least)
@@ -202,7 +199,7 @@ def test_a_least_score_keeps_the_nearer_ones(
 def test_pages_put_together_are_the_one_long_page(
     runtime: Runtime, circle: Circle, model: str, n_candidates: int
 ) -> None:
-    go_deep(runtime, n_candidates)
+    runtime = with_small_blocks(runtime, n_candidates)
 
     pages = [
         find(runtime, image_id=id_of(0), models=[model], k=7, offset=n) for n in range(0, 42, 7)
@@ -220,7 +217,7 @@ def test_pages_put_together_are_the_one_long_page(
 def test_what_is_not_wanted_takes_no_place_in_any_list(
     runtime: Runtime, circle: Circle, model: str
 ) -> None:
-    go_deep(runtime, 5)
+    runtime = with_small_blocks(runtime, 5)
     gone, kept = circle.order[:6], circle.order[6:]
 
     asked: dict[str, Any] = {"models": [model], "exclude": [id_of(n) for n in gone]}
@@ -249,7 +246,7 @@ def test_pictures_that_are_being_removed_leave_no_gap(
 def test_every_model_tells_the_distance_of_what_another_listed(
     runtime: Runtime, circle: Circle, metric: Metric, model: str
 ) -> None:
-    go_deep(runtime, 3)
+    runtime = with_small_blocks(runtime, 3)
 
     result = find(runtime, image_id=id_of(0), k=3, weights={COLOURS: 1.0, PHASH: 1.0})
     each = find(runtime, image_id=id_of(0), weights={COLOURS: 1.0, PHASH: 1.0}, fusion="max")
@@ -270,17 +267,17 @@ def test_a_comparison_says_what_a_search_does(
     runtime: Runtime, circle: Circle, metric: Metric, model: str
 ) -> None:
     assumed = find(runtime, image_id=id_of(0)).hits[0].score
-    calibrate_libraries(runtime)
+    runtime.calibrations.keep()
     searched = {hit.image.id: hit for hit in find(runtime, image_id=id_of(0)).hits}
     assert searched[id_of(circle.order[0])].score != assumed
     for number in (circle.order[0], circle.order[-1]):
         query = CompareQuery(library="known", image_ids=[id_of(0), id_of(number)])
-        found = compare(runtime, "t", query)
+        found = runtime.comparisons.compare("t", query)
         hit = searched[id_of(number)]
         assert found.models[model].distance == pytest.approx(circle.distances[number], abs=1e-5)
         assert found.models[model].score == pytest.approx(hit.models[model].score, abs=1e-4)
         assert found.score == pytest.approx(hit.score, abs=1e-4)
-        alone = compare(runtime, "t", query.model_copy(update={"models": [model]}))
+        alone = runtime.comparisons.compare("t", query.model_copy(update={"models": [model]}))
         assert alone.models == {model: found.models[model]}
 
 
@@ -444,9 +441,9 @@ def test_what_is_not_there_cannot_be_looked_for(
     assert find(runtime, image_id=id_of(5), models=[COLOURS]).hits
     with pytest.raises(BadRequest, match="text encoder"):
         find(runtime, text="red", models=[TINT])
-    runtime.pictures.delete(keys.query_picture("q"))
+    runtime.sent_pictures.delete(keys.query_picture("q"))
     with pytest.raises(BadRequest, match="waited too long"):
-        search(runtime, "q", SearchQuery(library="known"), time.time(), Sent(1))
+        runtime.searches.search("q", SearchQuery(library="known"), time.time(), NumSent(1))
 
 
 @pytest.mark.parametrize("k", [3, 7, 20])
@@ -467,10 +464,10 @@ def test_models_agree_as_far_as_the_first_of_their_lists_do(
 
 def test_a_search_says_where_its_time_went(runtime: Runtime, write: Callable[..., Known]) -> None:
     Circle(write, Metric.L2, COLOURS).known.put(runtime)
-    runtime.pictures.set(keys.query_picture("q"), plain_picture("red"))
+    runtime.sent_pictures.set(keys.query_picture("q"), plain_picture("red"))
     query = SearchQuery(library="known")
     began, waited_s = time.perf_counter(), 5.0
-    found = search(runtime, "q", query, time.time() - waited_s, Sent(1)).timing_ms
+    found = runtime.searches.search("q", query, time.time() - waited_s, NumSent(1)).timing_ms
     took_ms = (time.perf_counter() - began) * 1000
     stages = (found.decode, found.embed, found.search, found.fuse, found.rerank)
     # The server alone takes more than a tenth of a millisecond.
@@ -492,11 +489,11 @@ def test_of_a_group_the_best_alone_is_shown_and_kinds_of_values_are_told_apart(
     known = write({COLOURS: at_angles(range(13))}, metadata=fields)
     known.put(runtime)
     for n_candidates in (2, 100):
-        go_deep(runtime, n_candidates)
-        grouped = find(runtime, image_id=id_of(0), group_by="album")
+        deep = with_small_blocks(runtime, n_candidates)
+        grouped = find(deep, image_id=id_of(0), group_by="album")
         assert numbers(known, grouped) == [1, 2, 3, 4, 6, 7, 8, 9]
         assert [hit.rank for hit in grouped.hits] == list(range(1, 9))
-        some = find(runtime, image_id=id_of(0), group_by="album", k=3, offset=3)
+        some = find(deep, image_id=id_of(0), group_by="album", k=3, offset=3)
         assert numbers(known, some) == [4, 6, 7]
 
 
@@ -545,7 +542,7 @@ def test_a_ranking_goes_as_deep_as_it_must_and_no_deeper(
     depths: list[int],
 ) -> None:
     Circle(write, Metric.L2, COLOURS).known.put(runtime)
-    go_deep(runtime, 2)
+    runtime = with_small_blocks(runtime, 2)
 
     asked, _ = depths_of(runtime, monkeypatch, image_id=id_of(0), **query)
 
@@ -559,7 +556,7 @@ def test_a_model_that_has_few_pictures_ends_a_ranking_that_it_limits(
     known = write({COLOURS: rows, TINT: rows})
     known.put(runtime)
     runtime.vectors.delete(collection_of(known.library, cards[TINT]), known.ids[3:])
-    go_deep(runtime, 2)
+    runtime = with_small_blocks(runtime, 2)
     asked: dict[str, Any] = {"max_distance": {TINT: 4.0}, "weights": {COLOURS: 1.0, TINT: 1.0}}
     result = find(runtime, image_id=id_of(0), **asked)
     assert numbers(known, result) == [1, 2]
@@ -570,8 +567,8 @@ def test_no_model_is_asked_for_more_than_a_server_gives(
 ) -> None:
     circle = Circle(write, Metric.L2, COLOURS)
     circle.known.put(runtime)
-    go_deep(runtime, 2)
-    monkeypatch.setattr(search_module, "MAX_DEPTH", 10)
+    runtime = with_small_blocks(runtime, 2)
+    monkeypatch.setattr(searches_module, "MAX_DEPTH", 10)
 
     asked, result = depths_of(runtime, monkeypatch, image_id=id_of(0))
 
@@ -587,11 +584,14 @@ def test_what_falls_out_of_a_block_competes_in_the_next(
     two = [1.0, 0, 0, *[0.5] * 6, *[0.97] * 6, *[0.8] * 6, 0.99, 0.98]
     # A little apart, so that the order is known.
     slope = np.arange(len(one)) * 1e-4
-    rows = {COLOURS: at_cosines(one - slope * (slope > 0)), TINT: at_cosines(two - slope)}
+    rows = {
+        COLOURS: at_cosines((one - slope * (slope > 0)).tolist()),
+        TINT: at_cosines((two - slope).tolist()),
+    }
     rows[TINT][0] = rows[COLOURS][0]
     known = write(rows, metric="COSINE")
     known.put(runtime)
-    go_deep(runtime, 2)
+    runtime = with_small_blocks(runtime, 2)
 
     result = find(runtime, image_id=id_of(0), fusion="weighted")
 
@@ -702,9 +702,9 @@ def test_the_best_alone_are_put_into_another_order(
     fused = numbers(crowd, find(runtime, rerank="none", **asked))
 
     with with_few as patch:
-        patch.setattr(search_module, "N_RERANKED", 14)
+        patch.setattr(searches_module, "N_RERANKED", 14)
         found = numbers(crowd, find(runtime, rerank="neighbours", **asked))
-    go_deep(runtime, 14)
+    runtime = with_small_blocks(runtime, 14)
     in_blocks = numbers(crowd, find(runtime, rerank="neighbours", **asked))
 
     first = reranked(crowd, fused[:14], {COLOURS: 1.0})
@@ -727,14 +727,15 @@ def test_duplicates_are_near_by_hash_and_alike_by_a_model(
     write({COLOURS: at_angles(angles), PHASH: of_bits(bits)}).put(runtime)
     for n_rows in (2, 1000):
         monkeypatch.setattr(duplicates_module, "READ_ROWS", n_rows)
-        found = find_duplicates(runtime, DuplicatesQuery(library="known"))
+        found = runtime.near_duplicates.find(DuplicatesQuery(library="known"))
         # Ten bits are near and eleven are not; the cosine of 52 degrees is 0.616, of 56 0.559.
         assert [set(group) for group in found.groups] == [{id_of(n) for n in (0, 1, 3)}]
         assert found.groups[0][0] == id_of(0)
         assert (found.n_images, found.n_groups, found.confirmed_by) == (6, 1, COLOURS)
-    strict = find_duplicates(runtime, DuplicatesQuery(library="known", max_distance=9))
+    strict = runtime.near_duplicates.find(DuplicatesQuery(library="known", max_distance=9))
     assert strict.groups == []
-    assert find_duplicates(runtime, DuplicatesQuery(library="known", max_distance=0)).groups == []
+    strictest = DuplicatesQuery(library="known", max_distance=0)
+    assert runtime.near_duplicates.find(strictest).groups == []
 
 
 def test_a_picture_whose_embedding_is_gone_is_no_duplicate(
@@ -743,7 +744,7 @@ def test_a_picture_whose_embedding_is_gone_is_no_duplicate(
     known = write({COLOURS: at_angles([1, 1, 1, 1]), PHASH: of_bits([30, 30, 31, 33])})
     known.put(runtime)
     runtime.vectors.delete(collection_of(known.library, cards[COLOURS]), [id_of(2)])
-    found = find_duplicates(runtime, DuplicatesQuery(library="known"))
+    found = runtime.near_duplicates.find(DuplicatesQuery(library="known"))
     assert [set(group) for group in found.groups] == [{id_of(n) for n in (0, 1, 3)}]
 
 
@@ -752,16 +753,16 @@ def test_without_a_model_hashes_decide_alone_and_without_hashes_nothing(
 ) -> None:
     known = write({PHASH: of_bits([20, 21, 40, 41, 42])})
     known.put(runtime)
-    found = find_duplicates(runtime, DuplicatesQuery(library="known"))
+    found = runtime.near_duplicates.find(DuplicatesQuery(library="known"))
     assert [set(group) for group in found.groups] == [
         {id_of(n) for n in (2, 3, 4)},
         {id_of(n) for n in (0, 1)},
     ]
     assert found.confirmed_by is None
     monkeypatch.setattr(duplicates_module, "MAX_GROUPS", 1)
-    cut = find_duplicates(runtime, DuplicatesQuery(library="known"))
+    cut = runtime.near_duplicates.find(DuplicatesQuery(library="known"))
     assert (cut.n_groups, cut.groups) == (2, found.groups[:1])
     runtime.redis.flushall()
     write({COLOURS: at_angles([0, 1])}).put(runtime)
     with pytest.raises(BadRequest, match="no model that makes hashes"):
-        find_duplicates(runtime, DuplicatesQuery(library="known"))
+        runtime.near_duplicates.find(DuplicatesQuery(library="known"))

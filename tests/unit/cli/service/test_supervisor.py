@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -61,6 +62,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
+
+
+def at(heard: str, act: Callable[[], None]) -> Callable[[str], None]:
+    """Returns what acts at each line that begins so."""
+
+    def hear(line: str) -> None:
+        if line.startswith(heard):
+            act()
+
+    return hear
 
 
 def guards(pid: int) -> list[psutil.Process]:
@@ -166,7 +177,7 @@ def test_what_died_is_started_again_while_the_next_step_is_waited_for(scene: Sce
 
 @pytest.mark.parametrize("heard", ["a started", "b started"])
 def test_who_stops_during_the_start_is_obeyed(scene: Scene, heard: str) -> None:
-    scene.hear = lambda line: line == heard and stop()
+    scene.hear = at(heard, stop)
     never = at_once(scene.folder, "b", is_ready=lambda: False)
     scene.run([shell(scene.folder, "a"), never], [shell(scene.folder, "c")])
     started = [line for line in scene.said if line.endswith("started")]
@@ -326,7 +337,7 @@ def test_what_takes_too_long_is_killed_with_its_group(scene: Scene) -> None:
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_ctrl_c_kills_at_once(scene: Scene, first: signal.Signals) -> None:
-    scene.hear = lambda line: line.startswith("stopping") and stop(signal.SIGINT)
+    scene.hear = at("stopping", partial(stop, signal.SIGINT))
     steps = [[shell(scene.folder, name, f"{DEAF}; {STAY}", grace_s=1000)] for name in "ab"]
     scene.run(*steps, on_ready=lambda: stop(first))
     assert scene.pids[-1] == {}
@@ -335,7 +346,7 @@ def test_a_second_ctrl_c_kills_at_once(scene: Scene, first: signal.Signals) -> N
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_another_signal_than_ctrl_c_kills_nothing(scene: Scene, first: signal.Signals) -> None:
-    scene.hear = lambda line: line.startswith("stopping") and stop(signal.SIGTERM)
+    scene.hear = at("stopping", partial(stop, signal.SIGTERM))
     slow = shell(scene.folder, "a", f"{SLOW}; {STAY}", grace_s=1000)
     scene.run([slow], on_ready=lambda: stop(first))
     assert lines(scene.folder / "order") == ["a"]

@@ -8,15 +8,15 @@ import click
 import httpx
 import pytest
 
-from twinlens.cli.show.editions import change_library
+from twinlens.cli.show.libraries import change_library
 from twinlens.client.client import Client
 from twinlens.shared.answers import JobAnswer, LibraryPlan, Progress
 from twinlens.shared.errors import ReindexFailed
-from twinlens.shared.libraries import Library
+from twinlens.shared.libraries import new_library
 from twinlens.shared.messages import now
 
 PLAN = LibraryPlan(models=["phash"])
-LIBRARY = Library(name="some", models=["phash@1"])
+LIBRARY = new_library("some", ["phash@1"])
 
 
 def reindex(status: Any, n_done: int) -> JobAnswer:
@@ -60,7 +60,7 @@ def test_a_change_is_followed_until_it_holds(capsys: pytest.CaptureFixture[str])
     polls = [reindex("running", 3), reindex("running", 6), reindex("succeeded", 9)]
     changed(polls)
     assert not polls
-    assert capsys.readouterr().out.strip() == ("library some at http://127.0.0.1:1 has phash@1 now")
+    assert capsys.readouterr().out.strip() == ("library some at http://127.0.0.1:1 now has phash@1")
 
 
 def test_a_job_that_is_not_waited_for_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,7 +74,7 @@ def test_who_breaks_off_is_told_that_the_job_goes_on(capsys: pytest.CaptureFixtu
     assert raised.value.exit_code == 130
     told = capsys.readouterr()
     assert f"job {'1' * 32} goes on" in told.err
-    assert "has phash@1 now" not in told.out
+    assert "now has phash@1" not in told.out
 
 
 def test_a_change_that_fails_says_why(capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,6 +66,10 @@ def rows(done: Result) -> list[list[str]]:
     return [line.split() for line in done.stdout.splitlines()]
 
 
+def always(answer: httpx.Response) -> Callable[[httpx.Request], httpx.Response]:
+    return lambda _: answer
+
+
 def image(digit: str, name: str) -> Image:
     return Image(
         id=digit * 64,
@@ -446,7 +450,7 @@ def answer_duplicates(service: Service, *sizes: int) -> Duplicates:
     for group, ids in enumerate(groups):
         for n, id_ in enumerate(ids):
             named = image("1", f"{group}-{n}")
-            service.answers[f"/v1/images/{id_}"] = lambda _, named=named: as_json(named)
+            service.answers[f"/v1/images/{id_}"] = always(as_json(named))
     return found
 
 
@@ -535,7 +539,7 @@ def test_every_option_of_a_library_is_sent(service: Service, run: Run) -> None:
         "recall": 0.9,
         "vector": "FLOAT16",
     }
-    assert done.stdout.rstrip().endswith("has phash@1, lite@2 now")
+    assert done.stdout.rstrip().endswith("now has phash@1, lite@2")
 
 
 @pytest.mark.parametrize("is_followed", [True, False])
@@ -553,7 +557,7 @@ def test_a_change_that_takes_a_job_is_waited_for_unless_that_is_not_wanted(
     done = run("libraries", "set", "cats", "--model", "phash", *words)
     assert done.exit_code == 0, done.output
     if is_followed:
-        assert "has phash@1, lite@2 now" in done.stdout
+        assert "now has phash@1, lite@2" in done.stdout
     else:
         assert (done.stdout, len(service.requests)) == ("j\n", 1)
 
@@ -599,5 +603,5 @@ def test_a_library_goes_back(service: Service, run: Run) -> None:
     service.answers["/v1/libraries/cats/rollback"] = lambda _: as_json(library())
     done = run("libraries", "rollback", "cats")
     assert done.exit_code == 0
-    assert "has phash@1, lite@2 now" in done.stdout
+    assert "now has phash@1, lite@2" in done.stdout
     assert service.requests[0].method == "POST"

@@ -77,7 +77,7 @@ def without(key: str, place: str | None = None) -> Any:
         (without("category_id", "annotations"), "annotations.0.category_id: Field required"),
         (without("name", "categories"), "categories.0.name: Field required"),
         (COCO | {"images": {}}, "images: "),
-        ([], "no COCO file of instances"),
+        ([], "not a COCO file of instances"),
         ("{", "Invalid JSON"),
         ("", "Invalid JSON"),
         (COCO | {"categories": []}, "has the category 18, which its categories lack"),

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 
 from twinlens.cli.errors import CommandFailed
 from twinlens.cli.upload.coco import Annotations
-from twinlens.cli.upload.plan import Plan, make_batches
-from twinlens.cli.upload.sources import (
-    Source,
+from twinlens.cli.upload.files import (
+    PictureFile,
     Unreadable,
     archive_type,
     find_files,
     find_pictures,
-    zip_sources,
+    pictures_in_zip,
 )
+from twinlens.cli.upload.plan import Plan, make_batches
 
 
 def test_pictures_and_archives_are_told_apart_and_named_once(tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_a_batch_holds_no_more_than_is_held_in_memory() -> None:
     assert [len(batch) for batch in make_batches([source("a")] * 600)] == [256, 256, 88]
 
 
-def source(name: str, size: int = 1) -> Source:
-    return Source(PurePath(name), size, lambda: b"x" * size)
+def source(name: str, size: int = 1) -> PictureFile:
+    return PictureFile(PurePath(name), size, lambda: b"x" * size)
 
 
 @given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 8), st.integers(1, 100))
@@ -152,7 +152,7 @@ def test_memory_does_not_grow_with_the_folder(tmp_path: Path) -> None:
     def peak_bytes(folder: Path) -> int:
         plan = Plan([folder], None)
         tracemalloc.start()
-        n_files = sum(len(batch) for batch in make_batches(plan.sources(lambda _: None)))
+        n_files = sum(len(batch) for batch in make_batches(plan.pictures(lambda _: None)))
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert n_files == len(list(folder.iterdir()))
@@ -173,7 +173,7 @@ def test_pictures_of_a_zip_are_read_one_by_one(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("val/1.jpg", "val/", "README.txt", "__MACOSX/._1.jpg", "2.PNG"):
             archive.writestr(name, f"bytes of {name}")
-    found = list(zip_sources(path))
+    found = list(pictures_in_zip(path))
     assert [(one.name, one.read()) for one in found] == [
         ("1.jpg", b"bytes of val/1.jpg"),
         ("2.PNG", b"bytes of 2.PNG"),
@@ -187,7 +187,7 @@ def test_a_damaged_zip_entry_cannot_be_read_alone(tmp_path: Path) -> None:
         archive.writestr("a.jpg", "first one")
         archive.writestr("b.jpg", "second one")
     path.write_bytes(path.read_bytes().replace(b"first one", b"first ONE", 1))
-    bad, good = zip_sources(path)
+    bad, good = pictures_in_zip(path)
     with pytest.raises(Unreadable, match="CRC"):
         bad.read()
     assert good.read() == b"second one"
@@ -207,7 +207,7 @@ def test_an_entry_that_cannot_be_unpacked_is_told_alone(tmp_path: Path) -> None:
         content[content.index(name.encode(), listing) - 46 + offset] = value
         content[places[name] + offset - 2] = value
     path.write_bytes(content)
-    *bad, good = zip_sources(path)
+    *bad, good = pictures_in_zip(path)
     reasons = []
     for one in bad:
         with pytest.raises(Unreadable) as raised:
@@ -243,7 +243,7 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     plan = Plan([tmp_path / "photos"], None)
     # As root every folder can be read, so one goes away meanwhile.
     (tmp_path / "photos" / "below").mkdir()
-    sources = plan.sources(lambda error: totals_of.append(str(error.filename)))
+    sources = plan.pictures(lambda error: totals_of.append(str(error.filename)))
     next(sources)
     (tmp_path / "photos" / "below").rmdir()
     assert len(list(sources)) == 2

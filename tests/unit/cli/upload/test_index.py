@@ -17,8 +17,8 @@ from twinlens.cli.errors import CommandFailed
 from twinlens.cli.upload.index import upload
 from twinlens.cli.upload.parallel import run_parallel
 from twinlens.cli.upload.plan import MAX_BATCH_FILES
-from twinlens.cli.upload.tracking import MAX_OPEN_JOBS, Totals, Tracker
-from twinlens.client.client import Picture
+from twinlens.cli.upload.tracking import MAX_OPEN_JOBS, Bars, Totals, Tracker
+from twinlens.client.client import Upload
 from twinlens.client.errors import RequestFailed, UploadRefused
 
 # Threads.
@@ -96,10 +96,11 @@ def test_a_ctrl_c_waits_for_no_upload() -> None:
 # Jobs.
 
 
-class Shown:
-    """Stands for the bars: remembers what was shown last."""
+class Shown(Bars):
+    """Remembers what was shown last."""
 
     def __init__(self) -> None:
+        super().__init__(None)
         self.n_done = self.n_known = 0
 
     def show(self, n_done: int, n_known: int) -> None:
@@ -137,7 +138,7 @@ def test_an_archive_that_is_still_read_has_no_total_yet() -> None:
 
 # The client, with a service that is sometimes away.
 
-PICTURE = [Picture("a.jpg", b"bytes", {})]
+PICTURE = [Upload("a.jpg", b"bytes", {})]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,7 @@ def test_metadata_come_before_their_picture() -> None:
     service = Service()
     with service.client() as client:
         client.add_pictures(
-            [Picture("a.jpg", b"A", {}), Picture("b.jpg", b"B", {"coco_id": 1})], "default"
+            [Upload("a.jpg", b"A", {}), Upload("b.jpg", b"B", {"coco_id": 1})], "default"
         )
     [body] = service.bodies
     places = [body.index(part) for part in (b'"a.jpg"', b'"metadata"', b'"coco_id"', b'"b.jpg"')]

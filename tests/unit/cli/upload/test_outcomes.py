@@ -27,10 +27,10 @@ from support.played import (
 from twinlens.cli.main import main
 from twinlens.cli.upload import index
 from twinlens.cli.upload.coco import Annotations
+from twinlens.cli.upload.files import picture_on_disk
 from twinlens.cli.upload.index import upload
 from twinlens.cli.upload.plan import Plan
 from twinlens.cli.upload.sending import Sender
-from twinlens.cli.upload.sources import file_source
 from twinlens.cli.upload.tracking import MAX_OPEN_JOBS, Bars, Totals, Tracker
 from twinlens.client import patience
 from twinlens.client.errors import RequestFailed
@@ -143,8 +143,8 @@ def test_the_first_failures_are_kept_and_all_are_counted() -> None:
     service = Service()
     service.jobs = {name: job_answer(name, 0, failed=15) for name in "abc"}
     names = [f"{n}.jpg" for n in range(15)]
-    for job in "abc":
-        path = f"/v1/jobs/{job}/items"
+    for job_id in "abc":
+        path = f"/v1/jobs/{job_id}/items"
         service.answers[path] = lambda request: as_json_page(
             [failed(name) for name in names][: int(request.url.params["limit"])]
         )
@@ -214,7 +214,7 @@ def test_bars_are_drawn_of_what_was_read_and_done(capsys: pytest.CaptureFixture[
 def test_of_a_batch_only_what_is_missing_is_sent_and_all_is_counted_as_read(tmp_path: Path) -> None:
     ids = fill(tmp_path / "photos", 4)
     (tmp_path / "photos" / "1.jpg").unlink()
-    sources = [file_source(tmp_path / "photos" / f"{n}.jpg") for n in range(4)]
+    sources = [picture_on_disk(tmp_path / "photos" / f"{n}.jpg") for n in range(4)]
     service, read = Service(), list[int]()
     service.there = {ids[2]}
     annotations = Annotations({"3.jpg": {"coco_id": 17}})
@@ -239,7 +239,7 @@ def test_a_batch_of_which_nothing_can_be_read_asks_nothing(tmp_path: Path) -> No
     service = Service()
     with service.client() as client:
         sender = Sender(client, "default", None, lambda _: None)
-        sent = sender.send_batch([file_source(tmp_path / "gone.jpg")])
+        sent = sender.send_batch([picture_on_disk(tmp_path / "gone.jpg")])
     assert (sent.job, sent.n_there, len(sent.failures)) == (None, 0, 1)
     assert service.requests == []
 
@@ -316,7 +316,7 @@ def test_where_all_went_well_the_status_is_0(tmp_path: Path, service: Service, u
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("2 indexed, 1 already there, 0 failed; ")
     assert "…" not in done.stderr
-    assert "broken off" not in done.stderr
+    assert "interrupted" not in done.stderr
 
 
 def test_what_is_on_a_picture_is_sent_with_it(tmp_path: Path, service: Service, url: str) -> None:
@@ -367,7 +367,7 @@ def test_who_breaks_off_is_told_how_far_it_came(tmp_path: Path, service: Service
         signal.signal(signal.SIGINT, before)
     assert done.exit_code == 130
     assert done.stdout.startswith("0 indexed, 0 already there, 0 failed; ")
-    assert "broken off; 3 more are uploaded and go on being indexed." in done.stderr
+    assert "interrupted; 3 more are uploaded and will still be indexed." in done.stderr
     assert "Run the same command again" in done.stderr
 
 
@@ -381,7 +381,7 @@ def test_an_error_in_the_middle_is_told_with_how_far_it_came(
     service.failures = [busy(500, None)]
     done = run(url, tmp_path / "photos", "--parallel", "1")
     assert done.exit_code == 1
-    assert "broken off; 0 more are uploaded" in done.stderr
+    assert "interrupted; 0 more are uploaded" in done.stderr
     last = done.stderr.splitlines()[-1]
     assert last == f"twinlens: {url}/v1/images/bulk?library=default answered 500"
 
@@ -393,7 +393,7 @@ def test_where_nothing_was_begun_nothing_was_broken_off(
     service.answers["/v1/images/missing"] = lambda _: busy(404, None)
     done = run(url, tmp_path / "photos", "--library", "none")
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "broken off" not in done.stderr
+    assert "interrupted" not in done.stderr
     assert len(service.requests) == 1
 
 

@@ -19,7 +19,7 @@ from support.tiny_pair import text_graph, tokenizer_file
 from twinlens.cli.main import main
 from twinlens.models.card import load_card
 from twinlens.models.registry import Registry, ensure_models
-from twinlens.shared.libraries import Index, Library
+from twinlens.shared.libraries import Index, new_library
 
 
 def run(*words: object) -> Result:
@@ -180,7 +180,7 @@ def test_models_are_evaluated_on_labelled_photos(
     asked = ("--dir", models, "--cache", tmp_path / "cache", "--report", report)
     chosen = ("--models", "efficientnet-lite0@1,phash@1")
     service = Service()
-    there = Library(name="cats", models=["phash@1"], metric="IP", index=Index(type="FLAT"))
+    there = new_library("cats", ["phash@1"], metric="IP", index=Index(type="FLAT"))
     service.answers["/v1/libraries"] = lambda _: as_json_page([there])
     service.answers["/v1/libraries/cats"] = lambda _: as_json(there)
     with listening(service) as url:
@@ -192,7 +192,7 @@ def test_models_are_evaluated_on_labelled_photos(
     # Nothing was measured that says they should be others.
     assert (put["metric"], put["index"]["type"]) == ("IP", "FLAT")
     assert "40 queries of 5 labels" in said
-    assert "of pairs of different labels, these score 0.99 or more: efficientnet-lite0 " in said
+    assert "pairs of different labels that score 0.99 or more: efficientnet-lite0 " in said
     assert "efficientnet-lite0" in said
     assert "<html" in report.read_text(encoding="utf-8")
 
@@ -203,7 +203,7 @@ def test_a_model_is_calibrated_on_photos_and_its_card_says_so(
     asked = ("--dir", models, "--cache", tmp_path / "cache")
     before = load_card(models / "efficientnet-lite0@1.toml")
     said = succeed("models", "calibrate", "efficientnet-lite0@1", photos, *asked)
-    assert "the card of efficientnet-lite0@1 has now:\n[calibration]\ncosines = [" in said
+    assert "the card of efficientnet-lite0@1 now has:\n[calibration]\ncosines = [" in said
     after = load_card(models / "efficientnet-lite0@1.toml")
     assert before.calibration is not None
     assert after.calibration is not None

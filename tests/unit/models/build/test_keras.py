@@ -68,7 +68,8 @@ class Exported:
     def expect(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
         vectors = self.keras_model.predict(self.preprocess(pixels.astype(np.float32)), verbose=0)
         exact = vectors.astype(np.float64)
-        return exact / np.linalg.norm(exact, axis=1, keepdims=True)
+        unit: NDArray[np.float64] = exact / np.linalg.norm(exact, axis=1, keepdims=True)
+        return unit
 
     @cached_property
     def embedder(self) -> OnnxEmbedder:
@@ -398,6 +399,6 @@ def test_without_a_network_one_silent_line_names_the_file(tf: Any, tmp_path: Pat
 
     assert done.stderr == ""
     (line,) = done.stdout.splitlines()
-    assert line.startswith("MobileNetV2: its ImageNet weights cannot be had")
+    assert line.startswith("MobileNetV2: its ImageNet weights are not available")
     assert "/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5" in line
     assert line.endswith("pass it as --weights FILE")

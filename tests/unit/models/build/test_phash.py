@@ -9,7 +9,7 @@ from PIL import Image
 
 from twinlens.models.build import build_model
 from twinlens.models.card import load_card
-from twinlens.models.registry import SHIPPED_CARDS
+from twinlens.models.cards import SHIPPED_CARDS
 from twinlens.models.session import OnnxEmbedder
 
 GOLDEN = SHIPPED_CARDS / "golden"

@@ -22,7 +22,7 @@ from PIL import Image
 from twinlens.models.build.lite import LITE0, LITE2, build_lite
 from twinlens.models.build.phash import build_phash
 from twinlens.models.build.quantize import measure_ranges, quantize_model
-from twinlens.models.registry import SHIPPED_CARDS
+from twinlens.models.cards import SHIPPED_CARDS
 from twinlens.models.workbench.project import project_model
 from twinlens.shared.errors import ModelError
 

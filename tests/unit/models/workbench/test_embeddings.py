@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 from support.small_models import Watched, colour_model, open_phash, write_picture, write_pictures
 
+from twinlens.models.errors import BadInput
 from twinlens.models.pictures import open_picture
 from twinlens.models.session import OnnxEmbedder
 from twinlens.models.workbench.embeddings import CHUNK, EmbeddingCache, embed_all
-from twinlens.shared.errors import BadEmbedding, BadRequest
+from twinlens.shared.errors import BadEmbedding
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ from pathlib import Path
 from twinlens.models.build import build_model
 from twinlens.models.card import load_card
 from twinlens.models.workbench.embeddings import EmbeddingCache, embed_all
-from twinlens.models.registry import SHIPPED_CARDS
+from twinlens.models.cards import SHIPPED_CARDS
 from twinlens.models.session import OnnxEmbedder
 
 photos, cache, log, where, at = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
@@ -145,7 +146,7 @@ def test_another_version_file_or_crop_shares_nothing(
 def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
 
-    with pytest.raises(BadRequest, match=r"cannot be kept in .*cache .*name another"):
+    with pytest.raises(BadInput, match=r"cannot be kept in .*cache .*name another"):
         embed_all([colour_model()], write_pictures(tmp_path, 1), EmbeddingCache(tmp_path / "cache"))
 
 
@@ -184,7 +185,7 @@ def test_one_vector_that_is_not_finite_costs_no_other_picture(tmp_path: Path) ->
 
 
 def test_no_picture_at_all_says_why(tmp_path: Path) -> None:
-    with pytest.raises(BadRequest, match=r"none of the 1 files.*No such file"):
+    with pytest.raises(BadInput, match=r"none of the 1 files.*No such file"):
         embed_all([colour_model()], [tmp_path / "x.png"], EmbeddingCache(tmp_path / "cache"))
 
 
@@ -195,5 +196,5 @@ def test_two_versions_of_a_model_can_be_compared_and_none_be_given_twice(tmp_pat
     embedded = embed_all([colour_model(), colour_model(version="2")], files, cache)
 
     assert sorted(embedded.rows) == ["colour@1", "colour@2"]
-    with pytest.raises(BadRequest, match="none twice"):
+    with pytest.raises(BadInput, match="none twice"):
         embed_all([colour_model(), colour_model()], files, cache)

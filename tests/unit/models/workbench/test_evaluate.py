@@ -10,6 +10,7 @@ import pytest
 from support.random_sets import Model, random_set
 
 from twinlens.models.distances import Metric, pairwise_distances
+from twinlens.models.errors import BadInput
 from twinlens.models.fusion import line_of
 from twinlens.models.workbench.embeddings import sort_by_id
 from twinlens.models.workbench.evaluate import Contender, Evaluation, evaluate
@@ -22,7 +23,6 @@ from twinlens.models.workbench.scores import (
     measure_rankings,
     view_of,
 )
-from twinlens.shared.errors import BadRequest
 
 
 def contender(evaluation: Evaluation, title: str) -> Contender:
@@ -78,7 +78,7 @@ def test_the_share_of_rare_scores_is_of_pairs_of_different_labels() -> None:
 def test_no_label_with_three_embedded_pictures_is_refused() -> None:
     embedded, pictures = random_set((2, 2, 1))
 
-    with pytest.raises(BadRequest, match="no label has 3 pictures that could be embedded"):
+    with pytest.raises(BadInput, match="no label has 3 pictures that could be embedded"):
         evaluate(embedded, pictures)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from twinlens.models.errors import BadInput
 from twinlens.models.workbench.labels import Labelled, read_labels
-from twinlens.shared.errors import BadRequest
 
 
 def write_list(folder: Path, text: str, files: str = "abcdef") -> Path:
@@ -77,13 +77,13 @@ def test_files_may_lie_in_a_folder_photos_beside_the_list(tmp_path: Path) -> Non
     ],
 )
 def test_a_list_that_cannot_be_used_says_why(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(BadRequest, match=message):
+    with pytest.raises(BadInput, match=message):
         read_labels(write_list(tmp_path, text))
 
 
 def test_a_list_that_is_not_there_or_no_text_says_so(tmp_path: Path) -> None:
-    with pytest.raises(BadRequest, match=r"labels.csv cannot be read: No such file"):
+    with pytest.raises(BadInput, match=r"labels.csv cannot be read: No such file"):
         read_labels(tmp_path / "labels.csv")
     (tmp_path / "labels.csv").write_bytes(b"file,label\na.jpg,K\xe4se\n")
-    with pytest.raises(BadRequest, match="not UTF-8"):
+    with pytest.raises(BadInput, match="not UTF-8"):
         read_labels(tmp_path / "labels.csv")

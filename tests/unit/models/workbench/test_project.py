@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from twinlens.models.build.phash import build_phash
+from twinlens.models.errors import BadInput
 from twinlens.models.workbench.project import project_model
-from twinlens.shared.errors import BadRequest, ModelError
+from twinlens.shared.errors import ModelError
 
 SIDE_PX, DIMENSION = 8, 40
 
@@ -176,7 +177,7 @@ def test_a_picture_that_is_the_mean_gives_no_nan(network: bytes) -> None:
 def test_a_dimension_that_is_not_less_is_refused(
     network: bytes, sample: NDArray[np.float32], dimension: int
 ) -> None:
-    with pytest.raises(BadRequest, match="from 1 to 39"):
+    with pytest.raises(BadInput, match="from 1 to 39"):
         project_model(network, sample, dimension)
 
 
@@ -184,7 +185,7 @@ def test_a_dimension_that_is_not_less_is_refused(
 def test_too_few_pictures_are_refused_with_how_many_are_needed(
     network: bytes, sample: NDArray[np.float32], n_pictures: int
 ) -> None:
-    with pytest.raises(BadRequest, match="8 pictures are needed"):
+    with pytest.raises(BadInput, match="8 pictures are needed"):
         project_model(network, sample[:n_pictures], 7)
 
 
@@ -192,7 +193,7 @@ def test_too_few_pictures_are_refused_with_how_many_are_needed(
 def test_pictures_that_are_alike_are_refused(
     network: bytes, sample: NDArray[np.float32], n_different: int
 ) -> None:
-    with pytest.raises(BadRequest, match=f"differ in {n_different - 1} directions only"):
+    with pytest.raises(BadInput, match=f"differ in {n_different - 1} directions only"):
         project_model(network, np.tile(sample[:n_different], (20, 1)), 7)
 
 

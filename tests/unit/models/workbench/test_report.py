@@ -17,6 +17,7 @@ from PIL import Image
 
 from twinlens.models.calibration import Calibration
 from twinlens.models.distances import Metric
+from twinlens.models.errors import BadInput
 from twinlens.models.fusion import agreement
 from twinlens.models.workbench.edits import Edits
 from twinlens.models.workbench.embeddings import Embedded, LeftOut
@@ -29,7 +30,6 @@ from twinlens.models.workbench.report import (
     measure_histogram,
     render_report,
 )
-from twinlens.shared.errors import BadRequest
 
 SCRIPT = "<script>alert('x')</script>"
 VOID = {"br", "img", "meta", "rect", "line", "hr", "input", "link"}
@@ -295,16 +295,16 @@ def test_a_query_that_could_not_be_embedded_says_why(case: Case) -> None:
     query = Path("query.jpg")
     embedded = replace(case.embedded, left_out=(LeftOut(query, "the file has no bytes"),))
 
-    with pytest.raises(BadRequest, match=r"query.jpg: the file has no bytes"):
+    with pytest.raises(BadInput, match=r"query.jpg: the file has no bytes"):
         compare_rankings(embedded, query)
-    with pytest.raises(BadRequest, match="not among the files"):
+    with pytest.raises(BadInput, match="not among the files"):
         compare_rankings(embedded, Path("other.jpg"))
 
 
 def test_nothing_to_compare_is_refused(tmp_path: Path) -> None:
     case = make_case(tmp_path, models={"a": MODELS["a"]})
 
-    with pytest.raises(BadRequest, match="1 models and 11 other pictures; give two"):
+    with pytest.raises(BadInput, match="1 models and 11 other pictures; give two"):
         compare_rankings(case.embedded, case.embedded.files[0])
 
 
@@ -338,7 +338,7 @@ def test_the_queries_of_most_disagreement_come_first_and_one_of_each_label(case:
 def test_a_histogram_has_all_pairs_and_how_often_one_label_is_nearer(case: Case, name: str) -> None:
     embedded = case.embedded
     labels = dict(zip(embedded.image_ids, (p.label for p in case.pictures), strict=True))
-    same, different = [], []
+    same, different = list[float](), list[float]()
     for query, own in enumerate(embedded.image_ids):
         for distance, image_id in slow_ranking(embedded, name, query):
             (same if labels[image_id] == labels[own] else different).append(distance)
