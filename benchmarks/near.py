@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import skimage.data
 from numpy.typing import NDArray
+from support.near_duplicates import confirm_by_cosine
 
 from benchmarks.setup import time_s
 from twinlens.models.bits import Embeddings
@@ -27,7 +28,6 @@ from twinlens.models.distances import pairwise_distances
 from twinlens.models.duplicates import (
     MAX_DISTANCE,
     MIN_COSINE,
-    confirm_by_cosine,
     group_duplicates,
 )
 from twinlens.models.fusion import fuse

@@ -83,16 +83,6 @@ def group_duplicates(
     return sorted(groups, key=lambda group: (-len(group), group[0]))
 
 
-def confirm_by_cosine(rows: NDArray[np.floating], min_cosine: float = MIN_COSINE) -> Confirm:
-    """Confirms duplicates by their embeddings.
-
-    Args:
-        rows: float [n, dim] of length 1, in the order of the pictures.
-        min_cosine: The lowest cosine between duplicates.
-    """
-    return lambda place, places: rows[places] @ rows[place] >= min_cosine
-
-
 def _find_telling(words: NDArray[np.uint64]) -> list[int]:
     n_set = np.bitwise_count(words)
     places: list[int] = np.flatnonzero(

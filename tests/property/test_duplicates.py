@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support.near_duplicates import confirm_by_cosine
 
-from twinlens.models.duplicates import Confirm, confirm_by_cosine, group_duplicates
+from twinlens.models.duplicates import Confirm, group_duplicates
 
 Pictures = tuple[list[str], NDArray[np.uint8], NDArray[np.float64]]
 
