@@ -43,7 +43,7 @@ class InLibrary(NoParameters):
 class UploadParameters(InLibrary):
     """Parameters of a single upload."""
 
-    name: str | None = Field(None, description="file name, for raw bytes")
+    name: str | None = Field(None, description="file name of a picture that is sent as raw bytes")
 
 
 class PageParameters(NoParameters):
@@ -103,7 +103,7 @@ class EventHeaders(Parameters):
     """Headers of a stream of events."""
 
     last_event_id: str | None = Field(
-        None, alias="Last-Event-ID", description="go on behind this event"
+        None, alias="Last-Event-ID", description="continue after this event"
     )
 
 

@@ -70,9 +70,9 @@ class Progress(BaseModel):
     skipped: int
     failed: int
     pictures_per_s: float | None = Field(
-        None, description="of late; over the whole job once it has ended"
+        None, description="recent rate; over the whole job once it has ended"
     )
-    eta: Moment | None = Field(None, description="when it will have ended, at this rate")
+    eta: Moment | None = Field(None, description="when it will end at this rate")
 
 
 class JobAnswer(BaseModel):
@@ -152,7 +152,7 @@ class Backlog(BaseModel):
         description="of one process while it works; null before the first picture"
     )
     processes_for_an_hour: int | None = Field(
-        description="bulk processes that would empty it in an hour"
+        description="number of bulk processes that would empty it in an hour"
     )
 
 

@@ -34,7 +34,7 @@ class Index(BaseModel):
         None,
         ge=0.5,
         le=0.999,
-        description="share of the 10 nearest that HNSW is to find, 0.98 by default; decides on ef",
+        description="share of the 10 nearest that HNSW should find, 0.98 by default; sets ef",
     )
     vector: Literal["FLOAT32", "FLOAT16"] = Field(
         "FLOAT32", description="FLOAT16 takes half the memory; not on Milvus 2.3"

@@ -137,7 +137,7 @@ class ModelSummary(BaseModel):
     licence: str
     source: str
     sha256: str
-    has_text: bool = Field(False, description="it can be searched with words")
+    has_text: bool = Field(False, description="whether it can be searched with words")
 
     @property
     def ref(self) -> str:
@@ -153,18 +153,18 @@ class SearchQuery(BaseModel):
     models: list[str] | None = Field(
         None, min_length=1, description="models to ask; all of the library's by default"
     )
-    k: int = Field(10, ge=1, le=MAX_K, description="how many hits")
-    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="how many of the best to pass over")
+    k: int = Field(10, ge=1, le=MAX_K, description="number of hits to return")
+    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="number of the best hits to skip")
     image_id: ImageId | None = Field(None, description="search with a stored image")
     positive: list[ImageId] = Field(
         default_factory=list,
         max_length=MAX_EXAMPLES,
-        description="stored images that are examples of what is looked for, beside others",
+        description="more stored images that show what to look for",
     )
     negative: list[ImageId] = Field(
         default_factory=list,
         max_length=MAX_EXAMPLES,
-        description="stored images that are examples of what is not",
+        description="stored images that show what to avoid",
     )
     text: str | None = Field(
         None,
@@ -199,14 +199,14 @@ class SearchQuery(BaseModel):
         default_factory=dict,
         description="by model: only images at most so far; for IP and COSINE, at least so similar",
     )
-    min_score: float = Field(0.0, ge=0, le=1, description="only hits of this score or more")
+    min_score: float = Field(0.0, ge=0, le=1, description="drop hits that score less")
     group_by: str | None = Field(
         None,
         min_length=1,
-        description="of images with the same value of this metadata field, only the best",
+        description="keep only the best hit of each value of this metadata field",
     )
     exclude: list[ImageId] = Field(
-        default_factory=list, max_length=MAX_K, description="images that are not wanted"
+        default_factory=list, max_length=MAX_K, description="images to leave out"
     )
     include_query: bool = Field(
         False, description="whether stored images that are examples may be found themselves"
@@ -232,7 +232,7 @@ class ModelHit(BaseModel):
     score: float = Field(
         ge=0,
         le=1,
-        description="how rare so near a neighbour is under this model: the share of unrelated"
+        description="how rare such a near neighbour is under this model: the share of unrelated"
         " pictures that are farther. It means the same under every model",
     )
 
@@ -323,7 +323,7 @@ class DuplicatesQuery(BaseModel):
 class Duplicates(TaskResult):
     """The near-duplicates of a library."""
 
-    n_images: int = Field(description="that were compared")
+    n_images: int = Field(description="number of images that were compared")
     n_groups: int
     groups: list[list[str]] = Field(
         description="image ids: one, and those that are duplicates of it, the nearest hash first;"
@@ -339,10 +339,10 @@ class WorkerStatus(BaseModel):
     lanes: list[Lane]
     beat_at: float = Field(description="Unix time of the heartbeat, in seconds")
     milvus: str = Field(description="`ok`, or why it does not answer")
-    n_pictures: int = Field(description="pictures embedded since the process started")
+    n_pictures: int = Field(description="number of pictures embedded since the process started")
     pictures_per_s: float = Field(description="over the last minute")
     tasks_per_s: float = Field(description="over the last minute")
-    busy_s: float = Field(description="spent on bulk tasks since the process started")
+    busy_s: float = Field(description="seconds spent on bulk tasks since the process started")
 
 
 class Cursor(BaseModel):

@@ -19,7 +19,7 @@ class Settings(BaseSettings):
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey")
     milvus_uri: str = Field("http://127.0.0.1:19530", description="Milvus or Milvus Lite server")
     milvus_token: str = Field("", description="Milvus token, `user:password`", repr=False)
-    milvus_timeout_s: float = Field(10.0, gt=0, description="Limit of one Milvus call")
+    milvus_timeout_s: float = Field(10.0, gt=0, description="Time limit for one call to Milvus")
     data_dir: Path = Field(
         default_factory=lambda: user_data_path("twinlens"),
         description="Pictures, manifests and models; workers and API share it",
@@ -36,39 +36,41 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(16 * 1024 * MIB, gt=0, description="Largest request body")
     max_job_items: int = Field(1_000_000, gt=0, description="Most pictures in one bulk job")
     max_queued_tasks: int = Field(
-        50_000, gt=0, description="Waiting searches or single uploads past which 503 answers"
+        50_000, gt=0, description="Most searches, or single uploads, that may wait; past it, 503"
     )
     max_backlog: int = Field(
-        5_000_000, gt=0, description="Pictures waiting in bulk jobs past which 503 answers"
+        5_000_000, gt=0, description="Most pictures of bulk jobs that may wait; past it, 503"
     )
     disk_reserve_bytes: int = Field(
-        512 * MIB, ge=0, description="Free space of the data directory below which 507 answers"
+        512 * MIB, ge=0, description="Free space to leave in the data directory; below it, 507"
     )
     requests_per_minute: int = Field(
-        0, ge=0, description="Requests of one caller, past which 429 answers; 0: no limit"
+        0, ge=0, description="Most requests of one caller a minute; past it, 429; 0: no limit"
     )
     allowed_roots: list[Path] = Field(
-        [], description="Directories of which a listing may name files (JSON list)"
+        [], description="Directories whose files a listing may name (JSON list)"
     )
     allowed_hosts: list[str] = Field(
-        [], description="Hosts of which a listing may name https: pictures (JSON list)"
+        [], description="Hosts whose https: pictures a listing may name (JSON list)"
     )
     allowed_networks: list[IPvAnyNetwork] = Field(
-        [], description="Private networks in which an allowed host may be (JSON list)"
+        [], description="Private networks that an allowed host may be in (JSON list)"
     )
-    fetch_timeout_s: float = Field(30.0, gt=0, description="Limit of fetching one listed picture")
+    fetch_timeout_s: float = Field(
+        30.0, gt=0, description="Time limit for fetching one listed picture"
+    )
     chunk_items: int | None = Field(
         None, ge=1, le=256, description="Pictures in one task; else 16 to 64, by measured cost"
     )
     # 32 pictures of 48 MP took 25 s on one core; VGG16 takes a second a picture.
     chunk_time_limit_s: int = Field(
-        300, ge=1, description="How long a task may run before it is ended and begun anew"
+        300, ge=1, description="How long a task may run before it is stopped and started again"
     )
     job_ttl_s: int = Field(7 * 86_400, gt=0, description="How long an ended job is kept")
     rollback_s: int = Field(
         3_600, ge=0, description="How long a library can go back to the edition before"
     )
-    search_candidates: int = Field(100, ge=1, description="Least candidates asked of a model")
+    search_candidates: int = Field(100, ge=1, description="Fewest candidates to ask each model for")
     batch_size: int | None = Field(
         None, ge=1, le=256, description="Pictures in one onnxruntime call; else 1, on a GPU 32"
     )
@@ -79,7 +81,9 @@ class Settings(BaseSettings):
         15, ge=3, description="Silence after which a lost worker's task is queued again"
     )
     worker_grace_s: int = Field(
-        15, ge=1, description="What a worker has, once told to stop, before it hands its tasks back"
+        15,
+        ge=1,
+        description="How long a worker that must stop may go on before it hands its tasks back",
     )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
 
