@@ -87,13 +87,16 @@ class ChunkTask(BaseTask):
     def conclude(self, jobs: Jobs, task_id: str, result: ChunkItems, stored: StoredResult) -> None:
         """Counts the chunk, in the round trip in which its outcomes are stored (`JobBackend`)."""
         job_id, chunk = queue.chunk_of(task_id)
-        jobs.count_chunk(job_id, chunk, result.root, stored)
+        request: Any = self.request
+        request.is_built = jobs.count_chunk(job_id, chunk, result.root, stored)
 
     def on_success(self, retval: ChunkItems, task_id: str, args: Any, kwargs: Any) -> None:
         # If Redis or Milvus is away just now, the sweeper does both.
         with contextlib.suppress(RedisError, OperationalError, Unavailable):
             runtime().feed.top_up(celery_app)
-            runtime().editions.switch_if_built(kwargs["job_id"])
+            request: Any = self.request
+            if request.is_built:
+                runtime().editions.switch_if_built(kwargs["job_id"])
 
     def on_failure(
         self,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from twinlens.shared.queue import publish_chunk
+from twinlens.shared.queue import chunk_of, chunk_task_id, publish_chunk
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.scripts import ARRIVAL_TTL_S, Changes, read_script
 
@@ -72,12 +72,11 @@ class Feed:
     def fed_chunks(self, min_age_s: float) -> list[tuple[str, int]]:
         """Returns the chunks that have been on their way for some time."""
         members = self._redis.zrangebyscore(keys.FED, "-inf", time.time() - min_age_s)
-        parted = [member.rpartition(".") for member in members]
-        return [(job_id, int(chunk)) for job_id, _, chunk in parted]
+        return [chunk_of(member) for member in members]
 
     def forget_chunk(self, job_id: str, chunk: int) -> None:
         """Makes room for another chunk: this one is done with."""
-        self._redis.zrem(keys.FED, f"{job_id}.{chunk}")
+        self._redis.zrem(keys.FED, chunk_task_id(job_id, chunk))
 
     def is_counted(self, job_id: str, chunk: int) -> bool:
         """Tells if a chunk's outcomes are in the progress."""

@@ -3,8 +3,8 @@
     queued ──▶ running ──▶ succeeded | failed | cancelled
        └──────────────────▶ failed | cancelled
 
-The guards run inside Redis (shared/redis/scripts.py). Every change raises the record's `revision`
-(the ETag) and appends to the job's event stream, on which waiting callers block. A bulk job is
+The guards run inside Redis (shared/redis/lua). Every change raises the record's `revision` (the
+ETag) and appends to the job's event stream, on which waiting callers block. A bulk job is
 queued chunk by chunk as its upload arrives; its `total` is not known until that is sealed.
 """
 
@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, Field
 
 from twinlens.shared.errors import JobExpired, JobNotFound, Problem
 from twinlens.shared.messages import Cursor, Item, JobKind, JobStatus, Moment, now
@@ -33,7 +33,6 @@ ENDED: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled"})
 
 # A search is not worth keeping as long as an upload: its result is in the answer.
 SEARCH_TTL_S = 3_600
-ITEMS = TypeAdapter(list[Item])
 # A waiting caller wakes up this often to see that it is still wanted.
 WAIT_SLICE_S = 2.0
 WAIT_EVENTS = 1000
@@ -185,7 +184,7 @@ class Jobs:
 
     def count_chunk(
         self, job_id: str, chunk: int, items: Sequence[Item], stored: StoredResult
-    ) -> None:
+    ) -> bool:
         """Stores a chunk's outcomes and adds them to the progress, once however often it is called.
 
         The job ends with its last chunk. A job of one picture (`embed`) ends as failed if that
@@ -196,12 +195,17 @@ class Jobs:
             chunk: Its number.
             items: The outcomes, in the order of the manifest.
             stored: The same, as Celery's result backend has them.
+
+        Returns:
+            Whether all is counted by it and the job goes on: a `reindex` job, whose edition is to
+            be switched on.
         """
         n_by_outcome = Counter(item.outcome for item in items)
         tally = [n_by_outcome[outcome] for outcome in ("succeeded", "skipped", "failed")]
         error = items[0].error if len(items) == 1 else None
         told = (_now(), _to_json(error), stored.text)
-        self._changes.make("count", job_id, chunk, *tally, *told, keys_too=[stored.key])
+        keys_too = [stored.key]
+        return self._changes.make("count", job_id, chunk, *tally, *told, keys_too=keys_too) == 2
 
     def finish(
         self, job_id: str, error: Problem | None = None, stored: StoredResult | None = None

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from twinlens.workers.chunk.embedding import Embedding
     from twinlens.workers.chunk.listed import Listed
     from twinlens.workers.chunk.pending import Pending
+    from twinlens.workers.library.images import Images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class Chunks:
     listed: Listed
     embedding: Embedding
     cataloguing: Cataloguing
+    images: Images
 
     def run(self, job_id: str, chunk: int) -> list[Item]:
         """Embeds the pictures of one chunk. Repeating it gives the same outcomes.
@@ -62,7 +64,7 @@ class Chunks:
             library = self.catalog.library(head.library)
             self.embedding.embed(library, [one for one in pending if not one.error])
         if gone := self.cataloguing.gone(library.name, pending):
-            self.embedding.remove(library, gone)
+            self.images.delete_vectors(library, gone)
         return items
 
     def fail(self, job_id: str, chunk: int, problem: Problem) -> list[Item]:

@@ -59,15 +59,6 @@ class Embedding:
         for missing, group in by_missing.items():
             self._embed_for([targets[name] for name in sorted(missing)], group)
 
-    def remove(self, library: Library, image_ids: Sequence[str]) -> None:
-        """Removes what was written of some images.
-
-        Raises:
-            Unavailable: Milvus is away.
-        """
-        for target in self.targets.of_editions(library).values():
-            self.vectors.delete(target.collection, image_ids)
-
     def _embed_for(self, targets: Sequence[Target], pending: Sequence[Pending]) -> None:
         """Embeds a group of pictures under each model while the next one is read and decoded."""
         models = list({target.model.card.ref: target.model for target in targets}.values())

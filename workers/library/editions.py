@@ -93,7 +93,7 @@ class Editions:
             Unavailable: Milvus does not answer.
         """
         job = self.jobs.get(job_id)
-        if job.kind != "reindex" or job.has_ended or not job.is_counted:
+        if job.has_ended or not job.is_counted:
             return
         try:
             self._check(job)

@@ -10,6 +10,8 @@ from twinlens.shared.blobs import image_key, thumbnail_key
 from twinlens.shared.errors import ContentMissing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from twinlens.shared.blobs import BlobStore
     from twinlens.shared.libraries import Library
     from twinlens.shared.redis.catalog import Catalog
@@ -44,14 +46,23 @@ class Images:
         Raises:
             Unavailable: Milvus does not answer.
         """
-        self._delete_vectors(self.catalog.library(library), image_id)
+        self.delete_vectors(self.catalog.library(library), [image_id])
         self.catalog.remove(library, image_id)
         record = self.catalog.library(library)
         if len(record.editions) > 1:
-            self._delete_vectors(record, image_id)
+            self.delete_vectors(record, [image_id])
         since = asked_at.astimezone(UTC).timestamp()
         self.blobs.delete(thumbnail_key(library, image_id))
         self.blobs.delete(image_key(library, image_id), unless_touched_since=since)
+
+    def delete_vectors(self, library: Library, image_ids: Sequence[str]) -> None:
+        """Removes some images from the collections of every edition of their library.
+
+        Raises:
+            Unavailable: Milvus does not answer.
+        """
+        for target in self.targets.of_editions(library).values():
+            self.vectors.delete(target.collection, image_ids)
 
     def make_thumbnail(self, library: str, image_id: str) -> None:
         """Stores an image's thumbnail.
@@ -86,7 +97,3 @@ class Images:
             model.card.name: self.vectors.count(collection)
             for model, collection in self.targets.of(self.catalog.library(library))
         }
-
-    def _delete_vectors(self, library: Library, image_id: str) -> None:
-        for target in self.targets.of_editions(library).values():
-            self.vectors.delete(target.collection, [image_id])

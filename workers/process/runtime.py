@@ -122,6 +122,7 @@ def build_runtime(
     targets, decoder = Targets(registry, settings), Decoder(settings.max_picture_px)
     # onnxruntime and gRPC both let go: models work side by side.
     searchers = ThreadPoolExecutor(N_SEARCHERS, "search")
+    images = Images(catalog=catalog, blobs=blobs, vectors=vectors, targets=targets, decoder=decoder)
     embedding = Embedding(
         blobs=blobs,
         decoder=decoder,
@@ -143,8 +144,8 @@ def build_runtime(
         ),
         embedding=embedding,
         cataloguing=Cataloguing(redis=redis, catalog=catalog),
+        images=images,
     )
-    images = Images(catalog=catalog, blobs=blobs, vectors=vectors, targets=targets, decoder=decoder)
     calibrations = Calibrations(catalog=catalog, vectors=vectors, targets=targets)
     editions = Editions(
         settings=settings,

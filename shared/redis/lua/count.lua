@@ -2,7 +2,8 @@
 -- KEYS 9: where the outcomes go.
 -- ARGV 6: the chunk. 7, 8, 9: how many pictures succeeded, were skipped, failed. 10: now. 11: the
 --   problem of a single picture as JSON, or ''. 12: the outcomes.
--- Gives whether it was the first time.
+-- Gives 0 if it was counted before; 2 if all chunks are counted by it, and the job is not ended: its
+--   library's new edition is to be switched on first; else 1.
 --
 -- The rate is an exponential moving average of n / dt over the chunks, dt being the time since the
 -- one before. `Job.pictures_per_s` divides it by the weight that there is so far.
@@ -26,4 +27,4 @@ redis.call('HSET', record, 'rate', tostring(rate), 'counted_at', moment)
 if is_fed() then redis.call('DECRBY', backlog, n) end
 end_if_all_is_counted(moment, get('kind') == 'embed' and problem or '')
 announce(chunk, n_failed)
-return 1
+return is_counted() and not get('finished_at') and 2 or 1

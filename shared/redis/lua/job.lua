@@ -42,10 +42,14 @@ local function finish(status, moment, problem)
   end
 end
 
+local function is_counted()
+  return get('total') and number('n_chunks_done') == number('n_chunks')
+end
+
 local function end_if_all_is_counted(moment, problem)
   -- A library's new edition has to be switched on before the job that built it has ended.
   if get('kind') == 'reindex' then return end
-  if get('total') and number('n_chunks_done') == number('n_chunks') then
+  if is_counted() then
     problem = problem ~= '' and problem or get('upload_error')
     finish(problem and 'failed' or 'succeeded', moment, problem)
   end
