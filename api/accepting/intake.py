@@ -94,7 +94,6 @@ class Intake:
         fingerprint = _hash(f"embed {library}".encode(), item.model_dump_json().encode())
         kwargs = {"job_id": job.id, "chunk": CHUNK}
         task = TaskMessage(EMBED_CHUNK, kwargs, chunk_task_id(job.id, CHUNK), "single")
-        accepted = None
         try:
             accepted = self.submit(job, task, key, fingerprint)
         except RedisError:

@@ -29,12 +29,12 @@ from support.servers import running_valkey
 from support.stand_in import read_task
 
 from twinlens.shared.errors import BrokenPicture, JobExpired, Problem, UploadBroken
-from twinlens.shared.messages import Item, JobStatus
+from twinlens.shared.messages import ChunkItems, Item, JobStatus
 from twinlens.shared.queue import make_celery, publish_chunk
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.client import connect
 from twinlens.shared.redis.feed import Feed
-from twinlens.shared.redis.jobs import ITEMS, Job, Jobs
+from twinlens.shared.redis.jobs import Job, Jobs
 from twinlens.shared.redis.presence import announce, live_workers
 from twinlens.shared.redis.results import read_results
 from twinlens.shared.settings import Settings
@@ -342,7 +342,8 @@ class JobMachine(RuleBasedStateMachine):
             for chunk in range(record.job.n_chunks):
                 assert self.feed.is_counted(job_id, chunk) == (chunk in record.items)
             items = read_results(self.redis, [f"{job_id}.{chunk}" for chunk in record.items])
-            assert list(map(ITEMS.validate_python, items)) == list(record.items.values())
+            told = [ChunkItems.model_validate(one).root for one in items]
+            assert told == list(record.items.values())
 
     @invariant()
     def records_are_right(self) -> None:

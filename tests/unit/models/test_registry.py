@@ -22,18 +22,6 @@ from twinlens.models.verify import decode_embedding, encode_embedding
 from twinlens.shared.errors import BadCard, BadEmbedding, ModelExists, ModelNotFound, ModelRefused
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("models")
-    ensure_models(directory)
-    return directory
-
-
-@pytest.fixture
-def models(built: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(built, tmp_path / "models"))
-
-
 def edit(path: Path, old: str, new: str) -> None:
     text = path.read_text(encoding="utf-8")
     assert old in text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from support.tiny_pair import text_graph, tokenizer_file
 
 from twinlens.cli.main import main
 from twinlens.models.card import load_card
-from twinlens.models.registry import Registry, ensure_models
+from twinlens.models.registry import Registry
 from twinlens.shared.libraries import Index, new_library
 
 
@@ -45,18 +44,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_photos(folder, 40, seed=7)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     return folder
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("built")
-    ensure_models(directory)
-    return directory
-
-
-@pytest.fixture
-def models(built: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(built, tmp_path / "models"))
 
 
 def mean_colour(path: Path) -> Path:

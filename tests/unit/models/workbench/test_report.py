@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.random_sets import Model
 
-from twinlens.models.calibration import Calibration
 from twinlens.models.distances import Metric
 from twinlens.models.errors import BadInput
 from twinlens.models.fusion import agreement
@@ -33,13 +33,6 @@ from twinlens.models.workbench.report import (
 
 SCRIPT = "<script>alert('x')</script>"
 VOID = {"br", "img", "meta", "rect", "line", "hr", "input", "link"}
-
-
-@dataclass(frozen=True)
-class Model:
-    metric: Metric
-    dimension: int
-    calibration: Calibration | None = None
 
 
 MODELS = {
