@@ -20,6 +20,7 @@ from twinlens.shared.blobs import image_id_of, image_key, manifest_key
 from twinlens.shared.log import request_id
 from twinlens.shared.manifests import write_manifest
 from twinlens.shared.messages import DuplicatesQuery, JobKind, ManifestItem, SearchQuery, now
+from twinlens.shared.names import clean_name
 from twinlens.shared.queue import (
     DELETE_IMAGE,
     EMBED_CHUNK,
@@ -173,7 +174,9 @@ def store_entry(
     batch: BlobBatch, library: str, entry: Entry, *, is_kept: bool = True
 ) -> ManifestItem:
     """Stores a picture's bytes, and returns its line of the manifest."""
-    item = ManifestItem(name=entry.name, metadata=entry.metadata, error=entry.error, uri=entry.uri)
+    item = ManifestItem(
+        name=clean_name(entry.name), metadata=entry.metadata, error=entry.error, uri=entry.uri
+    )
     if entry.error is None and entry.uri is None:
         item.image_id = image_id_of(entry.content)
         item.n_bytes = len(entry.content)

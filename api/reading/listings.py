@@ -15,13 +15,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from twinlens.api.problems import fields_of
 from twinlens.api.reading.uploads import (
     MAX_METADATA_BYTES,
-    MAX_NAME_CHARS,
     Entry,
-    clean_name,
     parse_metadata,
     refused_entry,
 )
 from twinlens.shared.errors import FieldError, PayloadTooLarge, ValidationFailed
+from twinlens.shared.names import MAX_NAME_CHARS, clean_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

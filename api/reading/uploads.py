@@ -5,7 +5,6 @@ Nothing here looks into a picture: what the bytes are is the worker's to say.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,11 +23,11 @@ from twinlens.shared.errors import (
     ValidationFailed,
 )
 from twinlens.shared.messages import Metadata
+from twinlens.shared.names import MAX_NAME_CHARS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-MAX_NAME_CHARS = 255
 MAX_METADATA_BYTES = 16 * 1024
 MAX_QUERY_BYTES = 64 * 1024
 READ_BYTES = 64 * 1024
@@ -36,7 +35,6 @@ READ_BYTES = 64 * 1024
 BODY_BYTES = 1024 * 1024
 METADATA_RULE = "It is a flat JSON object of strings, numbers, booleans and lists of strings."
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]|[\ud800-\udfff]")
 # Neither NaN nor infinity is JSON, though Python reads both.
 _METADATA: TypeAdapter[Metadata] = TypeAdapter(Metadata, config=ConfigDict(allow_inf_nan=False))
 
@@ -52,18 +50,6 @@ class Entry:
     metadata: Metadata = field(default_factory=dict)
     error: Problem | None = None
     uri: str | None = None  # where the worker is to fetch the bytes
-
-
-def clean_name(name: str) -> str:
-    r"""Returns what of a client's file name is kept: its last component, printable, not long.
-
-    >>> clean_name("C:\\Users\\me\\cat.jpg")
-    'cat.jpg'
-    >>> clean_name("../../etc/pass\nwd")
-    'passwd'
-    """
-    last = re.split(r"[/\\]", name)[-1]
-    return _CONTROL.sub("", last)[:MAX_NAME_CHARS]
 
 
 def picture_entry(name: str, content: bytes | None, max_bytes: int) -> Entry:
@@ -159,7 +145,7 @@ def read_form(content_type: str, body: Iterable[bytes], rules: FormRules) -> For
         elif len(form.files.get(part.name, ())) < rules.files.get(part.name, 0):
             content = read_picture(part.chunks, left)
             left -= len(content)
-            form.files[part.name].append((clean_name(part.file_name), content))
+            form.files[part.name].append((part.file_name, content))
         else:
             taken = [f"{n} `{name}`" for name, n in rules.files.items()]
             raise _unexpected(
@@ -219,7 +205,7 @@ def form_entries(
 def _form_entry(
     part: Part, metadata: Metadata | ValidationFailed | None, max_picture: int
 ) -> Entry:
-    name = clean_name(part.file_name)
+    name = part.file_name
     if isinstance(metadata, ValidationFailed):
         return refused_entry(name, metadata)
     entry = picture_entry(name, read_at_most(part.chunks, max_picture), max_picture)

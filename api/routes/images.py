@@ -19,7 +19,6 @@ from twinlens.api.reading.uploads import (
     Entry,
     FormRules,
     as_chunks,
-    clean_name,
     parse_json,
     parse_metadata,
     read_form,
@@ -46,6 +45,7 @@ from twinlens.shared.errors import (
     ValidationFailed,
 )
 from twinlens.shared.messages import CatalogEntry, Image
+from twinlens.shared.names import last_part
 from twinlens.shared.queue import MAKE_THUMBNAIL
 
 if TYPE_CHECKING:
@@ -212,10 +212,9 @@ def _uploaded(services: Services, name: str | None) -> Entry:
             missing = FieldError(location="file", message="The part is missing.")
             raise ValidationFailed("The form has no picture.", [missing])
         [(sent_name, content)] = upload.files["file"]
-        given = sent_name if name is None else clean_name(name)
-        return Entry(given, content, parse_metadata(upload.json))
+        return Entry(sent_name if name is None else name, content, parse_metadata(upload.json))
     if request.mimetype.startswith("image/") or request.mimetype == "application/octet-stream":
-        return Entry(clean_name(name or ""), read_picture(body, max_bytes))
+        return Entry(name or "", read_picture(body, max_bytes))
     raise UnsupportedMedia(
         "Send multipart/form-data with a part `file`, or the bytes as image/* or"
         " application/octet-stream."
@@ -228,8 +227,7 @@ def _send(file: BinaryIO, media_type: str, tag: str, name: str) -> Response:
     response = send_file(
         file,
         mimetype=media_type,
-        # Names of archive entries are kept as they came, so cleaned here.
-        download_name=clean_name(name) or "image",
+        download_name=last_part(name) or "image",
         conditional=False,
         etag=tag,
     )

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinlens.api.reading.listings import MAX_LINE_BYTES, listing_entries
-from twinlens.api.reading.uploads import MAX_NAME_CHARS
 from twinlens.shared.errors import TwinlensError
+from twinlens.shared.names import MAX_NAME_CHARS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ from twinlens.api.reading import uploads
 from twinlens.shared.errors import ValidationFailed
 
 
-@pytest.mark.parametrize("module", [answers, probe, uploads])
+@pytest.mark.parametrize("module", [answers, probe])
 def test_examples(module: object) -> None:
     result = doctest.testmod(module)  # type: ignore[arg-type]
     assert result.attempted > 0
@@ -55,11 +55,6 @@ def test_prefer_is_read_leniently(prefer: str | None, seconds: int | None) -> No
 )
 def test_milvus_addresses(uri: str, address: tuple[str, int]) -> None:
     assert address_of(uri) == address
-
-
-def test_a_name_is_kept_whole_up_to_255_characters() -> None:
-    assert uploads.clean_name("x" * 255) == "x" * 255
-    assert uploads.clean_name("x" * 256) == "x" * 255
 
 
 def test_what_is_asked_of_a_body_is_read_in_large_pieces() -> None:

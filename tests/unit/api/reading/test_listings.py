@@ -54,7 +54,7 @@ def test_a_line_says_where_its_picture_is() -> None:
         ({"uri": "https://example.com/cat.jpg?v=a/b"}, "cat.jpg"),
         ({"uri": "https://example.com/?v=2"}, "line 1"),
         ({"uri": "https://example.com/%2e%2e%2f%0apasswd"}, "passwd"),
-        ({"name": "../../etc/pass\nwd"}, "passwd"),
+        ({"name": "../../etc/pass\nwd"}, "etc/passwd"),
         ({"name": "/"}, "cat.jpg"),
     ],
 )
