@@ -22,13 +22,13 @@ def measure(setup: Setup) -> Results:
             _round(service, bare, photos.write(setup.work / f"round-{number}", n_photos))
             for number in range(setup.size.rounds)
         ]
-    found = medians(rounds)
+    times = medians(rounds)
     return {
-        "bulk_pictures_per_s": n_photos / found["bulk_s"],
-        "bare_pictures_per_s": n_photos / found["bare_s"],
-        "bulk_over_bare": found["bare_s"] / found["bulk_s"],
-        "worker_cpu_over_bare": found["worker_cpu_s"] / found["bare_cpu_s"],
-        "bulk_accept_s": found["accept_s"],
+        "bulk_pictures_per_s": n_photos / times["bulk_s"],
+        "bare_pictures_per_s": n_photos / times["bare_s"],
+        "bulk_over_bare": times["bare_s"] / times["bulk_s"],
+        "worker_cpu_over_bare": times["worker_cpu_s"] / times["bare_cpu_s"],
+        "bulk_accept_s": times["accept_s"],
     }
 
 

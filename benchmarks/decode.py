@@ -37,11 +37,11 @@ def measure(setup: Setup) -> Results:
     cosine = _lowest_cosine(network, *pixels)
     assert cosine >= MIN_COSINE, f"decoding changes the embedding: cosine {cosine}"
     smooth = _compare(setup, [_photo(name, 0) for name in SOURCES], ours, plain)
-    found = _compare(setup, photos, ours, plain)
+    grainy = _compare(setup, photos, ours, plain)
     return {
-        "decode_12mp_over_pillow": found["ours"] / found["plain"],
+        "decode_12mp_over_pillow": grainy["ours"] / grainy["plain"],
         "decode_12mp_smooth_over_pillow": smooth["ours"] / smooth["plain"],
-        "decode_12mp_ms": found["ours"] * 1000 / len(photos),
+        "decode_12mp_ms": grainy["ours"] * 1000 / len(photos),
         "decode_12mp_cosine": cosine,
         "decode_12mp_int8_cosine": _lowest_cosine(shipped, *pixels),
     }

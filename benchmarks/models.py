@@ -24,11 +24,11 @@ def measure(setup: Setup) -> Results:
     decode = partial(_decode, contents, wanted_px)
     _embed(models, decode())
     rounds = [_round(models, decode) for _ in range(setup.size.short_rounds)]
-    found = medians(rounds)
-    alone_s = sum(found[model.card.name] for model in models)
+    times = medians(rounds)
+    alone_s = sum(times[model.card.name] for model in models)
     return {
-        "multi_model_penalty": found["together"] / (alone_s - 2 * found["decode"]),
-        "multi_model_ms": found["together"] / len(contents) * 1000,
+        "multi_model_penalty": times["together"] / (alone_s - 2 * times["decode"]),
+        "multi_model_ms": times["together"] / len(contents) * 1000,
     }
 
 

@@ -44,14 +44,14 @@ def main(n_faults: int) -> None:
         own = [name for name in faults if name.split(".")[1] == package]
         chosen[package] = random.Random(0).sample(own, min(n_faults, len(own)))
     mutmut("run", *(name for some in chosen.values() for name in some))
-    found = outcomes()
+    by_fault = outcomes()
     for package, some in chosen.items():
-        n_seen = sum(found[name] in SEEN for name in some)
-        counts = ", ".join(f"{n} {word}" for word, n in Counter(map(found.get, some)).items())
+        n_seen = sum(by_fault[name] in SEEN for name in some)
+        counts = ", ".join(f"{n} {word}" for word, n in Counter(map(by_fault.get, some)).items())
         print(f"{package}: {n_seen / len(some):.0%} of {len(some)} seen ({counts})")
         for name in some:
-            if found[name] not in SEEN:
-                print(f"    {name}: {found[name]}")
+            if by_fault[name] not in SEEN:
+                print(f"    {name}: {by_fault[name]}")
 
 
 if __name__ == "__main__":

@@ -77,17 +77,17 @@ class _Gallery:
     """Pictures that are searched, each once, and their embeddings."""
 
     def __init__(self, models: Sequence[Embedder], files: Sequence[Path]) -> None:
-        found: list[tuple[bytes, Variants]] = []
+        pictures: list[tuple[bytes, Variants]] = []
         for content in map(Path.read_bytes, files):
             try:
-                found.append((content, _embed(models, content)))
+                pictures.append((content, _embed(models, content)))
             except PictureError:
                 continue
-        rows = {name: np.stack([one[name][0] for _, one in found]) for name in found[0][1]}
+        rows = {name: np.stack([one[name][0] for _, one in pictures]) for name in pictures[0][1]}
         kept = _without_copies(rows)
         self.cards = {model.card.name: model.card for model in models}
-        self.contents = [found[place][0] for place in kept]
-        self.variants = [found[place][1] for place in kept]
+        self.contents = [pictures[place][0] for place in kept]
+        self.variants = [pictures[place][1] for place in kept]
         self.rows = {name: some[kept] for name, some in rows.items()}
         self.weights = dict.fromkeys(self.cards, NEAR_WEIGHT)
         self._calibrations: dict[str, Calibration] = {
@@ -124,13 +124,13 @@ def _show_recall(gallery: _Gallery, edits: Edits, measured: dict[Edit, Distances
     print("\n             edit finds original   original finds edit")
     print("             as it is   variants   as it is   variants   in its group")
     for kind in EDITS:
-        found = []
+        finds = []
         for place, original in originals.items():
             edit = (place, kind)
             both = (measured[edit], gallery.put(place, edits[edit], original))
             asked = [some for distances in both for some in (_as_it_is(distances), distances)]
-            found.append([*(gallery.finds(place, some) for some in asked), grouped.is_joined[edit]])
-        shares = "   ".join(f"{share:8.3f}" for share in np.mean(found, axis=0))
+            finds.append([*(gallery.finds(place, some) for some in asked), grouped.is_joined[edit]])
+        shares = "   ".join(f"{share:8.3f}" for share in np.mean(finds, axis=0))
         print(f"{kind:10}   {shares}")
     print(
         f"\nduplicates: {grouped.n_groups} groups at {MAX_DISTANCE} bits and cosine {MIN_COSINE}; "

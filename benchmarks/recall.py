@@ -145,8 +145,8 @@ def _show_recall(
 
 
 def _search(vectors: Vectors, collection: Collection, query: Rows) -> Iterable[str]:
-    [found] = vectors.nearest(collection, query[np.newaxis], K)
-    return found
+    [nearest] = vectors.nearest(collection, query[np.newaxis], K)
+    return nearest
 
 
 def _show_service(
@@ -237,9 +237,9 @@ def _show_searches(
 ) -> None:
     def measure(place: int) -> tuple[float, float]:
         started = time.perf_counter()
-        found = set(search(queries[place]))
+        ids = set(search(queries[place]))
         took_s = time.perf_counter() - started
-        return took_s, len(found & truth[place]) / K
+        return took_s, len(ids & truth[place]) / K
 
     places = range(len(queries))
     for place in places[:10]:

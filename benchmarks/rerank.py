@@ -55,11 +55,11 @@ def draw(pictures: Sequence[Labelled], n_of_label: int, rng: random.Random) -> l
 
 def measure(whole: Embedded, pictures: Sequence[Labelled]) -> list[float]:
     """Returns the best mAP of each of SHOWN that all queries have the same weights in."""
-    found = evaluate(part_of(whole, pictures), pictures, n_bootstrap=1)
+    evaluation = evaluate(part_of(whole, pictures), pictures, n_bootstrap=1)
     return [
         max(
             one.mean_average_precision.value
-            for one in found.contenders
+            for one in evaluation.contenders
             if one.recipe.method is method and one.recipe.is_equal
         )
         for method in SHOWN

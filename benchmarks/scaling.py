@@ -27,11 +27,11 @@ def measure(setup: Setup) -> Results:
             }
             for number in range(setup.size.rounds + 1)
         ]
-    found = medians(rounds[1:])
+    times = medians(rounds[1:])
     return {
-        "two_workers_over_one": found["one"] / found["two"],
-        "one_worker_pictures_per_s": setup.size.scaling_photos / found["one"],
-        "two_workers_pictures_per_s": setup.size.scaling_photos / found["two"],
+        "two_workers_over_one": times["one"] / times["two"],
+        "one_worker_pictures_per_s": setup.size.scaling_photos / times["one"],
+        "two_workers_pictures_per_s": setup.size.scaling_photos / times["two"],
     }
 
 

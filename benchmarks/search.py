@@ -75,9 +75,9 @@ def _bulk_over_idle(setup: Setup, service: Service, photos: Photos) -> Results:
     for number in range(setup.size.rounds):
         idle += _search_all(service, photos, setup.size.block_searches)
         folder = setup.work / f"backlog-{number}"
-        while not (found := _busy_block(setup, service, photos, photos.write(folder, n_photos))):
+        while not (searches := _busy_block(setup, service, photos, photos.write(folder, n_photos))):
             n_photos *= 2
-        busy += found
+        busy += searches
     idle_ms, busy_ms = (percentile([s.whole_ms for s in block], 95) for block in (idle, busy))
     return {
         "search_p95_bulk_over_idle": busy_ms / idle_ms,

@@ -26,8 +26,8 @@ def measure(setup: Setup) -> Results:
     _export_resnet50(setup.models)
     photos = Photos()
     with serve(setup) as service:
-        found = [_compare(setup, service, photos, name) for name in MODELS]
-    return {name: value for one in found for name, value in one.items()}
+        results = [_compare(setup, service, photos, name) for name in MODELS]
+    return {name: value for one in results for name, value in one.items()}
 
 
 def _export_resnet50(models_dir: Path) -> None:
@@ -51,11 +51,11 @@ def _compare(setup: Setup, service: Service, photos: Photos, name: str) -> Resul
             {"seed": size.seed_photos / seed_s, "bulk": size.photos / bulk_s},
         )
     # The first round is for the workers to open their sessions.
-    found = medians(rounds[1:])
+    rates = medians(rounds[1:])
     return {
-        f"bulk_over_seed_{name}": found["bulk"] / found["seed"],
-        f"bulk_{name}_pictures_per_s": found["bulk"],
-        f"seed_{name}_pictures_per_s": found["seed"],
+        f"bulk_over_seed_{name}": rates["bulk"] / rates["seed"],
+        f"bulk_{name}_pictures_per_s": rates["bulk"],
+        f"seed_{name}_pictures_per_s": rates["seed"],
     }
 
 
@@ -69,6 +69,6 @@ def _embed(model: Path, card: Card, path: Path) -> NDArray[np.float32]:
     session = ort.InferenceSession(model)
     with Image.open(path) as image:
         resized = image.convert("RGB").resize((card.input.width, card.input.height))
-    [found] = session.run(None, {"images": np.asarray(resized)[None]})
-    embedding: NDArray[np.float32] = found[0] / np.linalg.norm(found[0])
+    [rows] = session.run(None, {"images": np.asarray(resized)[None]})
+    embedding: NDArray[np.float32] = rows[0] / np.linalg.norm(rows[0])
     return embedding

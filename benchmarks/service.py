@@ -78,8 +78,8 @@ class Service:
     @property
     def ports(self) -> dict[str, int]:
         """Of its parts, by name."""
-        found: dict[str, int] = self._kept()["ports"]
-        return found
+        ports: dict[str, int] = self._kept()["ports"]
+        return ports
 
     def processes(self, part: str) -> list[psutil.Process]:
         """Returns the process of a part, then its children."""

@@ -31,12 +31,12 @@ def pytest_xdist_auto_num_workers() -> int:
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default models, built once: that takes seconds."""
-    found = tmp_path_factory.mktemp("models")
-    ensure_models(found, DEFAULT_MODELS)
-    return found
+    folder = tmp_path_factory.mktemp("models")
+    ensure_models(folder, DEFAULT_MODELS)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running_service(tmp_path_factory.mktemp("service")) as found:
-        yield found
+    with running_service(tmp_path_factory.mktemp("service")) as running:
+        yield running

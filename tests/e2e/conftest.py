@@ -20,5 +20,5 @@ def data_dir(tmp_path: Path, models_dir: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def client(service: Any) -> Iterator[Client]:
-    with Client(service.url) as found:
-        yield found
+    with Client(service.url) as api_client:
+        yield api_client

@@ -139,11 +139,11 @@ def test_two_pictures_are_compared_and_duplicates_are_found(
     assert twinlens("index", tmp_path / "photos", *at).returncode == 0
 
     ids = [image_id_of(path.read_bytes()) for path in (photos[0], copy)]
-    found = twinlens("duplicates", *at, "--save", tmp_path / "found.json")
-    assert found.returncode == 0, found.stderr
-    [row] = [line for line in found.stdout.splitlines() if copy.name in line]
+    duplicates = twinlens("duplicates", *at, "--save", tmp_path / "found.json")
+    assert duplicates.returncode == 0, duplicates.stderr
+    [row] = [line for line in duplicates.stdout.splitlines() if copy.name in line]
     assert photos[0].name in row
-    assert "1 groups among 4 pictures, confirmed by efficientnet-lite0" in found.stdout
+    assert "1 groups among 4 pictures, confirmed by efficientnet-lite0" in duplicates.stdout
     [group] = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["groups"]
     assert set(group) == set(ids)
 
@@ -227,7 +227,7 @@ def test_what_an_evaluation_recommends_is_applied(service: Running, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert "library chosen at" in done.stdout
     assert report.stat().st_size > 10_000
-    found = httpx.get(f"{service.url}/v1/libraries").json()["items"]
-    [library] = [one for one in found if one["name"] == "chosen"]
+    libraries = httpx.get(f"{service.url}/v1/libraries").json()["items"]
+    [library] = [one for one in libraries if one["name"] == "chosen"]
     assert all("@" in ref for ref in library["models"])
     assert set(library["weights"]) == {ref.partition("@")[0] for ref in library["models"]}

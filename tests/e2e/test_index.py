@@ -41,9 +41,9 @@ def index(service: Running, *words: str | Path) -> subprocess.CompletedProcess[s
 
 def counts(done: subprocess.CompletedProcess[str]) -> tuple[int, ...]:
     """How many were indexed, already there, and failed."""
-    found = COUNTS.search(done.stdout)
-    assert found is not None, done.stdout + done.stderr
-    return tuple(map(int, found.groups()[:3]))
+    match = COUNTS.search(done.stdout)
+    assert match is not None, done.stdout + done.stderr
+    return tuple(map(int, match.groups()[:3]))
 
 
 def n_jobs(service: Running, library: str) -> int:
@@ -162,9 +162,9 @@ def test_a_restart_of_the_service_does_not_end_an_upload(service: Running, many:
             part.kill()
         told, complained = process.communicate(timeout=120)
     assert process.returncode == 0, complained
-    found = COUNTS.search(told)
-    assert found is not None
-    assert sum(map(int, found.groups()[:3])) == N_MANY
+    match = COUNTS.search(told)
+    assert match is not None
+    assert sum(map(int, match.groups()[:3])) == N_MANY
     assert n_vectors(service, library) == {"phash": N_MANY}
 
 
@@ -200,8 +200,8 @@ def test_coco_annotations_become_metadata(service: Running, tmp_path: Path) -> N
     assert (done.returncode, counts(done)) == (0, (4, 0, 0)), done.stderr
 
     animals = {"categories": ["cat", "dog"], "supercategories": ["animal"]}
-    found = [metadata_of(service, path, library) for path in (*zipped, *loose)]
-    assert found == [{"coco_id": 100, **animals}, {"coco_id": 101}, {}, {"coco_id": 102}]
+    metadata = [metadata_of(service, path, library) for path in (*zipped, *loose)]
+    assert metadata == [{"coco_id": 100, **animals}, {"coco_id": 101}, {}, {"coco_id": 102}]
 
 
 def test_a_file_that_is_no_coco_is_told(service: Running, tmp_path: Path) -> None:

@@ -68,8 +68,8 @@ def test_a_single_odd_file_gets_its_answer(client: Client) -> None:
 def test_odd_files_in_a_zip_fail_alone(client: Client) -> None:
     job = client.index_zip({name: content for name, (content, _) in HOME_MADE.items()})
     assert job["status"] == "succeeded"
-    found = {item["name"]: _status(item["error"]) for item in client.items(job)}
-    assert found == {name: status for name, (_, status) in HOME_MADE.items()}
+    statuses = {item["name"]: _status(item["error"]) for item in client.items(job)}
+    assert statuses == {name: status for name, (_, status) in HOME_MADE.items()}
     failed = client.items(job, outcome="failed")
     assert {item["name"] for item in failed} == {n for n, (_, s) in HOME_MADE.items() if s}
 

@@ -145,9 +145,9 @@ def test_stats_count_the_images_and_each_models_vectors(
     client: Client, indexed: list[Path]
 ) -> None:
     stats: Any = client.get("/v1/stats")
-    found = stats["libraries"]["default"]
-    assert len(indexed) <= found["images"]
-    assert set(found["vectors"].values()) == {found["images"]}
+    library = stats["libraries"]["default"]
+    assert len(indexed) <= library["images"]
+    assert set(library["vectors"].values()) == {library["images"]}
     assert {lane for worker in stats["workers"] for lane in worker["lanes"]} == {"search", "bulk"}
 
 

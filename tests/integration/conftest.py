@@ -115,12 +115,12 @@ def worker(redis: Redis) -> StandIn:
 @pytest.fixture(scope="session")
 def small_photos() -> dict[str, bytes]:
     """Photos by name, each a JPEG of 128 px: under the 10 kB that the test settings allow."""
-    found = {}
+    photos = {}
     for name in NAMES:
         photo = source(name)
         photo.thumbnail((128, 128))
-        found[name] = jpeg(photo, quality=80)
-    return found
+        photos[name] = jpeg(photo, quality=80)
+    return photos
 
 
 @pytest.fixture

@@ -85,13 +85,13 @@ def test_any_library_has_one_and_a_small_one_is_near_its_prior(
 ) -> None:
     prior, n_rows = prior_for(rows), len(rows)
 
-    found = calibrate(rows, prior, n_rows + more)
+    own = calibrate(rows, prior, n_rows + more)
 
-    assert (found.n_pictures, found.n_pairs) == (n_rows + more, n_rows * (n_rows - 1) // 2)
-    assert found.exponent == prior.exponent
+    assert (own.n_pictures, own.n_pairs) == (n_rows + more, n_rows * (n_rows - 1) // 2)
+    assert own.exponent == prior.exponent
     # As far as all cosines at one end would take it.
     bound = 0.0 if n_rows < 2 else 2.0 * n_rows / (n_rows + 20)
-    assert np.abs(np.subtract(found.cosines, prior.cosines)).max() <= bound + 1e-6
+    assert np.abs(np.subtract(own.cosines, prior.cosines)).max() <= bound + 1e-6
 
 
 @given(libraries(at_least=2), st.integers(0, 1000))

@@ -42,11 +42,11 @@ def stars(pictures: Pictures, max_distance: int, min_cosine: float) -> list[list
         if centre in taken:
             continue
         taken.add(centre)
-        found = [j for j in near[centre] if j not in taken and rows[j] @ rows[centre] >= min_cosine]
-        taken.update(found)
-        if found:
-            found.sort(key=lambda j: (far[centre][j], ids[j]))
-            groups.append([ids[centre], *(ids[j] for j in found)])
+        rest = [j for j in near[centre] if j not in taken and rows[j] @ rows[centre] >= min_cosine]
+        taken.update(rest)
+        if rest:
+            rest.sort(key=lambda j: (far[centre][j], ids[j]))
+            groups.append([ids[centre], *(ids[j] for j in rest)])
     return sorted(groups, key=lambda group: (-len(group), group[0]))
 
 
@@ -63,8 +63,8 @@ def test_groups_are_the_stars_of_the_definition(
 ) -> None:
     pictures = pictures_of(seed, n, n_kinds, n_flipped)
     ids, hashes, rows = pictures
-    found = group_duplicates(ids, hashes, max_distance, confirm_by_cosine(rows, min_cosine))
-    assert found == stars(pictures, max_distance, min_cosine)
+    groups = group_duplicates(ids, hashes, max_distance, confirm_by_cosine(rows, min_cosine))
+    assert groups == stars(pictures, max_distance, min_cosine)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.integers(0, 20))
@@ -80,9 +80,9 @@ def test_the_order_of_pictures_changes_nothing(seed: int, n: int, max_distance: 
 def test_more_pictures_than_are_compared_at_a_time() -> None:
     pictures = pictures_of(3, 1_300, 400, 10)
     ids, hashes, rows = pictures
-    found = group_duplicates(ids, hashes, 12, confirm_by_cosine(rows, 0.8))
-    assert len(found) > 100
-    assert found == stars(pictures, 12, 0.8)
+    groups = group_duplicates(ids, hashes, 12, confirm_by_cosine(rows, 0.8))
+    assert len(groups) > 100
+    assert groups == stars(pictures, 12, 0.8)
 
 
 def chain(n: int) -> tuple[list[str], NDArray[np.uint8]]:

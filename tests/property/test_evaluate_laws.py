@@ -114,12 +114,12 @@ def test_the_order_of_pictures_and_models_changes_nothing(case: Case, rng: Rando
 def test_all_is_in_its_bounds_and_every_interval_has_its_estimate(
     case: Case, n_bootstrap: int
 ) -> None:
-    found = case.evaluate(n_bootstrap)
+    evaluation = case.evaluate(n_bootstrap)
 
-    assert {contender.recipe.models for contender in found.contenders} >= {
+    assert {contender.recipe.models for contender in evaluation.contenders} >= {
         (name,) for name in case.embedded.models
     }
-    for contender in found.contenders:
+    for contender in evaluation.contenders:
         assert contender.near_duplicates is not None
         shares = (
             contender.mean_average_precision,
@@ -130,21 +130,21 @@ def test_all_is_in_its_bounds_and_every_interval_has_its_estimate(
         for estimate in shares:
             assert 0.0 <= estimate.low <= estimate.value <= estimate.high <= 1.0
         assert -1.0 <= contender.gain.low <= contender.gain.value <= contender.gain.high <= 1.0
-    assert all(0.0 <= value <= 1.0 for _, value in found.tried)
-    values = [contender.mean_average_precision.value for contender in found.contenders]
+    assert all(0.0 <= value <= 1.0 for _, value in evaluation.tried)
+    values = [contender.mean_average_precision.value for contender in evaluation.contenders]
     assert values == sorted(values, reverse=True)
 
 
 @given(cases())
 def test_what_is_recommended_was_measured_and_can_be_set_as_weights(case: Case) -> None:
-    found = case.evaluate()
-    recipe = found.recommendation.recipe
+    evaluation = case.evaluate()
+    recipe = evaluation.recommendation.recipe
 
-    assert recipe in [contender.recipe for contender in found.contenders]
+    assert recipe in [contender.recipe for contender in evaluation.contenders]
     assert recipe.method in (Method.SINGLE, Method.CALIBRATED)
-    assert tuple(found.recommendation.weights) == recipe.models
-    assert max(found.recommendation.weights.values()) == 1.0
-    assert min(found.recommendation.weights.values()) > 0.0
+    assert tuple(evaluation.recommendation.weights) == recipe.models
+    assert max(evaluation.recommendation.weights.values()) == 1.0
+    assert min(evaluation.recommendation.weights.values()) > 0.0
 
 
 @given(SIZES, st.integers(0, 1000))
@@ -159,12 +159,12 @@ def test_a_perfect_model_has_a_map_of_1_alone_and_beside_another(
     embedded = Embedded(files, image_ids, {"a": rows, "b": rows}, models)
     pictures = [Labelled(file, str(code)) for file, code in zip(files, codes, strict=True)]
 
-    found = evaluate(embedded, pictures, n_bootstrap=20)
+    evaluation = evaluate(embedded, pictures, n_bootstrap=20)
 
-    for contender in found.contenders:
+    for contender in evaluation.contenders:
         assert contender.mean_average_precision == Estimate(1.0, 1.0, 1.0)
         assert contender.precision_at_1 == Estimate(1.0, 1.0, 1.0)
-    assert len(found.recommendation.weights) == 1
+    assert len(evaluation.recommendation.weights) == 1
 
 
 @given(st.integers(0, 1000), WEIGHTS, WEIGHTS)

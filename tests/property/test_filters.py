@@ -130,23 +130,23 @@ def test_any_text_is_a_filter_or_refused(text: str) -> None:
 
 
 @given(filters, metadata)
-def test_a_filter_without_not_is_true_of_the_same(wanted: Filter, found: Metadata) -> None:
+def test_a_filter_without_not_is_true_of_the_same(wanted: Filter, values: Metadata) -> None:
     pushed = push_down(wanted)
     assert "Not(" not in repr(pushed)
-    assert matches(pushed, found) is matches(wanted, found)
+    assert matches(pushed, values) is matches(wanted, values)
     assert push_down(Not(Not(wanted))) == pushed
 
 
 @given(filters, metadata)
-def test_nothing_is_true_together_with_its_negation(wanted: Filter, found: Metadata) -> None:
-    assert not (matches(wanted, found) and matches(Not(wanted), found))
+def test_nothing_is_true_together_with_its_negation(wanted: Filter, values: Metadata) -> None:
+    assert not (matches(wanted, values) and matches(Not(wanted), values))
 
 
 @given(st.lists(filters, min_size=2, max_size=3).map(tuple), metadata)
-def test_not_goes_into_and_and_or(parts: tuple[Filter, ...], found: Metadata) -> None:
-    each = [matches(Not(part), found) for part in parts]
-    assert matches(Not(AllOf(parts)), found) is any(each)
-    assert matches(Not(AnyOf(parts)), found) is all(each)
+def test_not_goes_into_and_and_or(parts: tuple[Filter, ...], values: Metadata) -> None:
+    each = [matches(Not(part), values) for part in parts]
+    assert matches(Not(AllOf(parts)), values) is any(each)
+    assert matches(Not(AnyOf(parts)), values) is all(each)
 
 
 @given(SIGNS, words, words)

@@ -75,8 +75,8 @@ def test_scores_are_from_0_to_1_and_sorted(
 @given(DISTANCES, WEIGHTS, FUSIONS)
 def test_equal_candidates_go_by_id(distances: Distances, weights: Weights, fusion: Fusion) -> None:
     twins = {
-        name: {f"{copy}{image_id}": far for image_id, far in found.items() for copy in "yx"}
-        for name, found in distances.items()
+        name: {f"{copy}{image_id}": far for image_id, far in by_id.items() for copy in "yx"}
+        for name, by_id in distances.items()
     }
 
     order = [entry.image_id for entry in fuse(twins, MODELS, weights, fusion=fusion)]
@@ -112,7 +112,7 @@ def test_a_model_of_weight_0_changes_nothing(
 ) -> None:
     weights = weights | {silent: 0.0}
     assume(any(weights.values()))
-    without = {name: found for name, found in distances.items() if name != silent}
+    without = {name: by_id for name, by_id in distances.items() if name != silent}
 
     assert outcome(fuse(distances, MODELS, weights, fusion=fusion)) == outcome(
         fuse(without, MODELS, weights, fusion=fusion)
@@ -122,7 +122,7 @@ def test_a_model_of_weight_0_changes_nothing(
 @st.composite
 def moves(draw: st.DrawFn) -> tuple[Distances, str, str, float]:
     """Distances, and a model under which a picture comes to lie at another one."""
-    distances = draw(DISTANCES.filter(lambda found: any(found.values())))
+    distances = draw(DISTANCES.filter(lambda by_model: any(by_model.values())))
     name = draw(st.sampled_from([name for name in sorted(MODELS) if distances[name]]))
     image_id = draw(st.sampled_from(sorted(distances[name])))
     return distances, name, image_id, draw(RANGES[MODELS[name].metric])
@@ -156,12 +156,12 @@ def test_a_nearer_picture_never_scores_less(
 
 @given(DISTANCES, st.sampled_from(sorted(MODELS)), FUSIONS)
 def test_one_model_ranks_by_its_distance(distances: Distances, name: str, fusion: Fusion) -> None:
-    found = distances[name]
+    by_id = distances[name]
 
-    fused = fuse({name: found}, MODELS, {name: 1.0}, fusion=fusion)
+    fused = fuse({name: by_id}, MODELS, {name: 1.0}, fusion=fusion)
 
     # A similarity is clipped, and a step of the last bits is lost in a sum.
-    cosines = [round(min(1.0, cosine(name, found[one.image_id])), 9) for one in fused]
+    cosines = [round(min(1.0, cosine(name, by_id[one.image_id])), 9) for one in fused]
     if fusion is Fusion.WEIGHTED:
         cosines = [max(0.0, value) for value in cosines]
     assert cosines == sorted(cosines, reverse=True)
@@ -213,9 +213,9 @@ def test_a_mean_lies_between_the_extremes(distances: Distances, weights: Weights
 @given(DISTANCES, WEIGHTS)
 def test_reciprocal_ranks_know_ranks_alone(distances: Distances, weights: Weights) -> None:
     spread = {}
-    for name, found in distances.items():
+    for name, by_id in distances.items():
         sign = -1.0 if MODELS[name].metric is Metric.COSINE else 1.0
-        order = sorted(found, key=lambda image_id: (sign * found[image_id], image_id))
+        order = sorted(by_id, key=lambda image_id: (sign * by_id[image_id], image_id))
         spread[name] = {image_id: sign * place / 8 for place, image_id in enumerate(order)}
 
     assert outcome(fuse(spread, MODELS, weights, fusion=Fusion.RRF)) == outcome(
@@ -235,14 +235,14 @@ def test_equal_weights_of_any_size_are_the_plain_mean(distances: Distances, fusi
 def test_agreement_stays_in_its_bounds_and_is_whole_with_oneself(
     rankings: dict[str, list[str]], k: int
 ) -> None:
-    found = agreement(rankings, k)
+    agreed = agreement(rankings, k)
 
     if len(rankings) < 2:
-        assert found is None
+        assert agreed is None
         return
-    assert found is not None
-    assert 0.0 <= found.overlap_at_k <= 1.0
-    assert found.rank_correlation is None or -1.0 <= found.rank_correlation <= 1.0
+    assert agreed is not None
+    assert 0.0 <= agreed.overlap_at_k <= 1.0
+    assert agreed.rank_correlation is None or -1.0 <= agreed.rank_correlation <= 1.0
     first = next(iter(rankings.values()))
     same = agreement({"x": first, "y": first}, k)
     assert same is not None

@@ -179,16 +179,16 @@ class JobMachine(RuleBasedStateMachine):
     )
     def list_jobs(self, kind: Any, status: Any, limit: int) -> None:
         wanted = {k: v for k, v in {"kind": kind, "status": status}.items() if v is not None}
-        found, after = self.jobs.page(limit, None, wanted)
+        listed, after = self.jobs.page(limit, None, wanted)
         while after is not None:
             more, after = self.jobs.page(limit, after, wanted)
             assert len(more) <= limit
-            found += more
+            listed += more
         name = "search" if kind == "search" else "job"
         there = [job for job in self.model.listed[name] if not self.model.is_gone(job)]
         self.model.listed[name] = there
         jobs = [self.model.records[job].job for job in reversed(there)]
-        assert [job.id for job in found] == [
+        assert [job.id for job in listed] == [
             job.id for job in jobs if kind in (None, job.kind) and status in (None, job.status)
         ]
 
@@ -383,9 +383,9 @@ class JobMachine(RuleBasedStateMachine):
         assert jobs == model.timeline(model.listed["job"])
         assert searches == model.timeline(model.listed["search"])
         uploads = model.open_ids("bulk", "embed")
-        for library, found in zip(LIBRARIES, (default, other), strict=True):
+        for library, timeline in zip(LIBRARIES, (default, other), strict=True):
             mine = [job for job in uploads if model.records[job].job.library == library]
-            assert found == model.timeline(mine)
+            assert timeline == model.timeline(mine)
         assert dict(fed) == {f"{job}.{chunk}": at for (job, chunk), at in model.fed.items()}
         assert arriving == set(model.arriving)
         assert singles == set(model.open_ids("embed"))
@@ -399,10 +399,10 @@ class JobMachine(RuleBasedStateMachine):
         with self.redis.pipeline(transaction=False) as read:
             for name in names:
                 read.ttl(name)
-            found = dict(zip(names, read.execute(), strict=True))
+            lives = dict(zip(names, read.execute(), strict=True))
         for key, ttl_s in expected.items():
             least = FOR_EVER if ttl_s == FOR_EVER else ttl_s - LATE_S
-            assert least <= found[key] <= ttl_s, key
+            assert least <= lives[key] <= ttl_s, key
 
     @invariant()
     def time_goes_on(self) -> None:

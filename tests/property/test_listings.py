@@ -58,8 +58,8 @@ def cut(data: bytes, ends: list[int]) -> Iterator[bytes]:
 
 
 @given(st.lists(any_lines, max_size=6), st.lists(st.integers(0, 400_000), max_size=12))
-def test_a_listing_is_the_same_wherever_its_pieces_end(found: list[bytes], ends: list[int]) -> None:
-    body = b"\n".join(found)
+def test_a_listing_is_the_same_wherever_its_pieces_end(raw: list[bytes], ends: list[int]) -> None:
+    body = b"\n".join(raw)
     whole = list(listing_entries([body], 1000))
     assert list(listing_entries(cut(body, ends), 1000)) == whole
     if len(body) < 2000:
@@ -67,9 +67,9 @@ def test_a_listing_is_the_same_wherever_its_pieces_end(found: list[bytes], ends:
 
 
 @given(st.lists(any_lines, max_size=6), st.integers(0, 6))
-def test_any_bytes_are_entries_or_refused(found: list[bytes], max_items: int) -> None:
+def test_any_bytes_are_entries_or_refused(raw: list[bytes], max_items: int) -> None:
     try:
-        entries = list(listing_entries([b"\n".join(found)], max_items))
+        entries = list(listing_entries([b"\n".join(raw)], max_items))
     except TwinlensError:
         return
     assert len(entries) <= max_items

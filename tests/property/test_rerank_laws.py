@@ -62,8 +62,8 @@ def as_in_the_paper(
 @given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.integers(2, 12), st.integers(2, 12))
 def test_it_is_what_the_paper_says(seed: int, n: int, dimension: int, k1: int) -> None:
     similarity = similarity_of(seed, n, dimension)
-    found = rerank(similarity, n_neighbours=k1)
-    assert found.tolist() == as_in_the_paper(similarity, k1, 6, 0.3)
+    order = rerank(similarity, n_neighbours=k1)
+    assert order.tolist() == as_in_the_paper(similarity, k1, 6, 0.3)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -71,17 +71,17 @@ def test_unless_asked_otherwise_ten_are_neighbours_six_are_averaged_and_a_third_
     seed: int,
 ) -> None:
     similarity = similarity_of(seed, 60, 5)
-    found = rerank(similarity).tolist()
-    assert found == as_in_the_paper(similarity, 10, 6, 0.3)
+    order = rerank(similarity).tolist()
+    assert order == as_in_the_paper(similarity, 10, 6, 0.3)
     for other in ((20, 6, 0.3), (10, 5, 0.3), (10, 6, 0.4)):
-        assert found != as_in_the_paper(similarity, *other)
+        assert order != as_in_the_paper(similarity, *other)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 60), st.integers(1, 12))
 def test_it_is_an_order_whose_first_stays(seed: int, n: int, dimension: int) -> None:
-    found = rerank(similarity_of(seed, n, dimension))
-    assert sorted(found.tolist()) == list(range(n))
-    assert n == 0 or found[0] == 0
+    order = rerank(similarity_of(seed, n, dimension))
+    assert sorted(order.tolist()) == list(range(n))
+    assert n == 0 or order[0] == 0
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60))

@@ -55,13 +55,13 @@ class Client:
         return job
 
     def items(self, job: Any, **params: Any) -> list[Any]:
-        found: list[Any] = []
+        items: list[Any] = []
         cursor: dict[str, Any] = {}
         while True:
             page = self.get(job["links"]["items"], limit=100, **params, **cursor)
-            found += page["items"]
+            items += page["items"]
             if page["next_cursor"] is None:
-                return found
+                return items
             cursor = {"cursor": page["next_cursor"]}
 
     def search(self, content: bytes, query: str = "{}") -> Any:

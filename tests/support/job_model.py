@@ -199,29 +199,29 @@ class Model:
 
     def open_ids(self, *kinds: str) -> list[str]:
         """Returns the jobs of some kinds that have not ended, the oldest first."""
-        found = [record.job for record in self.records.values() if record.is_open]
-        return [job.id for job in found if job.kind in kinds]
+        jobs = [record.job for record in self.records.values() if record.is_open]
+        return [job.id for job in jobs if job.kind in kinds]
 
     def timeline(self, ids: list[str]) -> list[tuple[str, float]]:
         return [(job_id, self.created_at(job_id)) for job_id in ids]
 
     def lives(self) -> dict[str, int]:
         """Returns every key of a single job, and how many seconds it was to be kept."""
-        found = {f"tl:job:{job_id}:arrival": ARRIVAL_S for job_id in self.heard_of}
-        found |= {f"tl:job:{job_id}:tries": HOUR_S for job_id, n in self.tries.items() if n}
+        lives = {f"tl:job:{job_id}:arrival": ARRIVAL_S for job_id in self.heard_of}
+        lives |= {f"tl:job:{job_id}:tries": HOUR_S for job_id, n in self.tries.items() if n}
         for job_id, record in self.records.items():
             ttl_s = FOR_EVER if record.is_open else record.job.ttl_s
             buried_s = DAY_S if record.job.kind == "search" else 30 * DAY_S
-            found[f"tl:job:{job_id}"] = FOR_EVER if record.is_open else ttl_s + buried_s
+            lives[f"tl:job:{job_id}"] = FOR_EVER if record.is_open else ttl_s + buried_s
             if record.events:
-                found[f"tl:job:{job_id}:events"] = ttl_s
+                lives[f"tl:job:{job_id}:events"] = ttl_s
             if record.items:
-                found[f"tl:job:{job_id}:done"] = ttl_s
+                lives[f"tl:job:{job_id}:done"] = ttl_s
             for chunk in record.items:
-                found[f"celery-task-meta-{job_id}.{chunk}"] = record.job.ttl_s
+                lives[f"celery-task-meta-{job_id}.{chunk}"] = record.job.ttl_s
             if record.job.result:
-                found[f"celery-task-meta-{job_id}"] = record.job.ttl_s
-        return found
+                lives[f"celery-task-meta-{job_id}"] = record.job.ttl_s
+        return lives
 
     def speed_bounds(self, job_id: str) -> tuple[float, float] | None:
         """Returns between what a job's pictures a second are: those of its chunks, or exact."""

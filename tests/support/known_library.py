@@ -74,12 +74,12 @@ def true_distances(rows: NDArray[Any], query: NDArray[Any], metric: Metric) -> l
     if metric is Metric.HAMMING:
         return [float(np.unpackbits(row ^ query).sum()) for row in rows]
     wide, one = rows.astype(np.float64), query.astype(np.float64)
-    found: list[float] = {
+    distances: list[float] = {
         Metric.L2: ((wide - one) ** 2).sum(axis=1),
         Metric.IP: wide @ one,
         Metric.COSINE: wide @ one / np.linalg.norm(wide, axis=1) / np.linalg.norm(one),
     }[metric].tolist()
-    return found
+    return distances
 
 
 @dataclass(frozen=True)

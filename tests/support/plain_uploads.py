@@ -36,8 +36,8 @@ def upload_one(client: Client, name: str = "red.png") -> str:
 
 
 def job_of(client: Client, job_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").json
-    return found
+    job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").json
+    return job
 
 
 def ending(client: Client, job_id: str) -> tuple[str, str | None]:

@@ -17,7 +17,7 @@ import twinlens
 
 
 def modules() -> list[str]:
-    return [found.name for found in pkgutil.walk_packages(twinlens.__path__, "twinlens.")]
+    return [module.name for module in pkgutil.walk_packages(twinlens.__path__, "twinlens.")]
 
 
 def test_the_wheel_has_every_module_of_the_tree(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from support.paths import PACKAGES, ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
@@ -18,9 +18,9 @@ GLOSSARY = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
 EMPTY_WORDS = {"util", "utils", "helper", "helpers", "manager", "data", "info", "process", "misc"}
 
 
-def modules() -> Iterator[tuple[Path, ast.Module]]:
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
+def modules(folders: Iterable[str] = PACKAGES) -> Iterator[tuple[Path, ast.Module]]:
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
             yield path, ast.parse(path.read_text(encoding="utf-8"))
 
 
@@ -33,6 +33,16 @@ def defined(module: ast.Module) -> Iterator[str]:
             name = node.targets[0].id
             if name[0].isupper() and not name.isupper():
                 yield name
+
+
+def used(module: ast.Module) -> Iterator[tuple[str | None, int]]:
+    """Gives each name that a module uses, and the line: of variables, arguments and the like."""
+    for node in ast.walk(module):
+        match node:
+            case ast.Name(id=name) | ast.arg(arg=name) | ast.keyword(arg=name):
+                yield name, node.lineno
+            case ast.Attribute(attr=name) | ast.FunctionDef(name=name):
+                yield name, node.lineno
 
 
 def test_no_name_of_a_type_has_two_meanings() -> None:
@@ -58,11 +68,10 @@ def test_no_file_function_or_class_has_a_name_that_says_nothing() -> None:
 
 def test_contents_are_named_rather_than_that_they_were_found() -> None:
     places = [
-        f"{path.relative_to(ROOT)}:{node.lineno}"
-        for path, module in modules()
-        for node in ast.walk(module)
-        if isinstance(node, ast.Name | ast.arg)
-        and (node.id if isinstance(node, ast.Name) else node.arg) == "found"
+        f"{path.relative_to(ROOT)}:{line}"
+        for path, module in modules((*PACKAGES, "tests", "benchmarks"))
+        for name, line in used(module)
+        if name == "found"
     ]
     assert places == []
 

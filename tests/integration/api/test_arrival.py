@@ -222,8 +222,8 @@ def test_chunks_are_as_long_as_pictures_of_the_library_take(
             pipeline.execute()
     job = post_pieces(client, [*parts(70), END]).json
     folder = settings.blob_dir / "manifests" / job["id"]
-    found = [len(path.read_text().splitlines()) - 1 for path in sorted(folder.iterdir())]
-    assert found == sizes
+    lengths = [len(path.read_text().splitlines()) - 1 for path in sorted(folder.iterdir())]
+    assert lengths == sizes
 
 
 # Fair shares.

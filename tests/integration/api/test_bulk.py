@@ -150,8 +150,8 @@ def test_a_form_keeps_metadata_and_the_size_of_each_picture(
         ("files", ("b.jpg", b"de")),
     ]
     response = client.post("/v1/images/bulk", **form_body(parts))
-    found = [(one.metadata, one.n_bytes) for one in items_of(settings, response.json["id"])]
-    assert found == [({"year": 2020}, 3), ({}, 2)]
+    kept = [(one.metadata, one.n_bytes) for one in items_of(settings, response.json["id"])]
+    assert kept == [({"year": 2020}, 3), ({}, 2)]
 
 
 @pytest.mark.parametrize("n_files", [4, 8])
@@ -335,13 +335,13 @@ def test_outcomes_of_a_running_job_are_those_there_are(client: Client, worker: S
 
 
 def pages(client: Client, job_id: str, **query: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    items: list[dict[str, Any]] = []
     while True:
         page = client.get(f"/v1/jobs/{job_id}/items", query_string=query).json
         assert len(page["items"]) <= query["limit"]
-        found += page["items"]
+        items += page["items"]
         if page["next_cursor"] is None:
-            return found
+            return items
         query["cursor"] = page["next_cursor"]
 
 

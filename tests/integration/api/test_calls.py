@@ -46,10 +46,10 @@ def answering(settings: Settings, *replies: Reply) -> Iterator[list[dict[str, An
     def work() -> None:
         with connect(settings.redis_url) as redis, connect_raw(settings.redis_url) as raw:
             for reply in replies:
-                while (found := redis.brpop(["search"], timeout=1)) is None:
+                while (message := redis.brpop(["search"], timeout=1)) is None:
                     if is_over.is_set():
                         return
-                task = read_task(found[1])
+                task = read_task(message[1])
                 names = [keys.query_picture(task["id"], number) for number in range(3)]
                 lives = [redis.ttl(name) for name in names]
                 asked.append(task | {"pictures": raw.mget(names), "lives": lives})
@@ -192,11 +192,11 @@ def test_the_backlog_tells_how_many_processes_would_empty_it_in_an_hour(
     work(redis, "bulk", n_pictures=1, busy_s=3600)
     work(redis, "bulk", n_pictures=2, busy_s=3600)
     work(redis, "search", n_pictures=1000, busy_s=1)
-    found = client.get("/v1/stats").json["backlog"]
-    assert found["pictures"] == 6
-    assert found["pictures_per_s"] == 0.5
-    assert found["processes_for_an_hour"] == 4
-    assert found["process_pictures_per_s"] == 0.0
+    backlog = client.get("/v1/stats").json["backlog"]
+    assert backlog["pictures"] == 6
+    assert backlog["pictures_per_s"] == 0.5
+    assert backlog["processes_for_an_hour"] == 4
+    assert backlog["process_pictures_per_s"] == 0.0
 
 
 @pytest.mark.parametrize(("n_pictures", "busy_s"), [(0, 5.0), (5, 0.0)])
@@ -205,8 +205,8 @@ def test_nothing_is_foretold_before_the_first_chunk_is_done(
 ) -> None:
     post_pieces(client, [*parts(6), END])
     work(redis, "bulk", n_pictures=n_pictures, busy_s=busy_s)
-    found = client.get("/v1/stats").json["backlog"]
-    assert (found["process_pictures_per_s"], found["processes_for_an_hour"]) == (None, None)
+    backlog = client.get("/v1/stats").json["backlog"]
+    assert (backlog["process_pictures_per_s"], backlog["processes_for_an_hour"]) == (None, None)
 
 
 def test_vectors_are_counted_in_each_library_until_nobody_answers(
@@ -217,18 +217,18 @@ def test_vectors_are_counted_in_each_library_until_nobody_answers(
     worker.announce("search")
     bad = Reply(error=BrokenPicture("It is broken.").to_problem())
     with answering(settings, Reply(value={"lite0": 1}), bad, Reply(value={"lite0": 3})) as asked:
-        found = client.get("/v1/stats").json["libraries"]
+        libraries = client.get("/v1/stats").json["libraries"]
     assert [task["kwargs"] for task in asked] == [
         {"library": name} for name in ("art", "birds", "default")
     ]
-    assert {name: one["vectors"] for name, one in found.items()} == {
+    assert {name: one["vectors"] for name, one in libraries.items()} == {
         "art": {"lite0": 1},
         "birds": None,
         "default": {"lite0": 3},
     }
     monkeypatch.setattr(stats_routes, "COUNT_TIMEOUT_S", 0.01)
-    found = client.get("/v1/stats").json["libraries"]
-    assert [one["vectors"] for one in found.values()] == [None] * 3
+    libraries = client.get("/v1/stats").json["libraries"]
+    assert [one["vectors"] for one in libraries.values()] == [None] * 3
     assert len(worker.queued()) == 1
 
 

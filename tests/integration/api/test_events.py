@@ -36,12 +36,12 @@ class Told(NamedTuple):
 
 
 def read(text: str) -> list[Told]:
-    found = []
+    events = []
     for block in text.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in block.splitlines())
         if "event" in fields:
-            found.append(Told(fields["id"], fields["event"], json.loads(fields["data"])))
-    return found
+            events.append(Told(fields["id"], fields["event"], json.loads(fields["data"])))
+    return events
 
 
 def follow(client: Client, job_id: str, last: str | None = None) -> list[Told]:

@@ -259,9 +259,9 @@ def test_bad_page_parameters_are_refused(client: Client, query: dict[str, Any]) 
 def test_an_image_has_links_within_its_library(client: Client, worker: StandIn) -> None:
     worker.serve("lite0", library="a&b")
     worker.add(image(ID, library="a&b"))
-    found = client.get(f"/v1/images/{ID}", query_string={"library": "a&b"}).json
-    assert found["links"]["thumbnail"] == f"/v1/images/{ID}/thumbnail?library=a%26b"
-    assert client.get(found["links"]["self"]).json == found
+    answer = client.get(f"/v1/images/{ID}", query_string={"library": "a&b"}).json
+    assert answer["links"]["thumbnail"] == f"/v1/images/{ID}/thumbnail?library=a%26b"
+    assert client.get(answer["links"]["self"]).json == answer
     assert_problem(client.get(f"/v1/images/{ID}"), 404, "image-not-found")
 
 

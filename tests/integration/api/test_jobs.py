@@ -123,12 +123,12 @@ def test_jobs_are_listed_newest_first_and_filtered(client: Client, worker: Stand
 
 
 def listed(client: Client, **query: Any) -> list[str]:
-    found: list[str] = []
+    ids: list[str] = []
     while True:
         page = client.get("/v1/jobs", query_string=query).json
-        found += [job["id"] for job in page["items"]]
+        ids += [job["id"] for job in page["items"]]
         if page["next_cursor"] is None:
-            return found
+            return ids
         query["cursor"] = page["next_cursor"]
 
 
@@ -168,9 +168,9 @@ def test_a_job_is_kept_as_long_as_is_set_and_a_search_for_an_hour(
     }
     for job_id in made.values():
         worker.jobs.finish(job_id)
-    found = {kind: client.get(f"/v1/jobs/{job_id}").json for kind, job_id in made.items()}
-    assert {kind: job["kind"] for kind, job in found.items()} == {kind: kind for kind in made}
-    lives = {kind: round(life_s(job)) for kind, job in found.items()}  # told in milliseconds
+    jobs = {kind: client.get(f"/v1/jobs/{job_id}").json for kind, job_id in made.items()}
+    assert {kind: job["kind"] for kind, job in jobs.items()} == {kind: kind for kind in made}
+    lives = {kind: round(life_s(job)) for kind, job in jobs.items()}  # told in milliseconds
     assert lives == dict.fromkeys(made, 5 * 86_400) | {"search": 3_600}
 
 
@@ -221,13 +221,13 @@ def test_a_job_tells_when_it_will_have_ended_at_its_rate(client: Client, worker:
     job_id = post_pieces(client, [*parts(10), END]).json["id"]
     assert client.get(f"/v1/jobs/{job_id}").json["progress"]["eta"] is None
     worker.finish_chunk(job_id, 0, [Item(name="", image_id=None, outcome="skipped")] * 4)
-    found = client.get(f"/v1/jobs/{job_id}").json["progress"]
+    progress = client.get(f"/v1/jobs/{job_id}").json["progress"]
     job = worker.jobs.get(job_id)
     assert job.counted_at is not None
     assert job.pictures_per_s
-    assert found["pictures_per_s"] == round(job.pictures_per_s, 2)
+    assert progress["pictures_per_s"] == round(job.pictures_per_s, 2)
     ends_at = job.counted_at + timedelta(seconds=6 / job.pictures_per_s)
-    assert abs(datetime.fromisoformat(found["eta"]) - ends_at) < timedelta(milliseconds=2)
+    assert abs(datetime.fromisoformat(progress["eta"]) - ends_at) < timedelta(milliseconds=2)
 
 
 def test_a_job_of_one_task_that_failed_counts_as_one_failure(
@@ -275,12 +275,12 @@ def test_a_page_of_outcomes_reads_no_more_than_so_many_chunks(
         worker.finish_chunk(job_id, chunk, items)
 
     def pages(**query: Any) -> list[list[str]]:
-        found = []
+        by_page = []
         while True:
             page = client.get(f"/v1/jobs/{job_id}/items", query_string=query).json
-            found.append([item["name"] for item in page["items"]])
+            by_page.append([item["name"] for item in page["items"]])
             if page["next_cursor"] is None:
-                return found
+                return by_page
             query["cursor"] = page["next_cursor"]
 
     assert pages(limit=100) == [names[:12], names[12:24], names[24:]]

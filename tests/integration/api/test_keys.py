@@ -143,17 +143,17 @@ def test_another_upload_under_the_key_leaves_no_manifest(
 def test_a_repeat_while_the_first_arrives_leaves_no_manifest(
     client: Client, settings: Settings
 ) -> None:
-    found: list[Any] = []
+    statuses: list[Any] = []
 
     def repeat() -> None:
         kept = manifests(settings)
         broken: list[Piece] = [*parts(2), part("x", b"x"), BREAK]
         for pieces in ([*parts(6), END], [*parts(2), END], broken):
-            found.append(post_pieces(client, pieces, key="k").status_code)
+            statuses.append(post_pieces(client, pieces, key="k").status_code)
             assert manifests(settings) == kept
 
     first = post_pieces(client, [*parts(6), repeat, END], key="k")
-    assert found == [409, 409, 400]
+    assert statuses == [409, 409, 400]
     assert the_job(client)["id"] == first.json["id"]
 
 

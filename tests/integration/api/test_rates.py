@@ -23,10 +23,10 @@ def test_a_caller_is_told_what_is_left_and_refused_past_it(
         answer = client.get("/v1/libraries")
         assert answer.status_code == 200
         assert answer.headers["RateLimit-Policy"] == '"requests";q=3;w=60'
-        found = re.fullmatch(r'"requests";r=(\d+);t=(\d+)', answer.headers["RateLimit"])
-        assert found is not None
-        left.append(int(found[1]))
-        assert 1 <= int(found[2]) <= 60
+        match = re.fullmatch(r'"requests";r=(\d+);t=(\d+)', answer.headers["RateLimit"])
+        assert match is not None
+        left.append(int(match[1]))
+        assert 1 <= int(match[2]) <= 60
     assert left == [2, 1, 0]
     refused = client.get("/v1/libraries")
     assert_problem(refused, 429, "rate-limited")

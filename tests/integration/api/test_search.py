@@ -298,6 +298,6 @@ def test_duplicates_are_looked_for_where_there_are_hashes(client: Client, worker
     assert again.json["id"] == job.json["id"]
     [task] = worker.queued()
     assert (task["queue"], task["kwargs"]["query"]) == ("single", asked)
-    found = {"n_images": 3, "n_groups": 1, "groups": [[ID, "b" * 64]], "confirmed_by": "lite0"}
-    worker.finish_search(job.json["id"], found)
-    assert client.get(f"/v1/jobs/{job.json['id']}").json["result"] == found
+    result = {"n_images": 3, "n_groups": 1, "groups": [[ID, "b" * 64]], "confirmed_by": "lite0"}
+    worker.finish_search(job.json["id"], result)
+    assert client.get(f"/v1/jobs/{job.json['id']}").json["result"] == result

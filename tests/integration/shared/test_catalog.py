@@ -237,10 +237,10 @@ def test_a_search_does_not_promise_what_is_uploaded_while_it_reads(
 ) -> None:
     jobs: list[Job] = []
     after_read(redis, lambda: jobs.append(create(redis, "j", kind)))
-    found = catalog.searched("art")
+    searched = catalog.searched("art")
     [job] = jobs
-    assert found.indexed_through <= job.created_at
-    assert found.library == catalog.library("art")
+    assert searched.indexed_through <= job.created_at
+    assert searched.library == catalog.library("art")
 
 
 def test_a_search_promises_what_came_before_the_first_upload_that_is_open(
@@ -294,7 +294,7 @@ def test_some_images_are_taken_by_chance_and_none_twice(catalog: Catalog, redis:
     ids = [f"{n:064x}" for n in range(50)]
     add(redis, *map(entry, ids))
     some = [catalog.random_ids("art", 20) for _ in range(5)]
-    assert all(len(set(found)) == 20 and set(found) <= set(ids) for found in some)
+    assert all(len(set(sample)) == 20 and set(sample) <= set(ids) for sample in some)
     assert len(set(map(frozenset, some))) > 1
     assert sorted(catalog.random_ids("art", 60)) == ids
     assert catalog.random_ids("nonesuch", 5) == []

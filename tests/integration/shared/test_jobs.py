@@ -52,9 +52,9 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    found = Clock()
-    monkeypatch.setattr(time, "time", found)
-    return found
+    own_clock = Clock()
+    monkeypatch.setattr(time, "time", own_clock)
+    return own_clock
 
 
 def create(jobs: Jobs, job_id: str = "j", kind: JobKind = "delete", **fields: Any) -> Job:
@@ -115,9 +115,9 @@ def waiting(redis: Redis) -> Any:
 def test_a_wait_for_a_job_that_has_ended_does_not_wait(jobs: Jobs, waiting: Meanwhile) -> None:
     create(jobs)
     jobs.finish("j", stored=stored_result("j", '{"n": 1}'))
-    found = Jobs(waiting).wait("j", 60)
-    assert (found.status, waiting.n_waits) == ("succeeded", 0)
-    assert found.result is not None
+    job = Jobs(waiting).wait("j", 60)
+    assert (job.status, waiting.n_waits) == ("succeeded", 0)
+    assert job.result is not None
 
 
 @pytest.fixture
@@ -161,9 +161,9 @@ def test_a_wait_in_vain_tells_the_job_as_it_is_by_then(redis: Redis, waiting: Me
     jobs = running_bulk(redis)
     chunks = itertools.count()
     waiting.do_before_waiting(lambda: count(redis, next(chunks), items("skipped")))
-    found = Jobs(waiting).wait("j", 0.05)
-    assert found.n_chunks_done == waiting.n_waits > 0
-    assert found == jobs.get("j")
+    job = Jobs(waiting).wait("j", 0.05)
+    assert job.n_chunks_done == waiting.n_waits > 0
+    assert job == jobs.get("j")
     assert max(waiting.blocks_ms) <= 50
 
 
@@ -386,14 +386,14 @@ def test_a_task_that_has_ended_is_not_begun_again(redis: Redis, jobs: Jobs) -> N
 
 
 def listed(jobs: Jobs, limit: int, **wanted: Any) -> list[str]:
-    found: list[str] = []
+    ids: list[str] = []
     after: Cursor | None = None
     while True:
         page, after = jobs.page(limit, after, wanted)
         assert len(page) == limit or (after is None and len(page) < limit)
-        found += [job.id for job in page]
+        ids += [job.id for job in page]
         if after is None:
-            return found
+            return ids
 
 
 def test_jobs_are_listed_the_newest_first_in_pages_of_any_size(jobs: Jobs) -> None:

@@ -51,15 +51,15 @@ class Seen(NamedTuple):
 
 def look(redis: Redis) -> list[Seen]:
     """Returns every key."""
-    found = []
+    seen = []
     for key in redis.scan_iter(count=1000):
         named = re.search(r"[0-9a-f]{32}", key)
         job: Any = redis.hgetall(f"tl:job:{named[0]}") if named else {}
         owner: Any = redis.get(key) if key.startswith("tl:idempotency:") else ""
         left_ms: Any = redis.pttl(key)
         left_s = FOREVER if left_ms == -1 else left_ms / 1000
-        found.append(Seen(key, left_s, time.monotonic(), job, owner.partition(":")[0]))
-    return found
+        seen.append(Seen(key, left_s, time.monotonic(), job, owner.partition(":")[0]))
+    return seen
 
 
 def of_record(seen: Seen) -> float:

@@ -66,8 +66,8 @@ def test_what_is_kept_in_a_jobs_own_step_is_what_celery_reads(
     app: Celery, redis: Redis, value: Any
 ) -> None:
     redis.set(*stored_result("t", json.dumps(value)))
-    found = app.AsyncResult("t")
-    assert (found.state, found.result) == ("SUCCESS", value)
+    answer = app.AsyncResult("t")
+    assert (answer.state, answer.result) == ("SUCCESS", value)
 
 
 def test_tasks_that_have_not_succeeded_have_no_result(app: Celery, redis: Redis) -> None:

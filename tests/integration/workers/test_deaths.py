@@ -125,9 +125,9 @@ def test_a_chunk_that_a_stopping_worker_hands_back_was_not_tried(
 @pytest.fixture
 def quits() -> Iterator[list[int]]:
     """The signals to this process that a worker would take for a cold shutdown."""
-    found: list[int] = []
-    before = signal.signal(signal.SIGQUIT, lambda number, _: found.append(number))
-    yield found
+    signals: list[int] = []
+    before = signal.signal(signal.SIGQUIT, lambda number, _: signals.append(number))
+    yield signals
     signal.signal(signal.SIGQUIT, before)
 
 

@@ -56,10 +56,10 @@ class Published:
 
 @pytest.fixture
 def published(disk: Disk, redis: Redis) -> Iterator[Published]:
-    found = Published(disk, redis)
-    before_task_publish.connect(found.look)
-    yield found
-    before_task_publish.disconnect(found.look)
+    listener = Published(disk, redis)
+    before_task_publish.connect(listener.look)
+    yield listener
+    before_task_publish.disconnect(listener.look)
 
 
 def kept(*paths: str) -> set[str]:

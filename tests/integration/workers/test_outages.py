@@ -220,8 +220,8 @@ def test_a_process_starts_while_milvus_is_away(
 def header_in(process: WorkerProcess, queue: str) -> dict[str, Any]:
     """Returns the header of the one message of a queue."""
     [text] = process.runtime.redis.lrange(queue, 0, -1)
-    found: dict[str, Any] = json.loads(text)["headers"]
-    return found
+    header: dict[str, Any] = json.loads(text)["headers"]
+    return header
 
 
 @pytest.mark.parametrize(("queue", "post"), [("bulk", upload), ("single", upload_one)])

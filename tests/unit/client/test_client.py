@@ -239,11 +239,11 @@ def test_a_job_is_read_until_it_has_ended() -> None:
 def form_of(request: httpx.Request) -> list[tuple[str, bytes]]:
     """Returns the parts of a form: name and content."""
     boundary = request.headers["Content-Type"].partition("boundary=")[2].encode()
-    found = []
+    parts = []
     for part in request.content.split(b"--" + boundary)[1:-1]:
         head, _, content = part.strip(b"\r\n").partition(b"\r\n\r\n")
-        found.append((head.split(b'name="')[1].split(b'"')[0].decode(), content))
-    return found
+        parts.append((head.split(b'name="')[1].split(b'"')[0].decode(), content))
+    return parts
 
 
 def failed_with(status: Any = "failed") -> Any:
@@ -290,8 +290,8 @@ def test_duplicates_are_waited_for() -> None:
 
 def test_two_pictures_are_compared_at_once() -> None:
     service = Service()
-    found = {"score": 0.5, "models": {"phash": {"distance": 3, "score": 0.5}}}
-    service.answers["/v1/compare"] = lambda _: httpx.Response(200, json=found)
+    comparison = {"score": 0.5, "models": {"phash": {"distance": 3, "score": 0.5}}}
+    service.answers["/v1/compare"] = lambda _: httpx.Response(200, json=comparison)
     with service.client() as client:
         assert client.compare(CompareQuery(image_ids=["1" * 64]), [b"other"]).score == 0.5
     [request] = service.requests

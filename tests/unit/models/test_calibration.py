@@ -66,12 +66,12 @@ def test_a_sample_of_a_large_library_will_do() -> None:
     rows = networks_rows(codes, rng)
     sample = rows[rng.permutation(5000)[:512]]
 
-    found = calibrate(
+    calibration = calibrate(
         sample, measure_model(networks_rows(np.arange(400), rng), np.arange(400)), 5000
     )
 
-    assert (found.n_pictures, found.n_pairs) == (5000, 512 * 511 // 2)
-    assert 0.005 <= share_of_rare(found, rows[::4], codes[::4]) <= 0.015
+    assert (calibration.n_pictures, calibration.n_pairs) == (5000, 512 * 511 // 2)
+    assert 0.005 <= share_of_rare(calibration, rows[::4], codes[::4]) <= 0.015
 
 
 def test_random_bits_are_as_far_apart_as_is_assumed() -> None:
@@ -86,14 +86,15 @@ def test_random_bits_are_as_far_apart_as_is_assumed() -> None:
 
 
 def test_quantiles_are_where_their_levels_say() -> None:
-    found = Calibration(cosines=(0.0, 0.1, 0.2, 0.4, 0.6), exponent=8)
+    calibration = Calibration(cosines=(0.0, 0.1, 0.2, 0.4, 0.6), exponent=8)
 
-    assert [1.0 - found.score(cosine) for cosine in found.cosines] == pytest.approx(LEVELS)
+    shares = [1.0 - calibration.score(cosine) for cosine in calibration.cosines]
+    assert shares == pytest.approx(LEVELS)
     # Half way to a copy a power law of exponent 8 is 2^-8, less by what is added to distances.
-    halved = (1.0 - found.score(0.8)) / LEVELS[-1]
+    halved = (1.0 - calibration.score(0.8)) / LEVELS[-1]
     assert halved == pytest.approx((0.55 / 1.05) ** 8)
     # Straight in log F.
-    assert 1.0 - found.score(0.3) == pytest.approx((0.5 * 0.1) ** 0.5)
+    assert 1.0 - calibration.score(0.3) == pytest.approx((0.5 * 0.1) ** 0.5)
 
 
 def fan(*degrees: float) -> NDArray[np.float32]:
@@ -111,13 +112,13 @@ def test_a_librarys_quantiles_lean_on_its_own_by_their_number_and_leave_kin_out(
     rows = fan(0, 60, 90)
     cosines, farther = [0.0, 0.5, 0.75**0.5], [1 / 6, 3 / 6, 5 / 6]
 
-    found = calibrate(rows, prior, n_pictures)
+    calibration = calibrate(rows, prior, n_pictures)
 
     kin = 2.0 / (n_pictures + 40.0)
-    for level, quantile, usual in zip(LEVELS, found.cosines, prior.cosines, strict=True):
+    for level, quantile, usual in zip(LEVELS, calibration.cosines, prior.cosines, strict=True):
         own = np.interp((1.0 - level) * (1.0 - kin), farther, cosines)
         assert quantile == pytest.approx(3 / 23 * own + 20 / 23 * usual, abs=1e-6)
-    assert (found.exponent, found.n_pictures, found.n_pairs) == (8, n_pictures, 3)
+    assert (calibration.exponent, calibration.n_pictures, calibration.n_pairs) == (8, n_pictures, 3)
 
 
 def test_of_hashes_no_kin_is_left_out() -> None:
@@ -125,9 +126,9 @@ def test_of_hashes_no_kin_is_left_out() -> None:
     # They differ by 32, 16 and 48 of 64 bits.
     rows = np.packbits(np.arange(64) < np.array([[0], [32], [48]]), axis=1)
 
-    found = calibrate(rows, prior)
+    calibration = calibrate(rows, prior)
 
-    for level, quantile, usual in zip(LEVELS, found.cosines, prior.cosines, strict=True):
+    for level, quantile, usual in zip(LEVELS, calibration.cosines, prior.cosines, strict=True):
         own = np.interp(1.0 - level, [1 / 6, 3 / 6, 5 / 6], [-0.5, 0.0, 0.5])
         assert quantile == pytest.approx(3 / 23 * own + 20 / 23 * usual, abs=1e-6)
 
@@ -135,18 +136,18 @@ def test_of_hashes_no_kin_is_left_out() -> None:
 def test_a_measured_power_law_goes_through_both_of_its_quantiles() -> None:
     rows = networks_rows(np.arange(300), np.random.default_rng(7))
 
-    found = measure_model(rows, np.arange(300))
+    calibration = measure_model(rows, np.arange(300))
 
     first, second = np.triu_indices(300, 1)
     cosines = (rows @ rows.T)[first, second]
     near, nearest = np.quantile(cosines, [0.98, 0.999])
-    assert found.cosines[-1] == pytest.approx(near, abs=1e-3)
+    assert calibration.cosines[-1] == pytest.approx(near, abs=1e-3)
     # By definition one unrelated pair of a thousand scores 0.999.
-    assert 1.0 - found.score(nearest) == pytest.approx(0.001, rel=0.05)
+    assert 1.0 - calibration.score(nearest) == pytest.approx(0.001, rel=0.05)
     floor = 0.05
     rest = (1.0 - nearest) / (1.0 - near)
     expected = np.log(0.02 / 0.001) / np.log((1.0 + floor) / (rest + floor))
-    assert found.exponent == pytest.approx(expected, rel=0.05)
+    assert calibration.exponent == pytest.approx(expected, rel=0.05)
 
 
 def test_the_prior_is_the_cards_then_what_is_usual() -> None:
@@ -197,12 +198,12 @@ def test_a_model_is_measured_on_unrelated_pairs_alone() -> None:
     codes = np.repeat(np.arange(60), 5)
     rows = networks_rows(codes, rng)
 
-    found = measure_model(rows, codes)
+    calibration = measure_model(rows, codes)
 
-    assert (found.n_pictures, found.n_pairs) == (300, 300 * 299 // 2 - 60 * 10)
-    assert share_of_rare(found, rows, codes) == pytest.approx(0.01, rel=0.3)
+    assert (calibration.n_pictures, calibration.n_pairs) == (300, 300 * 299 // 2 - 60 * 10)
+    assert share_of_rare(calibration, rows, codes) == pytest.approx(0.01, rel=0.3)
     related = measure_model(rows, np.arange(300))
-    assert related.cosines[-1] > found.cosines[-1]
+    assert related.cosines[-1] > calibration.cosines[-1]
 
 
 def test_pictures_that_tell_nothing_are_refused() -> None:

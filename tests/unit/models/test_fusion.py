@@ -194,35 +194,35 @@ def test_agreement_of_equal_and_of_opposite_rankings() -> None:
 
 
 def test_agreement_is_over_the_shared_ids_and_the_mean_of_pairs() -> None:
-    found = agreement({"x": "abcx", "y": "yabc", "z": "cabz"}, 4)
+    agreed = agreement({"x": "abcx", "y": "yabc", "z": "cabz"}, 4)
 
-    assert found is not None
-    assert found.overlap_at_k == pytest.approx(0.75)
+    assert agreed is not None
+    assert agreed.overlap_at_k == pytest.approx(0.75)
     # x and y order a, b, c alike; each has them otherwise than z: 1 - 6 * (1 + 1 + 4) / 24 = -0.5.
-    assert found.rank_correlation == pytest.approx((1.0 - 0.5 - 0.5) / 3)
+    assert agreed.rank_correlation == pytest.approx((1.0 - 0.5 - 0.5) / 3)
 
 
 def test_short_lists_are_not_punished_for_a_large_k() -> None:
-    found = agreement({"x": "ab", "y": "ba"}, 10)
+    agreed = agreement({"x": "ab", "y": "ba"}, 10)
 
-    assert found is not None
-    assert found.overlap_at_k == 1.0
+    assert agreed is not None
+    assert agreed.overlap_at_k == 1.0
 
 
 def test_a_short_list_does_not_agree_with_all_of_a_long_one() -> None:
-    found = agreement({"x": "abc", "y": "b"}, 5)
+    agreed = agreement({"x": "abc", "y": "b"}, 5)
 
-    assert found is not None
-    assert found.overlap_at_k == pytest.approx(1 / 3)
-    assert found.rank_correlation is None
+    assert agreed is not None
+    assert agreed.overlap_at_k == pytest.approx(1 / 3)
+    assert agreed.rank_correlation is None
 
 
 @pytest.mark.parametrize(("other", "correlation"), [("ab", 1.0), ("ba", -1.0)])
 def test_two_shared_ids_are_enough_for_a_correlation(other: str, correlation: float) -> None:
-    found = agreement({"x": "ab", "y": other}, 2)
+    agreed = agreement({"x": "ab", "y": other}, 2)
 
-    assert found is not None
-    assert found.rank_correlation == correlation
+    assert agreed is not None
+    assert agreed.rank_correlation == correlation
 
 
 def test_empty_lists_agree() -> None:
@@ -236,11 +236,11 @@ def test_the_first_everywhere_scores_1_and_no_more(fusion: Fusion) -> None:
     models = dict.fromkeys("abc", NET)
 
     # Of these weights the shares add up to 1 and a last bit.
-    [found] = fuse(
+    [entry] = fuse(
         {name: {"x": 0.0} for name in models}, models, {"a": 1.0, "b": 2.0, "c": 0.9}, fusion=fusion
     )
 
-    assert found.score == 1.0
+    assert entry.score == 1.0
 
 
 def test_one_model_has_nobody_to_agree_with() -> None:
@@ -248,7 +248,7 @@ def test_one_model_has_nobody_to_agree_with() -> None:
 
 
 def test_no_shared_ids_no_correlation() -> None:
-    found = agreement({"x": "abc", "y": "def"}, 3)
+    agreed = agreement({"x": "abc", "y": "def"}, 3)
 
-    assert found is not None
-    assert (found.overlap_at_k, found.rank_correlation) == (0.0, None)
+    assert agreed is not None
+    assert (agreed.overlap_at_k, agreed.rank_correlation) == (0.0, None)

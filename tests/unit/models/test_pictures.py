@@ -239,11 +239,11 @@ def test_a_transparent_shade_is_white(mode: str, shade: Any) -> None:
     ImageDraw.Draw(image).rectangle((10, 0, 19, 19), (204, 204, 204))
     index = image.convert("P").getpixel((0, 0)) if mode == "P" else shade
 
-    found = array(open_picture(save(image.convert(mode), "PNG", transparency=index)))
+    pixels = array(open_picture(save(image.convert(mode), "PNG", transparency=index)))
 
-    assert (found[:, :10] == 255).all()
+    assert (pixels[:, :10] == 255).all()
     # Bilevel has no grey: it is dithered.
-    assert mode == "1" or (found[:, 10:] == 204).all()
+    assert mode == "1" or (pixels[:, 10:] == 204).all()
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])

@@ -119,9 +119,9 @@ def test_a_model_that_is_not_what_its_card_says_is_not_added(models: Path) -> No
 def test_several_processes_may_build_at_once(tmp_path: Path) -> None:
     # spawn: a fork of a process that holds onnxruntime's threads may hang.
     with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
-        found = list(pool.map(ensure_models, [tmp_path] * 3))
+        cards = list(pool.map(ensure_models, [tmp_path] * 3))
 
-    assert found[0] == found[1] == found[2]
+    assert cards[0] == cards[1] == cards[2]
     assert [path.name for path in tmp_path.glob(".*")] == [".lock"]
     Registry(tmp_path).open("phash")
 

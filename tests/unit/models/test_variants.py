@@ -42,9 +42,9 @@ def phash() -> OnnxEmbedder:
     return open_phash()
 
 
-def distance(found: Pixels, sought: Pixels) -> float:
+def distance(variants: Pixels, sought: Pixels) -> float:
     """The least mean difference of any variant, of 255."""
-    return float(np.abs(found.astype(int) - sought.astype(int)).mean(axis=(1, 2, 3)).min())
+    return float(np.abs(variants.astype(int) - sought.astype(int)).mean(axis=(1, 2, 3)).min())
 
 
 @pytest.mark.parametrize("turn", TURNS)
@@ -56,13 +56,13 @@ def test_a_hash_sees_every_turn(
     hash_card = card(**HASH, input={"width": size[0], "height": size[1], "fit": fit})
     stored = opened(cat if turn is None else cat.transpose(turn)).pixels_for(hash_card.input)
 
-    found = variants_of(opened(cat), hash_card)
+    variants = variants_of(opened(cat), hash_card)
 
-    assert found.shape == (9, size[1], size[0], 3)
-    assert found.dtype == np.uint8
-    assert distance(found, stored) < 1
+    assert variants.shape == (9, size[1], size[0], 3)
+    assert variants.dtype == np.uint8
+    assert distance(variants, stored) < 1
     # Any other turn is 40 or more away.
-    assert sum(np.abs(one.astype(int) - stored).mean() < 10 for one in found[:8]) == 1
+    assert sum(np.abs(one.astype(int) - stored).mean() < 10 for one in variants[:8]) == 1
 
 
 @pytest.mark.parametrize("edit", ["white", "red", "black"])
@@ -105,15 +105,15 @@ def test_a_border_is_taken_off_to_the_pixel(box: tuple[int, int, int, int]) -> N
 
 @pytest.mark.parametrize(("difference", "is_picture"), [(10, False), (16, True)])
 def test_what_is_nearly_of_the_borders_colour_is_border(difference: int, is_picture: bool) -> None:
-    found = trim(on_grey(difference, (64, 64, 192, 192))).box
-    assert found == ((64, 64, 192, 192) if is_picture else (0, 0, 256, 256))
+    box = trim(on_grey(difference, (64, 64, 192, 192))).box
+    assert box == ((64, 64, 192, 192) if is_picture else (0, 0, 256, 256))
 
 
 @pytest.mark.parametrize(("side_px", "is_dust"), [(4, True), (6, False)])
 def test_a_speck_on_the_border_is_dust(side_px: int, is_dust: bool) -> None:
     # Of 256 pixels in a row, five are 2 %.
-    found = trim(on_grey(60, (64, 64, 192, 192), side_px)).box
-    assert found == (64, 64, *((192, 192) if is_dust else (256, 256)))
+    box = trim(on_grey(60, (64, 64, 192, 192), side_px)).box
+    assert box == (64, 64, *((192, 192) if is_dust else (256, 256)))
 
 
 @pytest.mark.parametrize("box", [(0, 100, 256, 102), (100, 0, 102, 256)])
@@ -131,26 +131,26 @@ def test_a_network_sees_the_middle_and_all(cat: Image.Image) -> None:
     spec = network.input
     middle = cat.crop((26, 17, 234, 156))
 
-    found = variants_of(opened(cat), network)
+    variants = variants_of(opened(cat), network)
 
-    assert found.shape == (3, 56, 56, 3)
-    assert (found[0] == opened(cat).pixels_for(spec)).all()
+    assert variants.shape == (3, 56, 56, 3)
+    assert (variants[0] == opened(cat).pixels_for(spec)).all()
     # Of the copy the model takes the middle 80 % of 80 %, which is the variant's.
-    assert distance(found, opened(middle).pixels_for(spec)[None]) < 2
+    assert distance(variants, opened(middle).pixels_for(spec)[None]) < 2
     # And the other way round: all of the copy is nearly what it took of the whole.
-    assert distance(variants_of(opened(middle), network), found[:1]) < 2
-    assert distance(found[:1], opened(middle).pixels_for(spec)[None]) > 10
+    assert distance(variants_of(opened(middle), network), variants[:1]) < 2
+    assert distance(variants[:1], opened(middle).pixels_for(spec)[None]) > 10
 
 
 def test_a_network_gets_the_turns_where_no_hash_is_asked(cat: Image.Image) -> None:
     network = card(input=CROPPED)
 
-    found = variants_of(opened(cat), network, has_hash=False)
+    variants = variants_of(opened(cat), network, has_hash=False)
 
-    assert found.shape == (6, 56, 56, 3)
-    assert (found[[0, 4, 5]] == variants_of(opened(cat), network)).all()
+    assert variants.shape == (6, 56, 56, 3)
+    assert (variants[[0, 4, 5]] == variants_of(opened(cat), network)).all()
     for turn in (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270):
-        assert distance(found, opened(cat.transpose(turn)).pixels_for(network.input)[None]) < 1
+        assert distance(variants, opened(cat.transpose(turn)).pixels_for(network.input)[None]) < 1
 
 
 def test_what_is_squashed_has_no_larger_crop(cat: Image.Image) -> None:
@@ -160,6 +160,6 @@ def test_what_is_squashed_has_no_larger_crop(cat: Image.Image) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 8000), (8000, 2), (3, 2)])
 @pytest.mark.parametrize("kind", [HASH, {"input": CROPPED}, {}])
 def test_long_and_tiny_pictures_have_variants(size: tuple[int, int], kind: dict[str, Any]) -> None:
-    found = variants_of(opened(Image.new("RGB", size, "teal")), card(**kind), has_hash=False)
+    variants = variants_of(opened(Image.new("RGB", size, "teal")), card(**kind), has_hash=False)
 
-    assert (found == (0, 128, 128)).all()
+    assert (variants == (0, 128, 128)).all()

@@ -48,9 +48,9 @@ def card_of(known: Any, **changes: Any) -> Card:
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("models")
-    shutil.copytree(SHIPPED_CARDS / "golden", found / "golden")
-    return found
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(SHIPPED_CARDS / "golden", folder / "golden")
+    return folder
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ def locations(index: Index, dimension: int = 1280, server: Any = None) -> list[s
     ],
 )
 def test_a_bad_parameter_is_named(fields: dict[str, Any], location: str) -> None:
-    [found] = locations(Index(**fields))
-    assert found.endswith(location)
+    [where] = locations(Index(**fields))
+    assert where.endswith(location)
 
 
 def test_every_bad_parameter_is_named_at_once() -> None:

@@ -97,7 +97,7 @@ def test_a_change_that_is_not_worth_going_back_from_keeps_what_one_can_go_back_t
 
 
 @pytest.mark.parametrize(
-    ("wanted", "found"),
+    ("wanted", "chosen"),
     [
         (None, REFS),
         ([], []),
@@ -107,9 +107,9 @@ def test_a_change_that_is_not_worth_going_back_from_keeps_what_one_can_go_back_t
     ],
 )
 def test_models_are_chosen_by_name_with_or_without_version(
-    wanted: list[str] | None, found: list[str]
+    wanted: list[str] | None, chosen: list[str]
 ) -> None:
-    assert new_library("a", REFS).choose(wanted) == found
+    assert new_library("a", REFS).choose(wanted) == chosen
 
 
 @pytest.mark.parametrize("name", ["phash@2", "efficientnet", "", "efficientnet-lite0@1"])

@@ -162,10 +162,10 @@ def resolve(monkeypatch: pytest.MonkeyPatch) -> Resolve:
 
 
 def refusal_of(sources: Sources, uri: str, error: type[TwinlensError] = SourceRefused) -> str:
-    with pytest.raises(error) as found:
+    with pytest.raises(error) as refused:
         sources.fetch(uri)
-    assert "127.0.0" not in found.value.detail
-    return found.value.detail
+    assert "127.0.0" not in refused.value.detail
+    return refused.value.detail
 
 
 def test_a_picture_is_fetched(site: Site, make_sources: MakeSources) -> None:

@@ -90,8 +90,8 @@ def library_of(runtime: Runtime) -> Library:
 def next_collection(runtime: Runtime, model: str) -> Collection:
     edition = library_of(runtime).next
     assert edition is not None
-    [found] = [c for m, c in runtime.targets.of(edition) if m.card.name == model]
-    return found
+    [collection] = [c for m, c in runtime.targets.of(edition) if m.card.name == model]
+    return collection
 
 
 def find(runtime: Runtime, image_id: str) -> dict[str, Any]:
@@ -246,8 +246,8 @@ def test_a_picture_that_failed_withholds_the_switch_though_all_others_are_there(
     job_id = ask(client, [COLOURS, TINT])
     n_chunks = plan(runtime, job_id)
     runtime.blobs.delete(image_key("art", art["green"]))
-    found = [one for chunk in range(n_chunks) for one in outcomes(runtime, job_id, chunk)]
-    assert sorted(found) == ["failed", *["succeeded"] * 4]
+    all_outcomes = [one for chunk in range(n_chunks) for one in outcomes(runtime, job_id, chunk)]
+    assert sorted(all_outcomes) == ["failed", *["succeeded"] * 4]
     job = runtime.jobs.get(job_id)
     assert job.error is not None
     assert job.status == "failed"
@@ -404,9 +404,9 @@ def known(lite_uri: str, shelf: Path) -> Known:
 
 def measured(runtime: Runtime, known: Known) -> dict[str, Calibration]:
     """Returns what is known of the library, by model."""
-    found = runtime.catalog.calibrations("known")
+    texts = runtime.catalog.calibrations("known")
     by_ref = {name: ref.partition("@")[0] for ref, name in known.library.collections.items()}
-    return {by_ref[name]: Calibration.model_validate_json(text) for name, text in found.items()}
+    return {by_ref[name]: Calibration.model_validate_json(text) for name, text in texts.items()}
 
 
 def put(runtime: Runtime, known: Known, n_pictures: int) -> None:
@@ -419,9 +419,9 @@ def put(runtime: Runtime, known: Known, n_pictures: int) -> None:
 
 def test_a_library_is_measured_from_its_own_embeddings(runtime: Runtime, known: Known) -> None:
     put(runtime, known, N_KNOWN)
-    found = measured(runtime, known)
-    assert found.keys() == {COLOURS, PHASH}
-    for name, one in found.items():
+    calibrations = measured(runtime, known)
+    assert calibrations.keys() == {COLOURS, PHASH}
+    for name, one in calibrations.items():
         prior = prior_of(Registry(runtime.settings.models_dir).card(name))
         expected = calibrate(known.rows[name], prior, N_KNOWN)
         assert one.cosines == pytest.approx(expected.cosines, abs=1e-5)

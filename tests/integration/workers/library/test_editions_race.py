@@ -42,9 +42,9 @@ def test_an_edition_that_comes_as_a_chunk_is_counted_has_its_pictures(
     for edition in library.editions:
         [target] = runtime.targets.of(edition)
         assert runtime.vectors.count(target.collection) == len(IDS)
-    found = runtime.catalog.find("default", IDS)
-    assert [found[one].collections for one in IDS] == [library.all_collections] * len(IDS)
-    assert [found[one].image.models for one in IDS] == [[PHASH]] * len(IDS)
+    entries = runtime.catalog.find("default", IDS)
+    assert [entries[one].collections for one in IDS] == [library.all_collections] * len(IDS)
+    assert [entries[one].image.models for one in IDS] == [[PHASH]] * len(IDS)
     assert outcomes(client, job_id) == ["succeeded"] * len(IDS)
 
 

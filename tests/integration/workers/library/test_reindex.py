@@ -61,7 +61,7 @@ def run(runtime: Runtime, settings: Settings, job_id: str) -> list[str]:
     return [one for chunk in range(n_chunks) for one in outcomes(runtime, job_id, chunk)]
 
 
-def found(runtime: Runtime, image_id: str) -> tuple[set[str], set[str]]:
+def search_with(runtime: Runtime, image_id: str) -> tuple[set[str], set[str]]:
     """Searches with a stored image. Returns which images, and which models answered."""
     query = SearchQuery(library="art", image_id=image_id)
     result = runtime.searches.search("q", query, time.time())
@@ -87,19 +87,19 @@ def test_a_model_is_added_while_the_library_is_searched_and_filled(
     job_id = job.json["id"]
     assert record(client)["models"] == [LITE0_REF]
     assert record(client)["next"]["job_id"] == job_id
-    assert found(runtime, coffee) == (others, {LITE0})
+    assert search_with(runtime, coffee) == (others, {LITE0})
 
     n_chunks = plan(runtime, settings, job_id)
     assert outcomes(runtime, post(client, [("red", plain_picture("red"))], "art")) == ["succeeded"]
     others.add(image_id_of(plain_picture("red")))
     assert n_vectors(runtime) == {LITE0: 5, PHASH: 1}, "new pictures are embedded for both"
     for chunk in range(n_chunks):
-        assert found(runtime, coffee) == (others, {LITE0})
+        assert search_with(runtime, coffee) == (others, {LITE0})
         assert outcomes(runtime, job_id, chunk) == ["succeeded"] * 4
     ended = client.get(f"/v1/jobs/{job_id}").json
     assert ended["status"] == "succeeded"
     assert counts(ended) == {"total": 4, "succeeded": 4, "skipped": 0, "failed": 0}
-    assert found(runtime, coffee) == (others, {LITE0, PHASH})
+    assert search_with(runtime, coffee) == (others, {LITE0, PHASH})
     after = record(client)
     assert (after["models"], after["weights"]) == ([LITE0_REF, PHASH_REF], {PHASH: 0.2})
     assert after["next"] is None
@@ -113,11 +113,11 @@ def test_going_back_loses_nothing_that_came_since(
 ) -> None:
     job_id = put(client, [PHASH]).json["id"]
     run(runtime, settings, job_id)
-    assert found(runtime, filled["coffee.png"])[1] == {PHASH}
+    assert search_with(runtime, filled["coffee.png"])[1] == {PHASH}
     outcomes(runtime, post(client, [("red", plain_picture("red"))], "art"))
     back = client.post("/v1/libraries/art/rollback")
     assert (back.status_code, back.json["models"]) == (200, [LITE0_REF])
-    ids, models = found(runtime, filled["coffee.png"])
+    ids, models = search_with(runtime, filled["coffee.png"])
     assert models == {LITE0}
     assert image_id_of(plain_picture("red")) in ids
     assert client.post("/v1/libraries/art/rollback").json["models"] == [PHASH_REF]
@@ -226,7 +226,7 @@ def test_a_library_stays_as_it_was_if_a_picture_cannot_be_embedded(
     assert job["error"]["type"].endswith(":reindex-failed")
     after = record(client)
     assert (after["models"], after["next"]) == ([LITE0_REF], None)
-    assert len(found(runtime, filled["coffee.png"])[0]) == 3
+    assert len(search_with(runtime, filled["coffee.png"])[0]) == 3
     runtime.editions.tend()
     assert edition is not None
     [gone] = set(edition.collections.values()) - set(after["collections"].values())
@@ -334,7 +334,7 @@ def test_the_edition_before_is_dropped_when_its_time_is_over(
     assert record(client)["previous"] is None
     assert not runtime.vectors.has(before)
     assert_problem(client.post("/v1/libraries/art/rollback"), 409, "library-conflict")
-    assert len(found(runtime, filled["coffee.png"])[0]) == 3
+    assert len(search_with(runtime, filled["coffee.png"])[0]) == 3
 
 
 def test_a_library_is_removed_with_all_that_it_has(

@@ -81,8 +81,8 @@ def rows() -> list[Metadata]:
     random = Random(1)
 
     def value() -> MetadataValue:
-        found: MetadataValue = random.choice(random.choice([*KINDS, LISTS]))
-        return found
+        chosen: MetadataValue = random.choice(random.choice([*KINDS, LISTS]))
+        return chosen
 
     return [{}] + [{f: value() for f in FIELDS if random.random() < 0.6} for _ in range(40)]
 
@@ -139,14 +139,14 @@ def find(server: Server) -> Iterator[Find]:
     # From then on all rows are there, and reads need not wait 200 ms each, as on the real server.
     client.query(NAME, output_fields=["count(*)"], consistency_level="Strong", timeout=30)
 
-    def found(wanted: Filter) -> set[int]:
+    def places_of(wanted: Filter) -> set[int]:
         expression = to_milvus(wanted, has_exists=server.has_exists)
         return {
             row["id"]
             for row in client.query(NAME, filter=expression, output_fields=["id"], timeout=30)
         }
 
-    yield found
+    yield places_of
     client.drop_collection(NAME, timeout=30)
     client.close()
 

@@ -65,8 +65,8 @@ def other(milvus_uri: str) -> Vectors:
 
 @pytest.fixture(params=[LITE0, PHASH], ids=["float", "bits"])
 def card(request: pytest.FixtureRequest) -> Card:
-    found: Card = request.param
-    return found
+    param: Card = request.param
+    return param
 
 
 @pytest.fixture
@@ -89,11 +89,11 @@ def test_nearest_gives_the_true_distances_in_order(
     upsert(vectors, collection, [id_of(i) for i in range(N_ROWS)], rows)
     both = vectors.nearest(collection, rows[3:5], limit=10)
     assert len(both) == 2
-    for place, found in enumerate(both, start=3):
+    for place, distances in enumerate(both, start=3):
         truth = true_distances(card, rows, rows[place])
-        assert next(iter(found)) == id_of(place)
-        assert list(found.values()) == pytest.approx(sorted(truth)[:10], abs=1e-4)
-        for image_id, distance in found.items():
+        assert next(iter(distances)) == id_of(place)
+        assert list(distances.values()) == pytest.approx(sorted(truth)[:10], abs=1e-4)
+        for image_id, distance in distances.items():
             assert distance == pytest.approx(truth[int(image_id, 16)], abs=1e-4)
 
 
@@ -104,8 +104,8 @@ def test_the_distance_is_given_of_each_id_that_was_named(
     upsert(vectors, collection, [id_of(i) for i in range(N_ROWS)], rows)
     truth = true_distances(card, rows, rows[0])
     farthest = [int(i) for i in np.argsort(truth)[-5:]]
-    [found] = vectors.distances_to(collection, rows[:1], [id_of(i) for i in farthest])
-    assert found == pytest.approx({id_of(i): truth[i] for i in farthest}, abs=1e-4)
+    [distances] = vectors.distances_to(collection, rows[:1], [id_of(i) for i in farthest])
+    assert distances == pytest.approx({id_of(i): truth[i] for i in farthest}, abs=1e-4)
 
 
 def test_a_repeated_upsert_changes_nothing_and_a_new_one_replaces(
@@ -125,8 +125,8 @@ def test_a_removed_vector_is_gone(vectors: Vectors, collection: Collection, card
     rows = embeddings_for(card, 4)
     upsert(vectors, collection, [id_of(i) for i in range(N_ROWS)], rows)
     vectors.delete(collection, [id_of(7)])
-    [found] = vectors.nearest(collection, rows[7:8], N_ROWS)
-    assert id_of(7) not in found
+    [nearest] = vectors.nearest(collection, rows[7:8], N_ROWS)
+    assert id_of(7) not in nearest
     assert list(vectors.fetch(collection, [id_of(6), id_of(7)])) == [id_of(6)]
 
 
@@ -137,8 +137,8 @@ def test_a_search_is_filtered_by_metadata(
     ids = [id_of(i) for i in range(N_ROWS)]
     vectors.upsert(collection, ids, rows, [{"place": i} for i in range(N_ROWS)])
     where = parse_filter("place >= 10 and place < 12")
-    [found] = vectors.nearest(collection, rows[:1], N_ROWS, where=where)
-    assert found.keys() == {id_of(10), id_of(11)}
+    [nearest] = vectors.nearest(collection, rows[:1], N_ROWS, where=where)
+    assert nearest.keys() == {id_of(10), id_of(11)}
 
 
 def test_a_dropped_collection_is_made_anew(
@@ -220,11 +220,11 @@ def test_an_index_gives_the_true_distances_or_is_refused(
         truth = pairwise_distances(rows[3:5], rows, collection.card)
         nearest_first = np.sort(truth if collection.card.metric == "L2" else -truth, axis=1)
         for k in (5, N_ROWS):
-            for place, found in enumerate(vectors.nearest(collection, rows[3:5], k)):
+            for place, distances in enumerate(vectors.nearest(collection, rows[3:5], k)):
                 in_order = np.abs(nearest_first[place, :k])
-                assert np.abs(list(found.values())) == pytest.approx(in_order, abs=close)
-                expected = {i: truth[place, int(i, 16)] for i in found}
-                assert found == pytest.approx(expected, abs=close)
+                assert np.abs(list(distances.values())) == pytest.approx(in_order, abs=close)
+                expected = {i: truth[place, int(i, 16)] for i in distances}
+                assert distances == pytest.approx(expected, abs=close)
         [named] = vectors.distances_to(collection, rows[3:4], ids[:9])
         assert named == pytest.approx({ids[i]: truth[0, i] for i in range(9)}, abs=close)
         stored = other.fetch(collection, ids[:2])

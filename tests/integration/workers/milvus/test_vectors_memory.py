@@ -60,9 +60,9 @@ def test_what_was_read_comes_from_memory_for_any_library_of_the_model(
     assert vectors.fetch(collection, IDS).keys() == set(IDS)
     other.delete(collection, IDS)
     for one in (collection, new_collection()):
-        found = vectors.fetch(one, IDS[::-1])
-        assert found.keys() == set(IDS)
-        assert all(np.array_equal(found[i], row) for i, row in zip(IDS, ROWS, strict=True))
+        rows = vectors.fetch(one, IDS[::-1])
+        assert rows.keys() == set(IDS)
+        assert all(np.array_equal(rows[i], row) for i, row in zip(IDS, ROWS, strict=True))
     another = new_collection(PHASH.model_copy(update={"sha256": "1" * 64, "version": "2"}))
     assert vectors.fetch(another, IDS) == {}
     assert own(lite_uri).fetch(collection, IDS) == {}
@@ -84,18 +84,18 @@ def test_all_are_read_however_many_at_a_time(
     lite_uri: str, collection: Collection, monkeypatch: pytest.MonkeyPatch, n_rows: int
 ) -> None:
     monkeypatch.setattr(vectors_module, "READ_ROWS", n_rows)
-    found = own(lite_uri).fetch(collection, [*IDS, "f" * 64])
-    assert found.keys() == set(IDS)
-    assert all(np.array_equal(found[i], row) for i, row in zip(IDS, ROWS, strict=True))
+    rows = own(lite_uri).fetch(collection, [*IDS, "f" * 64])
+    assert rows.keys() == set(IDS)
+    assert all(np.array_equal(rows[i], row) for i, row in zip(IDS, ROWS, strict=True))
 
 
 def test_of_ids_that_are_named_each_is_given_the_nearest_first(
     lite_uri: str, collection: Collection
 ) -> None:
     named = IDS[10:20]
-    [found] = own(lite_uri).distances_to(collection, ROWS[:1], named[::-1])
-    assert found == {image_id: 10 + place for place, image_id in enumerate(named)}
-    assert list(found) == named
+    [distances] = own(lite_uri).distances_to(collection, ROWS[:1], named[::-1])
+    assert distances == {image_id: 10 + place for place, image_id in enumerate(named)}
+    assert list(distances) == named
 
 
 @pytest.mark.parametrize("metric", ["L2", "IP", "COSINE"])

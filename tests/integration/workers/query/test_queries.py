@@ -272,10 +272,10 @@ def test_duplicates_are_grouped(
         copies = [jpeg(photo, quality=quality) for quality in (50, 60)]
     files = [("files", (f"{n}.jpg", content)) for n, content in enumerate(copies)]
     assert set(outcomes(runtime, upload(client, files))) == {"succeeded"}
-    found = runtime.near_duplicates.find(DuplicatesQuery())
-    assert (found.n_images, found.n_groups) == (6, 1)
-    assert set(found.groups[0]) == {library["coffee.png"], *map(image_id_of, copies)}
-    assert found.confirmed_by == LITE0
+    duplicates = runtime.near_duplicates.find(DuplicatesQuery())
+    assert (duplicates.n_images, duplicates.n_groups) == (6, 1)
+    assert set(duplicates.groups[0]) == {library["coffee.png"], *map(image_id_of, copies)}
+    assert duplicates.confirmed_by == LITE0
     assert runtime.near_duplicates.find(DuplicatesQuery(max_distance=0)).n_images == 6
 
 

@@ -150,11 +150,11 @@ def test_the_nearest_comes_first_at_the_distance_that_the_metric_says(
 
     assert numbers(circle.known, result) == circle.order
     expected = [circle.distances[number] for number in circle.order]
-    found = [hit.models[model] for hit in result.hits]
-    assert [one.distance for one in found] == pytest.approx(expected, abs=1e-5)
-    assert [one.rank for one in found] == [hit.rank for hit in result.hits]
+    model_hits = [hit.models[model] for hit in result.hits]
+    assert [one.distance for one in model_hits] == pytest.approx(expected, abs=1e-5)
+    assert [one.rank for one in model_hits] == [hit.rank for hit in result.hits]
     assert [hit.rank for hit in result.hits] == list(range(1, N_PICTURES))
-    scores = [one.score for one in found]
+    scores = [one.score for one in model_hits]
     assert scores == sorted(scores, reverse=True)
     assert scores[0] > 0.9
     assert scores[-1] < 0.1
@@ -272,13 +272,13 @@ def test_a_comparison_says_what_a_search_does(
     assert searched[id_of(circle.order[0])].score != assumed
     for number in (circle.order[0], circle.order[-1]):
         query = CompareQuery(library="known", image_ids=[id_of(0), id_of(number)])
-        found = runtime.comparisons.compare("t", query)
+        answer = runtime.comparisons.compare("t", query)
         hit = searched[id_of(number)]
-        assert found.models[model].distance == pytest.approx(circle.distances[number], abs=1e-5)
-        assert found.models[model].score == pytest.approx(hit.models[model].score, abs=1e-4)
-        assert found.score == pytest.approx(hit.score, abs=1e-4)
+        assert answer.models[model].distance == pytest.approx(circle.distances[number], abs=1e-5)
+        assert answer.models[model].score == pytest.approx(hit.models[model].score, abs=1e-4)
+        assert answer.score == pytest.approx(hit.score, abs=1e-4)
         alone = runtime.comparisons.compare("t", query.model_copy(update={"models": [model]}))
-        assert alone.models == {model: found.models[model]}
+        assert alone.models == {model: answer.models[model]}
 
 
 def framed(inner: str, outer: str) -> bytes:
@@ -310,10 +310,10 @@ def test_of_a_copys_forms_the_nearest_counts(
 
     result = find(runtime, content, mode="near")
 
-    found = {hit.image.id: hit.models[COLOURS].distance for hit in result.hits}
-    assert [found[image_id] for image_id in known.ids] == pytest.approx(best, abs=1e-5)
+    distances = {hit.image.id: hit.models[COLOURS].distance for hit in result.hits}
+    assert [distances[image_id] for image_id in known.ids] == pytest.approx(best, abs=1e-5)
     listed = [one.distance for one in result.by_model[COLOURS]]
-    assert listed == sorted(found.values(), reverse=metric is not Metric.L2)
+    assert listed == sorted(distances.values(), reverse=metric is not Metric.L2)
     # What is within the frame is red, all of it between red and green, at 29 degrees.
     assert set(numbers(known, result)[:2]) == {0, 6}
     assert set(numbers(known, find(runtime, content))[:2]) == {5, 6}
@@ -330,9 +330,9 @@ def test_models_weigh_what_the_query_says_else_the_mode_the_library_or_their_car
         logs = [np.log1p([-hit.score, *(-v.score for v in hit.models.values())]) for hit in hits]
         both, first, second = np.array(logs).T
         assert list(hits[0].models) == [COLOURS, PHASH]
-        found = (both - first) / (second - first)
-        assert found == pytest.approx(np.full(len(found), found[0]), abs=1e-2)
-        return float(np.median(found))
+        shares = (both - first) / (second - first)
+        assert shares == pytest.approx(np.full(len(shares), shares[0]), abs=1e-2)
+        return float(np.median(shares))
 
     def weigh(library: Library) -> Library:
         library.weights = {PHASH: 0.25}
@@ -363,8 +363,8 @@ def test_counter_examples_push_their_own_kind_back(
     query /= np.linalg.norm(query)
     expected = true_distances(rows, query, metric)
     assert numbers(known, disliked) == [2, 3]
-    found = {hit.image.id: hit.models[COLOURS].distance for hit in disliked.hits}
-    assert found == pytest.approx({id_of(n): expected[n] for n in (2, 3)}, abs=1e-5)
+    distances = {hit.image.id: hit.models[COLOURS].distance for hit in disliked.hits}
+    assert distances == pytest.approx({id_of(n): expected[n] for n in (2, 3)}, abs=1e-5)
     first, second, other = (hit.models[COLOURS].distance for hit in liked.hits)
     assert first == pytest.approx(second, abs=1e-6)
     assert known.numbers([liked.hits[2].image.id]) == [1]
@@ -451,13 +451,13 @@ def test_models_agree_as_far_as_the_first_of_their_lists_do(
     runtime: Runtime, write: Callable[..., Known], k: int
 ) -> None:
     Circle(write, Metric.L2, COLOURS).known.put(runtime)
-    found = find(runtime, image_id=id_of(0), k=k)
-    first, second = ([one.image_id for one in some] for some in found.by_model.values())
+    result = find(runtime, image_id=id_of(0), k=k)
+    first, second = ([one.image_id for one in some] for some in result.by_model.values())
     assert len(first) == len(second) == k
-    assert found.agreement.overlap_at_k == pytest.approx(len({*first} & {*second}) / k)
+    assert result.agreement.overlap_at_k == pytest.approx(len({*first} & {*second}) / k)
     expected = agreement({"a": first, "b": second}, k)
     assert expected is not None
-    assert found.agreement.rank_correlation == expected.rank_correlation
+    assert result.agreement.rank_correlation == expected.rank_correlation
     alone = find(runtime, image_id=id_of(0), k=k, models=[COLOURS]).agreement
     assert (alone.overlap_at_k, alone.rank_correlation) == (None, None)
 
@@ -467,15 +467,15 @@ def test_a_search_says_where_its_time_went(runtime: Runtime, write: Callable[...
     runtime.sent_pictures.set(keys.query_picture("q"), plain_picture("red"))
     query = SearchQuery(library="known")
     began, waited_s = time.perf_counter(), 5.0
-    found = runtime.searches.search("q", query, time.time() - waited_s, NumSent(1)).timing_ms
+    timing = runtime.searches.search("q", query, time.time() - waited_s, NumSent(1)).timing_ms
     took_ms = (time.perf_counter() - began) * 1000
-    stages = (found.decode, found.embed, found.search, found.fuse, found.rerank)
+    stages = (timing.decode, timing.embed, timing.search, timing.fuse, timing.rerank)
     # The server alone takes more than a tenth of a millisecond.
-    assert found.search > 0.1
+    assert timing.search > 0.1
     assert min(stages) > 0.0
     assert sum(stages) <= took_ms + 0.1
-    assert waited_s * 1000 <= found.queued < waited_s * 1000 + took_ms
-    assert found.total == pytest.approx(found.queued + sum(stages), abs=0.1)
+    assert waited_s * 1000 <= timing.queued < waited_s * 1000 + took_ms
+    assert timing.total == pytest.approx(timing.queued + sum(stages), abs=0.1)
 
 
 # Groups ----------------------------------------------------------------------------------------
@@ -703,15 +703,15 @@ def test_the_best_alone_are_put_into_another_order(
 
     with with_few as patch:
         patch.setattr(searches_module, "N_RERANKED", 14)
-        found = numbers(crowd, find(runtime, rerank="neighbours", **asked))
+        order = numbers(crowd, find(runtime, rerank="neighbours", **asked))
     runtime = with_small_blocks(runtime, 14)
     in_blocks = numbers(crowd, find(runtime, rerank="neighbours", **asked))
 
     first = reranked(crowd, fused[:14], {COLOURS: 1.0})
     assert fused[:14] != first
-    assert found == first + fused[14:]
-    assert in_blocks == found, "of what comes later none moves"
-    assert reranked(crowd, fused, {COLOURS: 1.0}) != found
+    assert order == first + fused[14:]
+    assert in_blocks == order, "of what comes later none moves"
+    assert reranked(crowd, fused, {COLOURS: 1.0}) != order
 
 
 # Duplicates ------------------------------------------------------------------------------------
@@ -727,11 +727,12 @@ def test_duplicates_are_near_by_hash_and_alike_by_a_model(
     write({COLOURS: at_angles(angles), PHASH: of_bits(bits)}).put(runtime)
     for n_rows in (2, 1000):
         monkeypatch.setattr(duplicates_module, "READ_ROWS", n_rows)
-        found = runtime.near_duplicates.find(DuplicatesQuery(library="known"))
+        duplicates = runtime.near_duplicates.find(DuplicatesQuery(library="known"))
         # Ten bits are near and eleven are not; the cosine of 52 degrees is 0.616, of 56 0.559.
-        assert [set(group) for group in found.groups] == [{id_of(n) for n in (0, 1, 3)}]
-        assert found.groups[0][0] == id_of(0)
-        assert (found.n_images, found.n_groups, found.confirmed_by) == (6, 1, COLOURS)
+        assert [set(group) for group in duplicates.groups] == [{id_of(n) for n in (0, 1, 3)}]
+        assert duplicates.groups[0][0] == id_of(0)
+        assert (duplicates.n_images, duplicates.n_groups) == (6, 1)
+        assert duplicates.confirmed_by == COLOURS
     strict = runtime.near_duplicates.find(DuplicatesQuery(library="known", max_distance=9))
     assert strict.groups == []
     strictest = DuplicatesQuery(library="known", max_distance=0)
@@ -744,8 +745,8 @@ def test_a_picture_whose_embedding_is_gone_is_no_duplicate(
     known = write({COLOURS: at_angles([1, 1, 1, 1]), PHASH: of_bits([30, 30, 31, 33])})
     known.put(runtime)
     runtime.vectors.delete(collection_of(known.library, cards[COLOURS]), [id_of(2)])
-    found = runtime.near_duplicates.find(DuplicatesQuery(library="known"))
-    assert [set(group) for group in found.groups] == [{id_of(n) for n in (0, 1, 3)}]
+    duplicates = runtime.near_duplicates.find(DuplicatesQuery(library="known"))
+    assert [set(group) for group in duplicates.groups] == [{id_of(n) for n in (0, 1, 3)}]
 
 
 def test_without_a_model_hashes_decide_alone_and_without_hashes_nothing(
@@ -753,15 +754,15 @@ def test_without_a_model_hashes_decide_alone_and_without_hashes_nothing(
 ) -> None:
     known = write({PHASH: of_bits([20, 21, 40, 41, 42])})
     known.put(runtime)
-    found = runtime.near_duplicates.find(DuplicatesQuery(library="known"))
-    assert [set(group) for group in found.groups] == [
+    duplicates = runtime.near_duplicates.find(DuplicatesQuery(library="known"))
+    assert [set(group) for group in duplicates.groups] == [
         {id_of(n) for n in (2, 3, 4)},
         {id_of(n) for n in (0, 1)},
     ]
-    assert found.confirmed_by is None
+    assert duplicates.confirmed_by is None
     monkeypatch.setattr(duplicates_module, "MAX_GROUPS", 1)
     cut = runtime.near_duplicates.find(DuplicatesQuery(library="known"))
-    assert (cut.n_groups, cut.groups) == (2, found.groups[:1])
+    assert (cut.n_groups, cut.groups) == (2, duplicates.groups[:1])
     runtime.redis.flushall()
     write({COLOURS: at_angles([0, 1])}).put(runtime)
     with pytest.raises(BadRequest, match="no model that makes hashes"):

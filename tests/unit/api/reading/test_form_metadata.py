@@ -52,9 +52,9 @@ def test_each_picture_has_its_own_metadata(
     for n, (content, said) in enumerate(given):
         parts += [metadata(json.dumps(said))] if said is not None else []
         parts.append(file(f"{n}.jpg", content))
-    found = [(entry.name, entry.content, entry.metadata) for entry in read(parts, piece)]
+    entries = [(entry.name, entry.content, entry.metadata) for entry in read(parts, piece)]
     wanted = [(f"{n}.jpg", content, said or {}) for n, (content, said) in enumerate(given)]
-    assert found == wanted
+    assert entries == wanted
 
 
 @pytest.mark.parametrize(

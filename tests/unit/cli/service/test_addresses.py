@@ -105,10 +105,10 @@ def test_where_no_port_is_free_it_is_told(taken: int, monkeypatch: pytest.Monkey
 
 
 def test_two_that_look_at_once_begin_elsewhere() -> None:
-    found: set[int] = set()
+    ports: set[int] = set()
     for _ in range(5):
-        found.add(pick_port())
-    assert len(found) > 1
+        ports.add(pick_port())
+    assert len(ports) > 1
 
 
 @pytest.mark.parametrize(

@@ -75,12 +75,12 @@ def at(heard: str, act: Callable[[], None]) -> Callable[[str], None]:
 
 
 def guards(pid: int) -> list[psutil.Process]:
-    found = []
+    processes = []
     for child in psutil.Process(pid).children():
         with suppress(psutil.ZombieProcess):
             if "twinlens.cli.service.guard" in child.cmdline():
-                found.append(child)
-    return found
+                processes.append(child)
+    return processes
 
 
 # The start.

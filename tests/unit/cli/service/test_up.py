@@ -31,21 +31,21 @@ pytestmark = pytest.mark.timeout(100)
 
 def noted(data_dir: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((data_dir / "services.json").read_text("utf-8"))
+        services: dict[str, Any] = json.loads((data_dir / "services.json").read_text("utf-8"))
     except FileNotFoundError:
         return {}
-    return found
+    return services
 
 
 def begin(data_dir: Path, **settings: Any) -> dict[str, Any]:
     """Runs `up` until its first part is started, and returns what was noted by then."""
-    found: dict[str, Any] = {}
+    services: dict[str, Any] = {}
 
     def look() -> None:
         # Once there are pids, a signal is the supervisor's.
         with contextlib.suppress(AssertionError):
             wait_until(lambda: bool(noted(data_dir).get("pids")), 60)
-        found.update(noted(data_dir))
+        services.update(noted(data_dir))
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, lambda *_: None)
@@ -56,19 +56,19 @@ def begin(data_dir: Path, **settings: Any) -> dict[str, Any]:
     finally:
         thread.join()
         signal.signal(signal.SIGTERM, before)
-    return found
+    return services
 
 
 def test_where_everything_is_is_noted_and_in_the_end_nobody(tmp_path: Path) -> None:
     port = free_port()
-    found = begin(tmp_path, port=port)
-    ports = found["ports"]
-    assert found["url"] == f"http://127.0.0.1:{port}"
-    assert found["redis_url"] == f"redis://127.0.0.1:{ports['valkey']}/0"
-    assert found["milvus_uri"] == f"http://127.0.0.1:{ports['milvus']}"
-    assert found["pids"]["up"] == os.getpid()
-    assert not psutil.pid_exists(found["pids"]["valkey"])
-    assert noted(tmp_path) == found | {"pids": {}}
+    services = begin(tmp_path, port=port)
+    ports = services["ports"]
+    assert services["url"] == f"http://127.0.0.1:{port}"
+    assert services["redis_url"] == f"redis://127.0.0.1:{ports['valkey']}/0"
+    assert services["milvus_uri"] == f"http://127.0.0.1:{ports['milvus']}"
+    assert services["pids"]["up"] == os.getpid()
+    assert not psutil.pid_exists(services["pids"]["valkey"])
+    assert noted(tmp_path) == services | {"pids": {}}
     assert not (tmp_path / "services.part").exists()
 
 
@@ -84,8 +84,8 @@ def test_no_two_parts_are_given_one_port(tmp_path: Path, monkeypatch: pytest.Mon
     first, second, third = free_ports(3)
     offered = iter([first, second, second, first, third])
     monkeypatch.setattr(random, "sample", lambda *_: [next(offered)])
-    found = begin(tmp_path, port=first)
-    assert found["ports"] == {"valkey": second, "milvus": third}
+    services = begin(tmp_path, port=first)
+    assert services["ports"] == {"valkey": second, "milvus": third}
 
 
 def free_ports(n: int) -> list[int]:
@@ -108,10 +108,10 @@ def test_a_broken_note_is_no_obstacle(tmp_path: Path, text: str) -> None:
 def test_servers_that_run_already_are_not_started(tmp_path: Path) -> None:
     # Nobody answers there, so that the workers are begun, and wait.
     given = {"redis_url": "redis://127.0.0.1:9/0", "milvus_uri": "http://127.0.0.1:9"}
-    found = begin(tmp_path, **given)
-    assert {name: found[name] for name in given} == given
-    assert "valkey" not in found["pids"]
-    assert "ports" not in found
+    services = begin(tmp_path, **given)
+    assert {name: services[name] for name in given} == given
+    assert "valkey" not in services["pids"]
+    assert "ports" not in services
     assert not (tmp_path / "redis").exists()
 
 

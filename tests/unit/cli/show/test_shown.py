@@ -113,8 +113,8 @@ def result(**changes: Any) -> SearchResult:
     return SearchResult(**(fields | changes))
 
 
-def answer_search(service: Service, found: SearchResult) -> None:
-    job = job_answer("j", 1, kind="search", result=found)
+def answer_search(service: Service, answer: SearchResult) -> None:
+    job = job_answer("j", 1, kind="search", result=answer)
     service.answers["/v1/search"] = lambda _: as_json(job)
     thumbnail = jpeg(Picture.new("RGB", (40, 30), "red"))
     for digit in "123":
@@ -444,20 +444,20 @@ def test_a_rate_that_nobody_knows_is_not_shown(service: Service, run: Run) -> No
 def answer_duplicates(service: Service, *sizes: int) -> Duplicates:
     """Groups of so many images; those of the first are named 0-0, 0-1, and so on."""
     groups = [[f"{group:032x}{n:032x}" for n in range(size)] for group, size in enumerate(sizes)]
-    found = Duplicates(n_images=99, n_groups=len(sizes), groups=groups, confirmed_by="lite")
-    job = job_answer("j", 1, kind="duplicates", result=found)
+    duplicates = Duplicates(n_images=99, n_groups=len(sizes), groups=groups, confirmed_by="lite")
+    job = job_answer("j", 1, kind="duplicates", result=duplicates)
     service.answers["/v1/duplicates"] = lambda _: as_json(job)
     for group, ids in enumerate(groups):
         for n, id_ in enumerate(ids):
             named = image("1", f"{group}-{n}")
             service.answers[f"/v1/images/{id_}"] = always(as_json(named))
-    return found
+    return duplicates
 
 
 def test_groups_are_shown_up_to_the_limit_and_saved_whole(
     service: Service, run: Run, tmp_path: Path
 ) -> None:
-    found = answer_duplicates(service, 12, 9, 2)
+    duplicates = answer_duplicates(service, 12, 9, 2)
     save = tmp_path / "found.json"
     options = ("--limit", 2, "--save", save, "--library", "cats", "--max-distance", 5)
     done = run("duplicates", *options)
@@ -469,7 +469,7 @@ def test_groups_are_shown_up_to_the_limit_and_saved_whole(
         f"saved {save}",
         "3 groups among 99 pictures, confirmed by lite",
     ]
-    assert Duplicates.model_validate_json(save.read_bytes()) == found
+    assert Duplicates.model_validate_json(save.read_bytes()) == duplicates
     asked = json.loads(service.requests[0].content)
     assert (asked["library"], asked["max_distance"]) == ("cats", 5)
     assert {one.url.params["library"] for one in service.requests[1:]} == {"cats"}
@@ -489,8 +489,8 @@ def test_groups_that_cannot_be_saved_are_told(service: Service, run: Run, tmp_pa
 
 
 def test_two_pictures_are_compared(service: Service, run: Run, picture: Path) -> None:
-    found = {"score": 0.75, "models": {"phash": {"distance": 3, "score": 0.5}}}
-    service.answers["/v1/compare"] = lambda _: httpx.Response(200, json=found)
+    comparison = {"score": 0.75, "models": {"phash": {"distance": 3, "score": 0.5}}}
+    service.answers["/v1/compare"] = lambda _: httpx.Response(200, json=comparison)
     shown = rows(run("compare", "5" * 64, picture, "--models", "phash,lite", "--library", "cats"))
     assert ["phash", "3.000", "0.500"] in shown
     assert ["combined", "0.750"] in shown

@@ -81,8 +81,8 @@ def test_hidden_folders_are_passed_over_and_links_are_not_followed(tmp_path: Pat
     (photos / "below" / "c.jpg").touch()
     (photos / "round").symlink_to(photos)
     (photos / "linked.jpg").symlink_to(elsewhere / "b.jpg")
-    found = {str(path.relative_to(photos)) for path in find_pictures([photos])}
-    assert found == {"a.jpg/b.jpg", "below/c.jpg", "linked.jpg"}
+    names = {str(path.relative_to(photos)) for path in find_pictures([photos])}
+    assert names == {"a.jpg/b.jpg", "below/c.jpg", "linked.jpg"}
 
 
 def test_a_folder_that_is_called_like_an_archive_is_a_folder(tmp_path: Path) -> None:
@@ -173,12 +173,12 @@ def test_pictures_of_a_zip_are_read_one_by_one(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("val/1.jpg", "val/", "README.txt", "__MACOSX/._1.jpg", "2.PNG"):
             archive.writestr(name, f"bytes of {name}")
-    found = list(pictures_in_zip(path))
-    assert [(one.name, one.read()) for one in found] == [
+    pictures = list(pictures_in_zip(path))
+    assert [(one.name, one.read()) for one in pictures] == [
         ("1.jpg", b"bytes of val/1.jpg"),
         ("2.PNG", b"bytes of 2.PNG"),
     ]
-    assert found[0].path == path / "val" / "1.jpg"
+    assert pictures[0].path == path / "val" / "1.jpg"
 
 
 def test_a_damaged_zip_entry_cannot_be_read_alone(tmp_path: Path) -> None:

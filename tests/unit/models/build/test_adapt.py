@@ -52,8 +52,8 @@ def test_a_network_born_in_caffe_gives_its_own_features(
         features = features.max((2, 3)) if pool == "max" else features.mean((2, 3))
     assert (adapted.dimension, adapted.input.width, adapted.input.fit) == (1024, 224, Fit.CROP)
     for batch_size in (1, 5):
-        found = embed(adapted, pixels, batch_size)
-        assert found == pytest.approx(unit(features), abs=1e-6)
+        embeddings = embed(adapted, pixels, batch_size)
+        assert embeddings == pytest.approx(unit(features), abs=1e-6)
     onnx.checker.check_model(adapted.model, full_check=True)
     # The classifier is gone, and with it the name of its output.
     assert b"fc_nsfw" not in adapted.model
@@ -75,8 +75,8 @@ def test_a_network_of_pytorch_gives_what_pytorch_gives(
     adapted = adapt_graph(model, PRESETS["torchvision"], output=output, pool=pool)
 
     assert adapted.dimension == features.shape[1]
-    found = embed(adapted, pictures, batch_size)
-    assert found == pytest.approx(unit(features), abs=NEAR_TORCH)
+    embeddings = embed(adapted, pictures, batch_size)
+    assert embeddings == pytest.approx(unit(features), abs=NEAR_TORCH)
 
 
 def test_pooling_the_largest_takes_the_largest(torch_small: tuple[bytes, Pixels, Floats]) -> None:
@@ -106,5 +106,5 @@ def test_what_pytorch_exports_today_gives_what_pytorch_gives(dynamo: bool) -> No
 
     expected = unit(fixture.torch_features(pictures))
     for batch_size in (1, 5):
-        found = embed(adapted, pictures, batch_size)
-        assert found == pytest.approx(expected, abs=NEAR_TORCH)
+        embeddings = embed(adapted, pictures, batch_size)
+        assert embeddings == pytest.approx(expected, abs=NEAR_TORCH)

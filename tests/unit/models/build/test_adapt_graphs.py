@@ -63,9 +63,9 @@ def test_an_export_for_four_pictures_takes_any_number() -> None:
     )
     pixels = noise(5, SIDE_PX)
 
-    found = embed(adapt_graph(model, PLAIN), pixels, 5)
+    embeddings = embed(adapt_graph(model, PLAIN), pixels, 5)
 
-    assert found == pytest.approx(unit(conv_maps(pixels).mean((2, 3))), abs=1e-6)
+    assert embeddings == pytest.approx(unit(conv_maps(pixels).mean((2, 3))), abs=1e-6)
 
 
 def test_a_shape_that_is_of_a_weight_stays() -> None:
@@ -82,9 +82,9 @@ def test_a_shape_that_is_of_a_weight_stays() -> None:
     )
     pixels = noise(5, SIDE_PX)
 
-    found = embed(adapt_graph(model, PLAIN), pixels, 5)
+    embeddings = embed(adapt_graph(model, PLAIN), pixels, 5)
 
-    assert found == pytest.approx(unit(conv_maps(pixels).mean((2, 3)) * BIAS), abs=1e-6)
+    assert embeddings == pytest.approx(unit(conv_maps(pixels).mean((2, 3)) * BIAS), abs=1e-6)
 
 
 def test_an_old_graph_with_weights_as_inputs_is_converted() -> None:
@@ -169,9 +169,9 @@ def test_a_network_of_bytes_in_our_very_layout_is_taken() -> None:
     )
     pixels = noise(5, SIDE_PX)
 
-    found = embed(adapt_graph(model, PLAIN_NHWC), pixels, 5)
+    embeddings = embed(adapt_graph(model, PLAIN_NHWC), pixels, 5)
 
-    assert found == pytest.approx(with_anchor(pixels.astype(np.float64), "nhwc"), abs=1e-6)
+    assert embeddings == pytest.approx(with_anchor(pixels.astype(np.float64), "nhwc"), abs=1e-6)
 
 
 def test_a_network_of_float16_gives_float32() -> None:
@@ -179,13 +179,13 @@ def test_a_network_of_float16_gives_float32() -> None:
     model = network([CONV, POOLED, FLAT], weights=half, dtype=TensorProto.FLOAT16)
     pixels = noise(5, SIDE_PX)
 
-    found = embed(adapt_graph(model, replace(PLAIN, scale=1 / 255)), pixels, 5)
+    embeddings = embed(adapt_graph(model, replace(PLAIN, scale=1 / 255)), pixels, 5)
 
     bias = BIAS[:, np.newaxis, np.newaxis]
     expected = unit(((conv_maps(pixels) - bias) / 255 + bias).mean((2, 3)))
-    assert found.dtype == np.float32
+    assert embeddings.dtype == np.float32
     # float16 has 11 bits.
-    assert found == pytest.approx(expected, abs=2e-3)
+    assert embeddings == pytest.approx(expected, abs=2e-3)
 
 
 def test_a_free_height_and_width_are_set() -> None:
@@ -233,10 +233,10 @@ def test_names_like_ours_do_not_clash() -> None:
     )
     pixels = noise(5, SIDE_PX)
 
-    found = embed(adapt_graph(model, replace(PLAIN, channels="bgr")), pixels, 5)
+    embeddings = embed(adapt_graph(model, replace(PLAIN, channels="bgr")), pixels, 5)
 
     expected = unit(conv_maps(pixels[..., ::-1]).mean((2, 3)))
-    assert found == pytest.approx(expected, abs=1e-6)
+    assert embeddings == pytest.approx(expected, abs=1e-6)
 
 
 def test_what_the_embedding_does_not_need_is_dropped() -> None:
@@ -272,9 +272,9 @@ def test_functions_and_disorder_are_put_right() -> None:
     model.opset_import.append(helper.make_opsetid("custom", 1))
     pixels = noise(5, SIDE_PX)
 
-    found = embed(adapt_graph(model.SerializeToString(), PLAIN), pixels, 5)
+    embeddings = embed(adapt_graph(model.SerializeToString(), PLAIN), pixels, 5)
 
-    assert found == pytest.approx(unit(conv_maps(pixels).mean((2, 3))), abs=1e-6)
+    assert embeddings == pytest.approx(unit(conv_maps(pixels).mean((2, 3))), abs=1e-6)
 
 
 def test_the_same_network_gives_the_same_bytes() -> None:

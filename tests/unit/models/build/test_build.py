@@ -37,8 +37,8 @@ def classify(variant: LiteVariant, picture: NDArray[np.uint8]) -> NDArray[np.flo
     side = (variant.size_px, variant.size_px)
     pixels = np.array(Image.fromarray(picture).resize(side, Image.Resampling.BICUBIC))
     (probabilities,) = session.run(["probabilities"], {"images": pixels[np.newaxis]})
-    found: NDArray[np.float32] = probabilities[0]
-    return found
+    row: NDArray[np.float32] = probabilities[0]
+    return row
 
 
 @pytest.mark.parametrize("variant", [LITE0, LITE2], ids=["lite0", "lite2"])

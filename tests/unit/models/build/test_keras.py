@@ -92,9 +92,9 @@ class Exported:
 @pytest.fixture(scope="module")
 def tf() -> Any:
     reason = "the extra 'export' is not installed"
-    found = pytest.importorskip("tensorflow", reason=reason)
+    tensorflow = pytest.importorskip("tensorflow", reason=reason)
     pytest.importorskip("tf2onnx", reason=reason)
-    return found
+    return tensorflow
 
 
 def resnet50(tf: Any, folder: Path) -> tuple[Any, Any, KerasExport]:
@@ -218,9 +218,9 @@ def test_pictures_are_squashed_bilinearly_to_the_networks_size(exported: Exporte
 
 @pytest.mark.parametrize("exported", ["mobilenet"], indirect=True)
 def test_a_picture_that_stirs_nothing_gives_zeros(exported: Exported) -> None:
-    found = exported.embedder.embed_batch(np.zeros((1, 224, 224, 3), np.uint8))
+    embeddings = exported.embedder.embed_batch(np.zeros((1, 224, 224, 3), np.uint8))
 
-    assert not found.any()
+    assert not embeddings.any()
 
 
 @pytest.mark.parametrize("exported", ["mobilenet"], indirect=True)
@@ -235,7 +235,7 @@ def test_a_graph_of_other_weights_is_refused(exported: Exported, tf: Any) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "found", "size_px"),
+    ("name", "keras_name", "size_px"),
     [
         ("VGG-19", "VGG19", 224),
         ("inception_v3", "InceptionV3", 299),
@@ -245,11 +245,11 @@ def test_a_graph_of_other_weights_is_refused(exported: Exported, tf: Any) -> Non
     ],
 )
 def test_case_and_separators_of_a_name_do_not_matter(
-    tf: Any, name: str, found: str, size_px: int
+    tf: Any, name: str, keras_name: str, size_px: int
 ) -> None:
     network = build_keras._find_network(tf.keras, name)
 
-    assert (network.name, network.size_px) == (found, size_px)
+    assert (network.name, network.size_px) == (keras_name, size_px)
 
 
 def test_every_size_is_of_a_network_that_keras_has(tf: Any) -> None:
@@ -352,8 +352,8 @@ def test_erfc_is_spelled_with_operators_that_onnx_has() -> None:
     opsets = [helper.make_opsetid("", 17)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
     onnx.checker.check_model(model, full_check=True)
-    (found,) = ort.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"x": x})
-    assert found == pytest.approx([math.erfc(math.erfc(value)) for value in x], abs=1e-6)
+    (y,) = ort.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    assert y == pytest.approx([math.erfc(math.erfc(value)) for value in x], abs=1e-6)
 
 
 def run_alone(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

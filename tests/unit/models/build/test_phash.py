@@ -45,13 +45,13 @@ def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
 def test_the_graph_is_the_definition(phash: OnnxEmbedder) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (50, 32, 32, 3), np.uint8)
 
-    found = phash.embed_batch(pixels)
+    hashes = phash.embed_batch(pixels)
 
     expected = np.stack([reference_hash(one) for one in pixels])
     # A frequency within float32's rounding of the median may fall on either side.
-    assert found.dtype == np.uint8
-    assert np.bitwise_count(found.astype(np.uint8) ^ expected).sum() <= 1
-    assert found.shape == (50, 8)
+    assert hashes.dtype == np.uint8
+    assert np.bitwise_count(hashes.astype(np.uint8) ^ expected).sum() <= 1
+    assert hashes.shape == (50, 8)
 
 
 def test_the_lowest_frequency_is_the_highest_bit(phash: OnnxEmbedder) -> None:

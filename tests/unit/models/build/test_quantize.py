@@ -135,15 +135,15 @@ def embed(model: bytes, pixels: NDArray[np.uint8], batch_size: int = 1) -> NDArr
 
 def golden(side_px: int) -> NDArray[np.uint8]:
     """Both golden pictures, whole and as 5 windows each."""
-    found = []
+    pictures = []
     for path in sorted((SHIPPED_CARDS / "golden").glob("*.png")):
         picture = Image.open(path)
         wide, high = picture.size
         boxes = [(0, 0, wide, high)]
         boxes += [(x, y, x + 120, y + 120) for x in (0, wide - 120) for y in (0, high - 120)]
         boxes += [(wide // 3, high // 3, wide // 3 + 70, high // 3 + 70)]
-        found += [np.asarray(picture.resize((side_px, side_px), box=box)) for box in boxes]
-    return np.stack(found)
+        pictures += [np.asarray(picture.resize((side_px, side_px), box=box)) for box in boxes]
+    return np.stack(pictures)
 
 
 def weights_of(model: bytes) -> dict[str, NDArray[Any]]:
@@ -178,13 +178,13 @@ def test_int8_embeddings_are_near_those_in_float(
 ) -> None:
     model, quantized, pixels = lite
 
-    found = embed(quantized, pixels)
+    embeddings = embed(quantized, pixels)
 
-    cosines = (embed(model, pixels) * found).sum(axis=1)
+    cosines = (embed(model, pixels) * embeddings).sum(axis=1)
     # Measured on 554 photos: mean 0.993, 99 of 100 above 0.966 (Lite0) and 0.974 (Lite2).
     assert cosines.min() > 0.97
     assert cosines.mean() > 0.985
-    assert np.linalg.norm(found, axis=1) == pytest.approx(np.ones(len(pixels)), abs=1e-5)
+    assert np.linalg.norm(embeddings, axis=1) == pytest.approx(np.ones(len(pixels)), abs=1e-5)
 
 
 def test_an_int8_batch_does_not_mix_pictures(
@@ -251,7 +251,7 @@ def test_the_same_ranges_give_the_same_bytes_in_another_process(network: bytes) 
     )
 
     # Other seeds put Python's sets of names in another order.
-    found = {
+    digests = {
         subprocess.run(
             [sys.executable, "-c", program, repr(ranges)],
             input=network,
@@ -262,7 +262,7 @@ def test_the_same_ranges_give_the_same_bytes_in_another_process(network: bytes) 
         for seed in ("1", "2")
     }
 
-    assert found == {hashlib.sha256(quantize_model(network, ranges)).hexdigest() + "\n"}
+    assert digests == {hashlib.sha256(quantize_model(network, ranges)).hexdigest() + "\n"}
 
 
 def test_ranges_are_those_that_another_runtime_sees(network: bytes) -> None:
@@ -285,14 +285,14 @@ def test_ranges_are_those_that_another_runtime_sees(network: bytes) -> None:
 def test_every_kind_of_layer_stays_near_float(network: bytes, small: bytes) -> None:
     pixels = noise(5, seed=1)
 
-    found = embed(small, pixels)
+    embeddings = embed(small, pixels)
 
-    assert (found * embed(network, pixels)).sum(axis=1).min() > 0.995
+    assert (embeddings * embed(network, pixels)).sum(axis=1).min() > 0.995
     # By another runtime too, so it is the file that is right, and not only this CPU's kernels.
     model = onnx.load_from_string(small)
     model.opset_import[0].version = 19  # onnx's own runtime has no older DequantizeLinear
     others: Any = ReferenceEvaluator(model).run(None, {"images": pixels})
-    assert (found * others[0]).sum(axis=1).min() > 0.999
+    assert (embeddings * others[0]).sum(axis=1).min() > 0.999
 
 
 def neighbours(values: NDArray[np.int8]) -> int:
@@ -337,12 +337,12 @@ def test_of_an_odd_number_of_weights_none_is_clipped(place: str) -> None:
     weight.CopyFrom(numpy_helper.from_array(values, "odd.weight"))
     content = model.SerializeToString()
 
-    found = weights_of(quantize_model(content, measure_ranges(content, singly(noise(4)))))
+    weights = weights_of(quantize_model(content, measure_ranges(content, singly(noise(4)))))
 
-    scales = found["odd.weight_scale"].reshape(-1, 1, 1, 1)
-    gaps = np.abs(found["odd.weight_quantized"] * scales - values)
+    scales = weights["odd.weight_scale"].reshape(-1, 1, 1, 1)
+    gaps = np.abs(weights["odd.weight_quantized"] * scales - values)
     assert (gaps <= 0.501 * scales).all()
-    assert 255 * neighbours(found["odd.weight_quantized"]) <= np.iinfo(np.int16).max
+    assert 255 * neighbours(weights["odd.weight_quantized"]) <= np.iinfo(np.int16).max
 
 
 def test_older_operators_are_converted_first() -> None:

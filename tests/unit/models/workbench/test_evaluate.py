@@ -26,8 +26,8 @@ from twinlens.models.workbench.scores import (
 
 
 def contender(evaluation: Evaluation, title: str) -> Contender:
-    [found] = [found for found in evaluation.contenders if found.title == title]
-    return found
+    [one] = [one for one in evaluation.contenders if one.title == title]
+    return one
 
 
 def test_pictures_without_label_are_in_the_way_and_never_right() -> None:
@@ -46,14 +46,14 @@ def test_sources_are_measured_apart_where_there_are_two() -> None:
     of_two = [replace(p, source="ab"[p.label == "label 0"]) for p in pictures]
 
     whole = contender(evaluate(embedded, pictures, n_bootstrap=5), "l2")
-    found = contender(evaluate(embedded, of_two, n_bootstrap=5), "l2")
+    apart = contender(evaluate(embedded, of_two, n_bootstrap=5), "l2")
 
     assert whole.by_source == {}
-    assert list(found.by_source) == ["a", "b"]
-    a, b = (found.by_source[name].value for name in "ab")
+    assert list(apart.by_source) == ["a", "b"]
+    a, b = (apart.by_source[name].value for name in "ab")
     assert a != b
-    assert (7 * a + 5 * b) / 12 == pytest.approx(found.mean_average_precision.value)
-    assert found.mean_average_precision == whole.mean_average_precision
+    assert (7 * a + 5 * b) / 12 == pytest.approx(apart.mean_average_precision.value)
+    assert apart.mean_average_precision == whole.mean_average_precision
 
 
 def test_the_share_of_rare_scores_is_of_pairs_of_different_labels() -> None:
@@ -110,11 +110,11 @@ def noisy_set(noises: dict[str, float], sizes: tuple[int, ...] = (10,) * 12) -> 
 
 
 def test_models_that_help_each_other_are_combined_with_equal_weights() -> None:
-    found = evaluate(*noisy_set({"a": 1.5, "b": 1.5})).recommendation
+    recommendation = evaluate(*noisy_set({"a": 1.5, "b": 1.5})).recommendation
 
-    assert found.weights == {"a": 1.0, "b": 1.0}
-    assert found.sentence.startswith("Combine a + b, calibrated: mAP 0.")
-    assert " above " in found.sentence
+    assert recommendation.weights == {"a": 1.0, "b": 1.0}
+    assert recommendation.sentence.startswith("Combine a + b, calibrated: mAP 0.")
+    assert " above " in recommendation.sentence
 
 
 def test_a_model_that_adds_nothing_is_left_away() -> None:
@@ -147,10 +147,10 @@ def test_a_weaker_model_weighs_less_when_that_is_clearly_better() -> None:
 
 
 def test_one_model_alone_is_recommended_for_want_of_another() -> None:
-    found = evaluate(*noisy_set({"only": 1.0})).recommendation
+    recommendation = evaluate(*noisy_set({"only": 1.0})).recommendation
 
-    assert found.weights == {"only": 1.0}
-    assert "give more models" in found.sentence
+    assert recommendation.weights == {"only": 1.0}
+    assert "give more models" in recommendation.sentence
 
 
 def test_weights_are_not_judged_by_the_labels_that_they_were_chosen_by() -> None:
@@ -167,9 +167,9 @@ def test_weights_are_not_judged_by_the_labels_that_they_were_chosen_by() -> None
         evaluation = evaluate(embedded, pictures, seed=seed, n_bootstrap=5)
         by_recipe = dict(evaluation.tried)
         gaps += [
-            by_recipe[found.recipe] - found.mean_average_precision.value
-            for found in evaluation.contenders
-            if found.is_tuned
+            by_recipe[one.recipe] - one.mean_average_precision.value
+            for one in evaluation.contenders
+            if one.is_tuned
         ]
     assert len(gaps) >= 4
     assert np.mean(gaps) > 0.005
@@ -200,16 +200,16 @@ def test_a_query_is_measured_with_the_weights_that_are_best_for_the_other_labels
     is_relevant = (named[:, None] == named) & ~np.eye(len(named), dtype=bool)
     calibrations = calibrate_all(gallery)
     views = {name: view_of(gallery, name, queries, calibrations[name]) for name in "ab"}
-    tuned = [found for found in evaluation.contenders if found.is_tuned]
+    tuned = [one for one in evaluation.contenders if one.is_tuned]
     assert tuned
-    for found in tuned:
-        recipes = [r for r in list_recipes("ab") if r.method is found.recipe.method]
+    for one in tuned:
+        recipes = [r for r in list_recipes("ab") if r.method is one.recipe.method]
         precisions = np.array(
             [measure_rankings(fuse_scores(r, views), is_relevant)[0] for r in recipes]
         )
         best = {label: precisions[:, named != label].mean(axis=1).argmax() for label in set(named)}
         expected = np.mean([precisions[best[label], i] for i, label in enumerate(named)])
-        assert found.mean_average_precision.value == pytest.approx(expected)
+        assert one.mean_average_precision.value == pytest.approx(expected)
         assert expected < precisions.mean(axis=1).max() - 1e-3
     assert evaluation.n_folds == n_labels
 
@@ -222,7 +222,7 @@ def test_the_interval_is_that_of_resampled_queries() -> None:
     embedded, pictures = random_set((10,) * 6)
     evaluation = evaluate(embedded, pictures, n_bootstrap=4000)
 
-    found = contender(evaluation, "l2").precision_at_1
-    n_queries, share = 60, found.value
+    estimate = contender(evaluation, "l2").precision_at_1
+    n_queries, share = 60, estimate.value
     half = 1.96 * (share * (1 - share) / n_queries) ** 0.5
-    assert (found.low, found.high) == pytest.approx((share - half, share + half), abs=0.03)
+    assert (estimate.low, estimate.high) == pytest.approx((share - half, share + half), abs=0.03)

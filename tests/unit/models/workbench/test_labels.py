@@ -22,27 +22,27 @@ GOOD = "file,label\na.jpg,cat\nb.jpg,cat\nc.jpg,cat\nd.jpg,dog\n"
 
 
 def test_a_list_is_read_in_its_order(tmp_path: Path) -> None:
-    found = read_labels(write_list(tmp_path, GOOD))
+    pictures = read_labels(write_list(tmp_path, GOOD))
 
-    assert found[0] == Labelled(tmp_path / "a.jpg", "cat")
-    assert [picture.label for picture in found] == ["cat", "cat", "cat", "dog"]
+    assert pictures[0] == Labelled(tmp_path / "a.jpg", "cat")
+    assert [picture.label for picture in pictures] == ["cat", "cat", "cat", "dog"]
 
 
 def test_columns_may_have_any_order_case_and_company_and_lines_may_repeat(tmp_path: Path) -> None:
     text = '\ufeffFILE, Label ,licence\na.jpg,"red, round",x\n\na.jpg,"red, round",x\n'
     text += 'b.jpg,"red, round",x\nc.jpg,"red, round",x\nd.jpg,dog,x\ne.jpg,,x\n'
 
-    found = read_labels(write_list(tmp_path, text))
+    pictures = read_labels(write_list(tmp_path, text))
 
-    assert [picture.label for picture in found] == ["red, round"] * 3 + ["dog", ""]
+    assert [picture.label for picture in pictures] == ["red, round"] * 3 + ["dog", ""]
 
 
 def test_a_picture_may_say_where_it_is_from(tmp_path: Path) -> None:
     text = GOOD.replace("\n", ",shop\n").replace("label,shop", "label,Source")
 
-    found = read_labels(write_list(tmp_path, text.replace("d.jpg,dog,shop", "d.jpg,dog")))
+    pictures = read_labels(write_list(tmp_path, text.replace("d.jpg,dog,shop", "d.jpg,dog")))
 
-    assert [picture.source for picture in found] == ["shop", "shop", "shop", ""]
+    assert [picture.source for picture in pictures] == ["shop", "shop", "shop", ""]
 
 
 def test_files_may_lie_in_a_folder_photos_beside_the_list(tmp_path: Path) -> None:
@@ -51,9 +51,9 @@ def test_files_may_lie_in_a_folder_photos_beside_the_list(tmp_path: Path) -> Non
     for name in "acd":
         (tmp_path / "photos" / f"{name}.jpg").touch()
 
-    found = [picture.path.relative_to(tmp_path).as_posix() for picture in read_labels(path)]
+    names = [picture.path.relative_to(tmp_path).as_posix() for picture in read_labels(path)]
 
-    assert found == ["a.jpg", "b.jpg", "photos/c.jpg", "photos/d.jpg"]
+    assert names == ["a.jpg", "b.jpg", "photos/c.jpg", "photos/d.jpg"]
 
 
 @pytest.mark.parametrize(

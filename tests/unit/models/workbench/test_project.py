@@ -44,8 +44,8 @@ def run(model: bytes, pixels: NDArray[np.uint8], output: str = "embedding") -> N
     if output != "embedding":
         parsed.graph.output.append(onnx.ValueInfoProto(name=output))
     session = ort.InferenceSession(parsed.SerializeToString(), providers=["CPUExecutionProvider"])
-    found: NDArray[Any] = session.run([output], {"images": pixels})[0]
-    return found
+    rows: NDArray[Any] = session.run([output], {"images": pixels})[0]
+    return rows
 
 
 def noise(n_pictures: int, seed: int) -> NDArray[np.uint8]:
@@ -167,10 +167,10 @@ def test_a_picture_that_is_the_mean_gives_no_nan(network: bytes) -> None:
     steps = np.ldexp(np.eye(DIMENSION, dtype=np.float32), -6)[:10]
     projected = project_model(network, np.concatenate([middle + steps, middle - steps]), 5)
 
-    found = run(projected, pixels)
+    embeddings = run(projected, pixels)
 
-    assert np.isfinite(found).all()
-    assert np.linalg.norm(found) <= 1 + 1e-5
+    assert np.isfinite(embeddings).all()
+    assert np.linalg.norm(embeddings) <= 1 + 1e-5
 
 
 @pytest.mark.parametrize("dimension", [0, -1, 40, 41])

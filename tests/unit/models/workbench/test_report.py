@@ -131,12 +131,12 @@ def test_the_page_has_every_contender_and_all_that_was_measured(case: Case) -> N
     assert case.evaluation.recommendation.sentence in page.words
     assert "labels.csv · 12 pictures, 3 labels" in page.words
     assert [attributes.get("class") for attributes in page.all("tr")].count("chosen") == 1
-    for found in case.evaluation.contenders:
-        assert page.words.count(found.title) >= 2
-        estimate = found.mean_average_precision
+    for one in case.evaluation.contenders:
+        assert page.words.count(one.title) >= 2
+        estimate = one.mean_average_precision
         assert f"{estimate.value:.3f} {estimate.low:.3f} to {estimate.high:.3f}" in page.words
-        gain = f"{found.gain.value:+.3f} {found.gain.low:+.3f} to {found.gain.high:+.3f}"
-        is_best_single = found.gain.low == found.gain.high == 0.0
+        gain = f"{one.gain.value:+.3f} {one.gain.low:+.3f} to {one.gain.high:+.3f}"
+        is_best_single = one.gain.low == one.gain.high == 0.0
         assert is_best_single or gain.replace("-", "−") in page.words  # noqa: RUF001 - a minus
     assert {"a", "b", "hash"} <= set(page.text)
     assert len(page.all("article")) == N_DISAGREEMENTS
@@ -251,7 +251,7 @@ def test_an_evaluation_without_edits_has_no_column_for_them(case: Case) -> None:
 
 def slow_ranking(embedded: Embedded, name: str, query: int) -> list[tuple[float, str]]:
     rows, metric = embedded.rows[name], embedded.models[name].metric
-    found = []
+    hits = []
     for place, image_id in enumerate(embedded.image_ids):
         left, right = rows[query], rows[place]
         if metric is Metric.HAMMING:
@@ -261,18 +261,18 @@ def slow_ranking(embedded: Embedded, name: str, query: int) -> list[tuple[float,
         else:
             distance = float(left.astype(float) @ right)
         if place != query:
-            found.append((distance, image_id))
+            hits.append((distance, image_id))
     sign = -1 if metric is Metric.COSINE else 1
-    return sorted(found, key=lambda hit: (sign * round(hit[0], 9), hit[1]))
+    return sorted(hits, key=lambda hit: (sign * round(hit[0], 9), hit[1]))
 
 
 def test_a_comparison_has_both_rankings_and_how_far_they_agree(case: Case) -> None:
     embedded = case.embedded
 
-    found = compare_rankings(embedded, embedded.files[3], k=5)
+    comparison = compare_rankings(embedded, embedded.files[3], k=5)
 
     slow = {name: slow_ranking(embedded, name, 3) for name in MODELS}
-    for name, ranking in found.rankings.items():
+    for name, ranking in comparison.rankings.items():
         assert [hit.image_id for hit in ranking] == [image_id for _, image_id in slow[name][:5]]
         distances = [distance for distance, _ in slow[name][:5]]
         assert [hit.distance for hit in ranking] == pytest.approx(distances, abs=1e-5)
@@ -280,8 +280,8 @@ def test_a_comparison_has_both_rankings_and_how_far_they_agree(case: Case) -> No
         assert all(hit.path == paths[hit.image_id] for hit in ranking)
     agreed = agreement({name: [image_id for _, image_id in slow[name]] for name in MODELS}, 5)
     assert agreed is not None
-    assert found.overlap_at_k == agreed.overlap_at_k
-    assert found.rank_correlation == agreed.rank_correlation
+    assert comparison.overlap_at_k == agreed.overlap_at_k
+    assert comparison.rank_correlation == agreed.rank_correlation
 
 
 def test_a_query_that_could_not_be_embedded_says_why(case: Case) -> None:
@@ -305,7 +305,7 @@ def test_the_queries_of_most_disagreement_come_first_and_one_of_each_label(case:
     embedded, k = case.embedded, 4
     labels = {picture.path: picture.label for picture in case.pictures}
 
-    found = find_disagreements(embedded, case.pictures, ("a", "b"), n_queries=12, k=k)
+    disagreements = find_disagreements(embedded, case.pictures, ("a", "b"), n_queries=12, k=k)
 
     def key(query: int) -> tuple[float, float]:
         ids = {name: [i for _, i in slow_ranking(embedded, name, query)] for name in ("a", "b")}
@@ -315,15 +315,15 @@ def test_the_queries_of_most_disagreement_come_first_and_one_of_each_label(case:
         return agreed.overlap_at_k, agreed.rank_correlation
 
     keys = {file: key(place) for place, file in enumerate(embedded.files)}
-    assert [(one.overlap_at_k, one.rank_correlation) for one in found] == [
-        keys[one.query] for one in found
+    assert [(one.overlap_at_k, one.rank_correlation) for one in disagreements] == [
+        keys[one.query] for one in disagreements
     ]
-    assert len({one.query for one in found}) == 12
+    assert len({one.query for one in disagreements}) == 12
     for start in range(0, 12, 3):
-        batch = [one.query for one in found[start : start + 3]]
+        batch = [one.query for one in disagreements[start : start + 3]]
         assert len({labels[query] for query in batch}) == 3
         assert [keys[query] for query in batch] == sorted(keys[query] for query in batch)
-    of_cats = [keys[one.query] for one in found if labels[one.query] == "cat"]
+    of_cats = [keys[one.query] for one in disagreements if labels[one.query] == "cat"]
     assert of_cats == sorted(of_cats)
 
 
@@ -336,7 +336,7 @@ def test_a_histogram_has_all_pairs_and_how_often_one_label_is_nearer(case: Case,
         for distance, image_id in slow_ranking(embedded, name, query):
             (same if labels[image_id] == labels[own] else different).append(distance)
 
-    found = measure_histogram(embedded, case.pictures, name)
+    histogram = measure_histogram(embedded, case.pictures, name)
 
     sign = -1 if MODELS[name].metric is Metric.COSINE else 1
     wins = [
@@ -344,12 +344,12 @@ def test_a_histogram_has_all_pairs_and_how_often_one_label_is_nearer(case: Case,
         for a in same
         for b in different
     ]
-    assert found.separation == pytest.approx(np.mean(wins), abs=1e-3)
-    assert found.low == pytest.approx(min(same + different), abs=1e-5)
-    assert found.high >= max(same + different) - 1e-5
-    edges = np.linspace(found.low, found.high, len(found.same) + 1)
-    assert sum(found.same) == pytest.approx(1.0)
-    assert sum(found.different) == pytest.approx(1.0)
-    half = len(found.same) // 2
+    assert histogram.separation == pytest.approx(np.mean(wins), abs=1e-3)
+    assert histogram.low == pytest.approx(min(same + different), abs=1e-5)
+    assert histogram.high >= max(same + different) - 1e-5
+    edges = np.linspace(histogram.low, histogram.high, len(histogram.same) + 1)
+    assert sum(histogram.same) == pytest.approx(1.0)
+    assert sum(histogram.different) == pytest.approx(1.0)
+    half = len(histogram.same) // 2
     below = np.mean(np.array(different) < edges[half] - 1e-9)
-    assert sum(found.different[:half]) == pytest.approx(below, abs=0.03)
+    assert sum(histogram.different[:half]) == pytest.approx(below, abs=0.03)

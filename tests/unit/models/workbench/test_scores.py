@@ -69,14 +69,14 @@ def slow_scores(embedded: Embedded, row: dict[str, Any], recipe: Recipe) -> dict
     }
     similar = {
         name: {
-            i: similarity(d, MODELS[name].metric, MODELS[name].dimension) for i, d in found.items()
+            i: similarity(d, MODELS[name].metric, MODELS[name].dimension) for i, d in by_id.items()
         }
-        for name, found in distances.items()
+        for name, by_id in distances.items()
     }
     calibrations = calibrate_all(sort_by_id(embedded))
     evidence = {
-        name: {i: slow_evidence(d, MODELS[name], calibrations[name]) for i, d in found.items()}
-        for name, found in distances.items()
+        name: {i: slow_evidence(d, MODELS[name], calibrations[name]) for i, d in by_id.items()}
+        for name, by_id in distances.items()
     }
     seen = [evidence[name] for name in recipe.models]
     weights = recipe.weights or (1.0,) * len(seen)
@@ -155,7 +155,7 @@ def slow_measures(
 ) -> tuple[float, float, float]:
     """mAP, precision@1 and precision@5, query after query."""
     labels = dict(zip(embedded.image_ids, (p.label for p in pictures), strict=True))
-    found = []
+    measures = []
     for place, own in enumerate(embedded.image_ids):
         n_relevant = [*labels.values()].count(labels[own]) - 1
         if n_relevant < 2:
@@ -164,8 +164,8 @@ def slow_measures(
         order = slow_order(embedded, row, recipe, own)
         hits = [labels[image_id] == labels[own] for image_id in order]
         precisions = [sum(hits[:rank]) / rank for rank in range(1, len(hits) + 1) if hits[rank - 1]]
-        found.append((fsum(precisions) / n_relevant, float(hits[0]), sum(hits[:5]) / 5))
-    means = [fsum(column) / len(found) for column in zip(*found, strict=True)]
+        measures.append((fsum(precisions) / n_relevant, float(hits[0]), sum(hits[:5]) / 5))
+    means = [fsum(column) / len(measures) for column in zip(*measures, strict=True)]
     return means[0], means[1], means[2]
 
 
@@ -190,12 +190,12 @@ def test_every_recipe_measures_what_a_slow_computation_does(seed: int) -> None:
     embedded, pictures = random_set(seed=seed)
     evaluation = evaluate(embedded, pictures, n_bootstrap=5)
 
-    checked = [found for found in evaluation.contenders if not found.is_tuned]
-    assert {found.recipe.method for found in checked} == set(Method)
-    for found in checked:
-        estimates = (found.mean_average_precision, found.precision_at_1, found.precision_at_5)
-        slow = slow_measures(embedded, pictures, found.recipe)
-        assert [estimate.value for estimate in estimates] == pytest.approx(slow), found.title
+    checked = [one for one in evaluation.contenders if not one.is_tuned]
+    assert {one.recipe.method for one in checked} == set(Method)
+    for one in checked:
+        estimates = (one.mean_average_precision, one.precision_at_1, one.precision_at_5)
+        slow = slow_measures(embedded, pictures, one.recipe)
+        assert [estimate.value for estimate in estimates] == pytest.approx(slow), one.title
     for recipe, value in evaluation.tried[:20]:
         assert value == pytest.approx(slow_measures(embedded, pictures, recipe)[0]), recipe
     assert (evaluation.n_pictures, evaluation.n_queries) == (18, 15)
@@ -208,12 +208,12 @@ def test_more_queries_than_one_block_are_all_measured() -> None:
     assert len(blocks) == 2
     assert np.concatenate(blocks).tolist() == list(range(1010))
 
-    [found] = evaluate(embedded, pictures, n_bootstrap=5).contenders
+    [contender] = evaluate(embedded, pictures, n_bootstrap=5).contenders
 
     nearness = embedded.rows["l2"] @ embedded.rows["l2"].T
     np.fill_diagonal(nearness, -2.0)
     labels = np.array([picture.label for picture in pictures])
-    assert found.precision_at_1.value == np.mean(labels[nearness.argmax(axis=1)] == labels)
+    assert contender.precision_at_1.value == np.mean(labels[nearness.argmax(axis=1)] == labels)
 
 
 def test_near_duplicates_must_find_their_original_first() -> None:
@@ -227,23 +227,24 @@ def test_near_duplicates_must_find_their_original_first() -> None:
     evaluation = evaluate(embedded, pictures, edits, n_bootstrap=10)
 
     assert evaluation.n_edits == 40
-    for found in evaluation.contenders:
+    for contender in evaluation.contenders:
         firsts = [
-            slow_order(embedded, {n: r[i] for n, r in rows.items()}, found.recipe, None)[0]
+            slow_order(embedded, {n: r[i] for n, r in rows.items()}, contender.recipe, None)[0]
             for i in range(40)
         ]
         slow = sum(a == b for a, b in zip(firsts, edits.originals, strict=True)) / 40
-        assert found.near_duplicates is not None
-        assert found.near_duplicates.value == pytest.approx(slow), found.title
+        assert contender.near_duplicates is not None
+        assert contender.near_duplicates.value == pytest.approx(slow), contender.title
 
 
 def test_a_gallery_is_calibrated_on_a_sample() -> None:
     small, _ = random_set(models={"l2": MODELS["l2"]})
     large, _ = random_set((101,) * 10, models={"l2": MODELS["l2"]})
 
-    found = [calibrate_all(gallery)["l2"] for gallery in (small, large)]
+    calibrations = [calibrate_all(gallery)["l2"] for gallery in (small, large)]
 
-    assert [(one.n_pictures, one.n_pairs) for one in found] == [(18, 153), (1010, 512 * 511 // 2)]
+    counts = [(one.n_pictures, one.n_pairs) for one in calibrations]
+    assert counts == [(18, 153), (1010, 512 * 511 // 2)]
 
 
 @pytest.mark.parametrize(

@@ -40,11 +40,11 @@ def fetch(root: Path, uri: str) -> bytes:
 
 
 def detail_of(root: Path, uri: str, error: type[TwinlensError] = SourceRefused) -> str:
-    with pytest.raises(error) as found:
+    with pytest.raises(error) as refused:
         fetch(root, uri)
-    assert str(root.parent) not in found.value.detail
-    found.value.to_problem().model_dump_json()
-    return found.value.detail
+    assert str(root.parent) not in refused.value.detail
+    refused.value.to_problem().model_dump_json()
+    return refused.value.detail
 
 
 def test_a_file_below_a_root_is_read(root: Path) -> None:
