@@ -19,12 +19,13 @@ from twinlens.api.schemas import (
     NoParameters,
     WaitHeaders,
 )
-from twinlens.api.services import Services, current_services
+from twinlens.api.services import current_services
 from twinlens.shared.answers import ItemPage, JobAnswer, JobPage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from twinlens.api.job_views import JobViews
     from twinlens.shared.messages import Item
 
 # Chunks read at once, and for one page: a filter that few outcomes pass must not read a
@@ -103,7 +104,7 @@ def list_items(path: JobPath, query: ItemListParameters) -> Response:
     start = (0, 0) if query.cursor is None else _decode_place(query.cursor)
     last = min(job.n_chunks, start[0] + MAX_CHUNKS)
     items: list[Item] = []
-    for place, item in _items_from(services, job.id, start, last):
+    for place, item in _items_from(services.job_views, job.id, start, last):
         if len(items) == query.limit:
             return answer(ItemPage(items=items, next_cursor=_encode_place(place)))
         if query.outcome is None or item.outcome == query.outcome:
@@ -116,11 +117,11 @@ def list_items(path: JobPath, query: ItemListParameters) -> Response:
 
 
 def _items_from(
-    services: Services, job_id: str, start: tuple[int, int], last: int
+    views: JobViews, job_id: str, start: tuple[int, int], last: int
 ) -> Iterator[tuple[tuple[int, int], Item]]:
     for first in range(start[0], last, READ_CHUNKS):
         chunks = range(first, min(first + READ_CHUNKS, last))
-        for chunk, items in zip(chunks, services.job_views.outcomes(job_id, chunks), strict=True):
+        for chunk, items in zip(chunks, views.outcomes(job_id, chunks), strict=True):
             for index, item in enumerate(items):
                 if (chunk, index) >= start:
                     yield (chunk, index), item

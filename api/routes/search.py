@@ -22,7 +22,7 @@ from twinlens.api.reading.uploads import (
 )
 from twinlens.api.routes import DEFAULT_PROBLEM, form, problems
 from twinlens.api.schemas import NoParameters, SubmitHeaders
-from twinlens.api.services import Services, current_services
+from twinlens.api.services import current_services
 from twinlens.shared.answers import JobAnswer
 from twinlens.shared.errors import (
     FieldError,
@@ -42,7 +42,9 @@ from twinlens.shared.queue import COMPARE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from twinlens.api.services import Services, current_services
+    from twinlens.shared.libraries import Library
+    from twinlens.shared.messages import ModelSummary
+    from twinlens.shared.redis.catalog import Catalog
 
 # Two pictures of the largest size, behind what searches wait.
 COMPARE_TIMEOUT_S = 15
@@ -84,7 +86,8 @@ def search_images(query: NoParameters, header: SubmitHeaders) -> Response:  # no
     services = current_services()
     services.readiness.check("search")
     asked = _read_search(services.settings.max_picture_bytes)
-    _check_search(services, asked)
+    library = services.libraries.get(asked.query.library)
+    _check_search(asked.query, library, services.catalog)
     key = scoped_key(request.method, request.path, header.idempotency_key)
     accepted = services.intake.accept_search(asked, key)
     return answer_accepted(services.job_views, accepted, header.prefer)
@@ -186,17 +189,14 @@ def _read_search(max_picture: int) -> SearchRequest:
     return SearchRequest(wanted, positive, negative)
 
 
-def _check_search(services: Services, asked: SearchRequest) -> None:
+def _check_search(wanted: SearchQuery, library: Library, catalog: Catalog) -> None:
     """Refuses at once what the worker would refuse later.
 
     Raises:
-        LibraryNotFound: There is no such library.
         ModelNotFound: The library has no such model.
         ImageNotFound: The library has no such image.
         BadFilter: The filter cannot be read.
     """
-    wanted = asked.query
-    library = services.libraries.get(wanted.library)
     refs = library.choose(wanted.models)
     names = {ref.partition("@")[0] for ref in refs}
     for field in ("weights", "max_distance"):
@@ -205,13 +205,12 @@ def _check_search(services: Services, asked: SearchRequest) -> None:
     if wanted.filter is not None:
         parse_filter(wanted.filter)
     if wanted.text is not None:
-        _check_text(services, refs, is_named=wanted.models is not None)
-    services.catalog.get_all(library.name, [*wanted.example_ids, *wanted.negative])
+        _check_text(catalog.models(), refs, is_named=wanted.models is not None)
+    catalog.get_all(library.name, [*wanted.example_ids, *wanted.negative])
 
 
-def _check_text(services: Services, refs: list[str], *, is_named: bool) -> None:
+def _check_text(models: Mapping[str, ModelSummary], refs: list[str], *, is_named: bool) -> None:
     """Refuses words where no model understands them, or one that was named does not."""
-    models = services.catalog.models()
     deaf = [ref for ref in refs if ref not in models or not models[ref].has_text]
     if len(deaf) == len(refs) or (deaf and is_named):
         raise _bad_query("/text", f"Without a text encoder: {', '.join(deaf) or 'all models'}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from flask import Response
 from flask_openapi.blueprint import APIBlueprint
@@ -11,7 +12,7 @@ from pydantic import TypeAdapter
 from twinlens.api.answers import answer
 from twinlens.api.routes import DEFAULT_PROBLEM
 from twinlens.api.schemas import NoParameters
-from twinlens.api.services import Services, current_services
+from twinlens.api.services import current_services
 from twinlens.shared.answers import (
     Backlog,
     LibraryStats,
@@ -23,6 +24,9 @@ from twinlens.shared.messages import WorkerStatus
 from twinlens.shared.queue import COUNT_VECTORS
 from twinlens.shared.redis.presence import live_workers
 from twinlens.shared.redis.results import queue_lengths
+
+if TYPE_CHECKING:
+    from twinlens.api.calls import Calls
 
 COUNT_TIMEOUT_S = 5
 HOUR_S = 3600
@@ -43,7 +47,7 @@ def get_stats(query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
     """Count images and vectors by library, and what waits; list the workers."""
     services = current_services()
     libraries, workers = services.libraries.all(), live_workers(services.redis)
-    vectors = _count_vectors(services, libraries)
+    vectors = _count_vectors(services.calls, libraries)
     return answer(
         Stats(
             libraries={
@@ -73,12 +77,12 @@ def _backlog_of(n_pictures: int, workers: list[WorkerStatus]) -> Backlog:
     )
 
 
-def _count_vectors(services: Services, libraries: list[Library]) -> dict[str, dict[str, int]]:
+def _count_vectors(calls: Calls, libraries: list[Library]) -> dict[str, dict[str, int]]:
     """Asks the workers; the first library that nobody answers for is the last asked for."""
     counts: dict[str, dict[str, int]] = {}
     for library in libraries:
         try:
-            reply = services.calls.call(COUNT_VECTORS, {"library": library.name}, COUNT_TIMEOUT_S)
+            reply = calls.call(COUNT_VECTORS, {"library": library.name}, COUNT_TIMEOUT_S)
         except Unavailable:
             break
         if reply.error is None:
