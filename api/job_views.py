@@ -104,6 +104,7 @@ def progress_of(job: Job) -> Progress:
         total=job.total,
         received=job.received,
         succeeded=job.succeeded,
+        updated=job.updated,
         skipped=job.skipped,
         failed=job.failed,
         pictures_per_s=rate and round(rate, 2),

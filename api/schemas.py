@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from twinlens.shared.messages import MAX_PAGE, JobKind, JobStatus
+from twinlens.shared.messages import MAX_PAGE, JobKind, JobStatus, Outcome
 
 MAX_KEY_CHARS = 255
 
-Outcome = Literal["succeeded", "skipped", "failed"]
 LibraryName = Annotated[str, Field(description="the library; `default` exists from the start")]
 
 

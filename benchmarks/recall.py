@@ -182,21 +182,21 @@ def _catalogue(redis: Redis, collection: Collection, n_rows: int) -> None:
     )
     assert catalog.ensure_library(library)
     for start in range(0, n_rows, BATCH):
-        with redis.pipeline() as pipeline:
-            for place in range(start, min(start + BATCH, n_rows)):
-                image = Image(
-                    id=_id_of(place),
-                    name=f"{place}.jpg",
-                    library=LIBRARY,
-                    width=512,
-                    height=512,
-                    format="image/jpeg",
-                    bytes=40_000,
-                    models=[ref],
-                    added_at=now(),
-                )
-                catalog.add(pipeline, CatalogEntry(image=image, path="none", added_by="none"))
-            pipeline.execute()
+        entries = []
+        for place in range(start, min(start + BATCH, n_rows)):
+            image = Image(
+                id=_id_of(place),
+                name=f"{place}.jpg",
+                library=LIBRARY,
+                width=512,
+                height=512,
+                format="image/jpeg",
+                bytes=40_000,
+                models=[ref],
+                added_at=now(),
+            )
+            entries.append(CatalogEntry(image=image, path="none", added_by="none"))
+        assert catalog.put(LIBRARY, entries) == []
 
 
 def _show_named(uri: str, collection: Collection, rows: Rows, queries: Rows) -> None:

@@ -97,6 +97,7 @@ def make_result() -> SearchResult:
     ranked = [RankedImage(rank=place, image_id=one, distance=0.5) for place, one in enumerate(ids)]
     return SearchResult(
         hits=[Hit(rank=1, score=0.9, image=image, models=views) for image in images],
+        library_images=len(images),
         by_model=dict.fromkeys(MODELS, ranked),
         agreement=Agreement(overlap_at_k=0.5, rank_correlation=0.5),
         indexed_through=now(),

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from twinlens.shared.messages import (
         CompareQuery,
+        Description,
         DuplicatesQuery,
         Item,
         Metadata,
@@ -72,11 +73,11 @@ class _Repeatable(_Request, total=False):
 
 
 class Upload(NamedTuple):
-    """A picture to be uploaded: its file name, its bytes and its metadata."""
+    """A picture to be uploaded: its file name, its bytes and its metadata, if any are given."""
 
     name: str
     content: bytes
-    metadata: Metadata
+    metadata: Metadata | None = None  # what is not given stays as it is
 
 
 class Client:
@@ -118,20 +119,27 @@ class Client:
     ) -> None:
         self._http.close()
 
-    def missing(self, ids: Sequence[str], library: str) -> list[str]:
-        """Asks which pictures a library does not have with all of its models; at most 1000."""
-        content = MissingQuery(ids=list(ids)).model_dump_json()
+    def missing(
+        self, ids: Sequence[str], library: str, described: Mapping[str, Description] | None = None
+    ) -> MissingImages:
+        """Asks which pictures are worth an upload; at most 1000.
+
+        Args:
+            ids: Image ids.
+            library: Where they are to be.
+            described: The names and metadata that some are to have.
+        """
+        asked = MissingQuery(ids=list(ids), described=dict(described or {}))
+        content = asked.model_dump_json(exclude_none=True)
         headers = {"Content-Type": "application/json"}
         path, params = "/v1/images/missing", {"library": library}
-        return self._post(
-            MissingImages, path, params=params, content=content, headers=headers
-        ).missing
+        return self._post(MissingImages, path, params=params, content=content, headers=headers)
 
     def add_pictures(self, pictures: Iterable[Upload], library: str) -> JobAnswer:
         """Uploads pictures in one bulk job, each with its metadata before it."""
         parts: list[_Part] = []
         for name, content, metadata in pictures:
-            if metadata:
+            if metadata is not None:
                 parts.append(("metadata", (None, json.dumps(metadata), "application/json")))
             parts.append(("files", (name, content)))
         return self._add_many(library, files=parts)

@@ -157,9 +157,10 @@ def agreement(rankings: Mapping[str, Sequence[str]], k: int) -> RankAgreement | 
         k: How many of the nearest to compare, 1 or more.
 
     Returns:
-        Means over all pairs of models; None when there are fewer than two models.
+        Means over all pairs of models that rank anything; None when there are none.
     """
-    pairs = list(combinations([rankings[name] for name in sorted(rankings)], 2))
+    ranked = [rankings[name] for name in sorted(rankings) if rankings[name]]
+    pairs = list(combinations(ranked, 2))
     if not pairs:
         return None
     overlaps = [_overlap(first[:k], second[:k]) for first, second in pairs]
@@ -278,7 +279,7 @@ def _ranks(distances: Distances, model: Measured) -> dict[str, int]:
 
 def _overlap(first: Sequence[str], second: Sequence[str]) -> float:
     longest = max(len(first), len(second))
-    return len(set(first) & set(second)) / longest if longest else 1.0
+    return len(set(first) & set(second)) / longest
 
 
 def _rank_correlation(first: Sequence[str], second: Sequence[str]) -> float | None:

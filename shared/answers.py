@@ -10,8 +10,10 @@ from twinlens.shared.errors import FieldError, Problem
 from twinlens.shared.libraries import FloatMetric, Index, Library
 from twinlens.shared.messages import (
     MAX_PAGE,
+    Description,
     Duplicates,
     Image,
+    ImageId,
     Item,
     JobKind,
     JobStatus,
@@ -59,6 +61,11 @@ class MissingQuery(BaseModel):
     ids: list[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(
         max_length=MAX_PAGE, description="lower-case hex SHA-256 of the files"
     )
+    described: dict[ImageId, Description] = Field(
+        default_factory=dict,
+        max_length=MAX_PAGE,
+        description="name and metadata that images are to have, by id",
+    )
 
 
 class Progress(BaseModel):
@@ -67,7 +74,8 @@ class Progress(BaseModel):
     total: int | None = Field(description="null while the upload is still being read")
     received: int = Field(description="stored so far")
     succeeded: int
-    skipped: int
+    updated: int = Field(0, description="there before, with another name or other metadata")
+    skipped: int = Field(description="there before, as they were sent")
     failed: int
     pictures_per_s: float | None = Field(
         None, description="recent rate; over the whole job once it has ended"
@@ -120,6 +128,9 @@ class MissingImages(BaseModel):
     """Which pictures are worth an upload."""
 
     missing: list[str] = Field(description="ids that were asked for, in their order")
+    changed: list[str] = Field(
+        description="ids of images that are there, but not as they were described"
+    )
 
 
 class ModelPage(BaseModel):

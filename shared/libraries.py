@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from datetime import datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,7 +13,7 @@ from twinlens.shared.errors import ModelNotFound
 from twinlens.shared.messages import Moment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
 # It exists from the start.
 DEFAULT_LIBRARY = "default"
@@ -85,6 +86,15 @@ class Library(Edition):
     @property
     def all_collections(self) -> set[str]:
         return {name for edition in self.editions for name in edition.collections.values()}
+
+    def models_of(self, collections: Container[str]) -> list[str]:
+        """Returns the models whose embeddings these collections have, as name@version."""
+        refs = dict.fromkeys(chain.from_iterable(edition.models for edition in self.editions))
+        return [
+            ref
+            for ref in refs
+            if any(edition.collections.get(ref) in collections for edition in self.editions)
+        ]
 
     def switched(self, to: Edition, kept_until: datetime | None = None) -> Library:
         """Returns this library with another edition to be searched, and none being built.

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from twinlens.shared.errors import Problem
+from twinlens.shared.names import clean_name
 
 MAX_PAGE = 1000
 MAX_K = 1000
@@ -28,6 +29,8 @@ MAX_TEXT_CHARS = 2000
 
 JobKind = Literal["embed", "bulk", "search", "reindex", "duplicates", "delete"]
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+# Of a picture: embedded; there, but with another name or other metadata; there as it was sent.
+Outcome = Literal["succeeded", "updated", "skipped", "failed"]
 # What a worker takes: shared/queue.py.
 Lane = Literal["search", "bulk"]
 
@@ -54,6 +57,39 @@ def now() -> datetime:
     return datetime.fromtimestamp(time.time(), UTC)
 
 
+class Description(BaseModel):
+    """What is said of a picture. What is not given stays as it is."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    name: Annotated[str, AfterValidator(clean_name)] | None = Field(None, min_length=1)
+    metadata: Metadata | None = None
+
+    def of(self, image: Image) -> Image:
+        """Returns an image with this name and metadata."""
+        given = {"name": self.name or image.name, "metadata": self.metadata}
+        if self.metadata is None:
+            del given["metadata"]
+        return image.model_copy(update=given)
+
+    def changes(self, image: Image) -> bool:
+        """Tells if an image has another name or other metadata."""
+        new = self.of(image)
+        return new.name != image.name or _typed(new.metadata) != _typed(image.metadata)
+
+    def then(self, later: Description) -> Description:
+        """Returns what is said when more is said later: the last word on each counts."""
+        return Description(
+            name=later.name or self.name,
+            metadata=self.metadata if later.metadata is None else later.metadata,
+        )
+
+
+def _typed(metadata: Metadata) -> dict[str, tuple[type, MetadataValue]]:
+    # For Python, True is 1 and 1 is 1.0; for a filter they are not.
+    return {key: (type(value), value) for key, value in metadata.items()}
+
+
 class Image(BaseModel):
     """A picture of a library, as catalogued."""
 
@@ -76,9 +112,12 @@ class CatalogEntry(BaseModel):
     image: Image
     path: str = Field(description="key in the blob store")
     added_by: str = Field(description="the item that added it, job:chunk:index")
+    changed_by: str = Field("", description="the item that changed its name or metadata last")
     collections: set[str] = Field(
         default_factory=set, description="Milvus collections that have its embeddings"
     )
+    # The record that was read, by which is told if somebody has changed it since.
+    read_as: str = Field("", exclude=True)
 
 
 class ManifestItem(BaseModel):
@@ -88,8 +127,12 @@ class ManifestItem(BaseModel):
     uri: str | None = Field(None, description="where a worker fetches the bytes, of a listing")
     image_id: str | None = None
     n_bytes: int = 0
-    metadata: Metadata = Field(default_factory=dict)
+    metadata: Metadata | None = Field(None, description="null where none were given")
     error: Problem | None = None
+
+    @property
+    def description(self) -> Description:
+        return Description(name=self.name or None, metadata=self.metadata)
 
 
 class ManifestHead(BaseModel):
@@ -108,7 +151,7 @@ class Item(BaseModel):
 
     name: str
     image_id: str | None
-    outcome: Literal["succeeded", "skipped", "failed"]
+    outcome: Outcome
     error: Problem | None = None
 
 
@@ -255,7 +298,7 @@ class RankedImage(BaseModel):
 
 
 class Agreement(BaseModel):
-    """How far the models' own rankings agree; null where there are fewer than two."""
+    """How far the rankings of the models that count agree; null where there are not two."""
 
     overlap_at_k: float | None
     rank_correlation: float | None
@@ -275,6 +318,7 @@ class SearchTiming(BaseModel):
 
 class SearchResult(TaskResult):
     hits: list[Hit]
+    library_images: int = Field(description="how many images the library has; 0: it is empty")
     by_model: dict[str, list[RankedImage]]
     agreement: Agreement
     indexed_through: Moment = Field(

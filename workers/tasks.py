@@ -17,6 +17,7 @@ from twinlens.shared.errors import Crashed, Internal, Problem, TwinlensError, Un
 from twinlens.shared.messages import (
     ChunkItems,
     CompareQuery,
+    Description,
     Duplicates,
     DuplicatesQuery,
     SearchQuery,
@@ -247,6 +248,13 @@ def compare(self: BaseTask, query: dict[str, Any]) -> dict[str, Any]:
 def delete_library(job_id: str, library: str) -> None:
     _begin(job_id)
     runtime().blobs.delete_library(library)
+
+
+@celery_app.task(name=queue.CHANGE_IMAGE, base=CallTask, time_limit=queue.SEARCH_TIME_LIMIT_S)
+def change_image(library: str, image_id: str, description: dict[str, Any]) -> dict[str, Any]:
+    said = Description.model_validate(description)
+    image = runtime().amendments.change(library, image_id, said)
+    return image.model_dump(mode="json")
 
 
 @celery_app.task(name=queue.MAKE_THUMBNAIL, base=CallTask, time_limit=queue.SEARCH_TIME_LIMIT_S)

@@ -40,7 +40,7 @@ class _Line(BaseModel):
 
     uri: str
     name: str = ""
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] | None = None
 
 
 def listing_entries(body: Iterable[bytes], max_items: int) -> Iterator[Entry]:
@@ -105,7 +105,9 @@ def _parse_line(line: bytes) -> _Line:
         raise ValidationFailed(f"{where}: {fields[0].message}.", fields) from None
 
 
-def _metadata_of(given: _Line) -> Metadata:
+def _metadata_of(given: _Line) -> Metadata | None:
+    if given.metadata is None:
+        return None
     text = json.dumps(given.metadata, ensure_ascii=False, separators=(",", ":")).encode()
     if len(text) > MAX_METADATA_BYTES:
         raise ValidationFailed(f"The metadata has more than {MAX_METADATA_BYTES} bytes.")

@@ -5,7 +5,7 @@ Nothing here looks into a picture: what the bytes are is the worker's to say.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -47,7 +47,7 @@ class Entry:
 
     name: str
     content: bytes = b""
-    metadata: Metadata = field(default_factory=dict)
+    metadata: Metadata | None = None  # None: nothing is said of them
     error: Problem | None = None
     uri: str | None = None  # where the worker is to fetch the bytes
 
@@ -209,7 +209,7 @@ def _form_entry(
     if isinstance(metadata, ValidationFailed):
         return refused_entry(name, metadata)
     entry = picture_entry(name, read_at_most(part.chunks, max_picture), max_picture)
-    return replace(entry, metadata=metadata or {})
+    return replace(entry, metadata=metadata)
 
 
 def _read_metadata(part: Part) -> Metadata | ValidationFailed:
@@ -230,14 +230,12 @@ def _lone_metadata() -> ValidationFailed:
     )
 
 
-def parse_metadata(text: bytes | None) -> Metadata:
+def parse_metadata(text: bytes) -> Metadata:
     """Reads a `metadata` part: a flat JSON object.
 
     Raises:
         ValidationFailed: It is something else.
     """
-    if text is None:
-        return {}
     try:
         return _METADATA.validate_json(text)
     except ValidationError as error:

@@ -34,7 +34,7 @@ from twinlens.api.schemas import (
     UploadParameters,
     WaitHeaders,
 )
-from twinlens.api.services import Services, current_services
+from twinlens.api.services import current_services
 from twinlens.shared.answers import ImagePage, JobAnswer, MissingImages, MissingQuery
 from twinlens.shared.blobs import thumbnail_key
 from twinlens.shared.errors import (
@@ -44,17 +44,22 @@ from twinlens.shared.errors import (
     UnsupportedMedia,
     ValidationFailed,
 )
-from twinlens.shared.messages import CatalogEntry, Image
+from twinlens.shared.messages import CatalogEntry, Description, Image
 from twinlens.shared.names import last_part
-from twinlens.shared.queue import MAKE_THUMBNAIL
+from twinlens.shared.queue import CHANGE_IMAGE, MAKE_THUMBNAIL
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
+    from twinlens.api.accepting.libraries import Libraries
+
 # A thumbnail of the largest picture takes about a second, behind what searches wait.
 THUMBNAIL_TIMEOUT_S = 10
-# A thousand ids, with room for white space.
-MAX_MISSING_BYTES = 128 * 1024
+# Every model's row is read and written, behind what searches wait.
+CHANGE_TIMEOUT_S = 10
+MAX_CHANGE_BYTES = MAX_METADATA_BYTES + 4096
+# A thousand ids, and as much metadata as a batch of files has that is sent at once.
+MAX_MISSING_BYTES = 8 * 1024 * 1024
 # The bytes under an id never change: the id is their hash.
 IMMUTABLE = "private, max-age=31536000, immutable"
 
@@ -90,7 +95,7 @@ def add_image(query: UploadParameters, header: SubmitHeaders) -> Response:
     services.readiness.check("single")
     services.limits.check_disk(request.content_length or 0)
     services.libraries.get(query.library)
-    entry = _uploaded(services, query.name)
+    entry = _uploaded(query.name, services.settings.max_picture_bytes)
     key = scoped_key(request.method, request.path, header.idempotency_key)
     accepted = services.intake.accept_picture(query.library, entry, key)
     return answer_accepted(services.job_views, accepted, header.prefer)
@@ -116,23 +121,38 @@ def list_images(query: ImageListParameters) -> Response:
     },
 )
 def list_missing(query: InLibrary) -> Response:
-    """Tell which pictures are new, so that no other is uploaded.
+    """Find out which pictures are worth an upload.
 
-    Of the ids in the body, those that the library does not have with all of its models.
+    Those that the library does not have with all of its models and, of those that are described in
+    the body, those that it has under another name or with other metadata.
     """
     services = current_services()
     # A plan's other collections are its job's to fill.
     wanted = set(services.libraries.get(query.library).collections.values())
-    ids = _asked_ids()
-    entries = services.catalog.find(query.library, ids)
-    known = {id_ for id_, entry in entries.items() if wanted <= entry.collections}
-    return answer(MissingImages(missing=[id_ for id_ in ids if id_ not in known]))
+    text = read_json(request.stream, request.mimetype, MAX_MISSING_BYTES, "The ids have")
+    asked = parse_json(MissingQuery, text, location="")
+    entries = services.catalog.find(query.library, asked.ids)
+    known = {
+        image_id: entry.image for image_id, entry in entries.items() if wanted <= entry.collections
+    }
+    return answer(
+        MissingImages(
+            missing=[image_id for image_id in asked.ids if image_id not in known],
+            changed=[
+                image_id
+                for image_id, description in asked.described.items()
+                if image_id in known and description.changes(known[image_id])
+            ],
+        )
+    )
 
 
 @images.get("/<image_id>", operation_id="getImage", responses={200: Image, **problems(404)})
 def get_image(path: ImagePath, query: InLibrary) -> Response:
     """Get an image's record."""
-    return answer(with_links(_find(current_services(), query.library, path.image_id).image))
+    return answer(
+        with_links(_find(current_services().libraries, query.library, path.image_id).image)
+    )
 
 
 @images.get(
@@ -143,7 +163,7 @@ def get_image(path: ImagePath, query: InLibrary) -> Response:
 def get_content(path: ImagePath, query: InLibrary) -> Response:
     """Get an image's bytes, as they were uploaded."""
     services = current_services()
-    entry = _find(services, query.library, path.image_id)
+    entry = _find(services.libraries, query.library, path.image_id)
     try:
         file = services.blobs.open(entry.path)
     except FileNotFoundError:
@@ -161,7 +181,7 @@ def get_content(path: ImagePath, query: InLibrary) -> Response:
 def get_thumbnail(path: ImagePath, query: InLibrary) -> Response:
     """Get a JPEG of at most 256 px. The first demand makes it."""
     services = current_services()
-    entry = _find(services, query.library, path.image_id)
+    entry = _find(services.libraries, query.library, path.image_id)
     key = thumbnail_key(query.library, path.image_id)
     try:
         file = services.blobs.open(key)
@@ -175,6 +195,35 @@ def get_thumbnail(path: ImagePath, query: InLibrary) -> Response:
     return _send(file, "image/jpeg", f"{path.image_id}-thumbnail", f"{entry.image.name}.jpg")
 
 
+@images.patch(
+    "/<image_id>",
+    operation_id="changeImage",
+    responses={200: Image, **problems(400, 404, 413, 415, 422, 503)},
+    request_body={
+        "required": True,
+        "content": {"application/json": {"schema": Description.model_json_schema()}},
+    },
+)
+def change_image(path: ImagePath, query: InLibrary) -> Response:
+    """Change an image's name or replace its metadata.
+
+    What is not given stays as it is. Searches see it at once; nothing is embedded again.
+    """
+    services = current_services()
+    services.readiness.check("search")
+    _find(services.libraries, query.library, path.image_id)
+    text = read_json(request.stream, request.mimetype, MAX_CHANGE_BYTES, "A change has")
+    wanted = {
+        "library": query.library,
+        "image_id": path.image_id,
+        "description": parse_json(Description, text, location="").model_dump(),
+    }
+    reply = services.calls.call(CHANGE_IMAGE, wanted, CHANGE_TIMEOUT_S)
+    if reply.error is not None:
+        return answer_problem(reply.error)
+    return answer(with_links(Image.model_validate(reply.value)))
+
+
 @images.delete(
     "/<image_id>",
     operation_id="deleteImage",
@@ -184,26 +233,20 @@ def delete_image(path: ImagePath, query: InLibrary, header: WaitHeaders) -> Resp
     """Remove an image from the store, the catalogue and every model's collection."""
     services = current_services()
     services.readiness.check("single")
-    _find(services, query.library, path.image_id)
+    _find(services.libraries, query.library, path.image_id)
     accepted = services.intake.accept_removal(query.library, path.image_id)
     return answer_accepted(services.job_views, accepted, header.prefer)
 
 
-def _find(services: Services, library: str, image_id: str) -> CatalogEntry:
-    services.libraries.get(library)
+def _find(libraries: Libraries, library: str, image_id: str) -> CatalogEntry:
+    libraries.get(library)
     if not re.fullmatch("[0-9a-f]{64}", image_id):
         raise ImageNotFound("An image id has 64 hexadecimal digits, in lower case.")
-    return services.catalog.get(library, image_id)
+    return libraries.catalog.get(library, image_id)
 
 
-def _asked_ids() -> list[str]:
-    text = read_json(request.stream, request.mimetype, MAX_MISSING_BYTES, "The ids have")
-    return parse_json(MissingQuery, text, location="").ids
-
-
-def _uploaded(services: Services, name: str | None) -> Entry:
+def _uploaded(name: str | None, max_bytes: int) -> Entry:
     """Reads the one picture of the request."""
-    max_bytes = services.settings.max_picture_bytes
     body = as_chunks(request.stream)
     if request.mimetype == "multipart/form-data":
         rules = FormRules("metadata", MAX_METADATA_BYTES, max_bytes, {"file": 1})
@@ -212,7 +255,8 @@ def _uploaded(services: Services, name: str | None) -> Entry:
             missing = FieldError(location="file", message="The part is missing.")
             raise ValidationFailed("The form has no picture.", [missing])
         [(sent_name, content)] = upload.files["file"]
-        return Entry(sent_name if name is None else name, content, parse_metadata(upload.json))
+        metadata = None if upload.json is None else parse_metadata(upload.json)
+        return Entry(sent_name if name is None else name, content, metadata)
     if request.mimetype.startswith("image/") or request.mimetype == "application/octet-stream":
         return Entry(name or "", read_picture(body, max_bytes))
     raise UnsupportedMedia(

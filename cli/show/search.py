@@ -79,6 +79,9 @@ def run_search(
 
 def show_result(result: SearchResult) -> None:
     """Prints the fused hits, with each model's distance and rank, and where the time went."""
+    if not result.library_images:
+        click.echo("the library is empty: add pictures with `twinlens index`")
+        return
     models = list(result.by_model)
     rows = []
     for hit in result.hits:
@@ -104,7 +107,9 @@ def agreement_line(result: SearchResult) -> str:
     """Says in words how far the models agree."""
     agreed = result.agreement
     if agreed.overlap_at_k is None:
-        return "one model was asked"
+        if len(result.by_model) == 1:
+            return "one model was asked"
+        return "no two models that count have rankings to compare"
     line = f"the models' own rankings share {agreed.overlap_at_k:.0%} of their pictures"
     if agreed.rank_correlation is not None:
         line += f"; rank correlation {agreed.rank_correlation:.2f}"

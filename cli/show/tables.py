@@ -79,11 +79,15 @@ def _job_row(job: JobAnswer) -> tuple[str, ...]:
         job.id,
         job.kind,
         job.status,
-        f"{seen.succeeded + seen.skipped} of {_total(seen)}",
+        f"{_n_taken(seen)} of {_total(seen)}",
         str(seen.failed),
         f"{job.created_at:%Y-%m-%d %H:%M:%S}Z",
         job.library,
     )
+
+
+def _n_taken(seen: Progress) -> int:
+    return seen.succeeded + seen.updated + seen.skipped
 
 
 def _total(seen: Progress) -> str:
@@ -97,7 +101,7 @@ def _facts(job: JobAnswer) -> list[tuple[str, str]]:
         ("kind", job.kind),
         ("library", job.library),
         ("status", job.status),
-        ("pictures", f"{seen.succeeded + seen.skipped} of {_total(seen)}, {seen.failed} failed"),
+        ("pictures", f"{_n_taken(seen)} of {_total(seen)}, {seen.failed} failed"),
     ]
     if seen.pictures_per_s is not None:
         facts.append(("rate", f"{seen.pictures_per_s:.1f} pictures/s"))

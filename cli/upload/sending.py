@@ -9,6 +9,7 @@ from twinlens.cli.upload.files import PictureFile, Unreadable, archive_type
 from twinlens.client.client import Client, Upload
 from twinlens.client.errors import UploadRefused
 from twinlens.shared.blobs import image_id_of
+from twinlens.shared.messages import Description
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,12 +53,12 @@ class Sender:
     on_read: Callable[[int], None]
 
     def send_batch(self, batch: Sequence[PictureFile]) -> SentBatch:
-        """Uploads those pictures of a batch that the library does not have."""
+        """Uploads those pictures of a batch that the library does not have, or not as they are."""
         sent = SentBatch()
         uploads = self._read(batch, sent)
         ids = [image_id_of(upload.content) for upload in uploads]
-        missing = set(self.client.missing(ids, self.library)) if ids else set()
-        new = [one for one, id_ in zip(uploads, ids, strict=True) if id_ in missing]
+        worth_it = self._worth_an_upload(uploads, ids) if ids else set()
+        new = [one for one, id_ in zip(uploads, ids, strict=True) if id_ in worth_it]
         sent.n_there = len(uploads) - len(new)
         if new:
             sent.job = self.client.add_pictures(new, self.library)
@@ -73,10 +74,18 @@ class Sender:
             return SentBatch(failures=[Failure(str(path), str(error))])
         return SentBatch(job, is_archive=True)
 
+    def _worth_an_upload(self, uploads: Sequence[Upload], ids: Sequence[str]) -> set[str]:
+        described = {
+            image_id: Description(name=one.name or None, metadata=one.metadata)
+            for image_id, one in zip(ids, uploads, strict=True)
+        }
+        answer = self.client.missing(ids, self.library, described)
+        return {*answer.missing, *answer.changed}
+
     def _read(self, batch: Sequence[PictureFile], sent: SentBatch) -> list[Upload]:
         uploads = []
         for file in batch:
-            metadata = self.annotations.of(file.path) if self.annotations else {}
+            metadata = self.annotations.of(file.path) or None if self.annotations else None
             try:
                 uploads.append(Upload(file.name, file.read(), metadata))
             except Unreadable as error:

@@ -26,6 +26,7 @@ class Totals:
     """What became of the pictures."""
 
     n_indexed: int = 0
+    n_updated: int = 0
     n_there: int = 0
     n_failed: int = 0
     n_waiting: int = 0  # accepted but not done, when it was interrupted
@@ -34,11 +35,11 @@ class Totals:
 
     @property
     def n_done(self) -> int:
-        return self.n_indexed + self.n_there + self.n_failed
+        return self.n_indexed + self.n_updated + self.n_there + self.n_failed
 
     @property
     def pictures_per_s(self) -> float:
-        return (self.n_indexed + self.n_there) / self.took_s if self.took_s else 0.0
+        return (self.n_done - self.n_failed) / self.took_s if self.took_s else 0.0
 
     def fail(self, name: str, reason: str) -> None:
         """Counts a picture that failed; the first ones are kept, to be shown."""
@@ -51,9 +52,10 @@ class Totals:
         self.fail(str(error.filename), error.strerror or str(error))
 
     def __str__(self) -> str:
+        updated = f" {self.n_updated} updated," if self.n_updated else ""
         return (
-            f"{self.n_indexed} indexed, {self.n_there} already there, {self.n_failed} failed;"
-            f" {self.pictures_per_s:.1f} pictures/s"
+            f"{self.n_indexed} indexed,{updated} {self.n_there} already there, {self.n_failed}"
+            f" failed; {self.pictures_per_s:.1f} pictures/s"
         )
 
 
@@ -105,7 +107,7 @@ class _Open:
     @property
     def n_seen(self) -> int:
         progress = self.job.progress
-        return progress.succeeded + progress.skipped + progress.failed
+        return progress.succeeded + progress.updated + progress.skipped + progress.failed
 
     @property
     def n_pictures(self) -> int:
@@ -172,6 +174,7 @@ class Tracker:
         if ended.is_archive:
             self._n_known += ended.n_seen
         totals.n_indexed += job.progress.succeeded
+        totals.n_updated += job.progress.updated
         totals.n_there += job.progress.skipped
         n_missed = job.progress.failed
         room = MAX_SHOWN_FAILURES - len(totals.failures)
@@ -180,7 +183,8 @@ class Tracker:
                 n_missed -= 1
                 totals.fail(item.name, item.error.detail if item.error else "no reason is known")
         totals.n_failed += n_missed
-        if job.status != "succeeded":
+        # Where all of its pictures failed, they are counted.
+        if job.status != "succeeded" and job.progress.failed < job.progress.received:
             reason = job.error.detail if job.error else "no reason is known"
             totals.fail(f"job {job.id}", f"{job.status}: {reason}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from redis import WatchError
@@ -32,12 +33,25 @@ def _library_of(name: str, text: str | bytes | None) -> Library:
     return Library.model_validate_json(text)
 
 
+def _entry_of(text: str) -> CatalogEntry:
+    entry = CatalogEntry.model_validate_json(text)
+    entry.read_as = text
+    return entry
+
+
+def _put_args(entry: CatalogEntry) -> tuple[str | float, ...]:
+    """Returns of an image what the script that writes it takes."""
+    image = entry.image
+    return image.id, entry.read_as, entry.model_dump_json(), image.added_at.timestamp()
+
+
 class Searched(NamedTuple):
     """What a search must know of a library."""
 
     library: Library
     calibrations: Mapping[str, str]  # JSON, by collection
     indexed_through: Moment  # every picture that was accepted up to then can be found
+    n_images: int
 
 
 class Catalog:
@@ -112,10 +126,11 @@ class Catalog:
             pipeline.hget(keys.LIBRARIES, name)
             pipeline.hgetall(keys.calibrations(name))
             pipeline.zrange(keys.open_uploads(name), 0, 0, withscores=True)
-            text, calibrations, oldest = pipeline.execute()
+            pipeline.zcard(keys.image_order(name))
+            text, calibrations, oldest, n_images = pipeline.execute()
         for _, created_at in oldest:
             moment = min(moment, datetime.fromtimestamp(created_at, UTC))
-        return Searched(_library_of(name, text), calibrations, moment)
+        return Searched(_library_of(name, text), calibrations, moment, n_images)
 
     def calibrations(self, library: str) -> dict[str, str]:
         """Returns the distribution of distances in a library's collections, as JSON."""
@@ -208,19 +223,28 @@ class Catalog:
 
     # Images.
 
-    def add(self, pipeline: Pipeline, entry: CatalogEntry, *, is_new: bool = True) -> None:
-        """Queues the writing of an image on a pipeline. Repeating it changes nothing.
+    def queue_put(self, pipeline: Pipeline, library: str, entries: Iterable[CatalogEntry]) -> None:
+        """Queues the writing of images on a pipeline: each as `put` does, whose answer it gives."""
+        pipeline.eval(
+            read_script("put_images"),
+            2,
+            keys.images(library),
+            keys.image_order(library),
+            *chain.from_iterable(map(_put_args, entries)),
+        )
 
-        One that is not new is written only if nobody has removed it.
+    def put(self, library: str, entries: Iterable[CatalogEntry]) -> list[str]:
+        """Writes images, each unless somebody has changed or removed it since it was read.
+
+        A new one is written unless it is there.
+
+        Returns:
+            The ids of those that were not written.
         """
-        image, text = entry.image, entry.model_dump_json()
-        images = keys.images(image.library)
-        if is_new:
-            moments = {image.id: image.added_at.timestamp()}
-            pipeline.hset(images, image.id, text)
-            pipeline.zadd(keys.image_order(image.library), moments, nx=True)
-        else:
-            pipeline.eval(read_script("replace_image"), 1, images, image.id, text)
+        with self._redis.pipeline(transaction=False) as pipeline:
+            self.queue_put(pipeline, library, entries)
+            [left] = pipeline.execute()
+        return list(left)
 
     def find(self, library: str, image_ids: Sequence[str]) -> dict[str, CatalogEntry]:
         """Reads those of the images that there are."""
@@ -228,7 +252,7 @@ class Catalog:
             return {}
         texts = self._redis.hmget(keys.images(library), list(image_ids))
         return {
-            image_id: CatalogEntry.model_validate_json(text)
+            image_id: _entry_of(text)
             for image_id, text in zip(image_ids, texts, strict=True)
             if text is not None
         }

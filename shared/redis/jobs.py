@@ -14,12 +14,12 @@ import json
 import math
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from pydantic import BaseModel, Field
 
 from twinlens.shared.errors import JobExpired, JobNotFound, Problem
-from twinlens.shared.messages import Cursor, Item, JobKind, JobStatus, Moment, now
+from twinlens.shared.messages import Cursor, Item, JobKind, JobStatus, Moment, Outcome, now
 from twinlens.shared.redis import keys, scripts
 from twinlens.shared.redis.scripts import Changes
 from twinlens.shared.redis.timeline import page_of
@@ -36,6 +36,7 @@ SEARCH_TTL_S = 3_600
 # A waiting caller wakes up this often to see that it is still wanted.
 WAIT_SLICE_S = 2.0
 WAIT_EVENTS = 1000
+_N_FAILED_AS = "n_failed_as:"
 
 
 class Job(BaseModel):
@@ -51,6 +52,7 @@ class Job(BaseModel):
     received: int = 0  # pictures stored so far
     total: int | None = None  # all of them, once that is known
     succeeded: int = 0
+    updated: int = 0
     skipped: int = 0
     failed: int = 0
     rate: float = 0.0  # see `pictures_per_s`
@@ -71,7 +73,7 @@ class Job(BaseModel):
 
     @property
     def n_counted(self) -> int:
-        return self.succeeded + self.skipped + self.failed
+        return self.succeeded + self.updated + self.skipped + self.failed
 
     @property
     def is_counted(self) -> bool:
@@ -187,8 +189,8 @@ class Jobs:
     ) -> bool:
         """Stores a chunk's outcomes and adds them to the progress, once however often it is called.
 
-        The job ends with its last chunk. A job of one picture (`embed`) ends as failed if that
-        picture failed; in a bulk job a failed picture is an outcome like another.
+        The job ends with its last chunk; as failed if all of its pictures failed, with the
+        commonest reason. As long as one did not, a failed picture is an outcome like another.
 
         Args:
             job_id: The job.
@@ -201,11 +203,12 @@ class Jobs:
             be switched on.
         """
         n_by_outcome = Counter(item.outcome for item in items)
-        tally = [n_by_outcome[outcome] for outcome in ("succeeded", "skipped", "failed")]
+        tally = [n_by_outcome[outcome] for outcome in get_args(Outcome)]
         error = items[0].error if len(items) == 1 else None
         told = (_now(), _to_json(error), stored.text)
-        keys_too = [stored.key]
-        return self._changes.make("count", job_id, chunk, *tally, *told, keys_too=keys_too) == 2
+        reasons = _reasons(items) if n_by_outcome["failed"] == len(items) else []
+        args = (chunk, *tally, *told, *reasons)
+        return self._changes.make("count", job_id, *args, keys_too=[stored.key]) == 2
 
     def finish(
         self, job_id: str, error: Problem | None = None, stored: StoredResult | None = None
@@ -326,10 +329,39 @@ def _read(job_id: str, fields: dict[str, Any], result: str | None) -> Job:
         raise JobNotFound(f"There is no job {job_id!r}.")
     if "error" in fields:
         fields["error"] = json.loads(fields["error"])
+    elif fields["status"] == "failed":
+        fields["error"] = _commonest_error(fields)
     job = Job.model_validate(fields | {"result": result})
     if job.expires_at is not None and job.expires_at < now():
         raise JobExpired(f"Job {job_id!r} ended at {fields['finished_at']} and has expired.")
     return job
+
+
+def _reasons(items: Sequence[Item]) -> list[str | int]:
+    """Returns why pictures failed, as the script that counts them takes it."""
+    problems = [item.error for item in items if item.error is not None]
+    first = {problem.type: problem for problem in reversed(problems)}
+    n_by_type = Counter(problem.type for problem in problems)
+    rows = [(kind, n, first[kind].model_dump_json()) for kind, n in n_by_type.items()]
+    return [value for row in rows for value in row]
+
+
+def _commonest_error(fields: Mapping[str, Any]) -> Problem | None:
+    """Returns why all pictures of a job failed."""
+    n_by_type = {
+        name.removeprefix(_N_FAILED_AS): int(n)
+        for name, n in fields.items()
+        if name.startswith(_N_FAILED_AS)
+    }
+    if not n_by_type:
+        return None
+    commonest = max(n_by_type, key=lambda kind: n_by_type[kind])
+    problem = Problem.model_validate_json(fields[f"failed_as:{commonest}"])
+    n_failed, n_so = int(fields["failed"]), n_by_type[commonest]
+    if n_failed > 1:
+        so = "" if n_so == n_failed else f", {n_so} of them like this"
+        problem.detail = f"All {n_failed} pictures failed{so}: {problem.detail}"
+    return problem
 
 
 def _event(event_id: str, fields: dict[str, Any]) -> Event:

@@ -17,6 +17,11 @@ def before_transaction(client: Redis, change: Callable[[], object]) -> None:
     _around(client, lambda pipeline: bool(pipeline.watching), before=change)
 
 
+def before_pipeline(client: Redis, change: Callable[[], object]) -> None:
+    """Has something happen once, just before a pipeline of a client is executed."""
+    _around(client, lambda _: True, before=change)
+
+
 def after_read(client: Redis, change: Callable[[], object]) -> None:
     """Has something happen once as soon as a pipeline of a client has been executed."""
     _around(client, lambda _: True, after=change)

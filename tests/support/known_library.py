@@ -102,18 +102,18 @@ class Known:
         """Writes the library's records; some of its pictures may have none."""
         runtime.catalog.ensure_library(self.library)
         collections = set(self.library.collections.values())
-        with runtime.redis.pipeline() as pipeline:
-            for number, (image_id, fields) in enumerate(zip(self.ids, self.metadata, strict=True)):
-                if number not in without:
-                    one = image(image_id, f"{number}.jpg", self.library.name)
-                    entry = CatalogEntry(
-                        image=one.model_copy(update={"metadata": fields}),
-                        path="nowhere",
-                        added_by="j:0:0",
-                        collections=collections,
-                    )
-                    runtime.catalog.add(pipeline, entry)
-            pipeline.execute()
+        entries = []
+        for number, (image_id, fields) in enumerate(zip(self.ids, self.metadata, strict=True)):
+            if number not in without:
+                one = image(image_id, f"{number}.jpg", self.library.name)
+                entry = CatalogEntry(
+                    image=one.model_copy(update={"metadata": fields}),
+                    path="nowhere",
+                    added_by="j:0:0",
+                    collections=collections,
+                )
+                entries.append(entry)
+        assert runtime.catalog.put(self.library.name, entries) == []
 
 
 def write_known(

@@ -71,7 +71,9 @@ class Service:
             return as_json(self.jobs[path.rpartition("/")[2]])
         if path == "/v1/images/missing":
             ids = json.loads(body)["ids"]
-            return httpx.Response(200, json={"missing": [i for i in ids if i not in self.there]})
+            return httpx.Response(
+                200, json={"missing": [i for i in ids if i not in self.there], "changed": []}
+            )
         self.bodies.append(body)
         failure = self.failures.pop(0) if self.failures else None
         if isinstance(failure, Exception):

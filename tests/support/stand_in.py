@@ -45,9 +45,7 @@ class StandIn:
         names = there.get(image.library, {})
         entry = CatalogEntry(image=image, path=path, added_by="j:0:0")
         entry.collections = {names[ref] for ref in image.models if ref in names}
-        with self.redis.pipeline() as pipeline:
-            self.catalog.add(pipeline, entry)
-            pipeline.execute()
+        assert self.catalog.put(image.library, [entry]) == []
 
     def finish_chunk(self, job_id: str, chunk: int, items: list[Item]) -> None:
         self.jobs.start(job_id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from redis import WatchError
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from redis.client import Pipeline
 
     from twinlens.shared.libraries import Library
+    from twinlens.shared.messages import Image
     from twinlens.shared.redis.catalog import Catalog
     from twinlens.shared.redis.client import Redis
     from twinlens.workers.chunk.pending import Pending
@@ -29,7 +29,9 @@ class Cataloguing:
     redis: Redis
     catalog: Catalog
 
-    def write(self, library_name: str, pending: Sequence[Pending], took_s: float) -> bool:
+    def write(
+        self, library_name: str, pending: Sequence[Pending], took_s: float
+    ) -> list[str] | None:
         """Catalogues what was embedded of a chunk, in one transaction.
 
         Args:
@@ -38,48 +40,45 @@ class Cataloguing:
             took_s: How long it took to embed them, in seconds.
 
         Returns:
-            False, with nothing done, if one of them is not embedded for an edition of the library.
+            The images that were not written, as somebody has changed, removed or added them since
+            they were read. None, with nothing done, if one of the pictures is not embedded for an
+            edition of the library.
         """
         # One that was embedded may have been removed before it was for a new edition.
         done = [one for one in pending if one.image is not None and one.error is None]
         if not done:
-            return True
+            return []
         with self.redis.pipeline() as pipeline:
             library = self.catalog.watch_library(pipeline, library_name)
             wanted = library.all_collections
             if not all(wanted <= one.collections for one in done):
-                return False
+                return None
             pipeline.multi()
-            self._add(pipeline, library, done)
+            self._put(pipeline, library, done)
             self.catalog.note_cost(pipeline, library_name, took_s / len(done))
             try:
-                pipeline.execute()
+                not_written, _ = pipeline.execute()
             except WatchError:
-                return False
-        return True
+                return None
+        return list(not_written)
 
     def write_one(self, library: Library, one: Pending) -> None:
         """Catalogues a picture as it is."""
-        with self.redis.pipeline() as pipeline:
-            self._add(pipeline, library, [one])
-            pipeline.execute()
+        if one.image is not None:
+            with self.redis.pipeline() as pipeline:
+                self._put(pipeline, library, [one])
+                pipeline.execute()
 
-    def gone(self, library_name: str, pending: Iterable[Pending]) -> list[str]:
-        """Returns the images, of those that were there before, that somebody removed meanwhile."""
-        again = [one.image_id for one in pending if one.known is not None]
-        return sorted(set(again) - self.catalog.find(library_name, again).keys())
+    def _put(self, pipeline: Pipeline, library: Library, pending: Iterable[Pending]) -> None:
+        entries = [_entry_of(library, one, one.image) for one in pending if one.image is not None]
+        self.catalog.queue_put(pipeline, library.name, entries)
 
-    def _add(self, pipeline: Pipeline, library: Library, pending: Iterable[Pending]) -> None:
-        for one in pending:
-            if one.image is None:
-                continue
-            entry = one.known or CatalogEntry(
-                image=one.image, path=image_key(library.name, one.image_id), added_by=one.tag
-            )
-            entry.collections = one.collections
-            entry.image.models = [
-                ref
-                for ref in dict.fromkeys(chain(*(edition.models for edition in library.editions)))
-                if any(e.collections.get(ref) in one.collections for e in library.editions)
-            ]
-            self.catalog.add(pipeline, entry, is_new=one.known is None)
+
+def _entry_of(library: Library, one: Pending, image: Image) -> CatalogEntry:
+    image.models = library.models_of(one.collections)
+    if one.known is None:
+        path = image_key(library.name, one.image_id)
+        return CatalogEntry(image=image, path=path, added_by=one.tag, collections=one.collections)
+    changed_by = one.tag if one.is_changed else one.known.changed_by
+    changes = {"image": image, "collections": one.collections, "changed_by": changed_by}
+    return one.known.model_copy(update=changes)

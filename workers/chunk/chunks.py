@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from twinlens.workers.chunk.embedding import Embedding
     from twinlens.workers.chunk.listed import Listed
     from twinlens.workers.chunk.pending import Pending
-    from twinlens.workers.library.images import Images
+    from twinlens.workers.library.amendments import Amendments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Chunks:
     listed: Listed
     embedding: Embedding
     cataloguing: Cataloguing
-    images: Images
+    amendments: Amendments
 
     def run(self, job_id: str, chunk: int) -> list[Item]:
         """Embeds the pictures of one chunk. Repeating it gives the same outcomes.
@@ -59,12 +59,12 @@ class Chunks:
         self._embed(head, library, pending)
         took_s = time.monotonic() - began
         items = outcomes.items()
-        while not self.cataloguing.write(head.library, pending, took_s):
+        while (not_written := self.cataloguing.write(head.library, pending, took_s)) is None:
             # The library has got another edition meanwhile, which these pictures must not lack.
             library = self.catalog.library(head.library)
             self.embedding.embed(library, [one for one in pending if not one.error])
-        if gone := self.cataloguing.gone(library.name, pending):
-            self.images.delete_vectors(library, gone)
+        if amendments := outcomes.amendments(not_written):
+            self.amendments.make(library, amendments)
         return items
 
     def fail(self, job_id: str, chunk: int, problem: Problem) -> list[Item]:

@@ -119,17 +119,17 @@ class Embedding:
             one.error = Internal("The picture could not be decoded; the log says why.").to_problem()
         else:
             one.image = (
-                one.known.image
+                one.description.of(one.known.image)
                 if one.known
                 else Image(
                     id=one.image_id,
-                    name=one.item.name,
+                    name=one.description.name or "",
                     library=one.library,
                     width=picture.width,
                     height=picture.height,
                     format=f"image/{picture.format.lower()}",
                     bytes=len(content),
-                    metadata=one.item.metadata,
+                    metadata=one.description.metadata or {},
                     models=[],
                     added_at=now(),
                 )

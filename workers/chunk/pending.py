@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from twinlens.shared.messages import Item
+from twinlens.shared.messages import Description, Item
+from twinlens.workers.library.amendments import Amendment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from twinlens.models.session import Pixels
     from twinlens.shared.errors import Problem
-    from twinlens.shared.messages import CatalogEntry, Image, ManifestHead, ManifestItem
+    from twinlens.shared.messages import (
+        CatalogEntry,
+        Image,
+        ManifestHead,
+        ManifestItem,
+        Outcome,
+    )
 
 
 @dataclass
 class Pending:
     """A picture of the chunk that is to be embedded."""
 
-    item: ManifestItem
+    description: Description
     image_id: str
     library: str
     tag: str  # job:chunk:index, so that a repeated chunk knows its own work
@@ -29,9 +36,22 @@ class Pending:
     pixels: list[Pixels] = field(default_factory=list)  # one a model
     error: Problem | None = None
 
+    @property
+    def is_changed(self) -> bool:
+        """Whether it is catalogued under another name or with other metadata."""
+        return self.known is not None and self.description.changes(self.known.image)
+
+    @property
+    def outcome(self) -> Outcome:
+        return "updated" if self.is_changed else "succeeded"
+
 
 class Outcomes:
-    """Sorts out which pictures of a chunk are to be embedded, and says what became of each."""
+    """Sorts out which pictures of a chunk are to be embedded, and says what became of each.
+
+    Where pictures of a chunk are the same, the first is the one that is done, and the name and the
+    metadata of the last are kept.
+    """
 
     def __init__(
         self,
@@ -52,28 +72,44 @@ class Outcomes:
         self._decided: dict[int, Item] = {}
         self._places: dict[int, str] = {}
         self._pending: dict[str, Pending] = {}
+        self._amendments: dict[str, Amendment] = {}
+        descriptions = _descriptions(entries, is_reindex=head.kind == "reindex")
         for index, entry in enumerate(entries):
             tag = f"{head.job_id}:{head.chunk}:{index}"
-            there = known.get(entry.image_id or "")
-            if entry.error is not None or entry.image_id is None:
+            image_id = entry.image_id
+            if entry.error is not None or image_id is None:
                 self._decided[index] = failed(entry, entry.error)
-            elif there is None and head.kind == "reindex":
+                continue
+            there, description = known.get(image_id), descriptions[image_id]
+            if there is None and head.kind == "reindex":
                 # It was removed since the job was planned.
                 self._decided[index] = _done(entry, "skipped")
             elif there is not None and wanted <= there.collections:
-                is_own = there.added_by == tag
-                self._decided[index] = _done(entry, "succeeded" if is_own else "skipped")
+                self._decided[index] = _done(entry, self._outcome(there, description, tag))
             else:
-                self._places[index] = entry.image_id
+                self._places[index] = image_id
                 has = set(there.collections) if there else set()
                 self._pending.setdefault(
-                    entry.image_id, Pending(entry, entry.image_id, head.library, tag, there, has)
+                    image_id, Pending(description, image_id, head.library, tag, there, has)
                 )
 
     @property
     def pending(self) -> list[Pending]:
         """The pictures that are to be embedded, each once."""
         return list(self._pending.values())
+
+    def amendments(self, not_written: Container[str] = ()) -> dict[str, Amendment]:
+        """Returns what is to be changed of images that are there, by image id.
+
+        Args:
+            not_written: Those that were embedded, but that somebody else has catalogued, changed
+                or removed meanwhile.
+        """
+        return self._amendments | {
+            one.image_id: Amendment(one.description, one.tag, one.collections)
+            for one in self.pending
+            if one.image_id in not_written and one.error is None
+        }
 
     def items(self) -> list[Item]:
         """Returns the outcome of each picture, in the order of the manifest."""
@@ -83,9 +119,20 @@ class Outcomes:
             if one.error is not None:
                 self._decided[index] = failed(entry, one.error)
             else:
-                self._decided[index] = _done(entry, "skipped" if image_id in seen else "succeeded")
+                self._decided[index] = _done(entry, "skipped" if image_id in seen else one.outcome)
             seen.add(image_id)
         return [self._decided[index] for index in range(len(self._entries))]
+
+    def _outcome(self, there: CatalogEntry, description: Description, tag: str) -> Outcome:
+        """Returns what becomes of a picture that has all of its embeddings."""
+        if there.added_by == tag:
+            return "succeeded"
+        if there.changed_by == tag:
+            return "updated"
+        if there.image.id in self._amendments or not description.changes(there.image):
+            return "skipped"
+        self._amendments[there.image.id] = Amendment(description, tag)
+        return "updated"
 
 
 def failed(entry: ManifestItem, error: Problem | None) -> Item:
@@ -93,5 +140,16 @@ def failed(entry: ManifestItem, error: Problem | None) -> Item:
     return Item(name=entry.name, image_id=entry.image_id, outcome="failed", error=error)
 
 
-def _done(entry: ManifestItem, outcome: Literal["succeeded", "skipped"]) -> Item:
+def _descriptions(entries: Sequence[ManifestItem], *, is_reindex: bool) -> dict[str, Description]:
+    """Returns what a chunk says of each picture; of those that are embedded anew, nothing."""
+    descriptions: dict[str, Description] = {}
+    for entry in entries:
+        if entry.image_id is not None and entry.error is None:
+            said = Description() if is_reindex else entry.description
+            before = descriptions.get(entry.image_id)
+            descriptions[entry.image_id] = said if before is None else before.then(said)
+    return descriptions
+
+
+def _done(entry: ManifestItem, outcome: Outcome) -> Item:
     return Item(name=entry.name, image_id=entry.image_id, outcome=outcome)

@@ -28,6 +28,7 @@ from twinlens.workers.chunk.listed import Listed
 from twinlens.workers.chunk.sources import Sources
 from twinlens.workers.counts import Counts
 from twinlens.workers.decoding import Decoder
+from twinlens.workers.library.amendments import Amendments
 from twinlens.workers.library.calibrations import Calibrations
 from twinlens.workers.library.editions import Editions
 from twinlens.workers.library.images import Images
@@ -71,6 +72,7 @@ class Runtime:
     counts: Counts
     chunks: Chunks
     images: Images
+    amendments: Amendments
     editions: Editions
     calibrations: Calibrations
     searches: Searches
@@ -123,6 +125,7 @@ def build_runtime(
     # onnxruntime and gRPC both let go: models work side by side.
     searchers = ThreadPoolExecutor(N_SEARCHERS, "search")
     images = Images(catalog=catalog, blobs=blobs, vectors=vectors, targets=targets, decoder=decoder)
+    amendments = Amendments(catalog=catalog, vectors=vectors, targets=targets, images=images)
     embedding = Embedding(
         blobs=blobs,
         decoder=decoder,
@@ -144,7 +147,7 @@ def build_runtime(
         ),
         embedding=embedding,
         cataloguing=Cataloguing(redis=redis, catalog=catalog),
-        images=images,
+        amendments=amendments,
     )
     calibrations = Calibrations(catalog=catalog, vectors=vectors, targets=targets)
     editions = Editions(
@@ -190,6 +193,7 @@ def build_runtime(
         counts=counts,
         chunks=chunks,
         images=images,
+        amendments=amendments,
         editions=editions,
         calibrations=calibrations,
         searches=searches,

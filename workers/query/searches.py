@@ -90,7 +90,7 @@ class Searches:
         rows = self.examples.embed(query, watch.lap)
         ranking = _Ranking(self, query, searched, rows, watch)
         shown, images = ranking.page()
-        result = _result(asked, ranking.listed, shown, images, searched)
+        result = _result(asked, ranking, shown, images, searched)
         watch.lap("fuse")
         result.timing_ms = watch.timing()
         return result
@@ -202,6 +202,8 @@ class _Ranking:
         self._weights = weights_of(
             searched.library, self._cards, self._query.mode, self._query.weights
         )
+        # Of the models that count.
+        self.shares = shares_of(self._weights, self._cards)
         self._calibrations = calibrations_of(searched, query.targets)
 
     def page(self) -> tuple[list[FusedEntry], Mapping[str, CatalogEntry]]:
@@ -270,13 +272,12 @@ class _Ranking:
         if query.rerank == "none" or query.text is not None or query.mode == "near":
             return block
         self._watch.lap("fuse")
-        shares = shares_of(self._weights, self._cards)
-        counted = {name: self._collections[name] for name in shares}
+        counted = {name: self._collections[name] for name in self.shares}
         ids = [one.image_id for one in block[:N_RERANKED]]
         stored = self._ports.examples.fetch(counted, ids)
         self._watch.lap("search")
         rows = {name: row[0] for name, row in self._rows.items()}
-        reranked = order_by_neighbours(block[:N_RERANKED], stored, rows, self._cards, shares)
+        reranked = order_by_neighbours(block[:N_RERANKED], stored, rows, self._cards, self.shares)
         self._watch.lap("rerank")
         return reranked + block[N_RERANKED:]
 
@@ -307,14 +308,13 @@ class _Ranking:
 
 def _result(
     query: SearchQuery,
-    listed: DistancesByModel,
+    ranking: _Ranking,
     shown: Sequence[FusedEntry],
     images: Mapping[str, CatalogEntry],
     searched: Searched,
 ) -> SearchResult:
-    agreed = agreement(
-        {name: list(distances)[: query.k] for name, distances in listed.items()}, query.k
-    )
+    listed = ranking.listed
+    agreed = agreement({name: list(listed[name])[: query.k] for name in ranking.shares}, query.k)
     page = slice(query.offset, query.offset + query.k)
     return SearchResult(
         hits=[
@@ -337,6 +337,7 @@ def _result(
             ]
             for name, distances in listed.items()
         },
+        library_images=searched.n_images,
         agreement=Agreement(
             overlap_at_k=agreed and agreed.overlap_at_k,
             rank_correlation=agreed and agreed.rank_correlation,

@@ -37,7 +37,8 @@ local function finish(status, moment, problem)
   redis.call('SREM', singles, get('id'))
   redis.call('ZREM', of_library(uploads_of), get('id'))
   if is_fed() then
-    local n_counted = number('succeeded') + number('skipped') + number('failed')
+    local n_counted = number('succeeded') + number('updated') + number('skipped')
+      + number('failed')
     redis.call('DECRBY', backlog, number('received') - n_counted)
   end
 end
@@ -46,12 +47,17 @@ local function is_counted()
   return get('total') and number('n_chunks_done') == number('n_chunks')
 end
 
+local function is_all_failed()
+  return get('kind') == 'bulk' and number('failed') > 0 and number('failed') == number('received')
+end
+
 local function end_if_all_is_counted(moment, problem)
   -- A library's new edition has to be switched on before the job that built it has ended.
   if get('kind') == 'reindex' then return end
   if is_counted() then
     problem = problem ~= '' and problem or get('upload_error')
-    finish(problem and 'failed' or 'succeeded', moment, problem)
+    local has_failed = problem or is_all_failed()
+    finish(has_failed and 'failed' or 'succeeded', moment, problem)
   end
 end
 

@@ -27,8 +27,8 @@ def test_what_is_not_there_is_missing_in_the_order_asked(client: Client, worker:
     worker.add(image(B))
     answer = ask(client, [C, B, A])
     assert answer.status_code == 200
-    assert answer.json == {"missing": [C, A]}
-    assert ask(client, []).json == {"missing": []}
+    assert answer.json == {"missing": [C, A], "changed": []}
+    assert ask(client, []).json == {"missing": [], "changed": []}
 
 
 def test_an_image_without_one_of_the_models_is_missing(client: Client, worker: StandIn) -> None:
@@ -36,21 +36,21 @@ def test_an_image_without_one_of_the_models_is_missing(client: Client, worker: S
     whole = image(B).model_copy(update={"models": ["more@1", "phash@1", "lite0@1"]})
     worker.add(image(A))  # with lite0@1 alone
     worker.add(whole)
-    assert ask(client, [A, B]).json == {"missing": [A]}
+    assert ask(client, [A, B]).json == {"missing": [A], "changed": []}
 
 
 def test_each_library_is_asked_for_itself(client: Client, worker: StandIn) -> None:
     worker.serve("lite0")
     worker.serve("lite0", library="art")
     worker.add(image(A, library="art"))
-    assert ask(client, [A], "?library=art").json == {"missing": []}
-    assert ask(client, [A]).json == {"missing": [A]}
+    assert ask(client, [A], "?library=art").json == {"missing": [], "changed": []}
+    assert ask(client, [A]).json == {"missing": [A], "changed": []}
     assert_problem(ask(client, [A], "?library=none"), 404, "library-not-found")
 
 
 def test_a_thousand_can_be_asked_at_once(client: Client, worker: StandIn) -> None:
     ids = [f"{n:064x}" for n in range(1001)]
-    assert ask(client, ids[:1000]).json == {"missing": ids[:1000]}
+    assert ask(client, ids[:1000]).json == {"missing": ids[:1000], "changed": []}
     assert_problem(ask(client, ids), 422, "validation-failed")
 
 

@@ -65,11 +65,9 @@ def entry(image_id: str, library: str = "art", **fields: Any) -> CatalogEntry:
     )
 
 
-def add(redis: Redis, *entries: CatalogEntry, **options: Any) -> None:
-    with redis.pipeline() as pipeline:
-        for one in entries:
-            Catalog(redis).add(pipeline, one, **options)
-        pipeline.execute()
+def add(redis: Redis, *entries: CatalogEntry) -> None:
+    for one in entries:
+        assert Catalog(redis).put(one.image.library, [one]) == []
 
 
 # Libraries.
@@ -270,12 +268,12 @@ def test_a_search_promises_what_came_before_the_first_upload_that_is_open(
 def test_an_image_that_was_removed_meanwhile_does_not_come_back(
     catalog: Catalog, redis: Redis
 ) -> None:
-    stays, goes = entry("1" * 64), entry("2" * 64)
-    add(redis, stays, goes)
-    catalog.remove("art", goes.image.id)
-    for one in (stays, goes):
+    add(redis, entry("1" * 64), entry("2" * 64))
+    read = catalog.find("art", ["1" * 64, "2" * 64])
+    catalog.remove("art", "2" * 64)
+    for one in read.values():
         one.collections = {"new"}
-    add(redis, stays, goes, is_new=False)
+    assert catalog.put("art", read.values()) == ["2" * 64]
     assert set(catalog.find("art", ["1" * 64, "2" * 64])) == {"1" * 64}
     assert catalog.count("art") == 1
     assert catalog.get("art", "1" * 64).collections == {"new"}
@@ -283,9 +281,23 @@ def test_an_image_that_was_removed_meanwhile_does_not_come_back(
         catalog.get_all("art", ["1" * 64, "2" * 64])
 
 
+def test_an_image_that_somebody_else_has_written_meanwhile_is_left_as_it_is(
+    catalog: Catalog,
+) -> None:
+    first, second = entry("1" * 64), entry("1" * 64)
+    assert catalog.put("art", [first]) == []
+    assert catalog.put("art", [second, entry("2" * 64)]) == ["1" * 64]
+    assert catalog.count("art") == 2
+    one, other = (catalog.get("art", "1" * 64) for _ in range(2))
+    one.image.name, other.image.name = "one.jpg", "other.jpg"
+    assert catalog.put("art", [other]) == []
+    assert catalog.put("art", [one]) == ["1" * 64]
+    assert catalog.get("art", "1" * 64).image.name == "other.jpg"
+
+
 def test_an_image_that_is_written_again_keeps_its_place(catalog: Catalog, redis: Redis) -> None:
     add(redis, *(entry(digit * 64) for digit in "123"))
-    add(redis, entry("1" * 64))
+    add(redis, catalog.get("art", "1" * 64))
     page, _ = catalog.page("art", 9, None)
     assert [one.image.id[0] for one in page] == ["3", "2", "1"]
 

@@ -16,10 +16,11 @@ from support.results import stored_items, stored_result
 from support.servers import free_port
 
 from twinlens.api.services import build_services
-from twinlens.shared.errors import BrokenPicture, Unavailable
+from twinlens.shared.errors import BrokenPicture, EmptyPicture, Unavailable, UploadBroken
 from twinlens.shared.messages import Item, now
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.client import Redis
+from twinlens.shared.redis.feed import Feed
 from twinlens.shared.redis.jobs import WAIT_SLICE_S, Job, Jobs
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ def test_a_look_for_events_that_may_not_wait_does_not(jobs: Jobs) -> None:
 # Progress.
 
 
-def test_the_first_outcomes_of_a_chunk_stay(redis: Redis, settings: Settings) -> None:
+def test_the_first_toldof_a_chunk_stay(redis: Redis, settings: Settings) -> None:
     running_bulk(redis)
     for counted in (items("succeeded", "failed"), items("skipped", "skipped")):
         count(redis, 0, counted)
@@ -231,14 +232,46 @@ def test_the_first_outcomes_of_a_chunk_stay(redis: Redis, settings: Settings) ->
     assert (job.succeeded, job.skipped, job.failed, job.n_chunks_done) == (1, 0, 1, 1)
 
 
-def test_a_failed_picture_fails_its_job_only_where_it_is_all_of_it(redis: Redis) -> None:
+def test_a_job_fails_only_where_all_of_its_pictures_do(redis: Redis) -> None:
     jobs = Jobs(redis)
-    for job_id, kind in {"single": "embed", "many": "bulk"}.items():
-        create(jobs, job_id, kind, n_chunks=1, received=1, total=1)  # type: ignore[arg-type]
+    counted = {"single": ["failed"], "many": ["failed"] * 2, "some": ["failed", "skipped"]}
+    for job_id, told in counted.items():
+        n, kind = len(told), "embed" if job_id == "single" else "bulk"
+        create(jobs, job_id, kind, n_chunks=1, received=n, total=n)  # type: ignore[arg-type]
         jobs.start(job_id)
-        count(redis, 0, items("failed"), job_id)
+        count(redis, 0, items(*told), job_id)
     assert (jobs.get("single").status, jobs.get("single").error) == ("failed", BROKEN)
-    assert (jobs.get("many").status, jobs.get("many").error) == ("succeeded", None)
+    all_broken = BROKEN.model_copy(update={"detail": f"All 2 pictures failed: {BROKEN.detail}"})
+    assert (jobs.get("many").status, jobs.get("many").error) == ("failed", all_broken)
+    assert (jobs.get("some").status, jobs.get("some").error) == ("succeeded", None)
+
+
+def test_a_job_of_which_all_failed_tells_the_commonest_reason(redis: Redis) -> None:
+    jobs = Jobs(redis)
+    create(jobs, "j", "bulk", n_chunks=2, received=6, total=6)
+    jobs.start("j")
+    empty = EmptyPicture("no bytes").to_problem()
+    broken = [BrokenPicture(f"broken {n}").to_problem() for n in range(4)]
+    for chunk, problems in enumerate([[empty, empty, broken[0]], broken[1:]]):
+        failed = [Item(name="p", image_id=None, outcome="failed", error=one) for one in problems]
+        count(redis, chunk, failed)
+    job = jobs.get("j")
+    assert job.status == "failed"
+    assert job.error is not None
+    assert job.error.type == broken[0].type
+    assert job.error.detail == "All 6 pictures failed, 4 of them like this: broken 0"
+
+
+def test_an_upload_that_broke_is_told_rather_than_what_is_wrong_with_its_pictures(
+    redis: Redis,
+) -> None:
+    jobs = Jobs(redis)
+    create(jobs, "j", "bulk", n_chunks=1, received=1)
+    jobs.start("j")
+    broke = UploadBroken("the connection ended").to_problem()
+    Feed(redis).seal("j", broke)
+    count(redis, 0, items("failed"))
+    assert (jobs.get("j").status, jobs.get("j").error) == ("failed", broke)
 
 
 def test_a_steady_rate_is_told_from_the_first_chunk_on(redis: Redis, clock: Clock) -> None:

@@ -180,10 +180,10 @@ def test_what_is_missing_is_asked_of_the_library() -> None:
     service = Service()
     service.there = {"1" * 64}
     with service.client() as client:
-        assert client.missing(["1" * 64, "2" * 64], "cats") == ["2" * 64]
+        assert client.missing(["1" * 64, "2" * 64], "cats").missing == ["2" * 64]
     [request] = service.requests
     assert dict(request.url.params) == {"library": "cats"}
-    assert json.loads(request.content) == {"ids": ["1" * 64, "2" * 64]}
+    assert json.loads(request.content) == {"ids": ["1" * 64, "2" * 64], "described": {}}
 
 
 # Jobs.
@@ -340,7 +340,7 @@ def test_a_proxy_is_no_way_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     with listening(Service()) as url, Client(f"{url}/") as client:
-        assert client.missing(["1" * 64], "default") == ["1" * 64]
+        assert client.missing(["1" * 64], "default").missing == ["1" * 64]
 
 
 def test_a_service_elsewhere_is_reached_as_the_environment_says(
@@ -352,6 +352,6 @@ def test_a_service_elsewhere_is_reached_as_the_environment_says(
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.delenv("NO_PROXY", raising=False)
         with Client("http://pictures.invalid") as client:
-            assert client.missing(["1" * 64], "default") == ["1" * 64]
+            assert client.missing(["1" * 64], "default").missing == ["1" * 64]
     [request] = service.requests
     assert request.headers["Host"] == "pictures.invalid"

@@ -53,7 +53,7 @@ def test_each_picture_has_its_own_metadata(
         parts += [metadata(json.dumps(said))] if said is not None else []
         parts.append(file(f"{n}.jpg", content))
     entries = [(entry.name, entry.content, entry.metadata) for entry in read(parts, piece)]
-    wanted = [(f"{n}.jpg", content, said or {}) for n, (content, said) in enumerate(given)]
+    wanted = [(f"{n}.jpg", content, said) for n, (content, said) in enumerate(given)]
     assert entries == wanted
 
 
@@ -72,9 +72,9 @@ def test_bad_metadata_refuse_their_picture_alone(text: str, words: str) -> None:
     bad, good = read([metadata(text), file("bad.jpg"), file("good.jpg")])
     assert bad.name == "bad.jpg"
     assert bad.error is not None
-    assert (bad.error.status, bad.content, bad.metadata) == (422, b"", {})
+    assert (bad.error.status, bad.content, bad.metadata) == (422, b"", None)
     assert words in bad.error.detail
-    assert (good.name, good.error, good.metadata) == ("good.jpg", None, {})
+    assert (good.name, good.error, good.metadata) == ("good.jpg", None, None)
 
 
 @pytest.mark.parametrize("text", ["{}", "{"])

@@ -104,6 +104,7 @@ def result(**changes: Any) -> SearchResult:
             "lite": [RankedImage(rank=1, image_id="1" * 64, distance=0.25)],
             "phash": [RankedImage(rank=1, image_id="3" * 64, distance=2)],
         },
+        "library_images": 9,
         "agreement": Agreement(overlap_at_k=0.5, rank_correlation=0.25),
         "indexed_through": now(),
         "timing_ms": SearchTiming(
@@ -222,10 +223,23 @@ def test_a_hit_is_shown_with_each_models_distance_and_rank(
     assert "21 ms: queued 1.0, decode 2.0, embed 3.0, search 4.0, fuse 5.0, re-rank 6.0" in told
 
 
+def test_that_one_model_was_asked_is_told(service: Service, run: Run, picture: Path) -> None:
+    unknown = Agreement(overlap_at_k=None, rank_correlation=None)
+    lite = {"lite": [RankedImage(rank=1, image_id="1" * 64, distance=0.25)]}
+    answer_search(service, result(agreement=unknown, by_model=lite))
+    assert "one model was asked" in run("search", picture).stdout.splitlines()
+
+
+def test_that_a_library_is_empty_is_told(service: Service, run: Run, picture: Path) -> None:
+    answer_search(service, result(hits=[], by_model={"lite": [], "phash": []}, library_images=0))
+    [line] = run("search", picture).stdout.splitlines()
+    assert line == "the library is empty: add pictures with `twinlens index`"
+
+
 @pytest.mark.parametrize(
     ("overlap", "correlation", "told"),
     [
-        (None, None, "one model was asked"),
+        (None, None, "no two models that count have rankings to compare"),
         (0.25, None, "the models' own rankings share 25% of their pictures"),
     ],
 )

@@ -1,0 +1,106 @@
+"""Images get other names and metadata, in the catalogue and in Milvus alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from twinlens.shared.errors import ImageNotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from twinlens.shared.libraries import Library
+    from twinlens.shared.messages import CatalogEntry, Description, Image
+    from twinlens.shared.redis.catalog import Catalog
+    from twinlens.workers.library.images import Images
+    from twinlens.workers.milvus.vectors import Vectors
+    from twinlens.workers.targets import Targets
+
+
+class Amendment(NamedTuple):
+    """What is to be changed of an image."""
+
+    description: Description
+    tag: str = ""  # the item that says so, job:chunk:index
+    collections: Collection[str] = ()  # that have got its embeddings
+
+    def of(self, entry: CatalogEntry, library: Library) -> CatalogEntry | None:
+        """Returns an image's record as it is to be; None if it is so."""
+        is_told = not self.description.changes(entry.image)
+        collections = entry.collections.union(self.collections)
+        if is_told and collections == entry.collections:
+            return None
+        image = self.description.of(entry.image)
+        image.models = library.models_of(collections)
+        changed_by = entry.changed_by if is_told else self.tag
+        changes = {"image": image, "collections": collections, "changed_by": changed_by}
+        return entry.model_copy(update=changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amendments:
+    """Changes what is kept of images beside their embeddings. Repeating it changes nothing."""
+
+    catalog: Catalog
+    vectors: Vectors
+    targets: Targets
+    images: Images
+
+    def make(
+        self, library: Library, amendments: Mapping[str, Amendment]
+    ) -> dict[str, CatalogEntry]:
+        """Changes some images of a library; the last to do so counts.
+
+        Milvus is written first, then the catalogue, unless the image has been changed in between:
+        then both again. So they tell the same, whoever was last.
+
+        Returns:
+            The images as they are now, by image id. One that is not there is left out, and what
+            Milvus may have got of it goes.
+
+        Raises:
+            Unavailable: Milvus does not answer; to be made again.
+        """
+        entries: dict[str, CatalogEntry] = {}
+        left = dict(amendments)
+        while left:
+            known = self.catalog.find(library.name, list(left))
+            entries |= known
+            amended = {
+                image_id: after
+                for image_id, before in known.items()
+                if (after := left[image_id].of(before, library)) is not None
+            }
+            entries |= amended
+            self._write_metadata(library, list(amended.values()))
+            not_written = self.catalog.put(library.name, amended.values()) if amended else []
+            left = {image_id: left[image_id] for image_id in not_written}
+            for image_id in not_written:
+                del entries[image_id]
+        if gone := sorted(amendments.keys() - entries.keys()):
+            self.images.delete_vectors(library, gone)
+        return entries
+
+    def change(self, library: str, image_id: str, description: Description) -> Image:
+        """Changes one image's name or metadata, and returns it as it is then.
+
+        Raises:
+            ImageNotFound: The library has no such image.
+            Unavailable: Milvus does not answer; to be made again.
+        """
+        amendment = {image_id: Amendment(description)}
+        entries = self.make(self.catalog.library(library), amendment)
+        if image_id not in entries:
+            raise ImageNotFound(f"Library {library!r} has no image {image_id!r}.")
+        return entries[image_id].image
+
+    def _write_metadata(self, library: Library, entries: Sequence[CatalogEntry]) -> None:
+        """Writes images' rows anew: Milvus Lite has no way to change a part of one."""
+        for name, target in self.targets.of_editions(library).items():
+            metadata = {e.image.id: e.image.metadata for e in entries if name in e.collections}
+            rows = self.vectors.fetch(target.collection, list(metadata)) if metadata else {}
+            if rows:
+                self.vectors.upsert(
+                    target.collection, list(rows), rows.values(), [metadata[i] for i in rows]
+                )
