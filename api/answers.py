@@ -41,7 +41,7 @@ def wait_of(prefer: str | None) -> int | None:
     True
 
     Source:
-        RFC 7240: names in any case, values quoted or not, the first of a name counts, what is
+        RFC 7240: names in any case, values quoted or not; the first of a name counts, and what is
         not understood is ignored.
     """
     for preference in (prefer or "").split(","):
@@ -53,7 +53,7 @@ def wait_of(prefer: str | None) -> int | None:
 
 
 def answer_accepted(views: JobViews, accepted: Accepted, prefer: str | None) -> Response:
-    """Answers a request that made a job: 202, or 200 if the job has ended by now."""
+    """Answers a request that created a job: 202, or 200 if the job has ended by now."""
     job, wait_s = accepted.job, wait_of(prefer)
     if wait_s is not None and not job.has_ended:
         job = views.jobs.wait(job.id, wait_s)
@@ -65,7 +65,7 @@ def answer_accepted(views: JobViews, accepted: Accepted, prefer: str | None) -> 
 
 
 def answer_job(views: JobViews, job_id: str, prefer: str | None) -> Response:
-    """Answers a poll: 304 where the caller has the job as it is."""
+    """Answers a poll: 304 if the job has not changed since the caller's last poll."""
     wait_s = wait_of(prefer)
     job = views.jobs.get(job_id) if wait_s is None else views.jobs.wait(job_id, wait_s)
     tag = str(job.revision)
@@ -83,7 +83,7 @@ def read_cursor(text: str | None) -> Cursor | None:
     """Reads the cursor of a list that is ordered by time.
 
     Raises:
-        ValidationFailed: We never gave it out.
+        ValidationFailed: It is not one that we gave out.
     """
     if text is None:
         return None
@@ -97,8 +97,8 @@ def read_cursor(text: str | None) -> Cursor | None:
 
 
 def bad_cursor() -> ValidationFailed:
-    """Returns the error of a cursor that we never gave out."""
-    message = "It is not a `next_cursor` of this list."
+    """Returns the error for a cursor that we never gave out."""
+    message = "Use a `next_cursor` of this list."
     return ValidationFailed(
         "The cursor is not valid.", [FieldError(location="cursor", message=message)]
     )
@@ -107,7 +107,7 @@ def bad_cursor() -> ValidationFailed:
 def page_by_name(
     named: Sequence[tuple[str, Named]], limit: int, cursor: str | None
 ) -> tuple[list[Named], str | None]:
-    """Returns a page of a short list that is ordered by name, and the cursor of the next."""
+    """Returns a page of a short list that is ordered by name, and the cursor of the next page."""
     after = read_cursor(cursor)
     rest = [pair for pair in named if after is None or pair[0] > after.member]
     page = [one for _, one in rest[:limit]]

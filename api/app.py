@@ -88,12 +88,12 @@ def _identify_requests(app: Flask) -> None:
 
 
 def _refuse_large_bodies(app: Flask, max_bytes: int) -> None:
-    """Refuses a body by its announced length; one without is cut off while it is read."""
+    """Refuses a body by its announced length; one without a length is cut off while it is read."""
 
     @app.before_request
     def refuse() -> None:
         if (request.content_length or 0) > max_bytes:
-            raise PayloadTooLarge(f"A request has at most {max_bytes} bytes.")
+            raise PayloadTooLarge(f"The request has more than {max_bytes} bytes.")
 
 
 def _refuse_encoded_bodies(app: Flask) -> None:

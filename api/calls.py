@@ -36,7 +36,7 @@ class Calls:
         """Queues a short task, with pictures under its id, and waits for its answer.
 
         Raises:
-            Unavailable: No search worker lives, or none answered in time.
+            Unavailable: No search worker is running, or none answered in time.
         """
         if not any("search" in worker.lanes for worker in live_workers(self.redis)):
             raise Unavailable("No search worker is running.")

@@ -23,32 +23,32 @@ if TYPE_CHECKING:
 
 # A proxy, and a client, take a silent connection for a dead one.
 COMMENT_S = 15.0
-# The sooner a stream looks up, the sooner it sees that its client is gone; Redis blocks for less
-# than its clients' socket timeout.
+# The shorter, the sooner a stream notices that its client is gone; it must be less than the socket
+# timeout of a Redis client.
 BLOCK_S = 2.0
-# Entries read at once. A client that comes late is told the progress once for so many chunks.
+# Entries read at once. A client that comes late is told the progress once for this many chunks.
 BATCH = 100
 RETRY_MS = 2000
 
 
 class Place(NamedTuple):
-    """Where a client is: behind an entry, or behind some failures of it."""
+    """Where a client is: after an entry, or after some of its failures."""
 
     entry: str = "0-0"
-    n_failures: int | None = None  # None: behind all of it
+    n_failures: int | None = None  # None: after all of it
 
 
 def place_of(last_event_id: str | None) -> Place:
     """Reads a Last-Event-ID.
 
     Raises:
-        ValidationFailed: We never gave it out.
+        ValidationFailed: It is not one that we gave out.
     """
     if not last_event_id:
         return Place()
     match = re.fullmatch(r"([0-9]{1,19}-[0-9]{1,9})(?:\.([0-9]{1,9}))?", last_event_id)
     if match is None:
-        message = "It is not the id of an event."
+        message = "Use the id of an event of this job."
         raise ValidationFailed(
             "The Last-Event-ID is not valid.",
             [FieldError(location="Last-Event-ID", message=message)],
@@ -57,7 +57,7 @@ def place_of(last_event_id: str | None) -> Place:
 
 
 def has_more(views: JobViews, job_id: str, place: Place) -> bool:
-    """Tells if a client has not yet seen the job's end.
+    """Returns whether a client has not yet seen the job's end.
 
     Raises:
         JobNotFound: There is no such job.
@@ -69,7 +69,7 @@ def has_more(views: JobViews, job_id: str, place: Place) -> bool:
 
 
 def stream_events(views: JobViews, job_id: str, place: Place) -> Iterator[str]:
-    """Gives a job's events behind a place, as they happen, until it has ended."""
+    """Yields a job's events after a place, as they happen, until it has ended."""
     yield f"retry: {RETRY_MS}\n\n"
     if place.n_failures is not None:
         begun = views.jobs.read_event(job_id, place.entry)
@@ -105,7 +105,7 @@ def _failures(views: JobViews, job_id: str, event: Event, n_seen: int) -> Iterat
 
 
 def _summary(views: JobViews, job_id: str, event: Event) -> Iterator[str]:
-    """Tells how far the job is now, which may be further than the event."""
+    """Reports how far the job is now, which may be further than at the event."""
     job = views.jobs.get(job_id)
     if event.status in ENDED:
         yield _told("done", event.id, views.answer(job))

@@ -1,4 +1,4 @@
-"""What clients are told of jobs: how far they are, and what they came to."""
+"""What clients are told about jobs: their progress and their results."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _COPIED = {
 
 
 class _Stored(BaseModel, Generic[StoredT]):
-    """What Celery's result backend has of a job of one task."""
+    """What Celery's result backend stores for a job of one task."""
 
     result: StoredT
 
 
 @dataclass(frozen=True)
 class JobViews:
-    """Reads records and results, and makes answers of them."""
+    """Reads records and results, and turns them into answers."""
 
     redis: Redis
     jobs: Jobs
@@ -90,7 +90,7 @@ class JobViews:
 
 
 def progress_of(job: Job) -> Progress:
-    """Returns a job's progress. One that is not counted in pictures is one whole."""
+    """Returns a job's progress. A job that is not counted in pictures counts as one."""
     if job.kind not in ("embed", "bulk", "reindex"):
         return Progress(
             total=1,
@@ -113,7 +113,7 @@ def progress_of(job: Job) -> Progress:
 
 
 def _eta_of(job: Job, rate: float | None) -> Moment | None:
-    """Goes by what the record says alone: an entity tag stands for one answer."""
+    """Uses only what the record says: an entity tag stands for one answer."""
     if job.total is None or job.counted_at is None or job.has_ended or not rate:
         return None
     return job.counted_at + timedelta(seconds=(job.total - job.n_counted) / rate)

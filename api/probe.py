@@ -1,6 +1,6 @@
-"""Whether a server answers at all: one TCP connection, so that a part that is down is told at once.
+"""Whether a server answers at all: one TCP connection, to notice at once that a part is down.
 
-The API has no Milvus client, and needs none to know that nobody listens at its address.
+The API has no Milvus client, and needs none to know that nothing listens at its address.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def address_of(uri: str) -> tuple[str, int]:
 
 
 def is_listening(uri: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
-    """Tells if the host and port of a URI accept a TCP connection in time."""
+    """Returns whether the host and port of a URI accept a TCP connection in time."""
     try:
         with socket.create_connection(address_of(uri), timeout=timeout_s):
             return True

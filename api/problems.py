@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 answers: one table, and the handlers that look into it."""
+"""Errors as RFC 9457 answers: one table, and the handlers that use it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 # Long enough for a restart of Redis or Milvus Lite, short enough that a client is not idle.
 RETRY_AFTER_S = 5
 
-# What others raise, by what it means here. The first that fits is taken.
+# What other packages raise, and what it means here. The first that fits is used.
 _FOREIGN: tuple[tuple[type[Exception], type[TwinlensError], str], ...] = (
     (redis.RedisError, Unavailable, "Redis does not answer."),
     (kombu.exceptions.OperationalError, Unavailable, "The queue in Redis does not answer."),
@@ -52,7 +52,7 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def install(app: Flask) -> None:
-    """Makes every error of an app a problem answer."""
+    """Turns every error of an app into a problem answer."""
     app.register_error_handler(TwinlensError, _answer_own)
     app.register_error_handler(HTTPException, _answer_http)
     app.register_error_handler(Exception, _answer_other)
@@ -74,12 +74,12 @@ def answer_problem(problem: Problem) -> Response:
 
 
 def fields_of(error: ValidationError, prefix: str = "", *, as_pointer: bool) -> list[FieldError]:
-    """Returns what pydantic problem, field by field.
+    """Returns what pydantic refused, field by field.
 
     Args:
         error: What pydantic raised.
         prefix: Goes before each location, e.g. the name of the part that was validated.
-        as_pointer: Locations as JSON pointers (bodies), else as plain names (parameters).
+        as_pointer: Whether locations are JSON pointers (bodies) or plain names (parameters).
     """
     return [
         FieldError(location=_location(prefix, problem["loc"], as_pointer), message=problem["msg"])
@@ -94,7 +94,7 @@ def _location(prefix: str, steps: tuple[int | str, ...], as_pointer: bool) -> st
 
 
 def refuse_parameters(error: ValidationError) -> Response:
-    """Is called by flask-openapi for path, query and header fields that are not valid.
+    """Refuses path, query and header fields that are not valid; flask-openapi calls it.
 
     Raises:
         ValidationFailed: Always.
@@ -115,7 +115,7 @@ def as_own(error: Exception) -> TwinlensError:
     for foreign, own, detail in _FOREIGN:
         if isinstance(error, foreign):
             return own(detail)
-    return Internal("This is a fault of the service; its log has the reason.")
+    return Internal("This is a bug in the service; its log has the reason, under the request's id.")
 
 
 def _answer_own(error: TwinlensError) -> Response:

@@ -1,4 +1,4 @@
-"""Whether work could go on: what is refused before its body is read."""
+"""Whether work could proceed: what is refused before its body is read."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Readiness:
-    """Looks at what stands behind the API. A dead Redis raises its own error."""
+    """Checks the parts behind the API. A Redis that is down raises its own error."""
 
     limits: Limits
     milvus_uri: str
 
     def check(self, queue: Literal["search", "single"]) -> None:
-        """Refuses a task that could not go on.
+        """Refuses a task that could not proceed.
 
         Raises:
             Unavailable: Milvus is down.
-            QueueFull: Too many tasks wait.
+            QueueFull: Too many tasks are waiting.
         """
         self.limits.check_queue(queue)
         self._check_milvus()
 
     def check_bulk(self, n_bytes: int) -> None:
-        """Refuses a bulk upload that could not go on.
+        """Refuses a bulk upload that could not proceed.
 
         Args:
-            n_bytes: Of the body, as far as they are known.
+            n_bytes: Size of the body, as far as it is known.
 
         Raises:
             Unavailable: Milvus is down.
-            QueueFull: Too many pictures wait.
+            QueueFull: Too many pictures are waiting.
             StorageFull: The disk has no room for it.
         """
         self.limits.check_backlog()
@@ -45,7 +45,7 @@ class Readiness:
         self._check_milvus()
 
     def is_milvus_listening(self) -> bool:
-        """Tells if something accepts connections at Milvus' address."""
+        """Returns whether something accepts connections at Milvus' address."""
         return is_listening(self.milvus_uri)
 
     def _check_milvus(self) -> None:

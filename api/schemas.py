@@ -1,4 +1,4 @@
-"""What requests may say in path, query and headers. The OpenAPI document is made from them."""
+"""What requests may say in path, query and headers. The OpenAPI document is made from these."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Parameters(BaseModel):
 
 
 class NoParameters(Parameters):
-    """No query parameter is taken."""
+    """Accepts no query parameters."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -59,7 +59,7 @@ class ImageListParameters(PageParameters):
 
 
 class JobListParameters(PageParameters):
-    """Selects jobs. Searches are listed with `kind=search` alone."""
+    """Selects jobs. Searches are listed only with `kind=search`."""
 
     library: str | None = None
     kind: JobKind | None = None
@@ -107,7 +107,7 @@ class EventHeaders(Parameters):
 
 
 class SubmitHeaders(WaitHeaders):
-    """Headers of a request that makes a job."""
+    """Headers of a request that creates a job."""
 
     idempotency_key: str | None = Field(
         None,
@@ -119,6 +119,6 @@ class SubmitHeaders(WaitHeaders):
 
 
 class LibraryPath(Parameters):
-    """Names a library. Milvus takes the name into its collections' names."""
+    """Names a library. The name becomes part of its collections' names in Milvus."""
 
     name: str = Field(pattern="^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)

@@ -35,7 +35,7 @@ EXTENSION = "twinlens"
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """Each route takes those that it needs. What each of them may touch, it was given."""
+    """Each route takes those that it needs. Each of them touches only what it was given."""
 
     settings: Settings
     redis: Redis
@@ -54,7 +54,7 @@ class Services:
 
 
 def build_services(settings: Settings) -> Services:
-    """Builds all of them."""
+    """Builds all services."""
     redis = connect(settings.redis_url)
     jobs, feed, catalog = Jobs(redis), Feed(redis), Catalog(redis)
     blobs = BlobStore(settings.blob_dir)

@@ -1,4 +1,4 @@
-"""What the HTTP interface takes and gives as JSON, beside what `messages` has."""
+"""What the HTTP interface accepts and returns as JSON, besides what `messages` has."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ProblemDetails(BaseModel):
 
 
 class LibraryPlan(BaseModel):
-    """What a library is to be."""
+    """What a library should be."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -69,7 +69,7 @@ class MissingQuery(BaseModel):
 
 
 class Progress(BaseModel):
-    """How many pictures of a job have which outcome. Other jobs count as one."""
+    """How many pictures of a job have each outcome. A job not counted in pictures counts as one."""
 
     total: int | None = Field(description="null while the upload is still being read")
     received: int = Field(description="stored so far")
@@ -125,7 +125,7 @@ class ImagePage(BaseModel):
 
 
 class MissingImages(BaseModel):
-    """Which pictures are worth an upload."""
+    """Which pictures are worth uploading."""
 
     missing: list[str] = Field(description="ids that were asked for, in their order")
     changed: list[str] = Field(
@@ -155,7 +155,7 @@ class LibraryStats(BaseModel):
 
 
 class Backlog(BaseModel):
-    """The pictures of bulk jobs that wait, and what it takes to embed them."""
+    """The waiting pictures of bulk jobs, and what it takes to embed them."""
 
     pictures: int = Field(description="stored, not yet done")
     pictures_per_s: float = Field(description="of all bulk processes, over the last minute")
@@ -168,7 +168,7 @@ class Backlog(BaseModel):
 
 
 class Stats(BaseModel):
-    """What is stored, what waits, and who works."""
+    """What is stored, what is waiting, and which workers there are."""
 
     libraries: dict[str, LibraryStats]
     queues: dict[str, int] = Field(description="tasks that wait in Celery's queues")
@@ -177,13 +177,13 @@ class Stats(BaseModel):
 
 
 class Alive(BaseModel):
-    """The process lives."""
+    """The process is alive."""
 
     status: str = "alive"
 
 
 class Ready(BaseModel):
-    """Every part answers."""
+    """Every part responds."""
 
     status: str = "ready"
     redis: str = "ok"

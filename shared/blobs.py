@@ -1,4 +1,4 @@
-"""The blob store: pictures by content, and each job's manifest. What is here is the truth."""
+"""The blob store: pictures by content, and each job's manifest. It is the source of truth."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def image_id_of(data: bytes) -> str:
 
 
 def image_key(library: str, image_id: str) -> str:
-    """Returns where a picture is kept. Each library has its own copy, so that removing is local."""
+    """Returns where a picture is kept. Each library has its own copy, so that removal is local."""
     return f"images/{library}/{image_id[:2]}/{image_id}"
 
 
@@ -53,7 +53,7 @@ class BlobStore:
         """Opens a blob for reading.
 
         Raises:
-            FileNotFoundError: There is none.
+            FileNotFoundError: There is no such blob.
         """
         return (self._root / key).open("rb")
 
@@ -61,12 +61,12 @@ class BlobStore:
         """Reads a blob whole.
 
         Raises:
-            FileNotFoundError: There is none.
+            FileNotFoundError: There is no such blob.
         """
         return (self._root / key).read_bytes()
 
     def put(self, key: str, data: bytes) -> None:
-        """Writes a blob; when this returns, it survives a loss of power."""
+        """Writes a blob; when this returns, it survives a power cut."""
         with self.batch() as batch:
             batch.put(key, data)
 
@@ -75,22 +75,22 @@ class BlobStore:
         return BlobBatch(self._root)
 
     def delete_library(self, library: str) -> None:
-        """Removes a library's pictures; whatever is put from now on is of another of its name."""
+        """Removes a library's pictures; what is put from now on is for a new one of its name."""
         for kind in ("images", "thumbnails"):
             folder = self._root / kind / library
             if folder.is_dir():
-                # Out of the way in one step: to remove a million files takes minutes.
+                # Moved out of the way in one step: removing a million files takes minutes.
                 removed = self._root / "removed" / f"{kind}-{library}-{secrets.token_hex(4)}"
                 removed.parent.mkdir(exist_ok=True)
                 folder.rename(removed)
         shutil.rmtree(self._root / "removed", ignore_errors=True)
 
     def delete(self, key: str, *, unless_touched_since: float | None = None) -> None:
-        """Removes a blob, if it is there.
+        """Removes a blob, if it exists.
 
         Args:
             key: The blob.
-            unless_touched_since: Unix time in seconds. A blob that was put again after it is
+            unless_touched_since: Unix time in seconds. A blob that was put again after that is
                 kept: somebody else was promised that it is stored.
         """
         path = self._root / key
@@ -114,7 +114,7 @@ class BlobBatch:
         return self
 
     def put(self, key: str, data: bytes) -> None:
-        """Writes a blob, or only renews its time if it is there with this size."""
+        """Writes a blob, or only renews its time if it already exists with this size."""
         path = self._root / key
         # Whoever made these folders, or wrote the blob, may not have synced them yet.
         self._folders.update(self._root / folder for folder in PurePath(key).parents)
@@ -137,7 +137,7 @@ class BlobBatch:
         self._written.append(path)
 
     def sync(self) -> None:
-        """Returns when all that was put so far is on the disk."""
+        """Waits until all that was put so far is on the disk."""
         self._sync(self._written)
         self._sync(self._folders)
         self._written.clear()

@@ -1,4 +1,4 @@
-"""How many pictures are one task."""
+"""How many pictures make one task."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from twinlens.shared.settings import Settings
 
-# A task should be short, so that jobs take turns often and the last ones end together, and long
-# beside what it costs by itself. From 16 to 64 pictures the rate was the same within some per cent
+# A task should be short, so that jobs take turns often and the last ones end together, yet long
+# compared with its own overhead. From 16 to 64 pictures the rate was the same within a few per cent
 # (docs/decisions/0005-feeding.md).
 TASK_S = 0.5
 CHUNK_ITEMS = 32  # before anything is measured
@@ -19,8 +19,8 @@ def chunk_items(settings: Settings, cost_s: float | None) -> int:
     """Returns how many pictures take about `TASK_S`, unless a setting says how many.
 
     Args:
-        settings: May say how many.
-        cost_s: What a picture of the library took lately, in seconds; None if nobody knows.
+        settings: They may say how many.
+        cost_s: How long a picture of the library took lately, in seconds; None if unknown.
     """
     if settings.chunk_items is not None:
         return settings.chunk_items

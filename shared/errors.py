@@ -7,35 +7,35 @@
     ├── NotFound                   404
     │   ├── ImageNotFound, JobNotFound, LibraryNotFound, ModelNotFound
     │   └── ContentMissing         404  catalogued, but its bytes are gone from the store
-    ├── LibraryConflict            409  it is being changed, or cannot be changed so
-    ├── ReindexFailed              500  another edition of a library is not whole
+    ├── LibraryConflict            409  it is being changed, or cannot be changed like that
+    ├── ReindexFailed              500  the new edition of a library is not complete
     ├── JobExpired                 410
     ├── PayloadTooLarge            413  a body over its limit
-    ├── UnsupportedMedia           415  a content type that is not served
-    ├── UploadInProgress           409  one idempotency key, whose first request still arrives
+    ├── UnsupportedMedia           415  a content type that is not supported
+    ├── UploadInProgress           409  one idempotency key, its first request is still arriving
     ├── IdempotencyConflict        422  one key, two different requests
     ├── UploadBroken               400  the connection ended before the upload did
     ├── SourceRefused              403  a listed picture that may not be fetched
     ├── SourceFailed               502  a listed picture that could not be fetched
     ├── PictureError
     │   ├── PictureTooLarge        413  refused on its header, before decoding
-    │   ├── UnsupportedPicture     415  not a picture type that is served
+    │   ├── UnsupportedPicture     415  a picture type that is not supported
     │   ├── BrokenPicture          422
     │   └── EmptyPicture           422
     ├── BadArchive                 422  an archive, or an entry of one, that is refused
     ├── ModelError
     │   ├── BadCard                500
-    │   ├── ModelExists            409  another of this name and version is there
+    │   ├── ModelExists            409  there is already one of this name and version
     │   ├── ModelRefused           500  SHA-256 or golden vectors differ from the card
     │   └── BadEmbedding           500  a vector that is not finite
-    ├── Crashed                    500  a picture that ended its worker three times
+    ├── Crashed                    500  a picture that ended its worker process three times
     ├── Internal                   500
     ├── RateLimited                429
     ├── Unavailable                503  Redis, Milvus or the workers do not answer
     ├── QueueFull                  503
-    └── StorageFull                507  the disk is below its reserve
+    └── StorageFull                507  free disk space is below its reserve
 
-Workers hand errors on as data (`Problem`), never as pickled exceptions.
+Workers pass errors on as data (`Problem`), never as pickled exceptions.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Problem(BaseModel):
 
 
 class TwinlensError(Exception):
-    """The root. A subclass names its stable code, title, HTTP status, and if a retry may help."""
+    """The root. A subclass names its stable code, title, HTTP status, whether a retry may help."""
 
     code = "internal"
     title = "Internal error"
@@ -79,7 +79,7 @@ class TwinlensError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.errors = errors or []
-        self.retry_after_s = retry_after_s  # where it is known better than by the kind
+        self.retry_after_s = retry_after_s  # where it is known better than by the class
 
     def to_problem(self) -> Problem:
         """Returns this error as data, to be stored or answered."""
@@ -130,7 +130,7 @@ class ContentMissing(NotFound):
 
 
 class LibraryConflict(TwinlensError):
-    code, title, status = "library-conflict", "The library cannot be changed so now", 409
+    code, title, status = "library-conflict", "The library cannot be changed like that now", 409
 
 
 class ReindexFailed(TwinlensError):
@@ -146,11 +146,11 @@ class PayloadTooLarge(TwinlensError):
 
 
 class UnsupportedMedia(TwinlensError):
-    code, title, status = "unsupported-media", "The content type is not served", 415
+    code, title, status = "unsupported-media", "The content type is not supported", 415
 
 
 class UploadInProgress(TwinlensError):
-    code, title, status = "upload-in-progress", "The first request still arrives", 409
+    code, title, status = "upload-in-progress", "The first request is still arriving", 409
     retryable = True
 
 
@@ -171,7 +171,7 @@ class SourceFailed(TwinlensError):
 
 
 class PictureError(TwinlensError):
-    """A picture that is refused. The worker lives on, and so does the rest of the job."""
+    """A picture that is refused. The worker goes on, and so does the rest of the job."""
 
 
 class PictureTooLarge(PictureError):
@@ -179,7 +179,7 @@ class PictureTooLarge(PictureError):
 
 
 class UnsupportedPicture(PictureError):
-    code, title, status = "unsupported-picture", "Not a picture type that is served", 415
+    code, title, status = "unsupported-picture", "The picture type is not supported", 415
 
 
 class BrokenPicture(PictureError):
@@ -203,11 +203,11 @@ class BadCard(ModelError):
 
 
 class ModelExists(ModelError):
-    code, title, status = "model-exists", "There is such a model already", 409
+    code, title, status = "model-exists", "There is already such a model", 409
 
 
 class ModelRefused(ModelError):
-    code, title = "model-refused", "A model is not what its card says"
+    code, title = "model-refused", "A model differs from its card"
 
 
 class BadEmbedding(ModelError):
@@ -215,11 +215,11 @@ class BadEmbedding(ModelError):
 
 
 class Crashed(TwinlensError):
-    code, title = "crashed", "The picture ended its worker again and again"
+    code, title = "crashed", "The picture ended its worker process repeatedly"
 
 
 class Internal(TwinlensError):
-    """A bug of ours: the log has the rest, under the request's id."""
+    """A bug in the service: its log has the reason, under the request's id."""
 
 
 class RateLimited(TwinlensError):
@@ -235,4 +235,4 @@ class QueueFull(TwinlensError):
 
 
 class StorageFull(TwinlensError):
-    code, title, status, retryable = "storage-full", "The disk is below its reserve", 507, True
+    code, title, status, retryable = "storage-full", "Not enough free disk space", 507, True

@@ -1,4 +1,4 @@
-r"""What a search may be narrowed by: a small language over an image's metadata.
+r"""How a search can be narrowed: a small language over an image's metadata.
 
     city == "Paris" and year >= 2019
     not (tags contains "draft" or `shot at` in ["night", "dusk"])
@@ -6,24 +6,24 @@ r"""What a search may be narrowed by: a small language over an image's metadata.
 | written | true of an image |
 |---|---|
 | `city == "Paris"`, `!=` | whose `city` is, or is not, that string, number or boolean |
-| `year < 2020`, `<=`, `>`, `>=` | whose `year` is a number in that order; or so for strings |
-| `city in ["Paris", "Rome"]`, `not in` | whose `city` is one of these, all of one kind; or none |
-| `tags contains "red"` | whose `tags` is a list that has this string |
-| `exists city` | that has a `city`, of whatever kind |
-| `not …`, `… and …`, `… or …` | as they say; `not` binds the most, `or` the least; `(…)` groups |
+| `year < 2020`, `<=`, `>`, `>=` | whose `year` is a number in that order; strings likewise |
+| `city in ["Paris", "Rome"]`, `not in` | whose `city` is, or is not, one of these, of one kind |
+| `tags contains "red"` | whose `tags` is a list with this string in it |
+| `exists city` | that has a `city`, of any kind |
+| `not …`, `… and …`, `… or …` | as they say; `not` binds tightest, `or` loosest; `(…)` groups |
 
-A field is a name of letters, digits and `_`, or any text in backquotes. Strings stand in single or
+A field is a name of letters, digits and `_`, or any text in backquotes. Strings are in single or
 double quotes. In all of them, the escapes are those of JSON, and `\'` and `` \` ``. Keywords are in
-small letters; a field that has a keyword's name stands in backquotes.
+lower case; a field with a keyword's name goes in backquotes.
 
 - A comparison is never true of a field that is absent or of another kind, and neither are `!=` and
-  `not in`. A boolean is no number, and a list is compared only by `contains`.
-- `not` turns round each comparison behind it: `not city == "Paris"` is `city != "Paris"`, true of
+  `not in`. A boolean is not a number, and a list is compared only by `contains`.
+- `not` reverses each comparison after it: `not city == "Paris"` is `city != "Paris"`, true of
   those that have another city; `not tags contains "red"` of those whose tags are a list without it;
   `not exists city` of those that have none.
 - Numbers compare by what is written, whole or not, however large: 2 is 2.0, and 9007199254740993
-  is not 9007199254740992. Not a number and infinity cannot be written.
-- Strings compare by code points, with no regard to language, case or normal form.
+  is not 9007199254740992. NaN and infinity cannot be written.
+- Strings compare by code points; language, case folding and normal forms play no part.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from twinlens.shared.errors import BadFilter
 from twinlens.shared.messages import Metadata, MetadataValue
 
 MAX_CHARS = 4096
-MAX_DEPTH = 16  # of `and`, `or` and `not` in each other; brackets alone do not count
+MAX_DEPTH = 16  # of `and`, `or` and `not` within each other; brackets alone do not count
 
 Scalar = str | bool | int | float
 Operator = Literal["==", "!=", "<", "<=", ">", ">="]
@@ -66,7 +66,7 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """The values are of one kind, and at least one."""
+    """There is at least one value, and all are of one kind."""
 
     field: str
     values: tuple[Scalar, ...]
@@ -135,7 +135,7 @@ def parse_filter(text: str) -> Filter:
     """Reads a filter.
 
     Raises:
-        BadFilter: It is none, or is too long or too deep. The detail says where and why.
+        BadFilter: It is not a filter, or is too long or too deep. The detail says where and why.
     """
     if len(text) > MAX_CHARS:
         raise BadFilter(f"A filter has at most {MAX_CHARS:,} characters; this has {len(text):,}.")
@@ -148,7 +148,7 @@ def parse_filter(text: str) -> Filter:
 
 
 def push_down(wanted: Filter, *, negated: bool = False) -> Filter:
-    """Returns the same filter with `Not` nowhere in it; or its negation."""
+    """Returns the same filter, or its negation, without any `Not` in it."""
     match wanted:
         case Not(part):
             return push_down(part, negated=not negated)
@@ -162,7 +162,7 @@ def push_down(wanted: Filter, *, negated: bool = False) -> Filter:
 
 
 def matches(wanted: Filter, metadata: Metadata) -> bool:
-    """Tells if a filter is true of an image's metadata.
+    """Returns whether a filter is true of an image's metadata.
 
     >>> matches(parse_filter("not year < 2019"), {"year": 2019.5})
     True
@@ -187,7 +187,7 @@ def matches(wanted: Filter, metadata: Metadata) -> bool:
 
 
 def _comparable(metadata: Metadata, field: str, literal: Scalar) -> Any:
-    """Returns a field's value; None where it is absent or of another kind than a literal."""
+    """Returns a field's value; None if it is absent or not of the same kind as a literal."""
     value = metadata.get(field)
     if value is None or isinstance(value, list) or kind_of(value) is not kind_of(literal):
         return None
@@ -251,7 +251,7 @@ NUMBER: /-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?/
 %ignore /[ \t\r\n]+/
 """
 
-# How terminals of the grammar are called where one of them was expected.
+# What terminals of the grammar are called where one of them was expected.
 _WORDS = {
     "NAME": "a field",
     "QUOTED": "a field",
@@ -280,7 +280,7 @@ _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"} | {c: c for c
 
 @v_args(inline=True)
 class _Builder(Transformer[Token, Filter]):
-    """Makes each rule of the grammar a part of the tree, while it is parsed."""
+    """Turns each rule of the grammar into a part of the tree, while it is parsed."""
 
     def any_of(self, *parts: Filter) -> Filter:
         return AnyOf(parts)
@@ -348,7 +348,7 @@ def _unquote(token: Token) -> str:
         # Two escapes may be the halves of one character.
         return text.encode("utf-16", "surrogatepass").decode("utf-16")
     except UnicodeDecodeError:
-        raise _refused(token, 0, "half a surrogate pair is no character") from None
+        raise _refused(token, 0, "half a surrogate pair is not a character") from None
 
 
 def _refused(token: Token, offset: int, why: str) -> BadFilter:
@@ -356,7 +356,7 @@ def _refused(token: Token, offset: int, why: str) -> BadFilter:
 
 
 def _explained(error: UnexpectedCharacters | UnexpectedToken, text: str) -> BadFilter:
-    """Returns what the parser says, in words of the language."""
+    """Returns what the parser says, in terms of the language."""
     position = error.pos_in_stream or 0
     if isinstance(error, UnexpectedCharacters):
         unexpected = text[position]
@@ -371,7 +371,7 @@ def _explained(error: UnexpectedCharacters | UnexpectedToken, text: str) -> BadF
 
 
 def _expected_after(beginning: str) -> str:
-    # Parsed anew: what was read last has already changed what the parser would take instead.
+    # Parsed again: the last token has already changed what the parser would have accepted.
     parser: Any = _parser().parse_interactive(beginning)
     parser.exhaust_lexer()
     terminals = parser.accepts()

@@ -1,8 +1,8 @@
 """The indexes of Milvus: their parameters, and which of them a server has.
 
-All is checked here, before a server sees it. A server takes parameters with which it then never
-builds the index, and searches row by row for ever; and `ef` of 2³¹ - 1 makes it ask for all memory.
-docs/decisions/0013-indexes.md has what was measured.
+All is checked here, before a server sees it. A server accepts parameters with which it never builds
+the index, and searches row by row for ever; and `ef` of 2³¹ - 1 makes it ask for all memory.
+docs/decisions/0013-indexes.md has the measurements.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from twinlens.shared.libraries import Index, IndexType
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# No server gives more hits than 16,384, and these are never below their number.
+# No server returns more than 16,384 hits, and there are never fewer candidates than hits.
 MAX_CANDIDATES = 32_768
-# Of 22,000 rows, which is a full segment of 1,280 numbers a row, 170 in a list.
+# A full segment of 1,280 numbers a row has 22,000 rows: 170 in a list.
 N_LISTS, N_PROBES = 128, 16
-# Numbers of a vector that IVF_PQ makes a byte of, where the dimension allows it.
+# How many numbers of a vector IVF_PQ turns into one byte, where the dimension allows it.
 NUMBERS_A_BYTE = 8
 
 WANTED_RECALL = 0.98
-# `ef` by the recall@10 that is wanted, with a margin, since collections differ: HNSW as built by
-# default gave 0.996 with 16 and 0.9996 with 64 (`python -m benchmarks.recall`).
+# `ef` by the recall@10 that is wanted, with a margin, since collections differ: HNSW with default
+# parameters reached 0.996 with 16 and 0.9996 with 64 (`python -m benchmarks.recall`).
 EF_BY_RECALL = {0.9: 16, 0.95: 32, 0.98: 64, 0.99: 128, 0.999: 512}
 
 
 class Range(NamedTuple):
-    """What a parameter may be, and what it is if nobody says."""
+    """What a parameter may be, and what it is by default."""
 
     low: int
     high: int
@@ -42,7 +42,7 @@ class Range(NamedTuple):
 _LISTS = {"nlist": Range(1, 65_536, N_LISTS)}
 _PROBES = {"nprobe": Range(1, 65_536, N_PROBES)}
 
-# Of M below 4 a server builds graphs that find nothing, or none.
+# With M below 4, a server builds graphs that find nothing, or no graph at all.
 BUILD: dict[IndexType, dict[str, Range]] = {
     "AUTO": {},
     "FLAT": {},
@@ -63,10 +63,10 @@ SEARCH: dict[IndexType, dict[str, Range]] = {
     "SCANN": _PROBES | {"reorder_k": Range(1, MAX_CANDIDATES, 256)},
     "DISKANN": {"search_list": Range(1, MAX_CANDIDATES, 128)},
 }
-# How many candidates a search looks at: as many as it is to find, at least.
+# How many candidates a search looks at: at least as many as it should find.
 CANDIDATES = ("ef", "reorder_k", "search_list")
 
-# Those that compare all vectors, and those whose distances are not the vectors' own.
+# Types that compare all vectors, and types whose distances are not those of the vectors themselves.
 EXACT: frozenset[IndexType] = frozenset({"FLAT"})
 COMPRESSED: frozenset[IndexType] = frozenset({"IVF_SQ8", "IVF_PQ"})
 
@@ -90,7 +90,7 @@ def server_of(version: str | None) -> Server:
     """Returns what a server of a version has.
 
     Args:
-        version: As the server tells it; None of Milvus Lite, which does not.
+        version: As the server reports it; None for Milvus Lite, which does not.
     """
     every = frozenset[IndexType](get_args(IndexType))
     if version is None:
@@ -100,11 +100,11 @@ def server_of(version: str | None) -> Server:
             index_types=frozenset({"AUTO", "FLAT", "IVF_FLAT"}),
             float16_types=frozenset({"AUTO", "FLAT"}),
         )
-    # Of the wheel's build, which is not Milvus Lite, but has no DISKANN.
+    # The wheel's build is not Milvus Lite, but has no DISKANN.
     types = every - {"DISKANN"} if version.endswith("-lite") else every
     numbers = re.search(r"(\d+)\.(\d+)", version)
     is_old = numbers is not None and (int(numbers[1]), int(numbers[2])) < (2, 4)
-    # Of FLOAT16, 2.3 builds no index, and now and then overlooks rows that it compares one by one.
+    # For FLOAT16, 2.3 builds no index, and now and then misses rows that it compares one by one.
     float16_types = frozenset[IndexType]() if is_old else types
     return Server(title=f"Milvus {version}", index_types=types, float16_types=float16_types)
 
@@ -116,8 +116,8 @@ def check_index(
 
     Args:
         index: What is wanted.
-        dimensions: Of each float model of the library, how many numbers its vectors have.
-        server: What is connected, if that is known.
+        dimensions: How many numbers a vector has, for each float model of the library.
+        server: The connected server, if it is known.
     """
     errors = list(filter(None, (_type_error(index, server), _recall_error(index))))
     ranges = BUILD[index.type] | SEARCH[index.type]
@@ -127,22 +127,22 @@ def check_index(
             errors.append(_param_error(name, f"{index.type} has no such parameter; it has: {has}."))
         elif not ranges[name].low <= value <= ranges[name].high:
             low, high, _ = ranges[name]
-            errors.append(_param_error(name, f"It is from {low} to {high}."))
+            errors.append(_param_error(name, f"It must be from {low} to {high}."))
     return errors or _relation_errors(index, dimensions)
 
 
 def resolve(index: Index, server: Server) -> Index:
-    """Returns the index with a type of the server's in place of AUTO."""
+    """Returns the index with a type that the server has in place of AUTO."""
     if index.type != "AUTO":
         return index
     kind: IndexType = "HNSW" if "HNSW" in server.types_of(index) else "FLAT"
-    # FLAT finds all that there is, whatever recall is wanted.
+    # FLAT finds everything, whatever recall is wanted.
     recall = index.recall if kind == "HNSW" else None
     return index.model_copy(update={"type": kind, "recall": recall})
 
 
 def layout_of(index: Index) -> Index:
-    """Returns what decides how vectors are stored; the rest can be another at each search."""
+    """Returns what decides how vectors are stored; the rest can differ from search to search."""
     built = {name: index.params[name] for name in BUILD[index.type] if name in index.params}
     return Index(type=index.type, params=built, vector=index.vector)
 
@@ -161,7 +161,7 @@ def build_params(index: Index, dimension: int) -> dict[str, int]:
 
 
 def search_params(index: Index, limit: int) -> dict[str, int]:
-    """Returns all parameters of a search in an index, for so many hits.
+    """Returns all parameters of a search in an index, for this many hits.
 
     >>> search_params(Index(type="HNSW", recall=0.95), 10)
     {'ef': 32}
@@ -182,7 +182,7 @@ def _type_error(index: Index, server: Server | None) -> FieldError | None:
     if server is None or index.type in (types := server.types_of(index)):
         return None
     if not types:
-        message = f"{server.title} has no reliable {index.vector} vectors; take FLOAT32."
+        message = f"{server.title} has no reliable {index.vector} vectors; use FLOAT32."
         return FieldError(location="/index/vector", message=message)
     there = ", ".join(name for name in get_args(IndexType) if name in types)
     return FieldError(
@@ -195,9 +195,9 @@ def _recall_error(index: Index) -> FieldError | None:
     if index.recall is None or index.type == "AUTO":
         return None
     if index.type != "HNSW":
-        message = f"{index.type} has no such setting; HNSW has."
+        message = f"{index.type} has no such setting; only HNSW has."
     elif "ef" in index.params:
-        message = "It decides on ef; give one of the two."
+        message = "It sets ef; give only one of the two."
     else:
         return None
     return FieldError(location="/index/recall", message=message)
@@ -206,14 +206,15 @@ def _recall_error(index: Index) -> FieldError | None:
 def _relation_errors(index: Index, dimensions: Mapping[str, int]) -> list[FieldError]:
     errors = []
     if index.params.get("nprobe", 1) > (nlist := index.params.get("nlist", N_LISTS)):
-        errors.append(_param_error("nprobe", f"It is at most nlist, {nlist}."))
+        errors.append(_param_error("nprobe", f"It must be at most nlist, {nlist}."))
     if index.params.get("efConstruction", MAX_CANDIDATES) < index.params.get("M", 0):
-        errors.append(_param_error("efConstruction", "It is at least M."))
+        errors.append(_param_error("efConstruction", "It must be at least M."))
     for model, dimension in dimensions.items():
         if index.type == "IVF_PQ" and dimension % index.params.get("m", 1):
-            errors.append(_param_error("m", f"It must divide {dimension}, the numbers of {model}."))
+            message = f"It must divide {dimension}, the dimension of {model}."
+            errors.append(_param_error("m", message))
         if index.type == "SCANN" and dimension % 2:
-            message = f"SCANN takes even numbers of dimensions; {model} has {dimension}."
+            message = f"SCANN needs an even number of dimensions; {model} has {dimension}."
             errors.append(FieldError(location="/index/type", message=message))
     return errors
 

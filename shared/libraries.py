@@ -1,4 +1,4 @@
-"""Libraries: which models they have, how their vectors lie in Milvus, and in which collections."""
+"""Libraries: which models they have, how Milvus stores their vectors, and in which collections."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ class Edition(BaseModel):
 
 
 class NextEdition(Edition):
-    """One that is being built: new pictures are embedded for it as well."""
+    """The edition that is being built: new pictures are embedded for it as well."""
 
     job_id: str = Field(description="the `reindex` job that embeds what is stored")
 
 
 class PreviousEdition(Edition):
-    """The one before, which `rollback` makes the library's again. Kept up to date until then."""
+    """The edition before, which `rollback` brings back. Kept up to date until then."""
 
     until: Moment
 
@@ -80,7 +80,7 @@ class Library(Edition):
 
     @property
     def editions(self) -> list[Edition]:
-        """Those that new pictures are embedded for, the one that is searched first."""
+        """Those that new pictures are embedded for; the one that is searched comes first."""
         return [self, *filter(None, (self.next, self.previous))]
 
     @property
@@ -101,8 +101,8 @@ class Library(Edition):
 
         Args:
             to: The edition.
-            kept_until: Until when one can go back to this one. None if it is not worth it: what
-                can be gone back to then stays the same.
+            kept_until: Until when one can go back to this edition. None if that is not worth it:
+                then the previous edition stays the same.
         """
         fields = set(Edition.model_fields)
         previous = self.previous
@@ -117,7 +117,7 @@ class Library(Edition):
             wanted: Names, with or without version.
 
         Raises:
-            ModelNotFound: One is not of this library.
+            ModelNotFound: The library does not have one of them.
         """
         if wanted is None:
             return self.models
@@ -145,9 +145,9 @@ def new_library(
     Args:
         name: Its name.
         models: As name@version.
-        weights: As of `Edition`.
-        metric: As of `Edition`.
-        index: As of `Edition`.
+        weights: As in `Edition`.
+        metric: As in `Edition`.
+        index: As in `Edition`.
     """
     refs = list(models)
     return Library(
@@ -161,6 +161,6 @@ def new_library(
 
 
 def new_collection(library: str, ref: str) -> str:
-    """Returns a name in Milvus that never was one. It takes letters, digits and `_` there."""
+    """Returns a name that was never used in Milvus, which allows letters, digits and `_`."""
     name = f"tl_{library}__{ref.replace('@', '__')}__{secrets.token_hex(4)}"
     return name.replace("-", "_")

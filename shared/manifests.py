@@ -1,4 +1,4 @@
-"""Manifests: which pictures were accepted for a chunk of a job. What queues them may be lost."""
+"""Manifests: which pictures were accepted for a chunk of a job, even if the queue is lost."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class Image(BaseModel):
 
 
 class CatalogEntry(BaseModel):
-    """An image as stored in Redis, with what the service alone needs."""
+    """An image as stored in Redis, with what only the service needs."""
 
     image: Image
     path: str = Field(description="key in the blob store")
@@ -159,7 +159,7 @@ class TaskResult(BaseModel):
     """What a task returns, of any length."""
 
     def __repr__(self) -> str:
-        # Celery makes a text of each result, for its log. That of 10 hits took 0.4 ms.
+        # Celery formats each result for its log; with 10 hits that took 0.4 ms.
         return f"<{type(self).__name__}>"
 
 
@@ -260,12 +260,14 @@ class SearchQuery(BaseModel):
         if self.region is not None:
             left, top, right, bottom = self.region
             if left >= right or top >= bottom:
-                raise ValueError("a region's left is less than its right, its top than its bottom")
+                raise ValueError(
+                    "a region's left must be less than its right, its top less than its bottom"
+                )
         return self
 
     @property
     def example_ids(self) -> list[str]:
-        """Stored images that are looked for."""
+        """Stored images that show what to look for."""
         return ([self.image_id] if self.image_id else []) + self.positive
 
 
@@ -342,7 +344,7 @@ class Comparison(BaseModel):
 
 
 class CompareQuery(BaseModel):
-    """Which two pictures: stored images, those that are not sent as `file`."""
+    """Which two pictures to compare: those that are not sent as `file`, as stored images."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -390,7 +392,7 @@ class WorkerStatus(BaseModel):
 
 
 class Cursor(BaseModel):
-    """A place in a list that is ordered by time, newest first: the last one that was shown."""
+    """A place in a list that is ordered by time, newest first: the last member that was shown."""
 
     score: float
     member: str

@@ -31,7 +31,7 @@ LANES: dict[Lane, tuple[str, ...]] = {"search": ("search",), "bulk": ("single", 
 QUEUES = tuple(queue for queues in LANES.values() for queue in queues)
 
 SEARCH_TIME_LIMIT_S = 60
-# Of what goes through a whole library, by itself: planning, near-duplicates, removal.
+# For a task that goes through a whole library by itself: planning, near-duplicates, removal.
 LIBRARY_TIME_LIMIT_S = 6 * 3_600
 
 
@@ -51,8 +51,8 @@ def make_celery(settings: Settings, result_backend: str | None = None) -> Celery
 
     Args:
         settings: Names Redis and the visibility timeout.
-        result_backend: Of the workers. The API publishes without one, since every submit would
-            open a subscription there, and reads results by plain GET.
+        result_backend: The workers'. The API publishes without one, since every submit would
+            open a subscription there, and reads results with a plain GET.
     """
     app = Celery("twinlens", broker=settings.redis_url, set_as_current=result_backend is not None)
     app.conf.update(

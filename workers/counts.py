@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass
 class Counts:
-    """Only ever grows. The heartbeat tells it."""
+    """Counts that only ever grow. The heartbeat reports them."""
 
     n_pictures: int = 0
     n_tasks: int = 0
-    busy_s: float = 0.0  # with bulk tasks
+    busy_s: float = 0.0  # spent on bulk tasks

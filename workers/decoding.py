@@ -1,4 +1,4 @@
-"""Pictures become pixels, within the limits that are set."""
+"""Decodes pictures into pixels, within the limits that are set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Decoder:
-    """Decodes pictures in the detail that models take. Every method raises `PictureError`."""
+    """Decodes pictures in the detail that models need. Every method may raise `PictureError`."""
 
     def __init__(self, max_pixels: int) -> None:
         self._limits = PictureLimits(max_pixels=max_pixels)
@@ -40,7 +40,7 @@ class Decoder:
         return picture, [picture.pixels_for(model.card.input) for model in models]
 
     def thumbnail(self, content: bytes) -> bytes:
-        """Returns a small picture, as a file.
+        """Returns a picture's thumbnail, as the bytes of a file.
 
         Raises:
             PictureError: The picture is refused.

@@ -25,7 +25,7 @@ class Target(NamedTuple):
 
 
 class Targets:
-    """Opens each model once. One that is not what its card says raises `ModelRefused`."""
+    """Opens each model once. One that differs from its card raises `ModelRefused`."""
 
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self._registry = registry
@@ -38,18 +38,18 @@ class Targets:
         """Returns the models of a library's edition, or some of them by name@version.
 
         Raises:
-            ModelNotFound: One is not in this worker's directory.
-            ModelRefused: One is not what its card says.
+            ModelNotFound: A model is not in this worker's directory.
+            ModelRefused: A model differs from its card.
         """
         models = [self._embedder(ref) for ref in wanted or edition.models]
         return [Target(model, collection_of(edition, model.card)) for model in models]
 
     def of_editions(self, library: Library) -> dict[str, Target]:
-        """Returns what a picture of a library is embedded for, by collection.
+        """Returns the targets of a library's pictures in all its editions, by collection.
 
         Raises:
-            ModelNotFound: One is not in this worker's directory.
-            ModelRefused: One is not what its card says.
+            ModelNotFound: A model is not in this worker's directory.
+            ModelRefused: A model differs from its card.
         """
         return {
             target.collection.name: target
@@ -62,7 +62,7 @@ class Targets:
 
         Raises:
             ModelNotFound: It has none.
-            ModelRefused: It is not what the model's card says.
+            ModelRefused: The encoder differs from the model's card.
         """
         ref = model.card.ref
         if ref not in self._text_encoders:

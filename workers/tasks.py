@@ -1,4 +1,4 @@
-"""The tasks, thin: ids in, plain values out. What each does is in the module it calls."""
+"""The tasks, kept thin: ids in, plain values out. The work is done by the modules they call."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
     BaseTask = Task[Any, Any]
 else:
-    BaseTask = Task  # generic for the type checker alone
+    BaseTask = Task  # generic only for the type checker
 
 log = logging.getLogger(__name__)
 
-# Milvus may be away for as long as a restart or a repair takes: what was accepted waits.
+# Milvus may be down for as long as a restart or a repair takes: what was accepted waits.
 RETRY_AFTER_S = 5
 REPLY_TTL_S = 60
 
 
 def problem_of(error: BaseException) -> Problem:
-    """Returns an error as data; one that is not ours is logged and told as `Internal`."""
+    """Returns an error as data; one that is not ours is logged and reported as `Internal`."""
     if isinstance(error, TwinlensError):
         return error.to_problem()
     log.error("a task failed unexpectedly", exc_info=error)
@@ -52,14 +52,14 @@ def problem_of(error: BaseException) -> Problem:
 
 
 class JobTask(BaseTask):
-    """A task whose end is its job's. What it returns is the job's result."""
+    """A task that ends its job. What it returns is the job's result."""
 
     throws = (TwinlensError,)
 
     def conclude(
         self, jobs: Jobs, task_id: str, result: BaseModel | None, stored: StoredResult
     ) -> None:
-        """Ends the job, in the round trip in which the result is stored (`JobBackend`)."""
+        """Ends the job, in the round trip that stores the result (`JobBackend`)."""
         jobs.finish(task_id, stored=None if result is None else stored)
 
     def on_failure(
@@ -74,7 +74,7 @@ class JobTask(BaseTask):
 
 
 class StepTask(JobTask):
-    """The first step of a job: others end it, unless this one fails."""
+    """The first step of a job: later ones end the job, unless this one fails."""
 
     def conclude(
         self, jobs: Jobs, task_id: str, result: BaseModel | None, stored: StoredResult
@@ -83,16 +83,16 @@ class StepTask(JobTask):
 
 
 class ChunkTask(BaseTask):
-    """A part of a job. Does not fail it for what can be tried again."""
+    """A part of a job. Does not fail the job for what can be tried again."""
 
     def conclude(self, jobs: Jobs, task_id: str, result: ChunkItems, stored: StoredResult) -> None:
-        """Counts the chunk, in the round trip in which its outcomes are stored (`JobBackend`)."""
+        """Counts the chunk, in the round trip that stores its outcomes (`JobBackend`)."""
         job_id, chunk = queue.chunk_of(task_id)
         request: Any = self.request
         request.is_built = jobs.count_chunk(job_id, chunk, result.root, stored)
 
     def on_success(self, retval: ChunkItems, task_id: str, args: Any, kwargs: Any) -> None:
-        # If Redis or Milvus is away just now, the sweeper does both.
+        # If Redis or Milvus does not answer now, the sweeper does both later.
         with contextlib.suppress(RedisError, OperationalError, Unavailable):
             runtime().feed.top_up(celery_app)
             request: Any = self.request
@@ -118,7 +118,7 @@ class ChunkTask(BaseTask):
         jobs.finish(kwargs["job_id"], problem_of(exc))
 
     def on_retry(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        # A worker that is told to stop hands its chunk back so: that was no try of the pictures.
+        # A worker that must stop hands its chunk back this way; that is no try of the pictures.
         Jobs(redis_of_parent()).end_try(kwargs["job_id"], str(kwargs["chunk"]))
 
 
@@ -152,8 +152,8 @@ def _begin(job_id: str) -> None:
     """Starts a job of one task.
 
     Raises:
-        Ignore: It has ended, e.g. because it was redelivered.
-        Crashed: It has taken its worker process with it too often.
+        Ignore: The job has ended, e.g. because its task was redelivered.
+        Crashed: The task has ended its worker process too often.
     """
     n_tries = runtime().jobs.begin(job_id)
     if n_tries == 0:
@@ -164,7 +164,7 @@ def _begin(job_id: str) -> None:
 
 @contextlib.contextmanager
 def _tried_again(task: BaseTask, job_id: str) -> Iterator[None]:
-    """Runs a job of one task again later, if Milvus or Redis is away."""
+    """Runs a job of one task again later if Milvus or Redis does not answer."""
     try:
         yield
     except (Unavailable, RedisError) as error:

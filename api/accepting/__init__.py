@@ -1,1 +1,1 @@
-"""Taking work in: what is answered is never lost."""
+"""Taking work in: what was accepted is never lost."""

@@ -1,8 +1,9 @@
-"""A bulk upload on its way in: chunk after chunk is stored, then queued, while the rest arrives.
+"""A bulk upload on its way in: each chunk is stored, then queued, while the rest arrives.
 
 bytes ─▶ entries ─▶ blobs + manifest (synced) ─▶ the job's next chunk ─▶ … ─▶ sealed
 
-Once a chunk is queued, no crash loses its pictures; once the request is answered, none of them.
+Once a chunk is queued, no crash loses its pictures; once the request is answered, no crash loses
+any of them.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How often Redis is told that an upload still arrives: many times in ARRIVAL_TTL_S.
+# How often Redis is told that an upload is still arriving: many times in ARRIVAL_TTL_S.
 RENEW_S = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arrivals:
-    """Takes in uploads of many pictures."""
+    """Accepts uploads of many pictures."""
 
     settings: Settings
     intake: Intake
@@ -62,21 +63,21 @@ class Arrivals:
         """Stores an upload of many pictures, and queues their embedding as they arrive.
 
         Args:
-            library: Its name; it is there.
+            library: Name of an existing library.
             body: The upload, in pieces.
-            read: Makes entries of it.
+            read: Turns it into entries.
             key: The caller's idempotency key, scoped.
 
         Raises:
             TwinlensError: The upload cannot be read to its end. If chunks of it were queued by
                 then, or the connection broke, a job keeps what arrived, and ends as failed; the
-                error names it.
+                error names the job.
         """
         return _Arrival(self, library, key).take(body, read)
 
 
 class _Arrival:
-    """One upload. It is a job's own from the first chunk on; before that it may be refused."""
+    """One upload. From its first chunk on it belongs to a job; before that it may be refused."""
 
     def __init__(self, ports: Arrivals, library: str, key: str | None) -> None:
         self._blobs = ports.intake.blobs
@@ -85,14 +86,14 @@ class _Arrival:
         self._feed = ports.intake.publisher.feed
         self._limits = ports.limits
         self._job = ports.intake.new_job("bulk", library)
-        # A job, or an earlier one, is there once it is open.
+        # Once it is open, this job or an earlier one exists.
         self._submission = Submission(self._jobs, ports.intake.idempotency, self._job, key)
         self._chunk_items = chunk_items(ports.settings, ports.catalog.cost_s(library))
         self._digest = hashlib.sha256(f"bulk {library}".encode())
         self._chunk: list[ManifestItem] = []
         self._n_chunks = 0
         self._n_kept = 0
-        self._is_closing = False  # a chunk: while it is, or if that failed
+        self._is_closing = False  # whether a chunk is being closed, or that failed
         self._renew_at = time.monotonic() + RENEW_S
 
     def take(
@@ -108,7 +109,7 @@ class _Arrival:
                     raise ValidationFailed("The upload has no pictures.")  # noqa: TRY301
                 self._close_chunk(batch, is_last=True)
             except (RedisError, OperationalError):
-                # The record may have stayed, and with it the job: the sweeper seals it.
+                # The job's record may have been kept: then the sweeper seals it.
                 raise
             except Exception as error:
                 reason = as_own(error)
@@ -121,11 +122,11 @@ class _Arrival:
 
     @property
     def _fingerprint(self) -> str:
-        """Same for the same pictures, names and metadata in the same order."""
+        """The same for the same pictures, names and metadata in the same order."""
         return self._digest.hexdigest()
 
     def _watched(self, body: Iterable[bytes]) -> Iterator[bytes]:
-        """Passes the body on, tells that it still arrives, and tells a broken connection."""
+        """Passes the body on, records that it is still arriving, and reports a lost connection."""
         try:
             for piece in body:
                 if time.monotonic() >= self._renew_at:
@@ -161,7 +162,7 @@ class _Arrival:
                 self._remove_manifest()
         if not self._submission.is_repeat:
             if not self._feed.add_chunk(self._job.id, n_pictures):
-                raise UploadBroken("The upload stood still for so long that its job was closed.")
+                raise UploadBroken("The upload stalled for so long that its job was closed.")
             self._n_kept += n_pictures
             self._publisher.feed_workers()
         self._chunk = []
@@ -176,28 +177,28 @@ class _Arrival:
         return Accepted(self._jobs.get(self._job.id), is_new=True)
 
     def _break(self, batch: BlobBatch, reason: TwinlensError) -> None:
-        """Keeps what arrived, if the job has begun, or if it is not the upload that is bad."""
+        """Keeps what arrived, if the job has begun or the upload itself is not at fault."""
         is_worth_keeping = self._submission.is_open or isinstance(reason, UploadBroken)
-        # What could not be stored, or is not taken any more, is not tried a second time.
+        # What could not be stored, or is no longer accepted, is not tried again.
         if is_worth_keeping and self._chunk and not self._is_closing:
-            # If that fails as well, its pictures are lost, and the first reason is told.
+            # If that fails as well, its pictures are lost, and the first reason is reported.
             with contextlib.suppress(TwinlensError, OSError):
                 self._close_chunk(batch, is_last=True)
-        if self._submission.is_repeat:  # which may have come out by this chunk
+        if self._submission.is_repeat:  # closing the chunk may have shown that
             return
         if not self._submission.is_open:
             self._remove_manifest()
             return
         self._submission.release()
-        reason.detail += f" The {self._n_kept} pictures before it are kept, in job {self._job.id}."
+        reason.detail += f" The first {self._n_kept} pictures are kept in job {self._job.id}."
         self._feed.seal(self._job.id, reason.to_problem())
 
     def _remove_manifest(self) -> None:
-        """Takes the manifest back.
+        """Removes the manifest.
 
         The pictures stay: by now another upload may have been promised that one of them is
-        stored, and to tell by its time is not safe within one tick of the file system's clock.
-        They are found again by their content if the upload is repeated.
+        stored, and its time does not tell safely within one tick of the file system's clock.
+        A repeated upload finds them again by their content.
         """
         for chunk in range(self._n_chunks):
             self._blobs.delete(manifest_key(self._job.id, chunk))

@@ -19,47 +19,49 @@ class KeyOwner(NamedTuple):
     """What a key stands for."""
 
     job_id: str
-    fingerprint: str  # empty while the first request still arrives
+    fingerprint: str  # empty while the first request is still arriving
 
 
 class IdempotencyKeys:
-    """Binds callers' keys to their requests and the jobs of these."""
+    """Binds callers' keys to requests and their jobs."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     def claim(self, key: str, job_id: str, fingerprint: str) -> KeyOwner:
-        """Binds a key to a request and its job, unless it is bound.
+        """Binds a key to a request and its job, unless it is already bound.
 
         Args:
             key: The key, scoped.
             job_id: The job.
-            fingerprint: Of the request; empty while that still arrives (then `settle`).
+            fingerprint: The request's; empty while it is still arriving (then call `settle`).
 
         Returns:
             What the key stands for: this job, or an earlier one.
 
         Raises:
-            UploadInProgress: The earlier request still arrives.
+            UploadInProgress: The earlier request is still arriving.
         """
         ttl_s = KEY_TTL_S if fingerprint else ARRIVAL_TTL_S
         mine = f"{fingerprint}:{job_id}"
         stored: Any = self._redis.set(keys.idempotency(key), mine, nx=True, ex=ttl_s, get=True)
         earlier, _, owner = (stored or mine).partition(":")
         if owner != job_id and not earlier:
-            raise UploadInProgress("The first request with this Idempotency-Key still arrives.")
+            raise UploadInProgress(
+                "The first request with this Idempotency-Key is still arriving; try again later."
+            )
         return KeyOwner(owner, earlier)
 
     def renew(self, key: str) -> None:
-        """Says that the request of a key still arrives."""
+        """Records that a key's request is still arriving."""
         self._redis.expire(keys.idempotency(key), ARRIVAL_TTL_S)
 
     def settle(self, key: str, job_id: str, fingerprint: str) -> None:
-        """Says what the request was that a key was claimed for."""
+        """Records which request a key was claimed for."""
         self._redis.set(keys.idempotency(key), f"{fingerprint}:{job_id}", ex=KEY_TTL_S)
 
     def release(self, key: str) -> None:
-        """Makes a key free again: its request came to nothing."""
+        """Frees a key: its request came to nothing."""
         self._redis.delete(keys.idempotency(key))
 
 
@@ -67,11 +69,11 @@ def check_same_request(owner: KeyOwner, fingerprint: str) -> None:
     """Refuses a key that stands for another request.
 
     Raises:
-        IdempotencyConflict: It does.
+        IdempotencyConflict: It stands for another request.
     """
     if owner.fingerprint != fingerprint:
         raise IdempotencyConflict(
-            "This Idempotency-Key was sent with another request; use a new key for a new one."
+            "This Idempotency-Key was sent with another request; use a new key for this one."
         )
 
 

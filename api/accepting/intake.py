@@ -69,7 +69,7 @@ class Intake:
     job_ttl_s: int
 
     def new_job(self, kind: JobKind, library: str) -> Job:
-        """Returns a job that is nowhere recorded yet."""
+        """Returns a job that is not recorded anywhere yet."""
         return Job(
             id=uuid.uuid4().hex,
             kind=kind,
@@ -83,7 +83,7 @@ class Intake:
         """Stores one picture and queues its embedding.
 
         Args:
-            library: Its name; it is there.
+            library: Name of an existing library.
             entry: The picture.
             key: The caller's idempotency key, scoped.
         """
@@ -98,7 +98,7 @@ class Intake:
         try:
             accepted = self.submit(job, task, key, fingerprint)
         except RedisError:
-            # The record may have stayed, and with it the job: the sweeper queues it again.
+            # The job's record may have been kept: then the sweeper queues it again.
             raise
         except Exception:
             self.blobs.delete(manifest_key(job.id, CHUNK))
@@ -142,18 +142,18 @@ class Intake:
         fingerprint: str = "",
         pictures: Sequence[bytes] = (),
     ) -> Accepted:
-        """Records a job of one task, and queues the task; or neither.
+        """Records a job of one task, and queues the task; or does neither.
 
         Args:
             job: The job.
             task: Its task.
             key: The caller's idempotency key, scoped.
-            fingerprint: Of the request.
-            pictures: Sent with a query.
+            fingerprint: The request's.
+            pictures: Those sent with a query.
 
         Raises:
             IdempotencyConflict: The key was sent with another request.
-            UploadInProgress: The key's first request still arrives.
+            UploadInProgress: The key's first request is still arriving.
         """
         kept = {
             keys.query_picture(job.id, number): (picture, QUERY_TTL_S)

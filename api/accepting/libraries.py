@@ -1,4 +1,4 @@
-"""Libraries: which models they have, how much each counts, and how their vectors lie."""
+"""Libraries: which models they have, how much each counts, and how their vectors are stored."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ BAD_PLAN = "The library's plan is not valid."
 
 
 class Planned(NamedTuple):
-    """What became of a plan."""
+    """The outcome of a plan."""
 
     library: Library
     is_new: bool = False
-    job: Job | None = None  # that embeds what is stored; then the plan holds
+    job: Job | None = None  # embeds what is stored; the plan takes effect once it has ended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +49,10 @@ class Libraries:
     rollback_s: int
 
     def get(self, name: str) -> Library:
-        """Reads a library. `default` is there before any worker has told its models.
+        """Reads a library. `default` exists even before a worker has published its models.
 
         Raises:
-            LibraryNotFound: There is none of this name.
+            LibraryNotFound: There is no library of this name.
         """
         try:
             return self.catalog.library(name)
@@ -68,25 +68,23 @@ class Libraries:
         return [by_name[name] for name in sorted(by_name)]
 
     def plan(self, name: str, plan: LibraryPlan) -> Planned:
-        """Creates a library, or changes what its plan says otherwise.
+        """Creates a library, or changes whatever its plan says differently.
 
-        Weights count from the next search on. Where a model has no vectors of the stored pictures,
-        as the plan wants them, a job embeds them, and the plan holds once that has ended.
+        Weights apply from the next search on. Where a model has no vectors of the stored pictures
+        in the form that the plan wants, a job embeds them; the plan takes effect once it has ended.
 
         Raises:
             ModelNotFound: There is no such model, or there are several versions of it.
-            ValidationFailed: A model is named twice, a weight is of a model that is not named, or
-                the index is none that Milvus could build.
+            ValidationFailed: A model is named twice, a weight is for a model that is not named, or
+                Milvus could not build the index.
             LibraryConflict: Another plan is being carried out.
         """
         models = [self.catalog.model(ref) for ref in plan.models]
         names = [model.name for model in models]
         if len(set(names)) < len(names):
-            raise _bad_field(
-                "/models", "A model is named twice; a library has one version of each."
-            )
+            raise _bad_field("/models", "A model is named twice; name one version of each.")
         for unknown in plan.weights.keys() - set(names):
-            raise _bad_field(f"/weights/{unknown}", "It is no model of this library.")
+            raise _bad_field(f"/weights/{unknown}", "The plan does not name this model.")
         dimensions = {one.ref: one.dimension for one in models if one.metric != "HAMMING"}
         if errors := check_index(plan.index, dimensions, self.catalog.server()):
             raise ValidationFailed(BAD_PLAN, errors)
@@ -102,10 +100,10 @@ class Libraries:
         return self._change(name, models, library)
 
     def roll_back(self, name: str) -> Library:
-        """Makes a library what it was: gives up the edition being built, or goes back to the last.
+        """Undoes a plan: gives up the edition being built, or goes back to the previous one.
 
         Raises:
-            LibraryNotFound: There is none of this name.
+            LibraryNotFound: There is no library of this name.
             LibraryConflict: There is nothing to go back to.
         """
         given_up: list[str] = []
@@ -129,11 +127,11 @@ class Libraries:
         """Forgets a library at once, and queues the removal of its pictures.
 
         Raises:
-            LibraryNotFound: There is none of this name.
+            LibraryNotFound: There is no library of this name.
             LibraryConflict: It is the default library.
         """
         if name == DEFAULT_LIBRARY:
-            raise LibraryConflict(f"Library {name!r} is always there; remove its images instead.")
+            raise LibraryConflict(f"Library {name!r} cannot be removed; remove its images instead.")
         library = self.catalog.library(name)
         job = self.intake.new_job("delete", name)
         kwargs = {"job_id": job.id, "library": name}
@@ -154,7 +152,7 @@ class Libraries:
                     return None
                 raise LibraryConflict(
                     f"Library {name!r} is being changed by job {library.next.job_id}; wait for it,"
-                    f" or give it up by POST /v1/libraries/{name}/rollback."
+                    f" or give it up with POST /v1/libraries/{name}/rollback."
                 )
             has, wants = set(library.collections.values()), set(edition.collections.values())
             if wants < has and not is_empty:
@@ -170,7 +168,7 @@ class Libraries:
             return Planned(library)
         if library.next.job_id != job.id:
             return Planned(library, job=self.jobs.get(library.next.job_id))
-        # If this fails, the sweeper finds a library whose job is not there, and gives its plan up.
+        # If this fails, the sweeper finds a library whose job is missing, and gives up its plan.
         self.intake.submit(job, TaskMessage(REINDEX, {"job_id": job.id}, job.id, "single"))
         return Planned(library, job=job)
 
@@ -195,7 +193,7 @@ def _edition_of(library: Library, models: list[ModelSummary], plan: Library) -> 
 
 
 def _is_same(first: Edition, other: Edition) -> bool:
-    """Tells if two editions are the same but for the names of their collections."""
+    """Returns whether two editions are the same except for the names of their collections."""
     fields = set(Edition.model_fields) - {"collections"}
     return first.model_dump(include=fields) == other.model_dump(include=fields)
 

@@ -1,4 +1,4 @@
-"""Too much at once: what is refused before anything is stored, and when to come again."""
+"""Too much at once: what is refused before anything is stored, and when to try again."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from twinlens.shared.redis.feed import Feed
     from twinlens.shared.settings import Settings
 
-# Who is sent away comes back when there is room for more than a picture.
+# A refused caller is told to come back when there is room for more than a picture.
 ROOM = 0.1
-# Each stream of events holds a thread of the server (cli/service/serve.py); others need some too.
+# Each event stream holds a thread of the server (cli/service/serve.py); others need some too.
 MAX_STREAMS = 16
-# Nobody is sent away for longer than this: more workers may come at any time.
+# Nobody is told to wait longer than this: more workers may join at any time.
 MAX_RETRY_AFTER_S = 600
 
 
 class Limits:
-    """What the service takes at a time."""
+    """How much the service accepts at a time."""
 
     def __init__(self, settings: Settings, redis: Redis, feed: Feed) -> None:
         self._settings = settings
@@ -34,7 +34,7 @@ class Limits:
         self._streams = threading.BoundedSemaphore(MAX_STREAMS)
 
     def take_stream(self) -> threading.BoundedSemaphore:
-        """Takes one of the places for streams of events; its caller releases it.
+        """Takes one of the places for event streams; the caller releases it.
 
         Raises:
             QueueFull: All are taken.
@@ -47,7 +47,7 @@ class Limits:
         """Refuses what would wait too long.
 
         Raises:
-            QueueFull: Too many tasks wait.
+            QueueFull: Too many tasks are waiting.
         """
         n_waiting = self._redis.llen(name)
         if n_waiting < self._settings.max_queued_tasks:
@@ -55,22 +55,22 @@ class Limits:
         lane = "search" if name == "search" else "bulk"
         rate = sum(one.tasks_per_s for one in live_workers(self._redis) if lane in one.lanes)
         raise QueueFull(
-            f"{n_waiting} tasks wait in the queue {name!r}.",
+            f"{n_waiting} tasks are waiting in the queue {name!r}.",
             retry_after_s=_time_to_room(n_waiting, self._settings.max_queued_tasks, rate),
         )
 
     def check_backlog(self) -> None:
-        """Refuses a bulk upload while too much waits.
+        """Refuses a bulk upload while too much is waiting.
 
         Raises:
-            QueueFull: Too many pictures wait.
+            QueueFull: Too many pictures are waiting.
         """
         n_waiting = self._feed.backlog()
         if n_waiting < self._settings.max_backlog:
             return
         rate = sum(one.pictures_per_s for one in live_workers(self._redis))
         raise QueueFull(
-            f"{n_waiting} pictures wait to be embedded.",
+            f"{n_waiting} pictures are waiting to be embedded.",
             retry_after_s=_time_to_room(n_waiting, self._settings.max_backlog, rate),
         )
 
@@ -81,19 +81,19 @@ class Limits:
             n_bytes: How much is to be stored, where that is known.
 
         Raises:
-            StorageFull: Less than the reserve would be free.
+            StorageFull: Less than the reserve would be left free.
         """
         with contextlib.suppress(FileNotFoundError):  # the first upload makes the directory
             disk = os.statvfs(self._settings.data_dir)
             if disk.f_bavail * disk.f_frsize - n_bytes < self._settings.disk_reserve_bytes:
                 raise StorageFull(
                     f"The upload would leave less than {self._settings.disk_reserve_bytes} bytes"
-                    " of the disk free."
+                    " free on the disk."
                 )
 
 
 def _time_to_room(n_waiting: int, limit: int, rate: float) -> int:
-    """Returns the seconds in which, at this rate, a tenth of the limit is free."""
+    """Returns the seconds until, at this rate, a tenth of the limit is free."""
     n_over = n_waiting - (1 - ROOM) * limit
     if rate <= 0:
         return MAX_RETRY_AFTER_S

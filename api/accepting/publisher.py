@@ -31,11 +31,11 @@ class Publisher:
     feed: Feed
 
     def publish(self, task: TaskMessage, **options: Any) -> None:
-        """Queues a task, with the id of the request that it comes of.
+        """Queues a task, with the id of the request that it comes from.
 
         Args:
             task: The task.
-            options: Celery's, of `send_task`.
+            options: Options of Celery's `send_task`.
         """
         self.celery.send_task(
             task.name,

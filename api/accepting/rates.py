@@ -1,4 +1,4 @@
-"""How often a caller may ask, told in the RateLimit fields of the IETF's draft 10."""
+"""How often a caller may ask, reported in the RateLimit fields of the IETF's draft 10."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from twinlens.shared.settings import Settings
 
 WINDOW_S = 60
-# What watches the service must not be sent away.
+# Only these are limited: whatever monitors the service must not be refused.
 PREFIX = "/v1/"
 
 
 def install(app: Flask, settings: Settings) -> None:
-    """Limits the requests of each caller, if that is set.
+    """Limits the requests of each caller, if a limit is set.
 
-    docs/decisions/0006-limits-and-fetching.md.
+    See docs/decisions/0006-limits-and-fetching.md.
     """
     if not settings.requests_per_minute:
         return
@@ -42,7 +42,7 @@ def install(app: Flask, settings: Settings) -> None:
         g.rate_limit = f'"requests";r={window.remaining};t={reset_s}'
         if not is_taken:
             raise RateLimited(
-                f"More than {quota.amount} requests came in a minute.", retry_after_s=reset_s
+                f"More than {quota.amount} requests were sent in a minute.", retry_after_s=reset_s
             )
 
     @app.after_request

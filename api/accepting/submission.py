@@ -21,7 +21,7 @@ class Accepted(NamedTuple):
 
 
 class Submission:
-    """One request for a job, of which at most one job comes."""
+    """One request for a job, which leads to at most one job."""
 
     def __init__(
         self,
@@ -34,11 +34,11 @@ class Submission:
         """Begins. Nothing is recorded yet.
 
         Args:
-            jobs: The records.
+            jobs: Job records.
             keys: Callers' keys.
             job: The job that the request asks for.
             key: The caller's idempotency key, scoped.
-            kept: Values that are kept with the job, each under its key and for its seconds.
+            kept: Values to keep with the job: by key, the value and its life in seconds.
         """
         self.job = job
         self._jobs = jobs
@@ -61,13 +61,13 @@ class Submission:
         """Records the job, and claims its key.
 
         The record comes first: whoever repeats the request with the same key meanwhile is told of
-        a job that is there.
+        a job that exists.
 
         Args:
-            fingerprint: Of the request; empty while that still arrives (then `settle`).
+            fingerprint: The request's; empty while it is still arriving (then call `settle`).
 
         Raises:
-            UploadInProgress: The key's first request still arrives.
+            UploadInProgress: The key's first request is still arriving.
         """
         self._jobs.create(self.job, self._kept)
         if self._key is None:
@@ -82,12 +82,12 @@ class Submission:
             self._forget()
 
     def renew(self) -> None:
-        """Says that the request of the key still arrives."""
+        """Records that the key's request is still arriving."""
         if self._key is not None:
             self._keys.renew(self._key)
 
     def settle(self, fingerprint: str) -> None:
-        """Says what the request was that the key was claimed for."""
+        """Records which request the key was claimed for."""
         if self._key is not None:
             self._keys.settle(self._key, self.job.id, fingerprint)
 

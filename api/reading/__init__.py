@@ -1,1 +1,1 @@
-"""Bodies of requests, as streams of entries."""
+"""Request bodies as streams of entries."""

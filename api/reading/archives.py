@@ -1,7 +1,7 @@
 """ZIP archives as streams of entries: memory does not grow with the archive.
 
-An archive is read front to back, as it arrives, so the central directory at its end is only
-used to see that the end is there.
+An archive is read front to back, as it arrives, so the central directory at its end only serves
+to check that the end is there.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 
 # An entry that inflates to this many times the limit of a picture is a bomb, not a picture.
 MAX_OVERSIZE = 16
-# Pictures hardly pack; a flat BMP does by some hundred. An archive that is far past it is a bomb.
+# Pictures hardly compress; a flat BMP does, about a hundredfold. An archive far beyond is a bomb.
 MAX_RATIO = 200
 RATIO_GRACE_BYTES = 64 * 1024 * 1024
 # The end record has 22 bytes, then a comment of up to 65,535.
 _END_RECORD = b"PK\x05\x06"
 _END_BYTES = 22
 _TAIL_BYTES = _END_BYTES + 65_535
-# So many entries, or more: then ZIP64 has the number. Some writers give what is left of it.
+# From this many entries on, ZIP64 has the number; some writers put it here modulo 65,536.
 _MANY = 0xFFFF
 
 
 def zip_entries(body: Iterable[bytes], max_items: int, max_picture: int) -> Iterator[Entry]:
-    """Gives the pictures of a ZIP archive, in the order of the archive.
+    """Yields the pictures of a ZIP archive, in the order of the archive.
 
-    A bad entry is given as a refused one, and the rest goes on; what makes the rest
-    unreadable refuses the archive.
+    A bad entry becomes a refused one, and the rest is still read; if the rest cannot be read, the
+    archive is refused.
 
     Raises:
-        BadArchive: It is no ZIP archive, is cut short, encrypted, or holds a bomb.
+        BadArchive: It is not a ZIP archive, is cut short or encrypted, or holds a bomb.
         PayloadTooLarge: It has too many entries.
     """
     tail = _Tail(body)
@@ -64,7 +64,7 @@ def zip_entries(body: Iterable[bytes], max_items: int, max_picture: int) -> Iter
 
 
 def decode_name(raw: bytes) -> str:
-    """Returns an entry's name: UTF-8 where it is that, else code page 437, as ZIP began."""
+    """Returns an entry's name: UTF-8 if it is valid, else code page 437, ZIP's first encoding."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -72,14 +72,14 @@ def decode_name(raw: bytes) -> str:
 
 
 def is_noise(name: str) -> bool:
-    """Tells if an entry is a folder, or what macOS adds to an archive."""
+    """Returns whether an entry is a folder, or one that macOS adds to an archive."""
     parts = name.split("/")
     is_of_macos = parts[-1] == ".DS_Store" or parts[-1].startswith("._")
     return name.endswith("/") or parts[0] == "__MACOSX" or is_of_macos
 
 
 def is_unsafe(name: str) -> bool:
-    """Tells if an entry's name would leave the folder that it is unpacked in."""
+    """Returns whether an entry's name leads outside the folder that it is unpacked in."""
     return name.startswith(("/", "\\")) or bool(
         re.match(r"[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name)
     )
@@ -89,25 +89,27 @@ def _read_entry(name: str, chunks: Iterable[bytes], max_picture: int) -> Entry:
     try:
         content = read_bounded(chunks, max_picture)
     except IntegrityError:
-        # The stream stands behind the entry, so the rest can be read.
+        # The stream is past the entry, so the rest can be read.
         return refused_entry(name, BadArchive("The entry's bytes are damaged (its CRC differs)."))
     if is_unsafe(name):
-        return refused_entry(name, BadArchive("The entry's name leads out of the archive."))
+        return refused_entry(name, BadArchive("The entry's name leads outside the archive."))
     return picture_entry(name, content, max_picture)
 
 
 def read_bounded(chunks: Iterable[bytes], max_picture: int) -> bytes | None:
-    """Reads an entry, keeping nothing past the limit of a picture (then None).
+    """Reads an entry; returns None, and keeps nothing, if it is over the limit of a picture.
 
     Raises:
-        BadArchive: The entry is far past the limit.
+        BadArchive: The entry is far over the limit.
     """
     kept = bytearray()
     n_bytes = 0
     for chunk in chunks:
         n_bytes += len(chunk)
         if n_bytes > MAX_OVERSIZE * max_picture:
-            raise BadArchive(f"An entry has more than {MAX_OVERSIZE} times {max_picture} bytes.")
+            raise BadArchive(
+                f"An entry has more than {MAX_OVERSIZE} times the limit of {max_picture} bytes."
+            )
         if n_bytes <= max_picture:
             kept += chunk
     return bytes(kept) if n_bytes <= max_picture else None
@@ -117,11 +119,11 @@ def check_ratio(n_unpacked: int, n_packed: int) -> None:
     """Refuses an archive that unpacks to far more than pictures do.
 
     Args:
-        n_unpacked: Bytes that have come out of it.
-        n_packed: Bytes that have gone in.
+        n_unpacked: Bytes unpacked so far.
+        n_packed: Bytes of the archive read so far.
 
     Raises:
-        BadArchive: It does.
+        BadArchive: It unpacks to far more.
     """
     if n_unpacked > MAX_RATIO * n_packed + RATIO_GRACE_BYTES:
         raise BadArchive(f"The archive unpacks to more than {MAX_RATIO} times its size.")
@@ -147,7 +149,7 @@ class _Tail:
             yield chunk
 
     def has_end(self, n_entries: int) -> bool:
-        """Tells if there is an end record, of so many entries: a picture's bytes may look so."""
+        """Returns whether there is an end record for this many entries; pictures may hold one."""
         place = self._last.rfind(_END_RECORD)
         if place < 0 or len(self._last) - place < _END_BYTES:
             return False

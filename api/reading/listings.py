@@ -1,6 +1,6 @@
 """Listings as streams of entries: one JSON object a line, each naming where a picture is.
 
-Nothing is fetched here. Which roots and hosts are allowed is the worker's to say.
+Nothing is fetched here. The worker decides which roots and hosts are allowed.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class _Line(BaseModel):
 
 
 def listing_entries(body: Iterable[bytes], max_items: int) -> Iterator[Entry]:
-    """Gives the pictures of an ndjson listing, in its order; blank lines are passed over.
+    """Yields the pictures of an ndjson listing, in its order; blank lines are skipped.
 
-    A bad line is given as a refused entry named `line N`, and the rest goes on.
+    A bad line becomes a refused entry named `line N`, and the rest is still read.
 
     Raises:
         PayloadTooLarge: It has too many lines.
@@ -62,7 +62,7 @@ def listing_entries(body: Iterable[bytes], max_items: int) -> Iterator[Entry]:
 
 
 def _lines(body: Iterable[bytes]) -> Iterator[bytes]:
-    """Gives each line without its end; of one that is too long, one byte past the limit."""
+    """Yields each line without its end; one that is too long is cut one byte past the limit."""
     kept = bytearray()
     for piece in body:
         *ends, rest = piece.split(b"\n")
@@ -115,7 +115,7 @@ def _metadata_of(given: _Line) -> Metadata | None:
 
 
 def _parse_uri(uri: str) -> SplitResult:
-    # urlsplit drops some of these silently, so another address than the one listed would be taken.
+    # urlsplit drops some of these silently, so an address other than the listed one would be used.
     if _NOT_OF_URIS.search(uri):
         raise _bad_uri("It has spaces or control characters; write a space as %20.")
     try:
@@ -136,7 +136,7 @@ def _parse_uri(uri: str) -> SplitResult:
 
 def _check_file(parts: SplitResult, uri: str) -> None:
     if parts.netloc.lower() not in {"", "localhost"} or not parts.path.startswith("/"):
-        raise _bad_uri("A file: URI has an absolute path and no host, as file:///photos/cat.jpg.")
+        raise _bad_uri("A file: URI has an absolute path and no host, like file:///photos/cat.jpg.")
     if parts.path.endswith("/"):
         raise _bad_uri("It names a folder, not a file.")
     if "?" in uri:
@@ -145,16 +145,16 @@ def _check_file(parts: SplitResult, uri: str) -> None:
 
 def _check_https(parts: SplitResult) -> None:
     if not parts.hostname or not parts.path:
-        raise _bad_uri("An https: URI has a host and a path, as https://example.com/cat.jpg.")
+        raise _bad_uri("An https: URI has a host and a path, like https://example.com/cat.jpg.")
 
 
 def _reason_of_scheme(scheme: str) -> str:
     if scheme == "s3":
-        return "s3: is not served yet, only file: and https: are."
-    return "Only file: and https: are served."
+        return "s3: is not supported yet, only file: and https: are."
+    return "Only file: and https: are supported."
 
 
 def _bad_uri(reason: str) -> ValidationFailed:
     return ValidationFailed(
-        f"The uri is not taken. {reason}", [FieldError(location="line/uri", message=reason)]
+        f"The URI is refused. {reason}", [FieldError(location="line/uri", message=reason)]
     )

@@ -28,7 +28,7 @@ Event: TypeAlias = MultipartSegment | bytes | bytearray | None
 
 @dataclass
 class Part:
-    """One part of a form. Its chunks are read before the next part is asked for, or skipped."""
+    """One part of a form. Chunks not read before the next part is asked for are skipped."""
 
     name: str
     file_name: str
@@ -36,15 +36,15 @@ class Part:
 
 
 def read_parts(content_type: str, body: Iterable[bytes], max_parts: int) -> Iterator[Part]:
-    """Gives the parts of a multipart body in their order, holding one piece of one at a time.
+    """Yields the parts of a multipart body in order, holding one piece of one part at a time.
 
     Args:
         content_type: The request's header, which names the boundary.
         body: Pieces of the body.
-        max_parts: More parts than these are refused.
+        max_parts: A body with more parts is refused.
 
     Raises:
-        BadRequest: The body is cut short or is no multipart body.
+        BadRequest: The body is cut short or is not a multipart body.
         PayloadTooLarge: It has too many parts, or a part's headers are too long.
     """
     events = _events(content_type, body, max_parts)
@@ -57,7 +57,7 @@ def read_parts(content_type: str, body: Iterable[bytes], max_parts: int) -> Iter
 
 
 def _events(content_type: str, body: Iterable[bytes], max_parts: int) -> Iterator[Event]:
-    """Gives of each part its head, its bytes in pieces, and None as its end."""
+    """Yields each part's head, its bytes in pieces, and None as its end."""
     boundary = parse_options_header(content_type)[1].get("boundary", "")
     try:
         parser = PushMultipartParser(boundary, max_segment_count=max_parts)

@@ -26,18 +26,18 @@ _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 MAX_ZSTD_WINDOW_BYTES = 128 * 1024 * 1024
 # A name, or the attributes of a file: tarfile reads them whole.
 MAX_HEADER_BYTES = 1024 * 1024
-# Two empty blocks end an archive, which is made of whole ones.
+# Two empty blocks end an archive, which is made of whole blocks.
 BLOCK_BYTES = tarfile.BLOCKSIZE
 _END = bytes(2 * BLOCK_BYTES)
 
 
 def tar_entries(body: Iterable[bytes], max_items: int, max_picture: int) -> Iterator[Entry]:
-    """Gives the pictures of a tar archive, in the order of the archive.
+    """Yields the pictures of a tar archive, in the order of the archive.
 
-    What is no regular file, or has a name that leads outside, is a refused entry.
+    What is not a regular file, or has a name that leads outside, becomes a refused entry.
 
     Raises:
-        BadArchive: It is no tar archive, is cut short, or holds a bomb.
+        BadArchive: It is not a tar archive, is cut short, or holds a bomb.
         PayloadTooLarge: It has too many entries.
     """
     head, body = _with_head(body)
@@ -59,7 +59,7 @@ def _entries(unpacked: _Unpacked, max_items: int, max_picture: int) -> Iterator[
         fileobj=cast("IO[bytes]", unpacked), mode="r|", tarinfo=_BoundedInfo
     ) as archive:
         for member in archive:
-            # It would keep every member that it has seen.
+            # Otherwise it would keep every member that it has seen.
             archive.members = []  # type: ignore[attr-defined]
             if member.isdir() or is_noise(member.name):
                 continue
@@ -73,9 +73,9 @@ def _read_entry(archive: tarfile.TarFile, member: tarfile.TarInfo, max_picture: 
     name = member.name
     content = archive.extractfile(member) if member.isreg() else None
     if content is None:
-        return refused_entry(name, BadArchive("The entry is no regular file."))
+        return refused_entry(name, BadArchive("The entry is not a regular file."))
     if is_unsafe(name):
-        return refused_entry(name, BadArchive("The entry's name leads out of the archive."))
+        return refused_entry(name, BadArchive("The entry's name leads outside the archive."))
     return picture_entry(name, read_bounded(as_chunks(content), max_picture), max_picture)
 
 
@@ -99,7 +99,7 @@ def _unpacked(head: bytes, packed: _Counted) -> IO[bytes]:
 
 
 class _BoundedInfo(tarfile.TarInfo):
-    """Refuses names and attributes that would fill the memory."""
+    """Refuses names and attributes that would fill memory."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
         # A regular file may be as large as it likes: it is read in pieces.
@@ -130,7 +130,7 @@ class _Pieces(io.RawIOBase):
 
 
 class _Counted(io.BufferedReader):
-    """Counts what is read of it."""
+    """Counts the bytes that are read from it."""
 
     def __init__(self, raw: io.RawIOBase) -> None:
         super().__init__(raw, READ_BYTES)
@@ -143,7 +143,7 @@ class _Counted(io.BufferedReader):
 
 
 class _Unpacked(io.RawIOBase):
-    """Watches how far a stream unpacks, and keeps its last bytes."""
+    """Watches how much a stream unpacks to, and keeps its last bytes."""
 
     def __init__(self, stream: IO[bytes], packed: _Counted) -> None:
         self._stream = stream

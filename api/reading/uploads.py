@@ -1,6 +1,6 @@
 """Uploads as streams of entries: a name, and the bytes or why they are refused.
 
-Nothing here looks into a picture: what the bytes are is the worker's to say.
+Nothing here looks into a picture: the worker decides what the bytes are.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 MAX_METADATA_BYTES = 16 * 1024
 MAX_QUERY_BYTES = 64 * 1024
 READ_BYTES = 64 * 1024
-# Gunicorn receives up to so much at once, and copies what it holds with each smaller read.
+# Gunicorn receives up to this much at once, and copies what it holds with each smaller read.
 BODY_BYTES = 1024 * 1024
-METADATA_RULE = "It is a flat JSON object of strings, numbers, booleans and lists of strings."
+METADATA_RULE = "It must be a flat JSON object of strings, numbers, booleans and lists of strings."
 
 # Neither NaN nor infinity is JSON, though Python reads both.
 _METADATA: TypeAdapter[Metadata] = TypeAdapter(Metadata, config=ConfigDict(allow_inf_nan=False))
@@ -53,7 +53,7 @@ class Entry:
 
 
 def picture_entry(name: str, content: bytes | None, max_bytes: int) -> Entry:
-    """Returns the entry of a picture that was read with a limit; None stands for past it."""
+    """Returns the entry for a picture that was read up to a limit; None if it was over it."""
     if content is None:
         return refused_entry(name, too_large(max_bytes))
     if not content:
@@ -67,7 +67,7 @@ def refused_entry(name: str, error: TwinlensError) -> Entry:
 
 
 def too_large(max_bytes: int) -> PayloadTooLarge:
-    """Returns the error of a picture that is over its limit."""
+    """Returns the error for a picture that is over its limit."""
     return PayloadTooLarge(f"The picture has more than {max_bytes} bytes.")
 
 
@@ -94,8 +94,8 @@ def read_json(stream: Any, media_type: str, max_bytes: int, what: str) -> bytes:
     Args:
         stream: The body.
         media_type: What it says it is.
-        max_bytes: Of the body.
-        what: Has at most so many, e.g. "A query has".
+        max_bytes: Largest size of the body.
+        what: Beginning of the error, e.g. "The query has".
 
     Raises:
         UnsupportedMedia: It is not JSON.
@@ -105,7 +105,7 @@ def read_json(stream: Any, media_type: str, max_bytes: int, what: str) -> bytes:
         raise UnsupportedMedia("Send application/json.")
     text = read_at_most(as_chunks(stream), max_bytes)
     if text is None:
-        raise PayloadTooLarge(f"{what} at most {max_bytes} bytes.")
+        raise PayloadTooLarge(f"{what} more than {max_bytes} bytes.")
     return text
 
 
@@ -119,7 +119,7 @@ class Form:
 
 @dataclass(frozen=True)
 class FormRules:
-    """What a form may have."""
+    """What a form may contain."""
 
     json_part: str
     max_json: int
@@ -141,16 +141,14 @@ def read_form(content_type: str, body: Iterable[bytes], rules: FormRules) -> For
         if part.name == rules.json_part and form.json is None:
             form.json = read_at_most(part.chunks, rules.max_json)
             if form.json is None:
-                raise _unexpected(part, f"At most {rules.max_json} bytes are taken.")
+                raise _unexpected(part, f"It has more than {rules.max_json} bytes.")
         elif len(form.files.get(part.name, ())) < rules.files.get(part.name, 0):
             content = read_picture(part.chunks, left)
             left -= len(content)
             form.files[part.name].append((part.file_name, content))
         else:
             taken = [f"{n} `{name}`" for name, n in rules.files.items()]
-            raise _unexpected(
-                part, f"At most {', '.join(taken)} and one `{rules.json_part}` are taken."
-            )
+            raise _unexpected(part, f"Send at most {', '.join(taken)} and one `{rules.json_part}`.")
     return form
 
 
@@ -158,7 +156,7 @@ def read_picture(chunks: Iterable[bytes], max_bytes: int) -> bytes:
     """Reads the picture of a request that has only one.
 
     Raises:
-        PayloadTooLarge: It is over its limit. What is left of it is not read.
+        PayloadTooLarge: It is over its limit. The rest of it is not read.
         EmptyPicture: It has no bytes.
     """
     content = bytearray()
@@ -174,10 +172,10 @@ def read_picture(chunks: Iterable[bytes], max_bytes: int) -> bytes:
 def form_entries(
     content_type: str, body: Iterable[bytes], max_items: int, max_picture: int
 ) -> Iterator[Entry]:
-    """Gives the pictures of a form with any number of `files`.
+    """Yields the pictures of a form with any number of `files`.
 
-    A JSON part `metadata` is of the `files` that comes next. If it is not valid, that picture is
-    given as refused, and the rest goes on.
+    A JSON part `metadata` belongs to the `files` part that comes next. If it is not valid, that
+    picture becomes a refused entry, and the rest is still read.
 
     Raises:
         ValidationFailed: A part has another name, or a `metadata` has no picture.
@@ -192,7 +190,7 @@ def form_entries(
             metadata = _read_metadata(part)
             continue
         if part.name != "files":
-            raise _unexpected(part, "Only `files`, each with a `metadata` before it, are taken.")
+            raise _unexpected(part, "Send only `files`, each after an optional `metadata`.")
         n_items += 1
         if n_items > max_items:
             raise PayloadTooLarge(f"The form has more than {max_items} pictures.")
@@ -224,7 +222,7 @@ def _read_metadata(part: Part) -> Metadata | ValidationFailed:
 
 
 def _lone_metadata() -> ValidationFailed:
-    message = "It goes before the `files` part that it is of."
+    message = "Put it before the `files` part that it belongs to."
     return ValidationFailed(
         "A `metadata` part has no picture.", [FieldError(location="metadata", message=message)]
     )
@@ -258,7 +256,7 @@ def parse_json(model: type[Model], text: bytes, location: str) -> Model:
         location: Name of the part that holds it; empty for the whole body.
 
     Raises:
-        BadRequest: The whole body is no JSON.
+        BadRequest: The whole body is not JSON.
         ValidationFailed: A field is missing, unknown or out of range.
     """
     try:
@@ -274,10 +272,10 @@ def parse_json(model: type[Model], text: bytes, location: str) -> Model:
 def _unexpected(part: Part, message: str) -> ValidationFailed:
     name = part.name[:MAX_NAME_CHARS]
     return ValidationFailed(
-        f"The part {name!r} is not taken. {message}", [FieldError(location=name, message=message)]
+        f"The part {name!r} is refused. {message}", [FieldError(location=name, message=message)]
     )
 
 
 def as_chunks(stream: Any, n_bytes: int = READ_BYTES) -> Iterator[bytes]:
-    """Gives a file-like object in pieces."""
+    """Yields a file-like object's bytes in pieces."""
     return iter(lambda: stream.read(n_bytes), b"")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from twinlens.shared.settings import Settings
 
 ZIP_TYPES = ("application/zip", "application/x-zip-compressed")
-# How it is packed is seen in the bytes.
+# The bytes show how it is packed.
 TAR_TYPES = (
     "application/x-tar",
     "application/gzip",
@@ -61,12 +61,12 @@ bulk = APIBlueprint(
 def add_images(query: InLibrary, header: SubmitHeaders) -> Response:
     """Add many pictures.
 
-    As multipart with any number of `files`, each with a JSON part `metadata` before it if it has
-    any; as a ZIP or tar archive (plain, gzip or zstd); or as a listing of `{"uri": …, "name": …,
-    "metadata": {…}}`, one a line, of files and https: pictures that the service is allowed to
-    read. Pictures are embedded while the rest still arrives. A bad picture is a failed item of
-    the job. Where an upload ends too early or cannot be read to its end, a job keeps what arrived
-    and ends as failed; one that is refused in its first pictures leaves nothing.
+    Send multipart with any number of `files`, each with an optional JSON part `metadata` before
+    it; a ZIP or tar archive (plain, gzip or zstd); or a listing of `{"uri": …, "name": …,
+    "metadata": {…}}`, one per line, of files and https: pictures that the service is allowed to
+    read. Pictures are embedded while the rest is still arriving. A bad picture is a failed item
+    of the job. If an upload ends too early or cannot be read to its end, a job keeps what arrived
+    and ends as failed; an upload that is refused in its first pictures leaves nothing.
     """
     services = current_services()
     services.readiness.check_bulk(request.content_length or 0)
@@ -79,7 +79,7 @@ def add_images(query: InLibrary, header: SubmitHeaders) -> Response:
 
 
 def _reader(settings: Settings) -> Callable[[Iterable[bytes]], Iterator[Entry]]:
-    """Returns what makes entries of a body of the request's type."""
+    """Returns what turns a body of the request's type into entries."""
     n_items, n_bytes = settings.max_job_items, settings.max_picture_bytes
     if request.mimetype == "multipart/form-data":
         content_type = request.content_type or ""
@@ -91,6 +91,6 @@ def _reader(settings: Settings) -> Callable[[Iterable[bytes]], Iterator[Entry]]:
     if request.mimetype in LISTING_TYPES:
         return lambda body: listing_entries(body, n_items)
     raise UnsupportedMedia(
-        "Send multipart/form-data with parts `files`, application/zip, application/x-tar, plain or"
-        " packed with gzip or zstd, or application/x-ndjson."
+        "Send multipart/form-data with parts `files`, application/zip, application/x-tar (plain or"
+        " packed with gzip or zstd), or application/x-ndjson."
     )

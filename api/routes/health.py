@@ -1,4 +1,4 @@
-"""Whether the service lives and is ready, its OpenAPI document, and the page that shows it."""
+"""Whether the service is alive and ready, its OpenAPI document, and the page that shows it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from twinlens.shared.redis.presence import live_workers
 health = APIBlueprint(
     "health", __name__, abp_tags=[{"name": "health"}], abp_responses=DEFAULT_PROBLEM
 )
-# Swagger UI comes from this machine: a page of a self-hosted service asks nobody else.
+# Swagger UI comes from this machine: a self-hosted service's page loads nothing from elsewhere.
 docs = Blueprint(
     "docs",
     __name__,
@@ -48,13 +48,13 @@ SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true, 
 
 @health.get("/livez", operation_id="isAlive", responses={200: Alive})
 def livez() -> Response:
-    """Tell if the process lives."""
+    """Check that the process is alive."""
     return answer(Alive())
 
 
 @health.get("/readyz", operation_id="isReady", responses={200: Ready, **problems(503)})
 def readyz() -> Response:
-    """Tell if Redis, Milvus and a worker of each lane answer."""
+    """Check that Redis, Milvus and a worker for each lane respond."""
     workers: list[WorkerStatus] = []
     missing: list[FieldError] = []
     try:
@@ -64,7 +64,7 @@ def readyz() -> Response:
     else:
         missing += [lack for lane in LANES if (lack := _lack_of(lane, workers))]
     if not current_services().readiness.is_milvus_listening():
-        missing.append(FieldError(location="milvus", message="Milvus accepts no connections."))
+        missing.append(FieldError(location="milvus", message="Milvus does not accept connections."))
     if missing:
         parts = ", ".join(part.location for part in missing)
         raise Unavailable(f"Not ready: {parts}.", missing)
@@ -85,7 +85,7 @@ def docs_page() -> Response:
 
 @docs.get("/")
 def home() -> ResponseReturnValue:
-    """Leads to what there is for people to see."""
+    """Redirects to the page for people."""
     return redirect("/docs")
 
 
@@ -94,9 +94,9 @@ def _count(lane: str, workers: list[WorkerStatus]) -> int:
 
 
 def _lack_of(lane: str, workers: list[WorkerStatus]) -> FieldError | None:
-    """Tells what a lane lacks: a worker, or one that reaches Milvus."""
+    """Returns what a lane lacks, if anything: a worker, or one that reaches Milvus."""
     states = [worker.milvus for worker in workers if lane in worker.lanes]
     if "ok" in states:
         return None
-    message = f"Its workers do not reach Milvus: {states[0]}" if states else "No worker lives."
+    message = f"Its workers cannot reach Milvus: {states[0]}" if states else "No worker is running."
     return FieldError(location=f"worker:{lane}", message=message)

@@ -53,9 +53,9 @@ if TYPE_CHECKING:
 
     from twinlens.api.accepting.libraries import Libraries
 
-# A thumbnail of the largest picture takes about a second, behind what searches wait.
+# A thumbnail of the largest picture takes about a second, once the waiting searches are done.
 THUMBNAIL_TIMEOUT_S = 10
-# Every model's row is read and written, behind what searches wait.
+# Every model's row is read and written, once the waiting searches are done.
 CHANGE_TIMEOUT_S = 10
 MAX_CHANGE_BYTES = MAX_METADATA_BYTES + 4096
 # A thousand ids, and as much metadata as a batch of files has that is sent at once.
@@ -89,7 +89,7 @@ images = APIBlueprint(
 def add_image(query: UploadParameters, header: SubmitHeaders) -> Response:
     """Add one picture.
 
-    As multipart `file` with an optional JSON part `metadata`, or as raw bytes.
+    Send multipart `file` with an optional JSON part `metadata`, or raw bytes.
     """
     services = current_services()
     services.readiness.check("single")
@@ -127,9 +127,9 @@ def list_missing(query: InLibrary) -> Response:
     the body, those that it has under another name or with other metadata.
     """
     services = current_services()
-    # A plan's other collections are its job's to fill.
+    # A plan's other collections are filled by its job.
     wanted = set(services.libraries.get(query.library).collections.values())
-    text = read_json(request.stream, request.mimetype, MAX_MISSING_BYTES, "The ids have")
+    text = read_json(request.stream, request.mimetype, MAX_MISSING_BYTES, "The list of ids has")
     asked = parse_json(MissingQuery, text, location="")
     entries = services.catalog.find(query.library, asked.ids)
     known = {
@@ -179,7 +179,7 @@ def get_content(path: ImagePath, query: InLibrary) -> Response:
     responses={200: {"content": binary("image/jpeg")}, **problems(404, 503)},
 )
 def get_thumbnail(path: ImagePath, query: InLibrary) -> Response:
-    """Get a JPEG of at most 256 px. The first demand makes it."""
+    """Get a JPEG of at most 256 px. The first request makes it."""
     services = current_services()
     entry = _find(services.libraries, query.library, path.image_id)
     key = thumbnail_key(query.library, path.image_id)
@@ -212,7 +212,7 @@ def change_image(path: ImagePath, query: InLibrary) -> Response:
     services = current_services()
     services.readiness.check("search")
     _find(services.libraries, query.library, path.image_id)
-    text = read_json(request.stream, request.mimetype, MAX_CHANGE_BYTES, "A change has")
+    text = read_json(request.stream, request.mimetype, MAX_CHANGE_BYTES, "The change has")
     wanted = {
         "library": query.library,
         "image_id": path.image_id,

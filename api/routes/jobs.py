@@ -58,7 +58,7 @@ def list_jobs(query: JobListParameters) -> Response:
     responses={200: JobAnswer, 304: {"description": "Not changed"}, **problems(404, 410)},
 )
 def get_job(path: JobPath, query: NoParameters, header: WaitHeaders) -> Response:  # noqa: ARG001 (refuses any)
-    """Get a job. Cheap to poll with `If-None-Match`, or wait with `Prefer: wait=S`."""
+    """Get a job. Poll cheaply with `If-None-Match`, or wait with `Prefer: wait=S`."""
     return answer_job(current_services().job_views, path.job_id, header.prefer)
 
 
@@ -67,19 +67,19 @@ def get_job(path: JobPath, query: NoParameters, header: WaitHeaders) -> Response
     operation_id="streamJobEvents",
     responses={
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
-        204: {"description": "There is nothing more to come"},
+        204: {"description": "Nothing more will come"},
         **problems(404, 410, 422, 503),
     },
 )
 def stream_job_events(path: JobPath, query: NoParameters, header: EventHeaders) -> Response:  # noqa: ARG001 (refuses any)
     """Follow a job: `progress`, `item_failed` and `done`, as server-sent events.
 
-    `Last-Event-ID` goes on behind an event, without loss.
+    `Last-Event-ID` continues after an event, without loss.
     """
     services = current_services()
     place = place_of(header.last_event_id)
     if not has_more(services.job_views, path.job_id, place):
-        return Response(status=204)  # an EventSource then connects no more
+        return Response(status=204)  # an EventSource then stops reconnecting
     slot = services.limits.take_stream()
     events = stream_events(services.job_views, path.job_id, place)
     response = Response(events, mimetype="text/event-stream")
@@ -97,7 +97,7 @@ def stream_job_events(path: JobPath, query: NoParameters, header: EventHeaders) 
 def list_items(path: JobPath, query: ItemListParameters) -> Response:
     """List the outcomes of a job's pictures, in the order of the upload.
 
-    While the job runs, these are the outcomes that there are; a page may be short.
+    While the job runs, these are the outcomes so far; a page may be short.
     """
     services = current_services()
     job = services.jobs.get(path.job_id)

@@ -54,10 +54,10 @@ def list_libraries(query: PageParameters) -> Response:
 def put_library(path: LibraryPath, query: NoParameters, header: WaitHeaders) -> Response:  # noqa: ARG001 (refuses any)
     """Create a library, or change its models, weights, index or metric.
 
-    Where stored pictures have to be embedded for that, a `reindex` job does it. Searches go on as
-    they were until it has ended; then the change is switched on whole.
+    If stored pictures have to be embedded for that, a `reindex` job does it. Until it has ended,
+    searches work as before; then the whole change takes effect at once.
     """
-    text = read_json(request.stream, request.mimetype, MAX_QUERY_BYTES, "A library's plan has")
+    text = read_json(request.stream, request.mimetype, MAX_QUERY_BYTES, "The library's plan has")
     services = current_services()
     planned = services.libraries.plan(path.name, parse_json(LibraryPlan, text, location=""))
     if planned.job is not None:
@@ -92,5 +92,5 @@ def delete_library(path: LibraryPath, query: NoParameters, header: WaitHeaders) 
     responses={200: Library, **problems(404, 409)},
 )
 def roll_back_library(path: LibraryPath, query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
-    """Give up a change that is being made; without one, go back to the edition before."""
+    """Give up a change that is being made; without one, go back to the previous edition."""
     return answer(current_services().libraries.roll_back(path.name))

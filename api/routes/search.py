@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from twinlens.shared.messages import ModelSummary
     from twinlens.shared.redis.catalog import Catalog
 
-# Two pictures of the largest size, behind what searches wait.
+# Two pictures of the largest size, once the waiting searches are done.
 COMPARE_TIMEOUT_S = 15
 
 _FILE = {"type": "string", "format": "binary"}
@@ -79,8 +79,8 @@ search = APIBlueprint(
 def search_images(query: NoParameters, header: SubmitHeaders) -> Response:  # noqa: ARG001 (refuses any)
     """Find the images nearest to a picture.
 
-    As multipart `file` with an optional JSON part `query`, or as JSON with `image_id`, or with
-    `text` where a model of the library has a text encoder. Several `file`, or ids in `positive`,
+    Send multipart `file` with an optional JSON part `query`; or JSON with `image_id`, or with
+    `text` if a model of the library has a text encoder. Several `file`, or ids in `positive`,
     are examples of one thing; `negative`, files or ids, are examples of what it is not.
     """
     services = current_services()
@@ -104,9 +104,9 @@ def search_images(query: NoParameters, header: SubmitHeaders) -> Response:  # no
     },
 )
 def compare(query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
-    """Tell how near two pictures are under each model. Nothing is stored.
+    """Show how near two pictures are under each model. Nothing is stored.
 
-    As multipart with two `file`, or one and the id of a stored image; or as JSON with two ids.
+    Send multipart with two `file`, or one and the id of a stored image; or JSON with two ids.
     """
     services = current_services()
     services.readiness.check("search")
@@ -116,7 +116,7 @@ def compare(query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
     library = services.libraries.get(wanted.library)
     library.choose(wanted.models)
     if len(files) + len(wanted.image_ids) != 2:
-        raise _bad_field("image_ids", "Two pictures are compared: files or stored images.")
+        raise _bad_field("image_ids", "Send exactly two pictures: files, or ids of stored images.")
     services.catalog.get_all(library.name, wanted.image_ids)
     reply = services.calls.call(COMPARE, {"query": wanted.model_dump()}, COMPARE_TIMEOUT_S, files)
     if reply.error is not None:
@@ -144,7 +144,7 @@ def find_duplicates(query: NoParameters, header: SubmitHeaders) -> Response:  # 
     library = services.libraries.get(wanted.library)
     models = services.catalog.models()
     if not any(ref in models and models[ref].metric == "HAMMING" for ref in library.models):
-        message = "It has no model that makes hashes, such as phash."
+        message = "Add a model that makes hashes, such as phash."
         raise ValidationFailed(
             f"Library {library.name!r} cannot be searched for duplicates.",
             [FieldError(location="/library", message=message)],
@@ -155,7 +155,7 @@ def find_duplicates(query: NoParameters, header: SubmitHeaders) -> Response:  # 
 
 
 def _read_body(max_picture: int, files: Mapping[str, int]) -> Form:
-    """Reads JSON, or a form that has it as part `query`, beside pictures."""
+    """Reads JSON, or a form of pictures with the JSON as its part `query`."""
     if request.mimetype == "multipart/form-data":
         rules = FormRules("query", MAX_QUERY_BYTES, max_picture, files)
         return read_form(request.content_type or "", as_chunks(request.stream), rules)
@@ -165,7 +165,7 @@ def _read_body(max_picture: int, files: Mapping[str, int]) -> Form:
 
 
 def _read_json() -> bytes:
-    return read_json(request.stream, request.mimetype, MAX_QUERY_BYTES, "A query has")
+    return read_json(request.stream, request.mimetype, MAX_QUERY_BYTES, "The query has")
 
 
 def _read_search(max_picture: int) -> SearchRequest:
@@ -177,15 +177,15 @@ def _read_search(max_picture: int) -> SearchRequest:
     if _location() and not positive:
         raise _bad_field(None, "The part is missing.")
     if wanted.text is not None and n_all:
-        raise _bad_field("text", "A query with words has nothing else to go by.")
+        raise _bad_field("text", "Send either text or example pictures, not both.")
     if wanted.text is None and not n_examples:
-        message = "A query without a picture has either stored images or a text."
+        message = "Send a picture, a stored image or a text to search with."
         raise _bad_field("image_id", message)
     if n_all > MAX_EXAMPLES:
-        raise _bad_field("positive", f"At most {MAX_EXAMPLES} examples are taken.")
+        raise _bad_field("positive", f"Send at most {MAX_EXAMPLES} examples.")
     for name, is_asked in (("region", wanted.region), ("mode", wanted.mode == "near")):
         if is_asked and (n_all != 1 or wanted.text is not None):
-            raise _bad_field(name, "It is for a query with one picture.")
+            raise _bad_field(name, "Use this with exactly one query picture.")
     return SearchRequest(wanted, positive, negative)
 
 
@@ -201,7 +201,7 @@ def _check_search(wanted: SearchQuery, library: Library, catalog: Catalog) -> No
     names = {ref.partition("@")[0] for ref in refs}
     for field in ("weights", "max_distance"):
         for unknown in getattr(wanted, field).keys() - names:
-            raise _bad_query(f"/{field}/{unknown}", "It is no model that is asked.")
+            raise _bad_query(f"/{field}/{unknown}", "The query does not ask this model.")
     if wanted.filter is not None:
         parse_filter(wanted.filter)
     if wanted.text is not None:
@@ -210,10 +210,10 @@ def _check_search(wanted: SearchQuery, library: Library, catalog: Catalog) -> No
 
 
 def _check_text(models: Mapping[str, ModelSummary], refs: list[str], *, is_named: bool) -> None:
-    """Refuses words where no model understands them, or one that was named does not."""
+    """Refuses words if no model understands them, or if a model that was named does not."""
     deaf = [ref for ref in refs if ref not in models or not models[ref].has_text]
     if len(deaf) == len(refs) or (deaf and is_named):
-        raise _bad_query("/text", f"Without a text encoder: {', '.join(deaf) or 'all models'}.")
+        raise _bad_query("/text", f"No text encoder in: {', '.join(deaf) or 'any model'}.")
 
 
 def _location() -> str:

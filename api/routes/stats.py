@@ -44,7 +44,7 @@ stats = APIBlueprint(
 
 @stats.get("/stats", operation_id="getStats", responses={200: Stats})
 def get_stats(query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
-    """Count images and vectors by library, and what waits; list the workers."""
+    """Count images and vectors by library, and what is waiting; list the workers."""
     services = current_services()
     libraries, workers = services.libraries.all(), live_workers(services.redis)
     vectors = _count_vectors(services.calls, libraries)
@@ -78,7 +78,7 @@ def _backlog_of(n_pictures: int, workers: list[WorkerStatus]) -> Backlog:
 
 
 def _count_vectors(calls: Calls, libraries: list[Library]) -> dict[str, dict[str, int]]:
-    """Asks the workers; the first library that nobody answers for is the last asked for."""
+    """Asks the workers; stops at the first library for which none answers."""
     counts: dict[str, dict[str, int]] = {}
     for library in libraries:
         try:

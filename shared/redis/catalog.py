@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 def _library_of(name: str, text: str | bytes | None) -> Library:
     if text is None:
-        raise LibraryNotFound(
-            f"There is no library {name!r}; GET /v1/libraries lists those there are."
-        )
+        raise LibraryNotFound(f"There is no library {name!r}; GET /v1/libraries lists all of them.")
     return Library.model_validate_json(text)
 
 
@@ -46,7 +44,7 @@ def _put_args(entry: CatalogEntry) -> tuple[str | float, ...]:
 
 
 class Searched(NamedTuple):
-    """What a search must know of a library."""
+    """What a search must know about a library."""
 
     library: Library
     calibrations: Mapping[str, str]  # JSON, by collection
@@ -63,7 +61,7 @@ class Catalog:
     # Models and libraries: what the workers serve, written by them, read by the API.
 
     def publish_models(self, cards: Iterable[ModelSummary]) -> None:
-        """Says which models there are; those that were there before are forgotten."""
+        """Records which models there are; earlier ones are forgotten."""
         with self._redis.pipeline() as pipeline:
             pipeline.delete(keys.MODELS)
             for card in cards:
@@ -95,7 +93,7 @@ class Catalog:
         )
 
     def publish_server(self, server: Server) -> None:
-        """Says which Milvus is connected."""
+        """Records which Milvus is connected."""
         self._redis.set(keys.SERVER, server.model_dump_json())
 
     def server(self) -> Server | None:
@@ -104,22 +102,22 @@ class Catalog:
         return None if text is None else Server.model_validate_json(text)
 
     def ensure_library(self, library: Library) -> bool:
-        """Creates a library unless it is there. Returns whether it is new."""
+        """Creates a library unless it exists. Returns whether it is new."""
         return bool(self._redis.hsetnx(keys.LIBRARIES, library.name, library.model_dump_json()))
 
     def library(self, name: str) -> Library:
         """Reads a library.
 
         Raises:
-            LibraryNotFound: There is none of this name.
+            LibraryNotFound: There is no library of this name.
         """
         return _library_of(name, self._redis.hget(keys.LIBRARIES, name))
 
     def searched(self, name: str) -> Searched:
-        """Reads what a search must know of a library, in one round trip.
+        """Reads what a search must know about a library, in one round trip.
 
         Raises:
-            LibraryNotFound: There is none of this name.
+            LibraryNotFound: There is no library of this name.
         """
         moment = now()
         with self._redis.pipeline(transaction=False) as pipeline:
@@ -133,7 +131,7 @@ class Catalog:
         return Searched(_library_of(name, text), calibrations, moment, n_images)
 
     def calibrations(self, library: str) -> dict[str, str]:
-        """Returns the distribution of distances in a library's collections, as JSON."""
+        """Returns the calibrations of a library's collections, as JSON."""
         return self._redis.hgetall(keys.calibrations(library))
 
     def put_calibrations(self, library: str, by_collection: Mapping[str, str]) -> None:
@@ -145,26 +143,26 @@ class Catalog:
             pipeline.execute()
 
     def watch_library(self, pipeline: Pipeline, name: str) -> Library:
-        """Reads a library, so that the pipeline is executed only if none has changed by then.
+        """Reads a library, so that the pipeline runs only if no library has changed by then.
 
         Raises:
-            LibraryNotFound: There is none of this name.
+            LibraryNotFound: There is no library of this name.
         """
         pipeline.watch(keys.LIBRARIES)  # type: ignore[no-untyped-call]
         return _library_of(name, pipeline.hget(keys.LIBRARIES, name))
 
     def change_library(self, name: str, change: Callable[[Library], Library | None]) -> Library:
-        """Replaces a library's record by what a function makes of it, whoever else does so.
+        """Replaces a library's record with what a function makes of it, whoever else does so.
 
         Args:
             name: The library.
-            change: Gives the new record, or None if it is to stay as it is. It may run again.
+            change: Returns the new record, or None to leave it as it is. It may run again.
 
         Returns:
-            The record as it is then.
+            The record as it is afterwards.
 
         Raises:
-            LibraryNotFound: There is none of this name.
+            LibraryNotFound: There is no library of this name.
         """
         while True:
             with self._redis.pipeline() as pipeline:
@@ -184,7 +182,7 @@ class Catalog:
         """Forgets a library and all of its images.
 
         Raises:
-            LibraryNotFound: There is none of this name.
+            LibraryNotFound: There is no library of this name.
         """
         while True:
             with self._redis.pipeline() as pipeline:
@@ -194,7 +192,7 @@ class Catalog:
                 pipeline.hdel(keys.COSTS, name)
                 if library.all_collections:
                     pipeline.sadd(keys.UNUSED_COLLECTIONS, *library.all_collections)
-                # What is large is freed by another thread of Redis.
+                # Another thread of Redis frees what is large.
                 pipeline.unlink(keys.images(name), keys.image_order(name), keys.calibrations(name))
                 with contextlib.suppress(WatchError):
                     pipeline.execute()
@@ -205,7 +203,7 @@ class Catalog:
         return self._redis.smembers(keys.UNUSED_COLLECTIONS)
 
     def forget_collection(self, collection: str) -> None:
-        """Says that a collection has been dropped."""
+        """Records that a collection has been dropped."""
         self._redis.srem(keys.UNUSED_COLLECTIONS, collection)
 
     def libraries(self) -> list[Library]:
@@ -213,7 +211,7 @@ class Catalog:
         return [Library.model_validate_json(text) for _, text in sorted(stored.items())]
 
     def note_cost(self, pipeline: Pipeline, library: str, picture_s: float) -> None:
-        """Queues to say how long a picture of a library takes with all its models, on one core."""
+        """Records, on a pipeline, how long a picture takes with all its models, on one core."""
         pipeline.hset(keys.COSTS, library, repr(picture_s))
 
     def cost_s(self, library: str) -> float | None:
@@ -247,7 +245,7 @@ class Catalog:
         return list(left)
 
     def find(self, library: str, image_ids: Sequence[str]) -> dict[str, CatalogEntry]:
-        """Reads those of the images that there are."""
+        """Reads those of the images that exist."""
         if not image_ids:
             return {}
         texts = self._redis.hmget(keys.images(library), list(image_ids))
@@ -261,15 +259,15 @@ class Catalog:
         """Reads one image.
 
         Raises:
-            ImageNotFound: The library has none of this id.
+            ImageNotFound: The library has no image with this id.
         """
         return self.get_all(library, [image_id])[image_id]
 
     def get_all(self, library: str, image_ids: Sequence[str]) -> dict[str, CatalogEntry]:
-        """Reads images, all of which have to be there.
+        """Reads images, all of which have to exist.
 
         Raises:
-            ImageNotFound: The library has none of an id.
+            ImageNotFound: The library lacks one of them.
         """
         entries = self.find(library, image_ids)
         for image_id in image_ids:
@@ -287,15 +285,15 @@ class Catalog:
         return int(self._redis.zcard(keys.image_order(library)))
 
     def all_ids(self, library: str) -> Iterator[str]:
-        """Gives the images of a library, in no order; memory stays flat however many there are.
+        """Yields the ids of a library's images, in no order; memory stays flat however many.
 
-        One that comes or goes meanwhile may be left out, and one may be given twice.
+        An image that comes or goes meanwhile may be left out, and one may come twice.
         """
         for image_id, _ in self._redis.zscan_iter(keys.image_order(library), count=1000):
             yield str(image_id)
 
     def random_ids(self, library: str, n_ids: int) -> list[str]:
-        """Returns some of a library's images, none twice; all of them if it has no more."""
+        """Returns ids of some of a library's images, none twice; all of them if it has no more."""
         return self._redis.zrandmember(keys.image_order(library), n_ids)
 
     def page(

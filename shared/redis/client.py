@@ -1,4 +1,4 @@
-"""Clients of Redis whose every call ends within bounded time, with types that say what comes."""
+"""Redis clients whose every call ends within bounded time, with types that say what it returns."""
 
 # mypy: disable-error-code="override"
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     class Redis(redis.Redis):
-        """A client that decodes: redis-py's own types are those of one that may or may not."""
+        """A client that decodes: redis-py's own types leave open whether it does."""
 
         @classmethod
         def from_url(cls, url: str, **options: Any) -> Self: ...
@@ -37,30 +37,30 @@ if TYPE_CHECKING:
 
 else:
     Redis = redis.Redis
-# One that gives bytes.
+# A client that returns bytes.
 RawRedis = redis.Redis
 
-# Tries after a failed one, of a worker, which should outlive a restart of Redis: that takes
-# seconds. Few are made where a caller waits.
+# Retries of a worker, which should outlive a restart of Redis: that takes seconds. Where a caller
+# waits, there are few.
 WORKER_RETRIES = 8
 
 
 def connect(url: str, *, n_retries: int = 1) -> Redis:
-    """Returns a client that gives text.
+    """Returns a client that returns text.
 
     Args:
         url: As in Settings.redis_url.
-        n_retries: Tries after a failed one.
+        n_retries: How often a failed call is tried again.
     """
     return Redis.from_url(url, decode_responses=True, **_limits(n_retries))
 
 
 def connect_raw(url: str, *, n_retries: int = 1) -> RawRedis:
-    """Returns a client that gives bytes, for pictures.
+    """Returns a client that returns bytes, for pictures.
 
     Args:
         url: As in Settings.redis_url.
-        n_retries: Tries after a failed one.
+        n_retries: How often a failed call is tried again.
     """
     return RawRedis.from_url(url, **_limits(n_retries))
 

@@ -1,8 +1,8 @@
-"""The way of bulk uploads into the queue: chunks, in turn, a few at a time.
+"""How bulk uploads get into the queue: in chunks, in turn, a few at a time.
 
     stored chunk ─▶ its job's place in the rings ─▶ Celery's queue `bulk` ─▶ counted
 
-Celery's queue holds no more than keeps the workers busy, so that a small upload waits for a
+Celery's queue holds no more than keeps the workers busy, so that a small upload waits for one
 chunk of each other job and not for the million pictures that came before it.
 """
 
@@ -31,11 +31,11 @@ class Feed:
         self._take = redis.register_script(read_script("take"))
 
     def add_chunk(self, job_id: str, n_pictures: int) -> bool:
-        """Makes a stored chunk one to be worked on. Returns False if the job takes no more."""
+        """Adds a stored chunk to the work. Returns False if the job accepts no more."""
         return bool(self._changes.make("add_chunk", job_id, n_pictures))
 
     def seal(self, job_id: str, error: Problem | None = None) -> None:
-        """Says that an upload is read to its end, or that it broke.
+        """Records that an upload was read to its end, or that it broke.
 
         What arrived of a broken one is embedded all the same; then the job ends as failed.
         """
@@ -47,12 +47,12 @@ class Feed:
         self._redis.set(keys.arrival(job_id), 1, ex=ARRIVAL_TTL_S)
 
     def lost_arrivals(self) -> list[str]:
-        """Returns the jobs whose upload nobody reads any more."""
+        """Returns the jobs whose upload is no longer being read."""
         ids = sorted(self._redis.smembers(keys.ARRIVING))
         return [job_id for job_id in ids if not self._redis.exists(keys.arrival(job_id))]
 
     def top_up(self, app: Celery) -> None:
-        """Queues chunks until there are enough in Celery's queue, or none waits.
+        """Queues chunks until there are enough in Celery's queue, or none is waiting.
 
         Raises:
             kombu.exceptions.OperationalError: Redis does not answer. A chunk that was taken is
@@ -70,7 +70,7 @@ class Feed:
         return None if taken is None else (taken[0], int(taken[1]), taken[2])
 
     def fed_chunks(self, min_age_s: float) -> list[tuple[str, int]]:
-        """Returns the chunks that have been on their way for some time."""
+        """Returns the chunks that have been on their way for at least this long."""
         members = self._redis.zrangebyscore(keys.FED, "-inf", time.time() - min_age_s)
         return [chunk_of(member) for member in members]
 
@@ -79,7 +79,7 @@ class Feed:
         self._redis.zrem(keys.FED, chunk_task_id(job_id, chunk))
 
     def is_counted(self, job_id: str, chunk: int) -> bool:
-        """Tells if a chunk's outcomes are in the progress."""
+        """Returns whether a chunk's outcomes are in the progress."""
         return bool(self._redis.getbit(keys.done_chunks(job_id), chunk))
 
     def backlog(self) -> int:

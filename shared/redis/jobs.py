@@ -33,7 +33,7 @@ ENDED: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled"})
 
 # A search is not worth keeping as long as an upload: its result is in the answer.
 SEARCH_TTL_S = 3_600
-# A waiting caller wakes up this often to see that it is still wanted.
+# A waiting caller wakes up this often to see whether it is still wanted.
 WAIT_SLICE_S = 2.0
 WAIT_EVENTS = 1000
 _N_FAILED_AS = "n_failed_as:"
@@ -64,7 +64,7 @@ class Job(BaseModel):
     error: Problem | None = None
     ttl_s: int
     revision: int = 0
-    # What a job of one task came to, as Celery's result backend has it; only read, never set.
+    # The result of a job of one task, as Celery's result backend keeps it; only read, never set.
     result: str | None = Field(None, exclude=True)
 
     @property
@@ -77,16 +77,16 @@ class Job(BaseModel):
 
     @property
     def is_counted(self) -> bool:
-        """Whether all of its chunks are."""
+        """Whether all of its chunks are counted."""
         return self.total is not None and self.n_chunks_done == self.n_chunks
 
     @property
     def pictures_per_s(self) -> float | None:
-        """Pictures a second: of late while the job runs, over all of it once it has ended.
+        """Pictures a second: recently while the job runs, over all of it once it has ended.
 
         Source:
-            The moving average begins at 0, so it is divided by the weight that it has had since
-            (the bias correction of Adam: Kingma and Ba, 2015).
+            The moving average begins at 0, so it is divided by the weight that it has gathered
+            since (the bias correction of Adam: Kingma and Ba, 2015).
         """
         if self.started_at is None or self.counted_at is None:
             return None
@@ -97,7 +97,7 @@ class Job(BaseModel):
 
 
 class StoredResult(NamedTuple):
-    """What a task came to, as Celery's result backend keeps it."""
+    """The result of a task, as Celery's result backend keeps it."""
 
     key: str
     text: str
@@ -124,7 +124,7 @@ class Jobs:
 
         Args:
             job: The job.
-            keep: Values to be kept with it, each under its key and for its seconds.
+            keep: Values to keep with it: by key, the value and its life in seconds.
         """
         fields: dict[Any, Any] = {
             name: _to_field(value)
@@ -145,7 +145,7 @@ class Jobs:
             elif job.kind in ("bulk", "reindex"):
                 pipeline.sadd(keys.ARRIVING, job.id)
                 pipeline.set(keys.arrival(job.id), 1, ex=scripts.ARRIVAL_TTL_S)
-            # `page` takes off only what somebody looks at.
+            # `page` removes only what somebody looks at.
             is_search = job.kind == "search"
             life_s = SEARCH_TTL_S if is_search else job.ttl_s + scripts.TOMBSTONE_S
             pipeline.zremrangebyscore(_list_of(job.kind), "-inf", time.time() - life_s)
@@ -168,14 +168,14 @@ class Jobs:
         """Returns the uploads of one picture that have not ended."""
         return [self.get(job_id) for job_id in self._redis.smembers(keys.SINGLES)]
 
-    # What workers tell.
+    # For workers.
 
     def start(self, job_id: str) -> bool:
         """Marks a job as running. Returns False if there is nothing (more) to do for it."""
         return bool(self._changes.make("begin", job_id, _now()))
 
     def begin(self, job_id: str) -> int:
-        """Marks a job of one task as running, and notes that the task is begun.
+        """Marks a job of one task as running, and notes that the task has begun.
 
         Returns:
             0 if there is nothing (more) to do for it; else the number of this try, as of
@@ -187,20 +187,20 @@ class Jobs:
     def count_chunk(
         self, job_id: str, chunk: int, items: Sequence[Item], stored: StoredResult
     ) -> bool:
-        """Stores a chunk's outcomes and adds them to the progress, once however often it is called.
+        """Stores a chunk's outcomes and adds them to the progress; repeating it changes nothing.
 
         The job ends with its last chunk; as failed if all of its pictures failed, with the
-        commonest reason. As long as one did not, a failed picture is an outcome like another.
+        commonest reason. As long as one did not, a failed picture is an outcome like any other.
 
         Args:
             job_id: The job.
             chunk: Its number.
             items: The outcomes, in the order of the manifest.
-            stored: The same, as Celery's result backend has them.
+            stored: The same, as Celery's result backend keeps them.
 
         Returns:
-            Whether all is counted by it and the job goes on: a `reindex` job, whose edition is to
-            be switched on.
+            Whether this was the last chunk to be counted and the job goes on: a `reindex` job,
+            whose edition is still to be switched on.
         """
         n_by_outcome = Counter(item.outcome for item in items)
         tally = [n_by_outcome[outcome] for outcome in get_args(Outcome)]
@@ -218,7 +218,7 @@ class Jobs:
         Args:
             job_id: The job.
             error: Why it failed.
-            stored: What it came to; in one step with the end, which a caller waits for.
+            stored: Its result, stored in one step with the end, which a caller waits for.
         """
         status = "succeeded" if error is None else "failed"
         if stored is None:
@@ -232,9 +232,9 @@ class Jobs:
         self._changes.make("finish", job_id, "cancelled", _now(), "")
 
     def begin_try(self, job_id: str, part: str) -> int:
-        """Notes that a part of a job is begun. Returns how often that was not followed by an end.
+        """Notes that a part of a job has begun. Returns how often it did so without an end.
 
-        A count above 1 means that the earlier tries took their worker process with them.
+        A count above 1 means that the earlier tries ended their worker process.
         """
         with self._redis.pipeline() as pipeline:
             pipeline.hincrby(keys.tries(job_id), part, 1)
@@ -245,14 +245,14 @@ class Jobs:
         """Notes that a part of a job came to an end that left its worker alive."""
         self._redis.hdel(keys.tries(job_id), part)
 
-    # What callers ask.
+    # For callers.
 
     def get(self, job_id: str) -> Job:
         """Reads a job.
 
         Raises:
-            JobNotFound: There never was one of this id, or long ago.
-            JobExpired: It ended more than its life ago.
+            JobNotFound: There never was a job of this id, or only long ago.
+            JobExpired: It ended longer ago than it is kept.
         """
         # In one round trip: a search waits for it.
         with self._redis.pipeline(transaction=False) as pipeline:
@@ -305,7 +305,7 @@ class Jobs:
                 return jobs, after
 
     def read_events(self, job_id: str, after: str, *, count: int, block_s: float) -> list[Event]:
-        """Reads a job's events behind one of them (`0-0`: from the first), oldest first.
+        """Reads a job's events after one of them (`0-0`: from the first), oldest first.
 
         Args:
             job_id: The job.

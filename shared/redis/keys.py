@@ -14,12 +14,12 @@ SINGLES = "tl:jobs:singles"
 # Bulk jobs wait in two rings, so that libraries take turns, and the jobs of a library: a list of
 # libraries, and one list of jobs for each (`jobs_in_turn`).
 RING = "tl:feed:libraries"
-# Chunks that are queued or running, with the Unix time since when. Only a few are at a time.
+# Chunks that are queued or running, with the Unix time since when. Only a few at a time.
 FED = "tl:feed:fed"
 # Pictures of bulk jobs that are stored and not yet counted.
 BACKLOG = "tl:feed:backlog"
 
-# Worker processes that live, and which of them sweeps.
+# Live worker processes, and which of them sweeps.
 WORKERS = "tl:workers"
 SWEEP = "tl:sweep"
 
@@ -42,7 +42,7 @@ def job(job_id: str) -> str:
 
 
 def events(job_id: str) -> str:
-    """Returns the key of the stream on which each change of a job is told."""
+    """Returns the key of the stream on which each change of a job is announced."""
     return f"tl:job:{job_id}:events"
 
 
@@ -82,7 +82,7 @@ def image_order(library: str) -> str:
 
 
 def calibrations(library: str) -> str:
-    """Returns the key of the distributions of a library's distances, by collection."""
+    """Returns the key of a library's calibrations, by collection."""
     return f"tl:library:{library}:calibrations"
 
 
@@ -92,7 +92,7 @@ def query_picture(job_id: str, number: int = 0) -> str:
 
 
 def reply(task_id: str) -> str:
-    """Returns the key of the list on which a call's answer is pushed once."""
+    """Returns the key of the list onto which a call's answer is pushed once."""
     return f"tl:reply:{task_id}"
 
 
@@ -102,5 +102,5 @@ def idempotency(key: str) -> str:
 
 
 def result(task_id: str) -> str:
-    """Returns where Celery's Redis backend has a result; `task_keyprefix` in its source."""
+    """Returns where Celery's Redis backend keeps a result; `task_keyprefix` in its source."""
     return f"celery-task-meta-{task_id}"

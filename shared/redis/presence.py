@@ -1,4 +1,4 @@
-"""Which worker processes live, and what each can reach: written by them, read by the API."""
+"""Which worker processes are alive, and what each can reach: written by them, read by the API."""
 
 from __future__ import annotations
 

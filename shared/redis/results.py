@@ -1,4 +1,4 @@
-"""What Celery has in Redis: results of tasks, and the lengths of its queues."""
+"""What Celery keeps in Redis: results of tasks, and its queues."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def queue_lengths(client: Redis) -> dict[str, int]:
 
 
 def read_results(client: Redis, task_ids: Sequence[str]) -> list[Any]:
-    """Reads what tasks returned, by plain MGET: nothing is subscribed, nothing blocks.
+    """Reads what tasks returned, with a plain MGET: nothing is subscribed, nothing blocks.
 
     Returns:
         One value a task; None where it has not succeeded (yet) or its result has expired.

@@ -1,7 +1,7 @@
 """The changes that run inside Redis, where nothing comes between: `lua/`, one file each.
 
-Two workers can so never disagree about a job, and its progress, the queue's backlog and the
-stream of its events always tell the same.
+So two workers never disagree about a job, and its progress, the queue's backlog and the stream of
+its events always agree.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 # the thousand.
 TOMBSTONE_S = 30 * 86_400
 SEARCH_TOMBSTONE_S = 86_400
-# The rate is an average whose weights fall by e in this time: some chunks of a slow model.
+# The rate is an average whose weights fall by a factor of e in this time: that of a few chunks with
+# a slow model.
 RATE_WINDOW_S = 30
-# An upload of which nothing was heard for so long has lost its API process, or its client.
+# An upload that has been silent for this long has lost its API process, or its client.
 ARRIVAL_TTL_S = 120
 
 JobChange = Literal["begin", "finish", "add_chunk", "seal", "count"]
@@ -31,7 +32,7 @@ JobChange = Literal["begin", "finish", "add_chunk", "seal", "count"]
 
 @functools.cache
 def read_script(*names: str) -> str:
-    """Returns a script that is made of some files of `lua/`."""
+    """Returns a script made of these files of `lua/`, in this order."""
     folder = resources.files(__package__) / "lua"
     return "".join(folder.joinpath(f"{name}.lua").read_text(encoding="utf-8") for name in names)
 
@@ -56,7 +57,7 @@ class Changes:
             keys_too: Its KEYS from 9 on.
 
         Returns:
-            What the script gives.
+            What the script returns.
         """
         made: Any = self._scripts[name](keys=[*_keys_of(job_id), *keys_too], args=[*_ARGS, *args])
         return int(made)

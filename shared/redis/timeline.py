@@ -16,8 +16,8 @@ def page_of(
 ) -> tuple[list[str], Cursor | None]:
     """Reads one page: members, and the cursor of the next page (None at the end).
 
-    A page begins behind the member it was left at, wherever that one stands by now, so that
-    nothing is shown twice or left out while new members arrive at the front.
+    A page begins after the last member that was shown, wherever that is by now, so that nothing
+    is shown twice or left out while new members arrive at the front.
     """
     place = () if after is None else (after.member, repr(after.score))
     rows: Any = redis.eval(read_script("page"), 1, key, limit, *place)

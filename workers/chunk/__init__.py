@@ -1,1 +1,1 @@
-"""What becomes of a chunk of pictures."""
+"""How a chunk of pictures is processed."""

@@ -1,4 +1,4 @@
-"""The catalogue gets the pictures that were embedded, unless the library wants more by then."""
+"""Catalogues pictures that were embedded, unless their library has gained an edition since."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ class Cataloguing:
     def write(
         self, library_name: str, pending: Sequence[Pending], took_s: float
     ) -> list[str] | None:
-        """Catalogues what was embedded of a chunk, in one transaction.
+        """Catalogues a chunk's embedded pictures, in one transaction.
 
         Args:
-            library_name: Where the pictures belong.
+            library_name: The pictures' library.
             pending: The chunk's pictures.
             took_s: How long it took to embed them, in seconds.
 
         Returns:
-            The images that were not written, as somebody has changed, removed or added them since
-            they were read. None, with nothing done, if one of the pictures is not embedded for an
+            The images that were not written, because somebody has added, changed or removed them
+            since they were read. None, with nothing written, unless all are embedded for every
             edition of the library.
         """
-        # One that was embedded may have been removed before it was for a new edition.
+        # One that was embedded may have been removed before it was embedded for a new edition.
         done = [one for one in pending if one.image is not None and one.error is None]
         if not done:
             return []
@@ -63,7 +63,7 @@ class Cataloguing:
         return list(not_written)
 
     def write_one(self, library: Library, one: Pending) -> None:
-        """Catalogues a picture as it is."""
+        """Catalogues one picture with the embeddings that it has."""
         if one.image is not None:
             with self.redis.pipeline() as pipeline:
                 self._put(pipeline, library, [one])

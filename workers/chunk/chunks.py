@@ -46,7 +46,7 @@ class Chunks:
             The outcome of each line of the chunk's manifest, in its order.
 
         Raises:
-            Unavailable: Milvus is away; nothing is lost, the chunk is to be run again.
+            Unavailable: Milvus does not answer; nothing is lost, and the chunk must be run again.
         """
         head, entries = read_manifest(self.blobs, job_id, chunk)
         self.listed.store(head.library, entries)
@@ -60,7 +60,7 @@ class Chunks:
         took_s = time.monotonic() - began
         items = outcomes.items()
         while (not_written := self.cataloguing.write(head.library, pending, took_s)) is None:
-            # The library has got another edition meanwhile, which these pictures must not lack.
+            # The library has gained an edition meanwhile, which needs these pictures too.
             library = self.catalog.library(head.library)
             self.embedding.embed(library, [one for one in pending if not one.error])
         if amendments := outcomes.amendments(not_written):
@@ -73,7 +73,7 @@ class Chunks:
         return [failed(entry, entry.error or problem) for entry in entries]
 
     def _embed(self, head: ManifestHead, library: Library, pending: Sequence[Pending]) -> None:
-        """Embeds all at once; one by one where the chunk took its worker process with it before."""
+        """Embeds all at once, or one by one if the chunk ended its worker process before."""
         with counted_try(self.jobs, head.job_id, str(head.chunk)) as n_tries:
             if n_tries == 1:
                 self.embedding.embed(library, pending)
@@ -88,5 +88,5 @@ class Chunks:
                         ).to_problem()
                     else:
                         self.embedding.embed(library, [one])
-                        # Whatever ends this process next, the next try goes on from here.
+                        # Whatever ends this process next, the next try continues from here.
                         self.cataloguing.write_one(library, one)

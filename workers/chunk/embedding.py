@@ -1,4 +1,4 @@
-"""Pictures become embeddings in Milvus: read, decoded once, embedded, one write a collection."""
+"""Pictures become embeddings in Milvus: read, decoded once, embedded, one write per collection."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A model at a time over some pictures keeps its weights in the processor's cache: a fifth faster
-# than picture by picture. With fewer, decoding and embedding overlap from sooner on.
+# Running one model over several pictures keeps its weights in the processor's cache: a fifth faster
+# than picture by picture. With smaller groups, decoding and embedding overlap sooner.
 GROUP_ITEMS = 16
 
 
@@ -47,10 +47,10 @@ class Embedding:
     counts: Counts
 
     def embed(self, library: Library, pending: Sequence[Pending]) -> None:
-        """Embeds pictures for each edition of their library. What goes wrong is in their `error`.
+        """Embeds pictures for each edition of their library. One that fails has an `error`.
 
         Raises:
-            Unavailable: Milvus is away.
+            Unavailable: Milvus does not answer.
         """
         targets = self.targets.of_editions(library)
         by_missing: dict[frozenset[str], list[Pending]] = {}
@@ -84,7 +84,7 @@ class Embedding:
         good: Sequence[Pending],
         embeddings: Mapping[str, Sequence[Embeddings]],
     ) -> None:
-        """Writes to Milvus, once a collection and all collections at once."""
+        """Writes to Milvus, once per collection and to all collections in parallel."""
         ids = [one.image_id for one in good]
         metadata = [one.image.metadata for one in good if one.image is not None]
         writing = [
@@ -104,7 +104,7 @@ class Embedding:
         self.counts.n_pictures += len(good)
 
     def _decode(self, models: Sequence[Embedder], one: Pending) -> None:
-        """Decodes a picture once, for every model. What goes wrong becomes its outcome."""
+        """Decodes a picture once, for every model. A failure becomes its outcome."""
         try:
             content = self.blobs.get(image_key(one.library, one.image_id))
             picture, one.pixels = self.decoder.decode(content, models)

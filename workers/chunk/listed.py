@@ -22,16 +22,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """Fetches and stores, several at a time: threads wait for disks and hosts."""
+    """Fetches and stores pictures, several at a time: threads wait for disks and hosts."""
 
     blobs: BlobStore
     sources: Sources
     fetchers: Executor
 
     def store(self, library: str, entries: Sequence[ManifestItem]) -> None:
-        """Fetches what is listed by URI, stores it, and says in each entry what it is, or why not.
+        """Fetches and stores what is listed by URI; gives each entry its id and size, or an error.
 
-        A chunk that is run again fetches again, and so sees what is there by then.
+        A chunk that is run again fetches again, and so may find something else.
         """
         listed = [entry for entry in entries if entry.uri is not None and entry.error is None]
         if not listed:

@@ -1,6 +1,6 @@
-"""Connections to checked addresses alone, each within a deadline.
+"""Connections to checked addresses only, each within a deadline.
 
-A name is resolved once a connection; what was checked is what is connected to, so a name that
+A name is resolved once per connection, which goes to the address that was checked, so a name that
 resolves to something else a moment later gains nothing.
 """
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-# RFC 4291: all else is loopback, link-local, site-local, multicast or not assigned.
+# RFC 4291: everything else is loopback, link-local, site-local, multicast or not assigned.
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
-# RFC 3056: it ends at the IPv4 address inside, and no public host has only such a one any more.
+# RFC 3056: it ends at the IPv4 address inside, and no public host has only such an address now.
 _6TO4 = IPv6Network("2002::/16")
 # RFC 6052: what a network without IPv4 makes of a public IPv4 address.
 _NAT64 = IPv6Network("64:ff9b::/96")
@@ -36,7 +36,7 @@ _ends_at_s: ContextVar[float] = ContextVar("ends_at_s")
 
 @contextmanager
 def deadline(limit_s: float) -> Iterator[None]:
-    """Bounds all that this thread does with the network inside of it, together."""
+    """Limits the total time of what this thread does on the network within it."""
     token = _ends_at_s.set(time.monotonic() + limit_s)
     try:
         yield
@@ -45,12 +45,12 @@ def deadline(limit_s: float) -> Iterator[None]:
 
 
 def seconds_left() -> float:
-    """Returns what the deadline leaves; not positive once it has passed."""
+    """Returns the time until the deadline; zero or less once it has passed."""
     return _ends_at_s.get() - time.monotonic()
 
 
 def is_reachable(address: Address, allowed: Sequence[Network]) -> bool:
-    """Tells if an address is public, or in a network that is allowed.
+    """Returns whether an address is public, or in an allowed network.
 
     >>> is_reachable(ip_address("::ffff:10.0.0.1"), [])
     False
@@ -91,13 +91,13 @@ class CheckedNetwork(httpcore.NetworkBackend):
 
         Raises:
             SourceRefused: One of them is neither public nor allowed.
-            NetworkError: None answers, or there is none.
+            NetworkError: None of them answers, or there is none.
             TimeoutException: The deadline has passed.
         """
         addresses = self._resolve(host, port)
         for n_left in range(len(addresses), 0, -1):
             try:
-                # A dead address takes its share of the time, not that of the ones behind it.
+                # A dead address uses up its share of the time, not that of the ones after it.
                 stream = self._sockets.connect_tcp(
                     addresses[-n_left], port, _timeout_s() / n_left, local_address, socket_options
                 )
@@ -108,7 +108,7 @@ class CheckedNetwork(httpcore.NetworkBackend):
         raise httpcore.ConnectError("The name has no address.")
 
     def _resolve(self, host: str, port: int) -> list[str]:
-        # This cannot be cut short: the resolver's own limit holds, then the deadline is looked at.
+        # This cannot be cut short: the resolver's own limit applies, then the deadline is checked.
         try:
             resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
@@ -116,14 +116,14 @@ class CheckedNetwork(httpcore.NetworkBackend):
         addresses = [str(address[0]) for *_, address in resolved]
         if not all(is_reachable(ip_address(address), self._allowed) for address in addresses):
             raise SourceRefused(
-                f"The host {host!r} has an address that is not public, and not in one of"
+                f"The host {host!r} has an address that is neither public nor in one of"
                 " TWINLENS_ALLOWED_NETWORKS."
             )
         return addresses
 
 
 class _TimedStream(httpcore.NetworkStream):
-    """Gives each step what is left of the deadline: a server that drips gains no time by it."""
+    """Gives each step the time left until the deadline: a server that drips gains no time."""
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream

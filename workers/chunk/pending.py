@@ -1,4 +1,4 @@
-"""Pictures of a chunk, and what comes of each."""
+"""The pictures of a chunk, and the outcome of each."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Pending:
-    """A picture of the chunk that is to be embedded."""
+    """A picture of a chunk, to be embedded."""
 
     description: Description
     image_id: str
     library: str
-    tag: str  # job:chunk:index, so that a repeated chunk knows its own work
-    known: CatalogEntry | None  # as catalogued by then, some of its embeddings missing
+    tag: str  # job:chunk:index, so that a repeated chunk recognises its own work
+    known: CatalogEntry | None  # if it is catalogued, with some embeddings missing
     collections: set[str]  # those that have its embeddings
     image: Image | None = None
-    pixels: list[Pixels] = field(default_factory=list)  # one a model
+    pixels: list[Pixels] = field(default_factory=list)  # one per model
     error: Problem | None = None
 
     @property
@@ -47,7 +47,7 @@ class Pending:
 
 
 class Outcomes:
-    """Sorts out which pictures of a chunk are to be embedded, and says what became of each.
+    """Works out which pictures of a chunk must be embedded, and what became of each.
 
     Where pictures of a chunk are the same, the first is the one that is done, and the name and the
     metadata of the last are kept.
@@ -60,13 +60,13 @@ class Outcomes:
         known: Mapping[str, CatalogEntry],
         wanted: set[str],
     ) -> None:
-        """Sorts them out.
+        """Works out which pictures must be embedded.
 
         Args:
-            head: Of the chunk's manifest.
+            head: Head of the chunk's manifest.
             entries: Its pictures.
-            known: Those that are catalogued, by image id.
-            wanted: The collections that are to have each picture's embeddings.
+            known: Catalogue entries of those that have one, by image id.
+            wanted: The collections that each picture needs an embedding in.
         """
         self._entries = entries
         self._decided: dict[int, Item] = {}
@@ -82,7 +82,7 @@ class Outcomes:
                 continue
             there, description = known.get(image_id), descriptions[image_id]
             if there is None and head.kind == "reindex":
-                # It was removed since the job was planned.
+                # It has been removed since the job was planned.
                 self._decided[index] = _done(entry, "skipped")
             elif there is not None and wanted <= there.collections:
                 self._decided[index] = _done(entry, self._outcome(there, description, tag))
@@ -95,7 +95,7 @@ class Outcomes:
 
     @property
     def pending(self) -> list[Pending]:
-        """The pictures that are to be embedded, each once."""
+        """The pictures that must be embedded, each once."""
         return list(self._pending.values())
 
     def amendments(self, not_written: Container[str] = ()) -> dict[str, Amendment]:

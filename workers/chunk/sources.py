@@ -1,4 +1,4 @@
-"""The bytes behind the URIs of a listing: files below allowed roots, pictures of allowed hosts."""
+"""Fetches the URIs of a listing: files below allowed roots, pictures on allowed hosts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from twinlens.shared.settings import Settings
 
 HTTPS_PORT = 443
-# Before each try. A host that is down for longer is the next delivery's, not this fetch's.
+# Waits before each try. A host that is down for longer is left to the next delivery.
 PAUSES_S = (0.0, 0.2, 0.8)
 KEPT_CONNECTIONS = 16
 KEPT_FOR_S = 5.0
@@ -30,7 +30,7 @@ READ_BYTES = 1024 * 1024
 
 _HEADERS = [(b"Accept-Encoding", b"identity"), (b"User-Agent", b"twinlens")]
 _LATE = "did not answer in time"
-# What a request target may hold as it is: all of printable ASCII.
+# What a request target may contain unescaped: all of printable ASCII.
 _TARGET_CHARS = "".join(map(chr, range(0x21, 0x7F)))
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a FIFO would wait for someone to write into it.
@@ -38,7 +38,7 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Sources:
-    """What a listing may name. Threads share one."""
+    """Fetches what a listing may name. Threads share one."""
 
     def __init__(self, settings: Settings) -> None:
         """Reads the settings.
@@ -59,7 +59,7 @@ class Sources:
         )
 
     def close(self) -> None:
-        """Closes the connections that were kept."""
+        """Closes the connections that were kept open."""
         self._pool.close()
 
     def fetch(self, uri: str) -> bytes:
@@ -67,8 +67,8 @@ class Sources:
 
         Raises:
             SourceRefused: The settings do not allow it, or it redirects.
-            SourceFailed: It is not there, or cannot be read.
-            PayloadTooLarge: It is over its limit.
+            SourceFailed: It does not exist, or cannot be read.
+            PayloadTooLarge: It is over the size limit.
             EmptyPicture: It has no bytes.
         """
         parts = _split(uri)
@@ -97,16 +97,16 @@ class Sources:
             os.close(file)
 
     def _locate(self, parts: SplitResult, name: str) -> tuple[Path, Sequence[str]]:
-        """Returns an allowed root, and the steps from there, with all links followed."""
+        """Returns an allowed root, and the path below it in steps, with all links followed."""
         path = os.fsdecode(unquote_to_bytes(parts.path))
         if parts.netloc.lower() in {"", "localhost"} and path.startswith("/") and "\0" not in path:
-            # `..` is taken as RFC 3986 has it, before any link is followed.
+            # `..` is resolved as in RFC 3986, before any link is followed.
             real = Path(os.path.realpath(os.path.normpath(path)))
             for root in self._roots:
                 if real.is_relative_to(root):
                     return root, real.relative_to(root).parts
-        # The same words whether it is there or not.
-        raise SourceRefused(f"The file {name!r} is not below one of TWINLENS_ALLOWED_ROOTS.")
+        # The same words whether it exists or not.
+        raise SourceRefused(f"The file {name!r} is not below any of TWINLENS_ALLOWED_ROOTS.")
 
     def _download(self, parts: SplitResult) -> bytes:
         host, port = _origin_of(parts)
@@ -148,7 +148,7 @@ class Sources:
 
 
 class _Busy(Exception):
-    """A status that may be another in a moment."""
+    """A status that may change in a moment."""
 
 
 _NETWORK_ERRORS = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException)
@@ -161,11 +161,11 @@ def _reason_of(error: Exception) -> str:
         return _LATE
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return "has no certificate that is valid for it"
-    return "cannot be reached, or ended the connection"
+    return "cannot be reached, or closed the connection"
 
 
 def _check_status(status: int, host: str) -> None:
-    answer = f"answers {status}"
+    answer = f"answered with status {status}"
     if status == 429 or status >= 500:
         raise _Busy(answer)
     if 300 <= status < 400:
@@ -180,7 +180,7 @@ def _split(uri: str) -> SplitResult:
         parts = urlsplit(uri)
         _origin_of(parts)
     except ValueError:
-        raise SourceRefused("The uri cannot be read.") from None
+        raise SourceRefused("The URI cannot be read.") from None
     return parts
 
 
@@ -206,7 +206,7 @@ def _allowed_origin(entry: str) -> tuple[str, int]:
 
 
 def _open_below(root: Path, steps: Sequence[str]) -> int:
-    """Opens a file step by step, following no link: one put there since is not followed either."""
+    """Opens a file step by step, following no link, not even one that was put there since."""
     folder = os.open(root, _FOLDER)
     try:
         for step in steps[:-1]:

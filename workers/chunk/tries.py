@@ -1,4 +1,4 @@
-"""What is begun and not ended took its process with it: so is told which picture does that."""
+"""Counts tries that began and never ended, to learn which picture ends its worker process."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MAX_TRIES = 3
 
 @contextmanager
 def counted_try(jobs: Jobs, job_id: str, part: str) -> Iterator[int]:
-    """Yields how often a part of a job was begun, this time with it, and not ended since."""
+    """Yields how often a part of a job was begun and not ended since, including this time."""
     n_tries = jobs.begin_try(job_id, part)
     try:
         yield n_tries
     except Exception:
         jobs.end_try(job_id, part)
         raise
-    # Not in a `finally`: a time limit ends the process by SystemExit, and that was a try.
+    # Not in a `finally`: a time limit ends the process by SystemExit, and that counts as a try.
     jobs.end_try(job_id, part)

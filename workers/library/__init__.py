@@ -1,1 +1,1 @@
-"""What concerns a whole library, and its single images."""
+"""Work on a whole library, and on its single images."""

@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from twinlens.workers.milvus.vectors import Vectors
     from twinlens.workers.targets import Targets
 
-# By how much a library has grown, or shrunk, before it is measured again.
+# The factor by which a library grows, or shrinks, before it is measured again.
 GROWTH = 1.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrations:
-    """Measures libraries. Every method raises `Unavailable` where Milvus does not answer."""
+    """Measures libraries. Every method raises `Unavailable` if Milvus does not answer."""
 
     catalog: Catalog
     vectors: Vectors
     targets: Targets
 
     def keep(self) -> None:
-        """Measures those libraries of which not enough, or much else, is known."""
+        """Measures the libraries whose calibrations are missing or out of date."""
         for library in self.catalog.libraries():
             n_images = self.catalog.count(library.name)
             known = {
@@ -42,7 +42,7 @@ class Calibrations:
                 self.measure(library, n_images)
 
     def measure(self, library: Library, n_images: int) -> None:
-        """Measures a library under all of its models, by one random sample of its images."""
+        """Measures a library under all of its models, with one random sample of its images."""
         ids = self.catalog.random_ids(library.name, N_SAMPLE)
         measured: dict[str, str] = {}
         for name, target in self.targets.of_editions(library).items():

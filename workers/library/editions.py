@@ -1,9 +1,9 @@
-"""Another edition of a library, built while the one that is there goes on being searched.
+"""Builds another edition of a library, while the current one is still searched.
 
 plan ─▶ chunks of all that is stored ─▶ each embedded for what it lacks ─▶ probe ─▶ switch
 
-From the moment that the edition is in the library's record, new pictures are embedded for it as
-well (workers/chunk/); so it has all once the stored ones are done.
+As soon as the edition is in the library's record, new pictures are embedded for it as well
+(workers/chunk/), so it is complete once the stored ones are done.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ log = logging.getLogger(__name__)
 
 # Pictures that must find themselves before an edition is switched on.
 N_PROBES = 8
-# Images come and go while they are counted: looked at again before that is taken for a fault.
+# Images come and go while they are counted: count again before taking a difference for a fault.
 N_COUNTS = 5
 COUNT_PAUSE_S = 1.0
-# Milvus computes a distance in float32, or float16, each time in another order.
+# Milvus computes distances in float32 or float16, each time in a different order.
 TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class Editions:
-    """Plans a library's next edition, switches it on when it is whole, and tidies up."""
+    """Plans a library's next edition, switches it on when it is complete, and tidies up."""
 
     settings: Settings
     jobs: Jobs
@@ -61,9 +61,9 @@ class Editions:
     calibrations: Calibrations
 
     def plan(self, app: Celery, job_id: str) -> None:
-        """Queues all that a library has, chunk by chunk, to be embedded for its next edition.
+        """Queues all of a library's pictures, in chunks, to be embedded for its next edition.
 
-        Run again after it was broken off, it queues some pictures twice; they are then skipped.
+        Run again after an interruption, it queues some pictures twice; they are then skipped.
         """
         if not self.jobs.start(job_id):
             return
@@ -84,9 +84,9 @@ class Editions:
         self.switch_if_built(job_id)
 
     def switch_if_built(self, job_id: str) -> None:
-        """Ends a job that has embedded all: its edition is what is searched from now on.
+        """Ends a job that has embedded everything: from now on, its edition is searched.
 
-        The one before is kept for a while, and kept up to date, so that going back loses nothing.
+        The previous one is kept, and kept up to date, for a while, so going back loses nothing.
         If a picture could not be embedded, the library stays as it was.
 
         Raises:
@@ -116,7 +116,7 @@ class Editions:
         self.jobs.finish(job_id)
 
     def withdraw(self, name: str, job_id: str) -> None:
-        """Gives up the edition that a job was to build."""
+        """Gives up the edition that a job was building."""
 
         def give_up(library: Library) -> Library | None:
             if library.next is None or library.next.job_id != job_id:
@@ -127,7 +127,7 @@ class Editions:
         self.catalog.change_library(name, give_up)
 
     def tend(self) -> None:
-        """Goes on where a worker was lost, and drops what is not needed any more.
+        """Continues where a worker was lost, and drops what is no longer needed.
 
         Raises:
             Unavailable: Milvus does not answer.
@@ -161,15 +161,15 @@ class Editions:
             ]
 
     def _check(self, job: Job) -> None:
-        """Looks whether the next edition is whole, and answers.
+        """Checks that the next edition is complete, and finds its pictures.
 
         Raises:
-            ReindexFailed: It does not.
+            ReindexFailed: It is not, or does not.
         """
         if job.failed:
             raise ReindexFailed(
                 f"{job.failed} pictures could not be embedded (see the job's items): remove them,"
-                " or post them again, and ask for the change once more."
+                " or post them again, and request the change again."
             )
         library = self.catalog.library(job.library)
         if library.next is None or library.next.job_id != job.id:
@@ -187,10 +187,13 @@ class Editions:
             if n_vectors >= n_images:
                 return
             time.sleep(COUNT_PAUSE_S)
-        raise ReindexFailed(f"Model {collection.card.ref} has {n_vectors} of {n_images} pictures.")
+        raise ReindexFailed(
+            f"Model {collection.card.ref} has embeddings of only {n_vectors} of {n_images}"
+            " pictures; request the change again."
+        )
 
     def _check_answers(self, library: str, collection: Collection) -> None:
-        """Searches with some stored pictures: none may be nearer to one than itself."""
+        """Searches with some stored pictures: none may find another nearer than itself."""
         some = list(islice(self.catalog.all_ids(library), N_PROBES))
         for image_id, row in self.vectors.fetch(collection, some).items():
             [first] = self.vectors.nearest(collection, row[None], 1)

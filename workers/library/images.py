@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """What is stored of the images of libraries."""
+    """What is stored of libraries' images."""
 
     catalog: Catalog
     blobs: BlobStore
@@ -33,14 +33,14 @@ class Images:
     def delete(self, library: str, image_id: str, asked_at: datetime) -> None:
         """Removes an image from Milvus, the catalogue and the store, in this order.
 
-        While it is catalogued, a chunk that has the same picture skips it, so that nobody writes
-        its vectors between their removal and the record's: only who builds another edition of the
-        library may, and looks into the catalogue after that, so they are removed once more.
+        While it is catalogued, a chunk that has the same picture skips it, so nobody writes its
+        vectors between their removal and the record's. Only a job that builds another edition may,
+        and it checks the catalogue afterwards; so the vectors are removed once more.
 
         Args:
-            library: Its library.
+            library: The image's library.
             image_id: The image.
-            asked_at: When the removal was asked for. The bytes stay if the same picture was posted
+            asked_at: When the removal was requested. The bytes stay if the same picture was posted
                 again after that.
 
         Raises:
@@ -56,7 +56,7 @@ class Images:
         self.blobs.delete(image_key(library, image_id), unless_touched_since=since)
 
     def delete_vectors(self, library: Library, image_ids: Sequence[str]) -> None:
-        """Removes some images from the collections of every edition of their library.
+        """Removes images from the collections of every edition of their library.
 
         Raises:
             Unavailable: Milvus does not answer.
@@ -69,7 +69,7 @@ class Images:
 
         Raises:
             ImageNotFound: The library has no such image.
-            ContentMissing: Its bytes are gone.
+            ContentMissing: Its bytes are no longer stored.
         """
         small = self.decoder.thumbnail(self.read(library, image_id))
         self.blobs.put(thumbnail_key(library, image_id), small)
@@ -79,12 +79,12 @@ class Images:
 
         Raises:
             ImageNotFound: The library has no such image.
-            ContentMissing: Its bytes are gone.
+            ContentMissing: Its bytes are no longer stored.
         """
         try:
             return self.blobs.get(self.catalog.get(library, image_id).path)
         except FileNotFoundError:
-            message = f"The bytes of image {image_id!r} are not in the store."
+            message = f"The bytes of image {image_id!r} are no longer stored."
             raise ContentMissing(message) from None
 
     def count_vectors(self, library: str) -> dict[str, int]:

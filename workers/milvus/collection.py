@@ -1,4 +1,4 @@
-"""A collection of Milvus: what is in it, how a vector lies there, and how it is made."""
+"""A Milvus collection: what it holds, how a vector is stored in it, and how it is created."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ KINDS = {
 }
 # A real server takes 2 to 3 s to load an empty collection, and more for one that has rows.
 LOAD_S = 60.0
-# What a server calls a parameter that it does not take: until 2.3, and since.
+# A server's error codes for a parameter that it does not take: until 2.3, and since.
 REFUSED = (65535, 1100)
 
 
 @dataclass(frozen=True)
 class Collection:
-    """A model's vectors in a library. It is never changed: another index takes a new one."""
+    """A model's vectors in a library. It is never changed: another index needs a new one."""
 
     name: str
     card: Card  # with the library's metric
@@ -54,7 +54,7 @@ class Collection:
         return np.dtype(np.float16 if self.index.vector == "FLOAT16" else np.float32)
 
     def index_on(self, server: Server) -> Index:
-        """Returns what a server has of it."""
+        """Returns the index that a server builds for it."""
         return Index(type="FLAT") if self.is_binary else resolve(self.index, server)
 
     def to_stored(self, embedding: Any) -> Any:
@@ -66,14 +66,14 @@ class Collection:
     def from_stored(self, stored: Any) -> Any:
         """Returns an embedding that the client gave: float32, or uint8 of packed bits."""
         if self.dtype == np.float32:
-            # A copy: what is kept would else keep all rows of the answer.
+            # A copy: otherwise, one row that is kept would keep all rows of the answer.
             return np.array(stored, np.float32)
         row = np.frombuffer(stored[0], self.dtype)
         return row if self.is_binary else row.astype(np.float32)
 
 
 def collection_of(edition: Edition, card: Card) -> Collection:
-    """Returns where a library's vectors of a model are."""
+    """Returns the collection of a model's vectors in an edition."""
     if edition.metric is not None and card.output is OutputKind.FLOAT32:
         card = card.model_copy(update={"metric": Metric(edition.metric)})
     return Collection(edition.collections[card.ref], card, edition.index)
@@ -82,12 +82,12 @@ def collection_of(edition: Edition, card: Card) -> Collection:
 def make_ready(
     client: MilvusClient, collection: Collection, server: Server, timeout_s: float
 ) -> None:
-    """Makes what is missing of a collection, and loads it.
+    """Creates what a collection still lacks, and loads it.
 
-    Several may do so at once, and one may have been broken off in the middle of it.
+    Several processes may do so at once, and one may have been interrupted halfway.
 
     Raises:
-        ValidationFailed: The server has not the index that it is to have.
+        ValidationFailed: The server cannot build the collection's index.
         MilvusException: The server does not do what it was asked.
     """
     name = collection.name

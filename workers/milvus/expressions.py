@@ -1,4 +1,4 @@
-r"""Metadata as Milvus stores them, and filters as expressions over what is stored.
+r"""Metadata as Milvus stores it, and filters as expressions over what is stored.
 
 Servers differ in how they read escapes in a string, in what `!=` says of an absent key and in which
 numbers they round. So each value is stored under its kind as ASCII that needs no escape and whose
@@ -10,11 +10,11 @@ order is that of the values:
      "dGFncw": {"k": 1, "l": 1, "e726564": 1}}
 
 A field's name is in base64, a string is the hexadecimal digits of its UTF-8, and an item of a list
-is a key made like that. A comparison with what is absent or of another kind names a path that is
-not there. No server calls that true, as long as it is compared by neither `!=` nor `not in`; these
-are written with what all servers agree on.
+is a key made like that. A comparison with a value that is absent or of another kind names a path
+that does not exist. No server takes that as true, except with `!=` and `not in`; these are written
+with what all servers agree on.
 
-16 KiB of metadata become less than 64 KiB, which is what Milvus takes in a JSON field.
+16 KiB of metadata become less than 64 KiB, the most that Milvus takes in a JSON field.
 """
 
 from __future__ import annotations
@@ -55,19 +55,19 @@ _Part = tuple[int, str]  # how deep an expression is, and its text
 
 
 def to_stored(metadata: Metadata) -> dict[str, dict[str, str | int]]:
-    """Returns what the JSON field of an image holds, to be filtered by."""
+    """Returns what an image's JSON field holds, for filters."""
     return {_name_of(field): _stored(value) for field, value in metadata.items()}
 
 
 def to_milvus(wanted: Filter, *, has_exists: bool) -> str:
-    """Returns a filter as an expression of Milvus, true of the same images.
+    """Returns a filter as a Milvus expression that is true of the same images.
 
-    Nothing that a user wrote stands in it as it is.
+    Nothing that a user wrote appears in it verbatim.
 
     Args:
         wanted: A filter.
-        has_exists: If the server knows `exists`. Milvus Lite 2.5 does not: there, `!=` is true of
-            a key that is absent. It is no longer true of it on the newest servers (milvus#50723).
+        has_exists: Whether the server knows `exists`. Milvus Lite 2.5 does not: there, `!=` is
+            true of an absent key. On the newest servers it no longer is (milvus#50723).
     """
     return _write(wanted, has_exists)[1]
 
@@ -116,7 +116,7 @@ def _absent(path: str, has_exists: bool) -> _Part:
 def _join(word: str, *parts: _Part) -> _Part:
     """Joins expressions two by two, the shallowest first.
 
-    Milvus Lite refuses more than some 50 levels, and takes `a and b and c` as two of them.
+    Milvus Lite refuses more than about 50 levels, and counts `a and b and c` as two.
     """
     heap = sorted(parts)
     while len(heap) > 1:
@@ -146,7 +146,7 @@ def _item(text: str) -> str:
 
 
 def _code(value: Scalar) -> str:
-    """Returns ASCII letters and digits, and `-` and `~`, in the order of the values of a kind."""
+    """Returns ASCII letters, digits, `-` and `~` that sort like the values of their kind."""
     if isinstance(value, bool):
         return str(int(value))
     return value.encode().hex() if isinstance(value, str) else _number_code(exact(value))
@@ -155,8 +155,8 @@ def _code(value: Scalar) -> str:
 def _number_code(number: Decimal) -> str:
     """Returns sign, decimal exponent and digits: 2019 is `1`, `5003`, `2019`.
 
-    The magnitude of a negative number has each digit taken from 9, and ends with what is greater
-    than a digit, so that a larger one comes earlier.
+    In a negative number's magnitude, each digit is subtracted from 9, and a character that is
+    greater than any digit comes last, so that a larger magnitude sorts earlier.
     """
     sign, digits, _ = number.as_tuple()
     if number.is_zero():

@@ -1,14 +1,14 @@
 """What is written to Milvus, and read from it. Every call has a time limit.
 
 Nothing is ever flushed. A real server compares new rows one by one, or by an index of its own, and
-seals them when there are some 120 MB of them, or after 10 minutes without a write; then it builds
-the index that was asked for. Searches are right before that too, and less quick
+seals them when there are about 120 MB of them, or after 10 minutes without a write; then it builds
+the index that was requested. Searches before that are just as right, but slower
 (docs/decisions/0013-indexes.md).
 
-What a call of `upsert` or `delete` did is seen by every search from then on, whoever makes it. Of a
-real server, a strongly consistent search waits for a tick of its clock, and a bounded one does not
-(docs/decisions/0012-freshness.md). So it is the writer that waits, once a call: a strong read of
-what it wrote moves the server's view past it, for all readers.
+Once a call to `upsert` or `delete` returns, every search sees what it did, whoever makes it. On a
+real server, a strongly consistent search waits for a tick of the server's clock, and a bounded one
+does not (docs/decisions/0012-freshness.md). So it is the writer that waits, once per call: a strong
+read of what it wrote moves the server's view past it, for all readers.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 STRONG, BOUNDED = "Strong", "Bounded"
-# Embeddings that a process keeps: some 13,000 of 1,280 numbers. A hundred take 8 ms to be read.
+# Embeddings that a process keeps: about 13,000 of 1,280 numbers. Reading a hundred takes 8 ms.
 CACHE_BYTES = 64 * 1024 * 1024
-# Rows of one answer: 5 MB of 1,280 numbers a row, where gRPC takes 64.
+# Rows in one answer: 5 MB at 1,280 numbers a row; gRPC takes up to 64 MB.
 READ_ROWS = 1000
-# Candidates that are compared by their vectors where an index has made these smaller, at least.
+# Fewest candidates to compare by their full vectors where an index has compressed these.
 N_MEASURED = 100
-# As many as a server gives in one answer.
+# The most that a server gives in one answer.
 MAX_ROWS = 16_384
 
 
@@ -59,17 +59,17 @@ def _needs_milvus(call: Callable[P, R]) -> Callable[P, R]:
         except MilvusException as error:
             raise Unavailable(f"Milvus did not answer as it should: {error.message}") from error
         except grpc.RpcError as error:
-            # pymilvus lets it through where a call's time is up.
+            # pymilvus lets it through when a call times out.
             raise Unavailable("Milvus did not answer in time.") from error
 
     return guarded
 
 
 class Vectors:
-    """A process's one Milvus client, made after fork: gRPC does not survive a fork.
+    """A process's only Milvus client, made after the fork: gRPC does not survive one.
 
-    Every method raises `Unavailable` where Milvus does not do what it was asked, and
-    `ValidationFailed` where it has not the index that a collection is to have.
+    Every method raises `Unavailable` if Milvus does not do what it was asked, and
+    `ValidationFailed` if it cannot build a collection's index.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -81,7 +81,7 @@ class Vectors:
 
     @functools.cached_property
     def _client(self) -> MilvusClient:
-        # Its errors come here as exceptions. In the log, an answer of "no" takes 40 lines.
+        # Its errors arrive here as exceptions. In the log, an answer of "no" takes 40 lines.
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
         return MilvusClient(
             uri=self._settings.milvus_uri,
@@ -104,10 +104,10 @@ class Vectors:
         """Writes one vector per id; repeating it changes nothing.
 
         Args:
-            collection: Where to.
+            collection: Where to write.
             ids: Image ids, none twice.
-            embeddings: Of each id, float32 [dimension], or uint8 [dimension / 8] for a hash.
-            metadata: Of each id, to be filtered by.
+            embeddings: One per id, float32 [dimension], or uint8 [dimension / 8] for a hash.
+            metadata: One per id, for filters.
         """
         rows = [
             {
@@ -125,13 +125,13 @@ class Vectors:
     def nearest(
         self, collection: Collection, embeddings: Any, limit: int, where: Filter | None = None
     ) -> list[dict[str, float]]:
-        """Returns the ids nearest to each of some embeddings, and their distances, nearest first.
+        """Returns the ids nearest to each embedding, with their distances, nearest first.
 
         Args:
             collection: Where to look.
-            embeddings: float32 [n, dimension], or uint8 [n, dimension / 8] of hashes.
-            limit: How many at most.
-            where: Only images whose metadata it is true of.
+            embeddings: float32 [n, dimension], or uint8 [n, dimension / 8] for hashes.
+            limit: Most ids per embedding.
+            where: A filter that the images' metadata must match.
         """
         only = "" if where is None else to_milvus(where, has_exists=not self.server.is_lite)
         index = collection.index_on(self.server)
@@ -150,12 +150,12 @@ class Vectors:
     def distances_to(
         self, collection: Collection, embeddings: Any, ids: Sequence[str]
     ) -> list[dict[str, float]]:
-        """Returns how far each of some embeddings is from some images, exactly; nearest first.
+        """Returns each embedding's exact distances to the given images, nearest first.
 
         Args:
-            collection: Where they are.
-            embeddings: float32 [n, dimension], or uint8 [n, dimension / 8] of hashes.
-            ids: The images. One that has no embedding there is left out.
+            collection: Where the images' embeddings are.
+            embeddings: float32 [n, dimension], or uint8 [n, dimension / 8] for hashes.
+            ids: The images. Those without an embedding there are left out.
         """
         only = f"{ID_FIELD} in {_id_list(ids)}"
         if collection.index_on(self.server).type in EXACT:
@@ -179,11 +179,11 @@ class Vectors:
     def _unlisted(
         self, name: str, only: str, listed: Sequence[dict[str, float]], limit: int
     ) -> list[str]:
-        """Returns all ids there are, if an index has overlooked some that a search had room for.
+        """Returns all ids there are, if an index has missed some that a search had room for.
 
-        One that is parted into lists looks into some of them, and in these for what fits a filter:
-        of 100 rows among 100,000, a search found 33. So does what a real server has of new rows,
-        whatever the index. Where there are more than MAX_ROWS, none are returned.
+        An index that is split into lists searches only some of them for what matches a filter: of
+        100 rows among 100,000, a search found 33. So does a real server's own index of new rows,
+        whatever the index. If there are more than MAX_ROWS, none are returned.
         """
         n_listed = min(map(len, listed), default=limit)
         if n_listed >= limit or not n_listed < self._count(name, only) <= MAX_ROWS:
@@ -216,12 +216,12 @@ class Vectors:
     def fetch(self, collection: Collection, ids: Sequence[str]) -> dict[str, Any]:
         """Reads stored embeddings.
 
-        What was read before comes from memory: of one picture, a model always makes the same. So
-        an image that has been removed since may be among them.
+        What was read before comes from memory: a model always makes the same of one picture. So an
+        image that has been removed since may be among them.
 
         Returns:
-            By id, float32 [dimension], or uint8 [dimension / 8] for a hash; nothing of an image
-            that the model has not embedded.
+            By id, float32 [dimension], or uint8 [dimension / 8] for a hash; an image that the model
+            has not embedded is left out.
         """
         keys = {image_id: (collection.card.sha256, image_id) for image_id in ids}
         with self._lock:
@@ -246,7 +246,7 @@ class Vectors:
                 output_fields=[VECTOR_FIELD],
                 consistency_level=BOUNDED,
                 timeout=self._timeout_s,
-                # As arrays: to make lists of them, and arrays again, took half of a read's time.
+                # As arrays: turning them into lists and back took half of a read's time.
                 strict_float32=True,
             )
             rows_by_id |= {row[ID_FIELD]: collection.from_stored(row[VECTOR_FIELD]) for row in rows}
@@ -264,17 +264,17 @@ class Vectors:
 
     @_needs_milvus
     def has(self, name: str) -> bool:
-        """Tells if there is a collection of this name."""
+        """Returns whether there is a collection of this name."""
         return bool(self._client.has_collection(name, timeout=self._timeout_s))
 
     @_needs_milvus
     def drop(self, name: str) -> None:
-        """Removes a collection, if it is there."""
+        """Removes a collection, if it exists."""
         self._client.drop_collection(name, timeout=self._timeout_s)
         self._ready.discard(name)
 
     def _wait_until_seen(self, name: str, ids: Sequence[str]) -> None:
-        # Of Milvus Lite, every search sees at once what was written.
+        # With Milvus Lite, every search sees at once what was written.
         if self.server.is_lite:
             return
         self._client.get(
@@ -298,7 +298,7 @@ class Vectors:
     @functools.cached_property
     @_needs_milvus
     def server(self) -> Server:
-        """What is connected. Milvus Lite has no version to tell."""
+        """The server that is connected. Milvus Lite reports no version."""
         try:
             version = self._client.get_server_version(timeout=self._timeout_s)
         except grpc.RpcError as error:
@@ -308,7 +308,7 @@ class Vectors:
         return server_of(version)
 
     def _ready_name(self, collection: Collection) -> str:
-        """Returns the collection's name; on first use, makes what is missing of it."""
+        """Returns the collection's name; on first use, creates what it still lacks."""
         name = collection.name
         if name not in self._ready:
             make_ready(self._client, collection, self.server, self._timeout_s)

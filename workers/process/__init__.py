@@ -1,1 +1,1 @@
-"""What one worker process is: its start, what it holds, its signs of life."""
+"""One worker process: how it starts, what it holds, its heartbeat."""

@@ -33,7 +33,7 @@ BULK_NICENESS = 10
 logger = logging.getLogger(__name__)
 
 LANES_VARIABLE = "TWINLENS_WORKER_LANES"
-# As Celery takes it before the URL of `result_backend`.
+# As Celery expects it before the URL in `result_backend`.
 BACKEND = "twinlens.workers.process.backend:JobBackend"
 
 settings = Settings()
@@ -54,9 +54,9 @@ def runtime() -> Runtime:
 
 @functools.cache
 def redis_of_parent() -> Redis:
-    """Returns a Redis client for what is told of tasks that end without their process.
+    """Returns the parent's Redis client, to report tasks that their process could not end.
 
-    The parent ends what runs too long, and must not call `runtime`.
+    The parent ends tasks that run too long, and must not call `runtime`.
     """
     return connect(settings.redis_url, n_retries=WORKER_RETRIES)
 
@@ -64,13 +64,13 @@ def redis_of_parent() -> Redis:
 def run_worker(lanes: Sequence[Lane], n_processes: int | None) -> None:
     """Runs a Celery worker until it is told to stop.
 
-    SIGTERM ends it when what it works on is done, or after a grace time; then its tasks go back
-    into the queue.
+    SIGTERM stops it once its tasks are done, or after a grace time; then its tasks go back into
+    the queue.
 
     Args:
-        lanes: `search`, `bulk` or both; then a search may wait for a chunk.
-        n_processes: Processes, each with its own models. By default one a core for `bulk`, one
-            on a GPU, and one for `search`, whose models work side by side.
+        lanes: `search`, `bulk` or both; with both, a search may wait for a chunk.
+        n_processes: Processes, each with its own models. By default one per core for `bulk`, one
+            on a GPU, and one for `search`, whose models run in parallel.
     """
     os.environ[LANES_VARIABLE] = ",".join(lanes)
     if "search" not in lanes:

@@ -1,4 +1,4 @@
-"""How many cores there are to work on."""
+"""How many cores we may use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def n_cores() -> int:
-    """Returns how many cores we may use, which in a container may be few of many."""
+    """Returns how many cores we may use; in a container, maybe only some of the machine's."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS

@@ -1,4 +1,4 @@
-"""Each worker process says that it lives, and looks for work that was lost."""
+"""Each worker process reports that it is alive, and looks for work that was lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RATE_WINDOW_S = 60.0
 
 
 class Heartbeat(threading.Thread):
-    """A daemon thread: it beats while the process lives and its Redis client can be reached."""
+    """A daemon thread: it beats while the process is alive and Redis can be reached."""
 
     def __init__(self, runtime: Runtime, app: Celery) -> None:
         super().__init__(name="heartbeat", daemon=True)

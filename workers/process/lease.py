@@ -1,8 +1,8 @@
-"""Renews the lease of what is running, so that a short visibility timeout suits long tasks.
+"""Renews the lease of running tasks, so that a short visibility timeout suits long ones.
 
 Redis knows a lost worker only by its silence: a message that is not acknowledged within the
-visibility timeout is queued again. Without renewal, tasks of 16 s at a timeout of 5 s ran three
-times each; with it once, and the tasks of a killed worker were back after 6.6 s.
+visibility timeout is queued again. Without renewal, tasks of 16 s with a timeout of 5 s ran three
+times each; with it, once, and the tasks of a killed worker were back after 6.6 s.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class LeaseRenewal(bootsteps.StartStopStep):
-    """Three times within each visibility timeout, marks this worker's messages as alive."""
+    """Marks this worker's messages as alive, three times within each visibility timeout."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 

@@ -1,4 +1,4 @@
-"""What one worker process holds: built once, in the child, after fork."""
+"""What one worker process holds: built once, in the child, after the fork."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ N_SEARCHERS = 8
 
 @dataclass(frozen=True)
 class Runtime:
-    """The parts that tasks work with. What each part may touch, it was given."""
+    """The parts that tasks work with. Each part was given what it may touch."""
 
     settings: Settings
     lanes: Sequence[Lane]
@@ -81,16 +81,16 @@ class Runtime:
     sweeper: Sweeper
 
     def publish_models(self) -> None:
-        """Tells the catalogue which models there are, and what Milvus has, if it can be reached."""
+        """Tells the catalogue which models there are, and which Milvus server, if it answers."""
         self.catalog.publish_models(summary_of(card) for card in self.registry.cards())
         with contextlib.suppress(Unavailable):
             self.catalog.publish_server(self.vectors.server)
 
     def warm_up(self) -> None:
-        """Opens the default library's models, and makes the first search as quick as the later.
+        """Opens the default library's models, and makes the first search as fast as later ones.
 
         Raises:
-            ModelError: One is not what its card says.
+            ModelError: A model differs from its card.
         """
         for model, collection in self.targets.of(self.catalog.library(DEFAULT_LIBRARY)):
             spec = model.card.input
@@ -108,8 +108,8 @@ def build_runtime(
 
     Args:
         settings: Where everything is.
-        lanes: What the process takes.
-        registry: Of the models, if it is not the one of the settings' directory.
+        lanes: The lanes that the process takes.
+        registry: The models, if not those in the settings' directory.
 
     Raises:
         ModelError: A card is not valid.
@@ -122,7 +122,7 @@ def build_runtime(
     blobs, vectors, counts = BlobStore(settings.blob_dir), Vectors(settings), Counts()
     registry = registry or Registry(settings.models_dir)
     targets, decoder = Targets(registry, settings), Decoder(settings.max_picture_px)
-    # onnxruntime and gRPC both let go: models work side by side.
+    # onnxruntime and gRPC both release the GIL, so models run in parallel.
     searchers = ThreadPoolExecutor(N_SEARCHERS, "search")
     images = Images(catalog=catalog, blobs=blobs, vectors=vectors, targets=targets, decoder=decoder)
     amendments = Amendments(catalog=catalog, vectors=vectors, targets=targets, images=images)
@@ -132,7 +132,7 @@ def build_runtime(
         targets=targets,
         vectors=vectors,
         decoders=ThreadPoolExecutor(_n_decoders(settings), "decode"),
-        # One thread a model: each write waits for Milvus.
+        # One thread per model: each write waits for Milvus.
         writers=ThreadPoolExecutor(N_WRITERS, "write"),
         counts=counts,
     )
@@ -219,6 +219,6 @@ def _n_decoders(settings: Settings) -> int:
 
 
 def summary_of(card: Card) -> ModelSummary:
-    """Returns what clients are told of a model."""
+    """Returns what clients are told about a model."""
     fields = card.model_dump(mode="json", include=set(ModelSummary.model_fields))
     return ModelSummary(**fields, has_text=card.text is not None)

@@ -1,4 +1,4 @@
-"""Finds what was lost: chunks without a message, uploads without an API process, and tidies up.
+"""Finds what was lost (chunks without a message, uploads without an API process), and tidies up.
 
 A chunk that was not lost after all runs twice, which does no harm.
 """
@@ -34,7 +34,7 @@ MIN_AGE_S = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Sweeper:
-    """Looks after what nobody else does. One worker of all does it at a time."""
+    """Looks after what nobody else does. Only one worker does so at a time."""
 
     name: str
     redis: Redis
@@ -47,7 +47,7 @@ class Sweeper:
         """Sweeps, unless another process has done so within SWEEP_S."""
         if not self.redis.set(keys.SWEEP, self.name, nx=True, ex=int(SWEEP_S)):
             return
-        live_workers(self.redis)  # forgets the dead: chunks are fed by the number of the living
+        live_workers(self.redis)  # forgets the dead: chunks are fed by the number of live ones
         self._seal_lost_uploads()
         self._requeue_lost_chunks(app)
         self._requeue_lost_singles(app)
@@ -56,7 +56,7 @@ class Sweeper:
             self.editions.tend()
             self.calibrations.keep()
         except Unavailable as error:
-            log.warning("libraries are looked after later: %s", error)
+            log.warning("libraries will be looked after later: %s", error)
 
     def _seal_lost_uploads(self) -> None:
         for job_id in self.feed.lost_arrivals():
@@ -81,7 +81,7 @@ class Sweeper:
                 publish_chunk(app, "bulk", job_id, chunk, job.request_id)
 
     def _requeue_lost_singles(self, app: Celery) -> None:
-        """Looks only while none waits: then whatever is open and not held is lost."""
+        """Looks only while none is queued: then whatever is open and not held is lost."""
         if self.redis.llen("single"):
             return
         old = [

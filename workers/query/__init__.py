@@ -1,1 +1,1 @@
-"""What is asked of a library."""
+"""What a library can be asked."""

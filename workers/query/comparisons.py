@@ -1,4 +1,4 @@
-"""Two pictures under every model, as a search would see the one that looks for the other."""
+"""Compares two pictures under every model, as a search with one would see the other."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class Comparisons:
     examples: Examples
 
     def compare(self, task_id: str, asked: CompareQuery) -> Comparison:
-        """Compares them.
+        """Compares two pictures.
 
         Args:
-            task_id: Names the pictures that were sent, in Redis.
-            asked: Which models, and the stored images, if not both were sent.
+            task_id: Identifies the pictures that were sent, in Redis.
+            asked: Which models, and the stored images unless both pictures were sent.
 
         Raises:
             PictureError: A picture is refused.
-            ImageNotFound: A stored image is not there.
+            ImageNotFound: A stored image, or a model's embedding of it, is missing.
         """
         searched = self.catalog.searched(asked.library)
         targets = self.targets.of(searched.library, searched.library.choose(asked.models))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from twinlens.workers.milvus.vectors import Vectors
     from twinlens.workers.targets import Targets
 
-# Vectors read at a time: of 1,280 numbers, 5 MB, a few of which are on their way.
+# Vectors read at a time: 5 MB at 1,280 numbers each, and a few copies of that on the way.
 READ_ROWS = 1_000
 MAX_GROUPS = 1_000
 
@@ -36,10 +36,10 @@ class NearDuplicates:
     vectors: Vectors
 
     def find(self, query: DuplicatesQuery) -> Duplicates:
-        """Groups them.
+        """Groups a library's near-duplicates.
 
-        All hashes are held, 8 bytes an image; embeddings are read of those alone whose hashes are
-        near.
+        All hashes are held in memory, 8 bytes per image; embeddings are read only of images whose
+        hashes are near.
 
         Raises:
             BadRequest: No model of the library makes hashes.

@@ -1,4 +1,4 @@
-"""What is looked for: pictures, stored images or words become embeddings of every model."""
+"""Turns what is looked for (pictures, stored images or words) into embeddings of every model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from twinlens.workers.query.neighbours import Stored
     from twinlens.workers.targets import Target, Targets
 
-# By how much counter-examples count beside examples: gamma / beta of Rocchio, as recommended by
+# How much counter-examples count relative to examples: Rocchio's gamma / beta, as recommended by
 # Manning, Raghavan, Schütze, Introduction to Information Retrieval, 2008, section 9.1.1.
 NEGATIVE_SHARE = 0.2
 
@@ -41,7 +41,7 @@ QueryEmbeddings = dict[str, "NDArray[Any]"]
 
 
 class NumSent(NamedTuple):
-    """How many pictures were sent with a query; they lie in Redis, the positive ones first."""
+    """How many pictures were sent with a query; they are in Redis, the positive ones first."""
 
     n_positive: int = 0
     n_negative: int = 0
@@ -49,7 +49,7 @@ class NumSent(NamedTuple):
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked, the pictures that came with it, and the models that are asked."""
+    """What is asked, the pictures that came with it, and the models to ask."""
 
     asked: SearchQuery
     targets: Sequence[Target]
@@ -67,41 +67,41 @@ class Query:
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """Makes embeddings of what is looked for, the models side by side."""
+    """Makes embeddings of what is looked for, with the models in parallel."""
 
-    sent_pictures: RawRedis  # where pictures wait that were sent with a query; gives bytes
+    sent_pictures: RawRedis  # holds the pictures that were sent with a query; gives bytes
     catalog: Catalog
     images: Images
     decoder: Decoder
     targets: Targets
     vectors: Vectors
-    threads: Executor  # run the models; onnxruntime and gRPC both let go
+    threads: Executor  # run the models; onnxruntime and gRPC both release the GIL
 
     def read_sent(self, job_id: str, n_pictures: int) -> list[bytes]:
         """Reads the pictures that were sent with a request.
 
         Raises:
-            BadRequest: They waited too long.
+            BadRequest: They waited too long, and have expired.
         """
         if n_pictures == 0:
             return []
         names = [keys.query_picture(job_id, number) for number in range(n_pictures)]
         pictures: list[Any] = self.sent_pictures.mget(names)
         if None in pictures:
-            raise BadRequest("The query picture waited too long and is gone; search again.")
+            raise BadRequest("The query picture waited too long and has expired; send it again.")
         return pictures
 
     def embed(self, query: Query, lap: Callable[[str], None]) -> QueryEmbeddings:
-        """Returns the embeddings that are looked for.
+        """Returns the query's embeddings.
 
         Args:
             query: The query.
-            lap: Told when the stages `decode` and `embed` have ended.
+            lap: Called with `decode` and `embed`, as each of these stages ends.
 
         Raises:
             BadRequest: The query has words, and no model understands them.
             PictureError: A picture is refused.
-            ImageNotFound: A stored image is not there.
+            ImageNotFound: A stored image, or a model's embedding of it, is missing.
         """
         asked = query.asked
         ids = asked.example_ids
@@ -135,7 +135,7 @@ class Examples:
 
     def _embed_words(self, query: Query, text: str) -> QueryEmbeddings:
         if not query.models:
-            raise BadRequest("No model that was asked has a text encoder.")
+            raise BadRequest("None of the models that were asked has a text encoder.")
         return {
             model.card.name: self.targets.text_encoder(model).encode(text)[None]
             for model in query.models
@@ -144,7 +144,7 @@ class Examples:
     def _embed_one(
         self, query: Query, content: bytes, lap: Callable[[str], None]
     ) -> QueryEmbeddings:
-        """Embeds the one picture that is looked for, or its region; for `near`, its variants."""
+        """Embeds the only query picture, or its region; for `near`, its variants."""
         asked, cards = query.asked, [model.card for model in query.models]
         region = WHOLE if asked.region is None else Region(*asked.region)
         picture = self.decoder.open(content, query.models, region)
@@ -157,12 +157,12 @@ class Examples:
         return self._run(query, pixels)
 
     def _run(self, query: Query, pixels: Sequence[Pixels]) -> QueryEmbeddings:
-        """Embeds pixels, [v, height, width, 3] of each model."""
+        """Embeds pixels, [v, height, width, 3] for each model."""
         rows = self.threads.map(lambda model, some: model.embed_batch(some), query.models, pixels)
         return {model.card.name: some for model, some in zip(query.models, rows, strict=True)}
 
     def _combine(self, query: Query) -> QueryEmbeddings:
-        """Makes one query of several examples and counter-examples.
+        """Combines several examples and counter-examples into one query.
 
         Source: Rocchio, Relevance Feedback in Information Retrieval, 1971: the mean of the examples
         less a share of the mean of the others.
@@ -182,7 +182,7 @@ class Examples:
         return rows
 
     def _fetch_examples(self, query: Query, ids: Sequence[str]) -> Stored:
-        """Reads embeddings of stored images, all of which have to be there."""
+        """Reads embeddings of stored images, all of which must exist."""
         self.catalog.get_all(query.asked.library, ids)
         if not ids:
             return {name: {} for name in query.collections}
@@ -199,7 +199,7 @@ class Examples:
 
 
 def _rocchio(positive: Sequence[Any], negative: Sequence[Any], card: Card) -> NDArray[Any]:
-    """Returns an embedding as the model makes them: of length 1, or packed bits."""
+    """Returns an embedding like those the model makes: of length 1, or packed bits."""
     is_bits = card.output is OutputKind.BITS
     mean = _mean(positive, is_bits)
     if negative:

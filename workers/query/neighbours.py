@@ -1,4 +1,4 @@
-"""The neighbourhoods of a search's candidates, and the order that they give."""
+"""Re-ranks a search's candidates by their neighbourhoods."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def order_by_neighbours(
 
     Args:
         fused: The ranking.
-        stored: Embeddings of its first candidates. One that is being removed just now has none,
-            and comes behind the others.
+        stored: Embeddings of its first candidates. One that is just being removed has none, and
+            comes after the others.
         query: The query's embedding, by model.
         cards: The models.
-        shares: Of the models that count, together 1.
+        shares: Shares of the models that count, with a sum of 1.
     """
     first = [one for one in fused if all(one.image_id in stored[name] for name in shares)]
     rest = [one for one in fused if any(one.image_id not in stored[name] for name in shares)]

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from twinlens.workers.query.examples import Examples, QueryEmbeddings
     from twinlens.workers.targets import Target, Targets
 
-# Hits past k that are at hand when some of the best are being deleted just now.
+# Spare hits past k, in case some of the best are just being deleted.
 SPARE_HITS = 16
-# Where a ranking has to go deeper, so many times as deep.
+# By what factor a ranking goes deeper where it must.
 DEEPER = 4
-# Milvus gives 16,384 at most; some of them may be images that are not wanted.
+# Milvus gives 16,384 at most; some of them may be images to leave out.
 MAX_DEPTH = 15_000
 
 DistancesByModel = dict[str, dict[str, float]]  # model → image id → distance, nearest first
@@ -55,8 +55,8 @@ class Searches:
     targets: Targets
     vectors: Vectors
     examples: Examples
-    threads: Executor  # ask the models side by side: gRPC lets go
-    n_candidates: int  # least number that is asked of a model
+    threads: Executor  # ask the models in parallel: gRPC releases the GIL
+    n_candidates: int  # fewest to ask each model for
 
     def search(
         self,
@@ -65,17 +65,17 @@ class Searches:
         submitted_at: float,
         sent: NumSent = NOTHING_SENT,
     ) -> SearchResult:
-        """Searches.
+        """Runs a search.
 
         Args:
-            job_id: Names the pictures that were sent, in Redis.
+            job_id: Identifies the pictures that were sent, in Redis.
             asked: What to look for.
             submitted_at: Unix time in seconds at which the query was accepted.
             sent: How many pictures were sent.
 
         Raises:
             PictureError: A query picture is refused.
-            ImageNotFound: The query names an image that the library has not.
+            ImageNotFound: A stored image, or a model's embedding of it, is missing.
             Unavailable: Milvus does not answer.
         """
         watch = _Stopwatch(submitted_at)
@@ -164,7 +164,7 @@ class _Lists:
         return dict(wanted[:depth])
 
     def _best(self, name: str, by_variant: Sequence[dict[str, float]]) -> dict[str, float]:
-        """Of an image, the nearest of the variants of the query counts."""
+        """Returns, for each image, the distance to the query's nearest variant."""
         if len(by_variant) == 1:
             return by_variant[0]
         sign = self._collections[name].card.metric.sign
@@ -177,10 +177,10 @@ class _Lists:
 
 
 class _Ranking:
-    """All that a query finds, in order, worked out as far as it is asked for.
+    """All that a query finds, in order, worked out only as far as needed.
 
-    It comes in blocks: the best of the 100 that each model lists, then, of the 400 that each lists,
-    those that are left; and so on. So a page is the same whatever was asked for before it.
+    It comes in blocks: the best of the 100 that each model lists, then those that are left of the
+    400 that each lists, and so on. So a page is the same whatever was requested before it.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ class _Ranking:
         self._calibrations = calibrations_of(searched, query.targets)
 
     def page(self) -> tuple[list[FusedEntry], Mapping[str, CatalogEntry]]:
-        """Returns the hits that are asked for, and their images."""
+        """Returns the requested hits, and their images."""
         first, n_wanted = self._query.offset, self._query.offset + self._query.k
         kept: list[FusedEntry] = []
         images: dict[str, CatalogEntry] = {}
@@ -217,7 +217,7 @@ class _Ranking:
             while place < len(block) and len(kept) < n_wanted:
                 some = block[place : place + n_wanted - len(kept) + SPARE_HITS]
                 place += len(some)
-                # Some may be being deleted just now.
+                # Some may just be being deleted.
                 images |= self._ports.catalog.find(
                     self._query.library, [one.image_id for one in some]
                 )
@@ -230,12 +230,12 @@ class _Ranking:
         return kept[first:n_wanted], images
 
     def _is_first_of_group(self, entry: CatalogEntry, groups: set[str]) -> bool:
-        """Tells if no image of its group was there yet. One without the field stands alone."""
+        """Returns whether it is the first of its group. One without the field is always first."""
         field = self._query.group_by
         value = None if field is None else entry.image.metadata.get(field)
         if value is None:
             return True
-        # By its text, since lists cannot be in a set, and True is 1 there.
+        # As text, since a set cannot hold lists, and takes True for 1.
         group = f"{type(value).__name__} {value}"
         is_first = group not in groups
         groups.add(group)
@@ -292,13 +292,13 @@ class _Ranking:
         return sign * distance > sign * self._query.max_distance[name]
 
     def _is_all(self, depth: int, block: Sequence[FusedEntry]) -> bool:
-        """Tells if nothing that is wanted comes after this."""
+        """Returns whether nothing that is wanted comes after this."""
         full = {name: some for name, some in self.listed.items() if len(some) >= depth}
         return (
             not full
             or depth >= MAX_DEPTH
             or any(one.score < self._query.min_score for one in block)
-            # What is farther than the last of a full list is beyond as well.
+            # What is farther than the last of a full list is beyond the limit as well.
             or any(
                 name not in full or self._is_beyond(name, [*full[name].values()][-1])
                 for name in self._query.max_distance

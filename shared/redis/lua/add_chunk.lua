@@ -1,6 +1,6 @@
--- Makes a stored chunk one to be worked on, in its job's and its library's turn.
+-- Adds a stored chunk to the work, in its job's and its library's turn.
 -- ARGV 6: how many pictures it has.
--- Gives whether the job still takes any.
+-- Returns whether the job still accepts chunks.
 local n_pictures = ARGV[6]
 
 if not is_open or get('total') then return 0 end

@@ -1,7 +1,7 @@
 -- Marks a job as running.
--- KEYS 9, where it is a job of one task: its tries, of which this is one.
+-- KEYS 9, for a job of one task: its tries, of which this is one.
 -- ARGV 6: now. 7, with KEYS 9: how long the tries are kept, in seconds.
--- Gives 0 if there is nothing (more) to do for it; else the number of this try, or 1.
+-- Returns 0 if there is nothing (more) to do for it; else the number of this try, or 1.
 local tries = KEYS[9]
 local moment, tries_ttl_s = ARGV[6], ARGV[7]
 

@@ -1,10 +1,10 @@
--- Stands before each change of a job.
--- KEYS 1 to 8: the job's record, its events, its bit for each counted chunk; the uploads that
---   arrive, the single pictures that are open; the chunks on their way, the pictures that wait, the
+-- Goes before each change of a job.
+-- KEYS 1 to 8: the job's record, its events, its bit for each counted chunk; the uploads that are
+--   arriving, the open single pictures; the chunks on their way, the waiting pictures, the
 --   libraries in turn.
 -- ARGV 1 to 5: the keys of a library's open uploads and of its jobs in turn, `*` for its name; how
---   long a record is kept past its life, and that of a search, and the window of the rate, all in
---   seconds.
+--   long a record is kept past its life, and how long that of a search, and the window of the rate,
+--   all in seconds.
 local record, events, done, arriving, singles, fed, backlog, ring = unpack(KEYS, 1, 8)
 local uploads_of, jobs_of, tombstone_s, search_tombstone_s, rate_window_s = unpack(ARGV, 1, 5)
 
@@ -16,15 +16,15 @@ local function of_library(key) return (string.gsub(key, '%*', get('library'))) e
 -- Whether its chunks are fed in turn, and counted in the backlog.
 local function is_fed() return get('kind') == 'bulk' or get('kind') == 'reindex' end
 
--- Raises the revision, and wakes whoever waits. Chunk -1: another change than a counted chunk.
+-- Raises the revision, and wakes whoever waits. Chunk -1: not a counted chunk but another change.
 local function announce(chunk, n_failed)
   add('revision', 1)
   redis.call('XADD', events, '*', 'status', get('status'), 'chunk', chunk, 'n_failed', n_failed)
-  -- The last event may be the first, and what is not there yet cannot be told to expire.
+  -- The last event may be the first, and a stream that does not exist yet cannot be set to expire.
   if get('finished_at') then redis.call('EXPIRE', events, get('ttl_s')) end
 end
 
--- Keeps the record past its life, so that an expired job is told from one that never was.
+-- Keeps the record past its life, to tell an expired job from one that never existed.
 local function finish(status, moment, problem)
   local ttl_s = number('ttl_s')
   redis.call('HSET', record, 'status', status, 'finished_at', moment,

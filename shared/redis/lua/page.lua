@@ -1,9 +1,9 @@
--- Reads a page of a set that is ordered by time, newest first. In one step: where the page begins
--- would be another place by the time that it is read.
+-- Reads a page of a set that is ordered by time, newest first. In one step: otherwise the place
+-- where the page begins could move before it is read.
 -- KEYS: the set.
--- ARGV: how many members beside the first; and, but for the first page, the member before the page
---   and its score.
--- Gives members and scores in turn.
+-- ARGV: how many members besides the first; and, except for the first page, the member before the
+--   page and its score.
+-- Returns members and scores in turn.
 local set = KEYS[1]
 local n_more, after, after_score = unpack(ARGV)
 

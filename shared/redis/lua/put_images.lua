@@ -2,7 +2,7 @@
 -- KEYS: the library's images, and the order in which they were added.
 -- ARGV, of each image in turn: its id; the record that was read, or '' where there was none; the
 --   record to write; when the image was added.
--- Gives the ids of those that were not written.
+-- Returns the ids of those that were not written.
 local images, order = unpack(KEYS)
 
 local left = {}

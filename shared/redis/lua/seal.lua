@@ -1,7 +1,7 @@
--- Says that an upload is read to its end, or that it broke. Only the first time counts: the sweeper
--- may have found an upload lost just before it ended.
+-- Records that an upload was read to its end, or that it broke. Only the first time counts: the
+-- sweeper may have found an upload lost just before it ended.
 -- ARGV 6: now. 7: the problem that broke it as JSON, or ''.
--- Gives whether it was the first time.
+-- Returns whether it was the first time.
 local moment, problem = ARGV[6], ARGV[7]
 
 if not is_open or get('total') then return 0 end

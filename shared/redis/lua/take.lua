@@ -1,8 +1,8 @@
 -- Takes the next chunk in turn, if few enough are on their way: each worker process has one that it
 -- works on, and one that waits for it.
--- KEYS: the libraries in turn, the chunks on their way, the worker processes that live.
+-- KEYS: the libraries in turn, the chunks on their way, the live worker processes.
 -- ARGV: now; the keys of a library's jobs in turn and of a job's record, `*` for library and job.
--- Gives job, chunk and request id; or nothing.
+-- Returns job, chunk and request id; or nothing.
 local ring, fed, workers = unpack(KEYS)
 local moment, jobs_of, record_of = unpack(ARGV)
 local function named(key, name) return (string.gsub(key, '%*', name)) end

@@ -70,7 +70,7 @@ def test_a_broken_connection_leaves_what_arrived(
     pieces: list[Piece] = [*parts(n_pictures), part("cut", b"short")[:-9], broken]
     problem = assert_problem(post_pieces(client, pieces), 400, "upload-broken")
     job = the_job(client)
-    assert f"The {n_pictures} pictures before it are kept, in job {job['id']}." in problem["detail"]
+    assert f"The first {n_pictures} pictures are kept in job {job['id']}." in problem["detail"]
     assert job["status"] == "queued"
     assert job["progress"]["total"] == job["progress"]["received"] == n_pictures
     for chunk, first in enumerate(range(0, n_pictures, 4)):
@@ -98,7 +98,7 @@ def test_a_body_that_cannot_be_read_on_leaves_what_arrived(
         build_services(settings).arrivals.accept("default", body(), read, None)
     assert "secret" not in caught.value.detail
     job = the_job(client)
-    assert f"The 5 pictures before it are kept, in job {job['id']}." in caught.value.detail
+    assert f"The first 5 pictures are kept in job {job['id']}." in caught.value.detail
     assert job["progress"]["total"] == 5
 
 
@@ -144,7 +144,7 @@ def test_a_disk_that_fills_up_meanwhile_ends_the_upload(
     problem = assert_problem(
         post_pieces(client, [*parts(6), fill, *parts(9), END]), 507, "storage-full"
     )
-    assert "The 4 pictures before it are kept" in problem["detail"]
+    assert "The first 4 pictures are kept" in problem["detail"]
     assert the_job(client)["progress"]["total"] == 4
 
 
@@ -182,7 +182,7 @@ def test_an_upload_that_was_given_up_is_told_so(
     problem = assert_problem(
         post_pieces(client, [*parts(6), give_up, *parts(9), END]), 400, "upload-broken"
     )
-    assert "The 4 pictures before it are kept" in problem["detail"]
+    assert "The first 4 pictures are kept" in problem["detail"]
     assert the_job(client)["progress"]["total"] == 4
 
 

@@ -253,7 +253,7 @@ def test_a_key_is_free_again_and_the_job_ends_after_the_disk_is_full(
         monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=0, f_frsize=1))
 
     problem = assert_problem(post_pieces(client, [*parts(6), fill, *end], key="k"), status, code)
-    assert f"The 4 pictures before it are kept, in job {the_job(client)['id']}" in problem["detail"]
+    assert f"The first 4 pictures are kept in job {the_job(client)['id']}" in problem["detail"]
     assert the_job(client)["progress"]["total"] == 4
     assert redis.keys("tl:idempotency:*") == []
 

@@ -169,7 +169,7 @@ def test_every_body_has_a_type_and_a_limit(
         assert_problem(answer, 415, "unsupported-media")
     large = client.open(path, method=method, data=b" " * 1_000_001, content_type="application/json")
     problem = assert_problem(large, 413, "payload-too-large")
-    assert problem["detail"] == "A request has at most 1000000 bytes."
+    assert problem["detail"] == "The request has more than 1000000 bytes."
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_a_query_is_read_up_to_its_limit(
 
     assert_problem(post(limit), 422, "validation-failed")
     problem = assert_problem(post(limit + 1), 413, "payload-too-large")
-    assert f"at most {limit} bytes" in problem["detail"]
+    assert f"more than {limit} bytes" in problem["detail"]
 
 
 @pytest.mark.parametrize(("path", "part"), [("/v1/search", "query"), ("/v1/images", "metadata")])
@@ -248,7 +248,7 @@ def test_a_json_part_is_read_up_to_its_limit(client: Client, path: str, part: st
     assert post(limit).status_code == 202
     problem = assert_problem(post(limit + 1), 422, "validation-failed")
     [error] = problem["errors"]
-    assert error == {"location": part, "message": f"At most {limit} bytes are taken."}
+    assert error == {"location": part, "message": f"It has more than {limit} bytes."}
 
 
 def test_a_form_has_each_part_as_often_as_is_taken(client: Client) -> None:
@@ -266,7 +266,7 @@ def test_a_form_has_each_part_as_often_as_is_taken(client: Client) -> None:
     ):
         problem = assert_problem(post(path, **parts), 422, "validation-failed")
         assert [error["location"] for error in problem["errors"]] == [location]
-        assert "are taken." in problem["detail"]
+        assert "Send at most" in problem["detail"]
 
 
 def test_the_pictures_of_a_form_share_one_limit(client: Client, worker: StandIn) -> None:

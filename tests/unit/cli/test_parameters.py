@@ -51,7 +51,7 @@ def test_a_region_is_four_finite_numbers_or_is_refused(text: str) -> None:
     ("words", "told"),
     [
         (["--region", "0,0,1"], "four numbers"),
-        (["--region", "0.5,0,0.2,1"], "a region's left is less than its right"),
+        (["--region", "0.5,0,0.2,1"], "a region's left must be less than its right"),
         (["--weight", "phash"], "a name, `=` and a number"),
         (["--weight", "phash=-1"], "weights.phash"),
         (["--max-distance", "phash=far"], "a name, `=` and a number"),

@@ -86,7 +86,7 @@ def test_what_is_written_is_read(text: str, tree: Filter) -> None:
         ("`a == 1", "At character 1: the quote is never closed."),
         (r'a == "x\q"', r"At character 8: there is no escape '\\q'."),
         (r'a == "\u12"', r"At character 7: there is no escape '\\u'."),
-        (r'a == "\ud800"', "At character 6: half a surrogate pair is no character."),
+        (r'a == "\ud800"', "At character 6: half a surrogate pair is not a character."),
     ],
 )
 def test_a_mistake_is_told_with_its_place(text: str, detail: str) -> None:

@@ -313,7 +313,7 @@ def test_a_name_that_cannot_be_resolved_fails(
 ) -> None:
     asked = resolve([])
     detail = refusal_of(make_sources(), site.uri("/cat.jpg"), SourceFailed)
-    assert detail == "The host 'localhost' cannot be reached, or ended the connection."
+    assert detail == "The host 'localhost' cannot be reached, or closed the connection."
     assert len(asked) == 3
 
 
@@ -350,7 +350,7 @@ def test_a_status_that_stays_is_not_tried_again(
 ) -> None:
     site.answers["/cat.jpg"] = [say(status)]
     detail = refusal_of(make_sources(), site.uri("/cat.jpg"), SourceFailed)
-    assert detail == f"The host 'localhost' answers {status}."
+    assert detail == f"The host 'localhost' answered with status {status}."
     assert len(site.asked) == 1
 
 
@@ -374,7 +374,7 @@ def test_a_picture_that_is_cut_short_is_fetched_anew(site: Site, make_sources: M
 def test_the_third_failure_is_the_last(site: Site, make_sources: MakeSources) -> None:
     site.answers["/cat.jpg"] = [say(503)]
     detail = refusal_of(make_sources(), site.uri("/cat.jpg"), SourceFailed)
-    assert detail == "The host 'localhost' answers 503."
+    assert detail == "The host 'localhost' answered with status 503."
     assert len(site.asked) == 3
 
 
@@ -384,7 +384,9 @@ def test_a_pause_does_not_go_past_the_deadline(
     monkeypatch.setattr(module, "PAUSES_S", (0.0, 4.0))
     site.answers["/cat.jpg"] = [say(503)]
     detail = refusal_of(make_sources(fetch_timeout_s=3), site.uri("/cat.jpg"), SourceFailed)
-    assert detail == "The host 'localhost' answers 503.", "it ends at once, and says why"
+    assert detail == "The host 'localhost' answered with status 503.", (
+        "it ends at once, and says why"
+    )
     assert len(site.asked) == 1
 
 

@@ -234,7 +234,7 @@ def test_an_edition_that_lacks_pictures_to_the_end_is_not_switched_on(
     job = build(runtime, job_id)
     assert job.status == "failed"
     assert job.error is not None
-    assert "has 3 of 5 pictures" in str(job.error.detail), "one of each chunk is missing"
+    assert "embeddings of only 3 of 5 pictures" in str(job.error.detail), "one a chunk is missing"
     assert len(slept) == editions.N_COUNTS
     assert library_of(runtime) == before
 

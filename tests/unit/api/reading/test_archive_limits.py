@@ -92,7 +92,9 @@ def test_an_entry_far_past_the_limit_ends_the_archive(
 ) -> None:
     [entry] = read(pack([bytes(MAX_OVERSIZE * LIMIT)]))
     assert entry.error is not None
-    with pytest.raises(BadArchive, match=f"more than {MAX_OVERSIZE} times {LIMIT} bytes"):
+    with pytest.raises(
+        BadArchive, match=f"more than {MAX_OVERSIZE} times the limit of {LIMIT} bytes"
+    ):
         read(pack([bytes(MAX_OVERSIZE * LIMIT + 1)]))
 
 

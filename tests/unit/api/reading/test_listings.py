@@ -66,11 +66,11 @@ def test_a_name_is_given_or_the_last_part_of_the_path(fields: dict[str, str], na
 @pytest.mark.parametrize(
     ("uri", "reason"),
     [
-        ("s3://bucket/cat.jpg", "s3: is not served yet"),
-        ("http://example.com/cat.jpg", "Only file: and https: are served"),
-        ("/photos/cat.jpg", "Only file: and https: are served"),
-        ("C:\\photos\\cat.jpg", "Only file: and https: are served"),
-        ("", "Only file: and https: are served"),
+        ("s3://bucket/cat.jpg", "s3: is not supported yet"),
+        ("http://example.com/cat.jpg", "Only file: and https: are supported"),
+        ("/photos/cat.jpg", "Only file: and https: are supported"),
+        ("C:\\photos\\cat.jpg", "Only file: and https: are supported"),
+        ("", "Only file: and https: are supported"),
         ("file:photos/cat.jpg", "has an absolute path and no host"),
         ("file://server/photos/cat.jpg", "has an absolute path and no host"),
         ("file://", "has an absolute path and no host"),

@@ -104,7 +104,7 @@ def test_a_file_outside_is_refused_whether_it_is_there_or_not(root: Path, path: 
     (root / "link.jpg").symlink_to("../secret")
     (root / "dead.jpg").symlink_to("../missing")
     detail = detail_of(root, "file://" + path.format(root=root))
-    assert "is not below one of TWINLENS_ALLOWED_ROOTS." in detail
+    assert "is not below any of TWINLENS_ALLOWED_ROOTS." in detail
 
 
 def test_without_roots_no_file_is_read(root: Path) -> None:
