@@ -126,7 +126,7 @@ class ModelNotFound(NotFound):
 
 
 class ContentMissing(NotFound):
-    code, title = "content-missing", "The picture's bytes are not in the store"
+    code, title = "content-missing", "The picture's bytes are no longer stored"
 
 
 class LibraryConflict(TwinlensError):

@@ -168,7 +168,7 @@ def get_content(path: ImagePath, query: InLibrary) -> Response:
         file = services.blobs.open(entry.path)
     except FileNotFoundError:
         raise ContentMissing(
-            f"The bytes of image {path.image_id!r} are not in the store."
+            f"The bytes of image {path.image_id!r} are no longer stored."
         ) from None
     return _send(file, entry.image.format, path.image_id, entry.image.name)
 

@@ -77,7 +77,7 @@ class Sources:
         if parts.scheme == "https":
             with deadline(self._limit_s):
                 return self._download(parts)
-        raise SourceRefused("Only file: and https: are served.")
+        raise SourceRefused("Only file: and https: are supported.")
 
     def _read_file(self, parts: SplitResult) -> bytes:
         name = unquote(parts.path.rpartition("/")[2])[:MAX_NAME_CHARS]
