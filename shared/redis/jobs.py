@@ -221,11 +221,11 @@ class Jobs:
             stored: Its result, stored in one step with the end, which a caller waits for.
         """
         status = "succeeded" if error is None else "failed"
-        if stored is None:
-            self._changes.make("finish", job_id, status, _now(), _to_json(error))
-        else:
-            args = (status, _now(), _to_json(error), stored.text)
-            self._changes.make("finish", job_id, *args, keys_too=[stored.key])
+        args, keys_too = [status, _now(), _to_json(error)], []
+        if stored is not None:
+            args.append(stored.text)
+            keys_too.append(stored.key)
+        self._changes.make("finish", job_id, *args, keys_too=keys_too)
 
     def cancel(self, job_id: str) -> None:
         """Ends a job without its work; once ended it stays as it is."""
