@@ -45,7 +45,7 @@ from twinlens.shared.errors import (
     ValidationFailed,
 )
 from twinlens.shared.messages import CatalogEntry, Description, Image
-from twinlens.shared.names import last_part
+from twinlens.shared.names import clean_name, last_part
 from twinlens.shared.queue import CHANGE_IMAGE, MAKE_THUMBNAIL
 
 if TYPE_CHECKING:
@@ -271,7 +271,8 @@ def _send(file: BinaryIO, media_type: str, tag: str, name: str) -> Response:
     response = send_file(
         file,
         mimetype=media_type,
-        download_name=last_part(name) or "image",
+        # Names that were kept by an earlier version are cleaned here.
+        download_name=last_part(clean_name(name)) or "image",
         conditional=False,
         etag=tag,
     )

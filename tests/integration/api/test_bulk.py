@@ -151,7 +151,7 @@ def test_a_form_keeps_metadata_and_the_size_of_each_picture(
     ]
     response = client.post("/v1/images/bulk", **form_body(parts))
     kept = [(one.metadata, one.n_bytes) for one in items_of(settings, response.json["id"])]
-    assert kept == [({"year": 2020}, 3), ({}, 2)]
+    assert kept == [({"year": 2020}, 3), (None, 2)]
 
 
 @pytest.mark.parametrize("n_files", [4, 8])
@@ -209,7 +209,7 @@ def test_empty_and_large_files_of_a_form_are_failed_items(
     assert [(item.name, item.error and item.error.status) for item in items] == [
         ("empty", 422),
         ("huge", 413),
-        ("good.jpg", None),
+        ("folder/good.jpg", None),
     ]
 
 

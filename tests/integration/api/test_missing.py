@@ -39,6 +39,24 @@ def test_an_image_without_one_of_the_models_is_missing(client: Client, worker: S
     assert ask(client, [A, B]).json == {"missing": [A], "changed": []}
 
 
+def test_an_image_that_is_there_but_described_otherwise_is_changed(
+    client: Client, worker: StandIn
+) -> None:
+    worker.serve("lite0")
+    for image_id in (A, B):
+        worker.add(image(image_id).model_copy(update={"name": "a.jpg", "metadata": {"year": 1}}))
+    described: dict[str, Any] = {A: {}, B: {}, C: {"name": "new.jpg"}}
+    for said, changed in (
+        ({}, []),
+        ({"name": "a.jpg", "metadata": {"year": 1}}, []),
+        ({"name": "b.jpg"}, [B]),
+        ({"metadata": {}}, [B]),
+        ({"metadata": {"year": True}}, [B]),
+    ):
+        body = {"ids": [A, B, C], "described": described | {B: said}}
+        assert client.post(URL, json=body).json == {"missing": [C], "changed": changed}
+
+
 def test_each_library_is_asked_for_itself(client: Client, worker: StandIn) -> None:
     worker.serve("lite0")
     worker.serve("lite0", library="art")
@@ -68,7 +86,7 @@ def test_what_is_no_id_is_refused(client: Client, worker: StandIn, bad: Any) -> 
         ({"json": {"ids": []}, "query_string": "k=1"}, 422, "validation-failed"),
         ({"data": b"{", "content_type": "application/json"}, 400, "bad-request"),
         ({"data": b"{}", "content_type": "text/plain"}, 415, "unsupported-media"),
-        ({"data": b" " * 200_000, "content_type": "application/json"}, 413, "payload-too-large"),
+        ({"data": b" " * 9_000_000, "content_type": "application/json"}, 413, "payload-too-large"),
     ],
 )
 def test_other_requests_are_refused(

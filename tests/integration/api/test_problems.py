@@ -142,11 +142,11 @@ def test_every_path_answers_other_methods_with_those_that_it_has(client: Client)
     paths = client.get("/openapi.json").json["paths"]
     assert len(paths) > 15
     for path, methods in paths.items():
-        answer = client.patch(path.replace("{", "").replace("}", ""))
+        answer = client.open(path.replace("{", "").replace("}", ""), method="TRACE")
         assert (answer.status_code, answer.json["status"]) == (405, 405), path
         allowed = set(answer.headers["Allow"].split(", ")) - {"HEAD", "OPTIONS"}
         assert allowed >= {method.upper() for method in methods}, path
-        assert "PATCH" not in allowed, path
+        assert "TRACE" not in allowed, path
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,6 @@ def test_a_body_of_unknown_length_is_cut_off_at_the_limit(settings: Settings, re
         ("/v1/search", 64 * 1024),
         ("/v1/compare", 64 * 1024),
         ("/v1/duplicates", 64 * 1024),
-        ("/v1/images/missing", 128 * 1024),
     ],
 )
 def test_a_query_is_read_up_to_its_limit(

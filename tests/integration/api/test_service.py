@@ -192,6 +192,7 @@ def test_the_document_is_valid_and_says_what_is_served(client: Client) -> None:
         "POST /v1/images/bulk",
         "POST /v1/images/missing",
         "GET /v1/images/{image_id}",
+        "PATCH /v1/images/{image_id}",
         "DELETE /v1/images/{image_id}",
         "GET /v1/images/{image_id}/content",
         "GET /v1/images/{image_id}/thumbnail",

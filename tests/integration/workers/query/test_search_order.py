@@ -451,7 +451,7 @@ def test_models_agree_as_far_as_the_first_of_their_lists_do(
     runtime: Runtime, write: Callable[..., Known], k: int
 ) -> None:
     Circle(write, Metric.L2, COLOURS).known.put(runtime)
-    result = find(runtime, image_id=id_of(0), k=k)
+    result = find(runtime, image_id=id_of(0), k=k, weights={COLOURS: 1.0, PHASH: 1.0})
     first, second = ([one.image_id for one in some] for some in result.by_model.values())
     assert len(first) == len(second) == k
     assert result.agreement.overlap_at_k == pytest.approx(len({*first} & {*second}) / k)
@@ -460,6 +460,18 @@ def test_models_agree_as_far_as_the_first_of_their_lists_do(
     assert result.agreement.rank_correlation == expected.rank_correlation
     alone = find(runtime, image_id=id_of(0), k=k, models=[COLOURS]).agreement
     assert (alone.overlap_at_k, alone.rank_correlation) == (None, None)
+    # The hash of a card weighs nothing.
+    uncounted = find(runtime, image_id=id_of(0), k=k).agreement
+    assert (uncounted.overlap_at_k, uncounted.rank_correlation) == (None, None)
+
+
+@pytest.mark.parametrize("n_images", [0, 9])
+def test_a_search_says_how_many_images_its_library_has(
+    runtime: Runtime, write: Callable[..., Known], n_images: int
+) -> None:
+    known = Circle(write, Metric.L2, COLOURS).known
+    known.put(runtime, without=range(n_images, len(known.ids)))
+    assert find(runtime, plain_picture("red"), k=1).library_images == n_images
 
 
 def test_a_search_says_where_its_time_went(runtime: Runtime, write: Callable[..., Known]) -> None:
