@@ -44,7 +44,8 @@ def test_pictures_for_a_model_that_is_not_there_fail_one_by_one(
     job_id = upload(client, "odd")
     process.run_all("bulk")
     assert codes(client, job_id) == ["model-not-found"] * 3
-    assert job_of(client, job_id)["status"] == "succeeded"
+    assert ending(client, job_id) == ("failed", "model-not-found")
+    assert job_of(client, job_id)["error"]["detail"].startswith("All 3 pictures failed: ")
     assert process.queued("bulk") == []
 
 
