@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -29,7 +29,7 @@ from support.servers import running_valkey
 from support.stand_in import read_task
 
 from twinlens.shared.errors import BrokenPicture, JobExpired, Problem, UploadBroken
-from twinlens.shared.messages import ChunkItems, Item, JobStatus
+from twinlens.shared.messages import ChunkItems, Item, JobStatus, Outcome
 from twinlens.shared.queue import make_celery, publish_chunk
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.client import connect
@@ -53,7 +53,7 @@ LIBRARIES = ("default", "other")
 LATE_S = 30
 
 chunks = st.lists(st.integers(1, 3), min_size=1, max_size=4)  # pictures of each
-outcomes = st.lists(st.sampled_from(["succeeded", "skipped", "failed"]), min_size=3, max_size=3)
+outcomes = st.lists(st.sampled_from(get_args(Outcome)), min_size=3, max_size=3)
 problems = st.sampled_from([None, BROKEN])
 places = st.integers(0, 11)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 
 from support.results import stored_result
 
 from twinlens.shared.errors import Problem
-from twinlens.shared.messages import Item, JobStatus
+from twinlens.shared.messages import Item, JobStatus, Outcome
 from twinlens.shared.redis.jobs import Job
 
 DAY_S = 86_400
@@ -55,8 +56,21 @@ class Record:
     def end_if_counted(self, now: datetime, error: Problem | None = None) -> None:
         is_counted = self.job.total is not None and len(self.items) == len(self.sizes)
         if is_counted and self.job.kind != "reindex":
-            error = error or self.upload_error
+            error = error or self.upload_error or self.error_of_all
             self.end("failed" if error else "succeeded", now, error)
+
+    @property
+    def error_of_all(self) -> Problem | None:
+        """Why all pictures of a bulk job failed, if they did; here there is one reason."""
+        problems = [item.error for items in self.items.values() for item in items]
+        if self.job.kind != "bulk" or not problems or None in problems:
+            return None
+        problem = problems[0]
+        assert problem is not None
+        if len(problems) == 1:
+            return problem
+        detail = f"All {len(problems)} pictures failed: {problem.detail}"
+        return problem.model_copy(update={"detail": detail})
 
 
 class Model:
@@ -161,7 +175,7 @@ class Model:
         before = job.counted_at or job.started_at
         assert before is not None
         record.speeds.append(len(items) / (self.now - before).total_seconds())
-        for outcome in ("succeeded", "skipped", "failed"):
+        for outcome in get_args(Outcome):
             n_more = [item.outcome for item in items].count(outcome)
             setattr(job, outcome, getattr(job, outcome) + n_more)
         job.n_chunks_done, job.counted_at = len(record.items), self.now
