@@ -25,6 +25,7 @@ from twinlens.shared.answers import (
     ProblemDetails,
     Stats,
 )
+from twinlens.shared.files import open_regular
 from twinlens.shared.libraries import Library
 from twinlens.shared.messages import Comparison, Duplicates, Image, SearchResult
 
@@ -355,7 +356,7 @@ def _library_path(name: str) -> str:
 
 def _read(archive: Path, on_sent: Callable[[int], None]) -> Iterator[bytes]:
     try:
-        with archive.open("rb") as file:
+        with open_regular(archive) as file:
             while chunk := file.read(READ_BYTES):
                 yield chunk
                 on_sent(len(chunk))

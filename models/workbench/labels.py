@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from twinlens.models.errors import BadInput
+from twinlens.shared.files import open_regular
 
 FILE_COLUMN, LABEL_COLUMN = "file", "label"
 SOURCE_COLUMN = "source"
@@ -33,8 +35,9 @@ class Labelled:
 def read_labels(path: Path) -> list[Labelled]:
     """Reads a CSV with the columns `file` and `label`, and `source` if it has one.
 
-    A file is looked for beside the CSV, then in a folder `photos` there. A repeated line counts
-    once. A picture without a label is never a query, but one of those that are searched.
+    A file is looked for beside the CSV, then in a folder `photos` there: by its name as it is, then
+    with the separators of Windows, then in Unicode's normal form NFC on both sides. A repeated line
+    counts once. A picture without a label is never a query, but one of those that are searched.
 
     Raises:
         BadInput: The CSV cannot be read, lacks a column or a name, names files that are not
@@ -42,8 +45,9 @@ def read_labels(path: Path) -> list[Labelled]:
     """
     pictures: dict[Path, Labelled] = {}
     missing: list[str] = []
+    stored = _StoredNames()
     for line, name, label, source in _read_lines(path):
-        file = _find_file(path.parent, name)
+        file = stored.find(path.parent, name)
         if file is None:
             missing.append(name)
         elif pictures.setdefault(file, Labelled(file, label, source)).label != label:
@@ -59,7 +63,9 @@ def read_labels(path: Path) -> list[Labelled]:
 def _read_lines(path: Path) -> list[tuple[int, str, str, str]]:
     """Line number, file, label and source of every line."""
     try:
-        lines = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
+        with open_regular(path) as file:
+            text = file.read().decode("utf-8-sig")
+        lines = csv.DictReader(io.StringIO(text, newline=""))
         names = [str(name).strip().lower() for name in lines.fieldnames or ()]
         lines.fieldnames = names
         _check_columns(path, names)
@@ -89,10 +95,46 @@ def _check_columns(path: Path, names: Sequence[str]) -> None:
         )
 
 
-def _find_file(folder: Path, name: str) -> Path | None:
-    candidates = (folder / name, folder / PHOTOS / name)
-    # Path.is_file raises on a name that is too long; os.path.isfile says no.
-    return next((path for path in candidates if os.path.isfile(path)), None)  # noqa: PTH113
+class _StoredNames:
+    """Files by the names that a list has for them. Each folder is listed once at most."""
+
+    def __init__(self) -> None:
+        self._listed: dict[Path, dict[str, str]] = {}
+
+    def find(self, folder: Path, name: str) -> Path | None:
+        names = dict.fromkeys((name, name.replace("\\", "/")))
+        candidates = [base / one for base in (folder, folder / PHOTOS) for one in names]
+        # Path.is_file raises on a name that is too long; os.path.isfile says no.
+        exact = next((path for path in candidates if os.path.isfile(path)), None)  # noqa: PTH113
+        if exact is not None:
+            return exact
+        composed = map(self._as_stored, candidates)
+        return next((path for path in composed if path and path.is_file()), None)
+
+    def _as_stored(self, path: Path) -> Path | None:
+        """Returns a path that is the same in NFC, and whose folders are there."""
+        stored = Path(path.anchor)
+        for part in path.relative_to(path.anchor).parts:
+            # Exact where it can be: folders above may be closed to listing.
+            name = part if os.path.exists(stored / part) else self._names_in(stored).get(_nfc(part))  # noqa: PTH110
+            if name is None:
+                return None
+            stored /= name
+        return stored
+
+    def _names_in(self, folder: Path) -> dict[str, str]:
+        """The names of a folder's entries, by their normal form."""
+        if folder not in self._listed:
+            try:
+                names = os.listdir(folder)  # noqa: PTH208 (names alone)
+            except OSError:
+                names = []
+            self._listed[folder] = {_nfc(name): name for name in sorted(names)}
+        return self._listed[folder]
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _check_complete(path: Path, missing: Sequence[str]) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Literal
+from unicodedata import normalize
 
 import pytest
 
 from twinlens.models.errors import BadInput
 from twinlens.models.workbench.labels import Labelled, read_labels
+
+Form = Literal["NFC", "NFD"]
 
 
 def write_list(folder: Path, text: str, files: str = "abcdef") -> Path:
@@ -54,6 +59,43 @@ def test_files_may_lie_in_a_folder_photos_beside_the_list(tmp_path: Path) -> Non
     names = [picture.path.relative_to(tmp_path).as_posix() for picture in read_labels(path)]
 
     assert names == ["a.jpg", "b.jpg", "photos/c.jpg", "photos/d.jpg"]
+
+
+@pytest.mark.parametrize(("listed", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_are_compared_in_one_normal_form(tmp_path: Path, listed: Form, stored: Form) -> None:
+    text = "file,label\nété/é.jpg,cat\na.jpg,cat\nb.jpg,cat\nc.jpg,dog\n"
+    path = write_list(tmp_path, normalize(listed, text), files="abc")
+    file = tmp_path / "photos" / normalize(stored, "été") / normalize(stored, "é.jpg")
+    file.parent.mkdir(parents=True)
+    file.touch()
+
+    assert read_labels(path)[0].path == file
+
+
+def test_a_name_that_is_there_as_it_is_counts_first(tmp_path: Path) -> None:
+    text = normalize("NFC", "file,label\né.jpg,cat\na.jpg,cat\nb.jpg,cat\nc.jpg,dog\n")
+    path = write_list(tmp_path, text, files="abc")
+    for form in ("NFC", "NFD"):
+        (tmp_path / normalize(form, "é.jpg")).touch()
+
+    assert read_labels(path)[0].path.name == normalize("NFC", "é.jpg")
+
+
+def test_names_may_have_the_separators_of_windows(tmp_path: Path) -> None:
+    path = write_list(tmp_path, GOOD.replace("a.jpg", "below\\é.jpg"), files="bcd")
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / normalize("NFD", "é.jpg")).touch()
+
+    assert read_labels(path)[0].path.parent.name == "below"
+
+
+def test_a_pipe_is_no_list_and_no_picture(tmp_path: Path) -> None:
+    path = write_list(tmp_path, GOOD, files="bcd")
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(BadInput, match=r"names 1 files that are not there: a\.jpg"):
+        read_labels(path)
+    with pytest.raises(BadInput, match=r"a\.jpg cannot be read: it is a pipe"):
+        read_labels(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize(
