@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from twinlens.cli.errors import CommandFailed
+from twinlens.cli.files import read_file
 from twinlens.cli.parameters import read_as
 from twinlens.cli.show.tables import print_table
 from twinlens.client.client import Client
@@ -42,7 +44,8 @@ def run_duplicates(query: DuplicatesQuery, url: str, limit: int, save: Path | No
             for place, group in enumerate(duplicates.groups[:limit], start=1)
         ]
     if rows:
-        print_table(("#", "picture", "duplicates of it"), rows)
+        names = ("picture", "duplicates of it")
+        print_table(("#", *names), rows, folded=names)
     if save is not None:
         try:
             save.write_text(duplicates.model_dump_json(indent=2), encoding="utf-8")
@@ -64,16 +67,18 @@ def run_compare(pair: Sequence[str], url: str, library: str, models: list[str] |
 
     Raises:
         UsageError: One is neither a file nor an id.
-        CommandFailed: The service refuses a picture, or is not there.
+        CommandFailed: A file cannot be read, or the service refuses it, or is not there.
     """
-    files = [Path(one) for one in pair if Path(one).is_file()]
-    ids = [one for one in pair if not Path(one).is_file()]
+    # Unlike Path.exists, this says no to a name that is too long.
+    files = [Path(one) for one in pair if os.path.exists(one)]  # noqa: PTH110
+    ids = [one for one in pair if Path(one) not in files]
     for one in ids:
         if not re.fullmatch("[0-9a-f]{64}", one):
             raise click.UsageError(f"{one!r} is neither a file nor the id of an image")
+    pictures = [read_file(file) for file in files]
     query = read_as(CompareQuery, library=library, models=models, image_ids=ids)
     with Client(url) as client:
-        compared = client.compare(query, [file.read_bytes() for file in files])
+        compared = client.compare(query, pictures)
     rows = [
         (name, f"{one.distance:.3f}", f"{one.score:.3f}") for name, one in compared.models.items()
     ]

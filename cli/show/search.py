@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from twinlens.cli.errors import CommandFailed
+from twinlens.cli.files import read_file
 from twinlens.cli.parameters import read_as
 from twinlens.cli.show.sheet import MAX_COLUMNS, Cell, draw_sheet
 from twinlens.cli.show.tables import print_table
@@ -62,11 +63,12 @@ def run_search(
         is_opened: Whether the contact sheet is opened as well.
 
     Raises:
-        CommandFailed: The service refuses a picture or the query, or is not there.
+        CommandFailed: A picture cannot be read, or the service refuses one or the query, or is not
+            there.
     """
-    pictures = [file.read_bytes() for file in files]
+    pictures, avoided = [read_file(file) for file in files], [read_file(file) for file in unlike]
     with Client(url) as client:
-        result = client.search(query, pictures, [file.read_bytes() for file in unlike])
+        result = client.search(query, pictures, avoided)
         show_result(result)
         if save is None and is_opened:
             save = Path(tempfile.mkdtemp(prefix="twinlens-")) / "found.png"
@@ -88,7 +90,8 @@ def show_result(result: SearchResult) -> None:
         seen = [hit.models.get(name) for name in models]
         distances = [f"{one.distance:.3f} ({one.rank})" if one else "" for one in seen]
         rows.append((str(hit.rank), f"{hit.score:.3f}", hit.image.name, *distances))
-    print_table(("#", "score", "picture", *(f"{name} (rank)" for name in models)), rows)
+    columns = ("#", "score", "picture", *(f"{name} (rank)" for name in models))
+    print_table(columns, rows, folded=("picture",))
     click.echo(agreement_line(result))
     timing = result.timing_ms
     click.echo(

@@ -22,6 +22,7 @@ TEXT_PX = 13
 TITLE_PX = 16
 # What a cell's width holds of TEXT_PX letters.
 MAX_CHARS = 21
+N_FIRST_CHARS = 5
 PAPER, INK, FADED, RULE = "white", "#1a1a1a", "#6b6b6b", "#dddddd"
 
 
@@ -84,4 +85,7 @@ def _paste(sheet: Image.Image, picture: bytes, left: int, top: int) -> None:
 def _shortened(name: str) -> str:
     # The built-in font has Latin letters alone; a box says less than a question mark.
     plain = name.encode("latin-1", "replace").decode("latin-1")
-    return plain if len(plain) <= MAX_CHARS else f"{plain[: MAX_CHARS - 1]}…"
+    if len(plain) <= MAX_CHARS:
+        return plain
+    # The end tells pictures of one folder apart.
+    return f"{plain[:N_FIRST_CHARS]}…{plain[N_FIRST_CHARS + 1 - MAX_CHARS :]}"

@@ -7,31 +7,80 @@ from typing import TYPE_CHECKING
 import click
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from twinlens.client.client import Client
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from twinlens.shared.answers import JobAnswer, Progress
 
+# Narrower, a name cannot be read.
+MIN_FOLDED_CHARS = 12
+
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    title: str | None = None,
+    folded: Collection[str] = (),
 ) -> None:
-    """Prints a table. Nothing is cut off in a narrow terminal, so that ids can be copied."""
-    table = Table(title=title, box=SIMPLE)
-    for column in columns:
-        table.add_column(column, no_wrap=True)
-    for row in rows:
-        table.add_row(*map(escape, row))
+    """Prints a table. Nothing is cut off in a narrow terminal, so that ids can be copied.
+
+    Args:
+        columns: Their headings.
+        rows: A text for each column.
+        title: Above the table.
+        folded: Columns that go on in the next line where a terminal is narrower than the table,
+            as do all headings then.
+    """
+    cells = [[Text(cell) for cell in row] for row in rows]
+    console = Console()
+    table = _table(columns, cells, title)
     # As wide as it may be, so that it is measured and not squeezed.
     width = Console(width=10_000).measure(table).maximum
-    console = Console()
+    if width > console.width and folded and console.is_terminal:
+        table = _folded_table(columns, cells, title, folded, console.width)
+        width = Console(width=10_000).measure(table).maximum
     console.width = max(console.width, width)
     console.print(table)
+
+
+def _table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Text]],
+    title: str | None,
+    widths: Sequence[int | None] | None = None,
+) -> Table:
+    table = Table(title=title, box=SIMPLE, padding=(0, 1) if widths is None else (0, 1, 0, 0))
+    for column, width in zip(columns, widths or [None] * len(columns), strict=True):
+        table.add_column(column, width=width, no_wrap=width is None, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _folded_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Text]],
+    title: str | None,
+    folded: Collection[str],
+    max_width: int,
+) -> Table:
+    """Gives each column the width of its cells, and shares what is left among the folded ones."""
+    of_cells = [
+        max((row[place].cell_len for row in rows), default=1) for place in range(len(columns))
+    ]
+    bare = Console(width=10_000).measure(_table(columns, [], None, [0] * len(columns))).maximum
+    left = max_width - bare
+    left -= sum(n for name, n in zip(columns, of_cells, strict=True) if name not in folded)
+    share = max(MIN_FOLDED_CHARS, left // len(folded))
+    widths = [
+        min(n, share) if name in folded else n for name, n in zip(columns, of_cells, strict=True)
+    ]
+    return _table(columns, rows, title, widths)
 
 
 def show_jobs(url: str, limit: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -50,12 +51,13 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(service: Service) -> Iterator[Run]:
-    """Runs a command at the played service, in a terminal of 40 columns."""
+    """Runs a command at the played service, into a pipe, or in a terminal of so many columns."""
     with listening(service) as url:
 
-        def invoke(*words: object, **options: Any) -> Result:
+        def invoke(*words: object, terminal: int | None = None, **options: Any) -> Result:
             command = [*map(str, words), "--url", url]
-            return CliRunner().invoke(main, command, env={"COLUMNS": "40"}, **options)
+            env = {"COLUMNS": str(terminal or 40), "TTY_COMPATIBLE": "1" if terminal else "0"}
+            return CliRunner().invoke(main, command, env=env, **options)
 
         yield invoke
 
@@ -112,6 +114,52 @@ def result(**changes: Any) -> SearchResult:
         ),
     }
     return SearchResult(**(fields | changes))
+
+
+LONG = "2019/Été à Nice/un dossier dont le nom est long/IMG_0001.JPG"
+
+
+def lines_at(columns: int, done: Result) -> list[str]:
+    """Returns the lines of a table, none wider than the terminal, without styles."""
+    assert done.exit_code == 0, done.output
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+    table = [line for line in plain.splitlines() if line.startswith(" ")]
+    assert max(map(len, table)) <= columns
+    return table
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100])
+def test_a_long_name_is_folded_and_its_end_is_shown(
+    service: Service, run: Run, picture: Path, columns: int
+) -> None:
+    hit = Hit(rank=1, score=1, image=image("1", LONG), models={})
+    models = ("efficientnet-lite0", "efficientnet-lite2", "phash")
+    seen = ModelHit(rank=1, distance=0.25, score=1)
+    hit = hit.model_copy(update={"models": dict.fromkeys(models, seen)})
+    ranking = [RankedImage(rank=1, image_id="1" * 64, distance=0.25)]
+    answer_search(service, result(hits=[hit], by_model=dict.fromkeys(models, ranking)))
+    table = lines_at(columns, run("search", picture, terminal=columns))
+    # The third column, put together again.
+    place = next(line for line in table if "score" in line).index("picture")
+    end = next(line for line in table if "0.250 (1)" in line).index("0.250 (1)")
+    first = next(n for n, line in enumerate(table) if "1.000" in line)
+    name = "".join(line[place:end] for line in table[first:])
+    assert name.replace(" ", "") == LONG.replace(" ", "")
+
+
+def test_names_of_duplicates_are_folded(service: Service, run: Run) -> None:
+    answer_duplicates(service, 3)
+    for n in range(3):
+        named = as_json(image("1", LONG.replace("1", str(n))))
+        service.answers[f"/v1/images/{0:032x}{n:032x}"] = always(named)
+    table = lines_at(60, run("duplicates", terminal=60))
+    assert [n for n in range(3) if any(f"000{n}.JPG" in line for line in table)] == [0, 1, 2]
+
+
+def test_a_name_in_a_pipe_is_whole(service: Service, run: Run, picture: Path) -> None:
+    hit = Hit(rank=1, score=1, image=image("1", LONG), models={})
+    answer_search(service, result(hits=[hit]))
+    assert LONG in run("search", picture).stdout
 
 
 def answer_search(service: Service, answer: SearchResult) -> None:
@@ -289,6 +337,16 @@ def test_a_sheet_is_saved_and_opened_where_that_was_asked_for(
     [path] = opened
     assert Path(path).is_file()
     assert f"saved {path}" in done.stdout
+
+
+def test_names_on_a_sheet_are_shortened_in_the_middle() -> None:
+    white = jpeg(Picture.new("RGB", (4, 4), "white"))
+
+    def drawn(name: str) -> bytes:
+        return draw_sheet(None, "", {"fused": [Cell(white, name, "")]}).tobytes()
+
+    assert drawn("2019/Nice/summer/IMG_0001.JPG") == drawn("2019/Rome/winter/IMG_0001.JPG")
+    assert drawn("2019/Nice/summer/IMG_0001.JPG") != drawn("2019/Nice/summer/IMG_0002.JPG")
 
 
 def test_a_sheet_that_cannot_be_written_is_told(
