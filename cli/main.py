@@ -128,19 +128,55 @@ def worker(lanes: str, processes: int | None) -> None:
     type=click.IntRange(1, 64),
     help="Number of uploads at the same time.",
 )
+@click.option(
+    "--exif/--no-exif",
+    "is_exif_read",
+    default=True,
+    show_default=True,
+    help="When a picture was taken, and with what, becomes its metadata: taken_at, camera.",
+)
+@click.option(
+    "--gps",
+    "is_place_read",
+    is_flag=True,
+    help="Where it was taken becomes its metadata too: latitude, longitude, altitude.",
+)
+@click.option(
+    "-v", "--verbose", "is_verbose", is_flag=True, help="Name each file that is passed over."
+)
 @url_option
 @library_option
 def index(
-    paths: tuple[Path, ...], url: str, library: str, n_threads: int, coco: Path | None
+    paths: tuple[Path, ...],
+    url: str,
+    library: str,
+    n_threads: int,
+    coco: Path | None,
+    is_exif_read: bool,
+    is_place_read: bool,
+    is_verbose: bool,
 ) -> None:
     """Upload folders, pictures, archives (zip, tar) and listings (ndjson), and wait.
+
+    Pictures in folders are known by what they hold, and named by their path below the folder.
 
     It ends when all pictures can be found. If it was interrupted, run it again: it skips the
     pictures that are already there.
     """
     from twinlens.cli.upload.index import run_index
 
-    run_index(paths, url, library, n_threads, coco)
+    if is_place_read and not is_exif_read:
+        raise click.UsageError("--gps needs EXIF; leave out --no-exif")
+    run_index(
+        paths,
+        url,
+        library,
+        n_threads,
+        coco,
+        is_exif_read=is_exif_read,
+        is_place_read=is_place_read,
+        is_verbose=is_verbose,
+    )
 
 
 picture_file = click.Path(exists=True, dir_okay=False, path_type=Path)

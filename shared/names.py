@@ -35,6 +35,18 @@ _SYSTEM_FILES = {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon",
 _SYSTEM_FILES |= {".nomedia"}
 
 
+def printable(text: str) -> str:
+    """Returns a text as it may reach a terminal, a log or a page.
+
+    What could not be decoded becomes U+FFFD; control characters are left out.
+    """
+    return "".join(
+        letter
+        for letter in _UNREADABLE.sub("\ufffd", text)
+        if unicodedata.category(letter) not in _UNPRINTABLE and letter not in _BIDI_CONTROLS
+    )
+
+
 def clean_name(name: str) -> str:
     r"""Returns what is kept of a client's file name: short, printable, with its folders.
 
@@ -45,13 +57,7 @@ def clean_name(name: str) -> str:
     >>> clean_name("../../etc/pass\nwd")
     'etc/passwd'
     """
-    readable = _UNREADABLE.sub("\ufffd", name)
-    printable = "".join(
-        letter
-        for letter in readable
-        if unicodedata.category(letter) not in _UNPRINTABLE and letter not in _BIDI_CONTROLS
-    )
-    parts = [part for part in re.split(r"[/\\]", printable) if part not in ("", ".", "..")]
+    parts = [part for part in re.split(r"[/\\]", printable(name)) if part not in ("", ".", "..")]
     while len(parts) > 1 and sum(map(len, parts)) + len(parts) - 1 > MAX_NAME_CHARS:
         del parts[0]
     return "/".join(parts)[:MAX_NAME_CHARS]

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter, ValidationError
 
 from twinlens.cli.errors import CommandFailed
+from twinlens.cli.files import read_json
+from twinlens.cli.upload.annotations import Annotations
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path, PurePath
+    from pathlib import Path
 
     from twinlens.shared.messages import Metadata
 
@@ -38,7 +39,7 @@ class _Annotation:
 class _Category:
     id: int
     name: str
-    supercategory: str = ""
+    supercategory: str | None = None
 
 
 @dataclass(slots=True)
@@ -51,24 +52,6 @@ class _Instances:
 _INSTANCES = TypeAdapter(_Instances)
 
 
-class Annotations:
-    """Metadata of pictures by their file names."""
-
-    def __init__(self, by_name: Mapping[str, Metadata]) -> None:
-        self._by_name = by_name
-
-    def of(self, path: PurePath) -> Metadata:
-        """Returns a picture's metadata, which is empty if the file does not name it.
-
-        COCO file names may have folders: the longest known end of the path counts.
-        """
-        for start in range(len(path.parts)):
-            metadata = self._by_name.get("/".join(path.parts[start:]))
-            if metadata is not None:
-                return metadata
-        return {}
-
-
 def read_coco(path: Path) -> Annotations:
     """Reads a COCO file of instances, and keeps only the metadata of each picture.
 
@@ -76,9 +59,7 @@ def read_coco(path: Path) -> Annotations:
         CommandFailed: It cannot be read, or is not such a file.
     """
     try:
-        return Annotations(_metadata_of(_INSTANCES.validate_json(path.read_bytes()), path))
-    except OSError as error:
-        raise CommandFailed(f"{path} cannot be read: {error.strerror}") from None
+        coco = _INSTANCES.validate_json(read_json(path))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
@@ -87,9 +68,12 @@ def read_coco(path: Path) -> Annotations:
             f"{path} is not a COCO file of instances ({reason}); it needs images (id, file_name),"
             " annotations (image_id, category_id) and categories (id, name)"
         ) from None
+    ids = {image.id for image in coco.images}
+    n_stray = sum(annotation.image_id not in ids for annotation in coco.annotations)
+    return Annotations(_metadata_of(coco, path), n_stray)
 
 
-def _metadata_of(coco: _Instances, path: Path) -> dict[str, Metadata]:
+def _metadata_of(coco: _Instances, path: Path) -> list[tuple[str, Metadata]]:
     categories = {category.id: category for category in coco.categories}
     seen: defaultdict[int, set[int]] = defaultdict(set)
     for annotation in coco.annotations:
@@ -99,17 +83,17 @@ def _metadata_of(coco: _Instances, path: Path) -> dict[str, Metadata]:
                 f" category {annotation.category_id}, which its categories lack"
             )
         seen[annotation.image_id].add(annotation.category_id)
-    return {
-        image.file_name: _metadata(image.id, [categories[id_] for id_ in seen.get(image.id, ())])
+    return [
+        (image.file_name, _metadata(image.id, [categories[id_] for id_ in seen.get(image.id, ())]))
         for image in coco.images
-    }
+    ]
 
 
 def _metadata(image_id: int, categories: list[_Category]) -> Metadata:
     metadata: Metadata = {"coco_id": image_id}
     if categories:
         metadata["categories"] = sorted({category.name for category in categories})
-    supercategories = {category.supercategory for category in categories} - {""}
+    supercategories = {category.supercategory for category in categories if category.supercategory}
     if supercategories:
         metadata["supercategories"] = sorted(supercategories)
     return metadata

@@ -1,28 +1,31 @@
-"""Finds what `twinlens index` uploads: pictures in folders and zip archives, one after another.
+"""Finds what `twinlens index` uploads: pictures in folders, one after another.
 
-None is read, and no list of them is made: a folder may hold millions.
+No list of them is made: a folder may hold millions.
 """
 
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
-from dataclasses import dataclass
+import stat
 from functools import partial
-from pathlib import Path, PurePath, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path, PurePath
+from typing import IO, TYPE_CHECKING, NamedTuple
 
-from twinlens.api.reading.archives import is_noise
 from twinlens.cli.errors import CommandFailed
+from twinlens.cli.upload.kinds import (
+    HEAD_BYTES,
+    kind_by_head,
+    kind_by_name,
+    kind_of_folder,
+    says_picture,
+)
+from twinlens.cli.upload.passed import PassedOver
+from twinlens.cli.upload.picture_file import PictureFile, Unreadable
+from twinlens.shared.files import open_regular, special_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-# What a worker may serve; other files are ignored.
-PICTURE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".avif"}
-)
 ARCHIVE_TYPES = {
     ".zip": "application/zip",
     ".tar": "application/x-tar",
@@ -33,37 +36,6 @@ ARCHIVE_TYPES = {
 }
 
 
-class Unreadable(Exception):
-    """A picture whose bytes cannot be read; the text says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class PictureFile:
-    """A picture in a folder or an archive, read when its batch is sent.
-
-    Attributes:
-        path: Where it lies, in an archive after the archive's own path.
-        n_bytes: Its size; 0 if unknown.
-        read: Returns its bytes, or raises Unreadable.
-    """
-
-    path: PurePath
-    n_bytes: int
-    read: Callable[[], bytes]
-
-    @property
-    def name(self) -> str:
-        """The file name for the service; bytes that are not UTF-8 become marks."""
-        return os.fsencode(self.path.name).decode(errors="replace")
-
-
-class Files(NamedTuple):
-    """Pictures, and archives of them."""
-
-    pictures: list[Path]
-    archives: list[Path]
-
-
 def archive_type(path: Path) -> str | None:
     """Returns the media type of an archive or a listing by its name; None for anything else."""
     name = path.name.lower()
@@ -71,63 +43,131 @@ def archive_type(path: Path) -> str | None:
     return next(types, None)
 
 
-def find_files(paths: Iterable[Path]) -> Files:
-    """Returns the pictures and the archives that paths name, each in the order of their names.
-
-    Raises:
-        CommandFailed: There are none.
-    """
-    named = list(paths)
-    files = Files(sorted(find_pictures(named)), find_archives(named))
-    if not files.pictures and not files.archives:
-        raise nothing_in(named)
-    return files
-
-
 def find_archives(paths: Iterable[Path]) -> list[Path]:
     """Returns the archives among paths; folders are not searched for them."""
     return sorted({path for path in paths if archive_type(path) and not path.is_dir()})
 
 
-def find_pictures(
-    paths: Iterable[Path], on_error: Callable[[OSError], None] | None = None
-) -> Iterator[Path]:
-    """Gives the picture files that paths name, in no order, and no path twice.
-
-    In folders, files that are hidden or not pictures are skipped.
-
-    Args:
-        paths: Folders and files; archives are skipped.
-        on_error: Called with the error of each folder that cannot be read.
-    """
-    named = dict.fromkeys(paths)
-    for path in named:
-        if path.is_dir():
-            yield from _pictures_in(path, named, on_error or (lambda _: None))
-        elif not archive_type(path):
-            yield path
-
-
-def picture_on_disk(path: Path) -> PictureFile:
-    """Returns a picture that is a file of its own."""
-    return PictureFile(path, size_of(path), partial(_read_file, path))
-
-
-def pictures_in_zip(path: Path) -> Iterator[PictureFile]:
-    """Gives the pictures of a zip archive; anything else in it is skipped.
+def find_pictures(folder: Path) -> list[Path]:
+    """Returns the pictures in and below a folder that can be read, in the order of their names.
 
     Raises:
-        CommandFailed: It cannot be read.
+        CommandFailed: There are none.
     """
-    try:
-        # It is open as long as a picture of it is held. Threads may read it at the same time.
-        archive = zipfile.ZipFile(path)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise CommandFailed(f"{path} cannot be read as a zip archive: {error}") from None
-    for member in archive.infolist():
-        if not is_noise(member.filename) and _is_picture(member.filename):
-            place = path / PurePosixPath(member.filename.lstrip("/"))
-            yield PictureFile(place, member.file_size, partial(_read_member, archive, member))
+    passed, errors = PassedOver(), list[OSError]()
+    files = only_pictures(Walk([folder], passed, errors.append).files(), passed)
+    pictures = sorted(Path(file.path) for file in files if _is_readable(file))
+    if not pictures:
+        raise nothing_in([folder], passed, errors)
+    return pictures
+
+
+def only_pictures(files: Iterable[PictureFile], passed: PassedOver) -> Iterator[PictureFile]:
+    """Gives the files that may be pictures, and reads the beginning of those that may be not."""
+    for file in files:
+        try:
+            kind = None if file.is_sure else kind_by_head(file.path.name, file.read(HEAD_BYTES))
+        except Unreadable:
+            kind = None  # as it fails when it is sent, with the reason
+        if kind is None:
+            yield file
+        else:
+            passed.add(file.path, kind)
+
+
+def nothing_in(
+    paths: Iterable[Path], passed: PassedOver, errors: Sequence[OSError]
+) -> CommandFailed:
+    """Returns the error for paths that name no picture, with the reason as far as it is known."""
+    reasons = [f"{error.filename}: {error.strerror}" for error in errors[:1]]
+    reasons += [str(passed)] if passed else []
+    told = f" ({'; '.join(reasons)})" if reasons else ""
+    return CommandFailed(f"there is no picture in {', '.join(map(str, paths))}{told}")
+
+
+class _Folder(NamedTuple):
+    """A folder to look into, and where it lies below what the user named."""
+
+    path: Path
+    below: PurePath
+
+
+class Walk:
+    """One walk through what a user named: no path is given twice, and no folder entered twice.
+
+    A folder that can be reached by a link as well is entered by its own path: links are followed
+    at the end. What this keeps grows with the folders, and not with the files.
+    """
+
+    def __init__(
+        self, paths: Iterable[Path], passed: PassedOver, on_error: Callable[[OSError], None]
+    ) -> None:
+        """Looks into no folder yet.
+
+        Args:
+            paths: Folders and files; archives are left out. A file that is named is given
+                whatever it is called, and not once more where its folder is named as well.
+            passed: Counts what is not given.
+            on_error: Called with the error of each folder that cannot be read.
+        """
+        self._paths = dict.fromkeys(paths)
+        self._passed = passed
+        self._on_error = on_error
+        self._named = {_place(path) for path in self._paths if not path.is_dir()}
+        self._entered: set[tuple[int, int]] = set()
+        self._linked: list[_Folder] = []
+
+    def files(self) -> Iterator[PictureFile]:
+        """Gives the files that may be pictures by their names, in no order."""
+        given = set[tuple[str, str]]()
+        for path in self._paths:
+            if path.is_dir():
+                yield from self._files_below(_Folder(path, PurePath()))
+            elif not archive_type(path) and _place(path) not in given:
+                given.add(_place(path))
+                yield PictureFile(path, PurePath(path.name), size_of(path), _opener(path))
+        while self._linked:
+            yield from self._files_below(self._linked.pop(0))
+
+    def _files_below(self, top: _Folder) -> Iterator[PictureFile]:
+        folders = [top]
+        while folders:
+            here = folders.pop()
+            try:
+                if self._is_entered(here.path):
+                    self._passed.add(here.path, "repeated folder")
+                    continue
+                # Not sorted: that would hold all names of a folder.
+                with os.scandir(here.path) as entries:
+                    yield from self._files_among(entries, here, folders)
+            except OSError as error:
+                self._on_error(error)
+
+    def _is_entered(self, path: Path) -> bool:
+        status = path.stat()
+        place = (status.st_dev, status.st_ino)
+        is_entered = place in self._entered
+        self._entered.add(place)
+        return is_entered
+
+    def _files_among(
+        self, entries: Iterable[os.DirEntry[str]], here: _Folder, folders: list[_Folder]
+    ) -> Iterator[PictureFile]:
+        real = os.path.realpath(here.path) if self._named else ""
+        for entry in entries:
+            if (real, entry.name) in self._named:
+                continue
+            path, below = here.path / entry.name, here.below / entry.name
+            status = _status_of(entry)
+            kind = _kind_unread(entry, status)
+            if kind is not None:
+                self._passed.add(path, kind)
+            elif _is_folder(entry, status):
+                (self._linked if entry.is_symlink() else folders).append(_Folder(path, below))
+            else:
+                n_bytes = status.st_size if status else 0
+                is_sure = says_picture(entry.name)
+                yield PictureFile(path, below, n_bytes, _opener(path), is_sure)
 
 
 def size_of(path: Path) -> int:
@@ -138,48 +178,42 @@ def size_of(path: Path) -> int:
         return 0
 
 
-def nothing_in(paths: Iterable[Path], *errors: OSError) -> CommandFailed:
-    """Returns the error for paths that name no picture, with the reason if one is known."""
-    reasons = "".join(f" ({error.filename}: {error.strerror})" for error in errors[:1])
-    return CommandFailed(f"there is no picture in {', '.join(map(str, paths))}{reasons}")
+def _kind_unread(entry: os.DirEntry[str], status: os.stat_result | None) -> str | None:
+    """What an entry is that is passed over; None for folders, and files that may be pictures."""
+    if _is_folder(entry, status):
+        return kind_of_folder(entry.name)
+    if status is not None:
+        return special_kind(status.st_mode) or kind_by_name(entry.name)
+    # What is called a picture is given all the same, and fails with the reason.
+    is_lost = entry.is_symlink() and not says_picture(entry.name)
+    return kind_by_name(entry.name) or ("dangling link" if is_lost else None)
 
 
-def _pictures_in(
-    folder: Path, named: Container[Path], on_error: Callable[[OSError], None]
-) -> Iterator[Path]:
-    """Gives the pictures in and below a folder, without those that the user named as well."""
-    folders = [folder]
-    while folders:
-        here = folders.pop()
-        try:
-            # Not sorted: that would hold all names of a folder.
-            with os.scandir(here) as entries:
-                for entry in entries:
-                    path = here / entry.name
-                    if entry.name.startswith(".") or path in named:
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(path)
-                    elif _is_picture(entry.name) and (entry.is_file() or entry.is_symlink()):
-                        yield path
-        except OSError as error:
-            on_error(error)
+def _is_folder(entry: os.DirEntry[str], status: os.stat_result | None) -> bool:
+    if status is None:
+        return entry.is_dir(follow_symlinks=False)
+    return stat.S_ISDIR(status.st_mode)
 
 
-def _is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES  # noqa: PTH122 (a str)
-
-
-def _read_file(path: Path) -> bytes:
+def _status_of(entry: os.DirEntry[str]) -> os.stat_result | None:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise Unreadable(error.strerror or str(error)) from None
+        return entry.stat()
+    except OSError:
+        return None  # a link that leads nowhere, or it is gone by now
 
 
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+def _is_readable(file: PictureFile) -> bool:
     try:
-        return archive.read(member)
-    # Encrypted: RuntimeError; an unknown compression: its subclass NotImplementedError.
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise Unreadable(str(error) or "it is cut short") from None
+        file.read(1)
+    except Unreadable:
+        return False
+    return True
+
+
+def _opener(path: Path) -> Callable[[], IO[bytes]]:
+    return partial(open_regular, path)
+
+
+def _place(path: Path) -> tuple[str, str]:
+    """Where a file lies, whatever links its folder is reached by, and its name there."""
+    return os.path.realpath(path.parent), path.name

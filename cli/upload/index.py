@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 import click
 
 from twinlens.cli.errors import CommandFailed
-from twinlens.cli.upload.coco import Annotations, read_coco
+from twinlens.cli.upload.coco import read_coco
+from twinlens.cli.upload.exif import exif_metadata
 from twinlens.cli.upload.parallel import run_parallel
+from twinlens.cli.upload.passed import PassedOver
 from twinlens.cli.upload.plan import Plan, make_batches
 from twinlens.cli.upload.sending import Sender, SentBatch
 from twinlens.cli.upload.tracking import MAX_SHOWN_FAILURES, Bars, Totals, Tracker
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from twinlens.shared.messages import Metadata
+
 N_THREADS = 4
 # A service that is started again, with all of its parts, is back by then.
 OUTAGE_S = 60
@@ -34,7 +38,15 @@ INTERRUPTED = 130  # 128 and SIGINT, as shells have it
 
 
 def run_index(
-    paths: Sequence[Path], url: str, library: str, n_threads: int, coco: Path | None
+    paths: Sequence[Path],
+    url: str,
+    library: str,
+    n_threads: int,
+    coco: Path | None,
+    *,
+    is_exif_read: bool,
+    is_place_read: bool,
+    is_verbose: bool,
 ) -> None:
     """Uploads, waits, and prints what became of the pictures.
 
@@ -42,13 +54,25 @@ def run_index(
         CommandFailed: The service does not answer, or the paths or annotations cannot be read.
         Exit: A picture failed, or the user interrupted.
     """
-    totals = Totals()
+    totals, annotations = Totals(), None
     try:
         with Client(url, outage_s=OUTAGE_S) as client:
             # Fails at once where nothing answers, or there is no such library.
             client.missing([], library)
             annotations = None if coco is None else read_coco(coco)
-            upload(client, paths, library, n_threads, annotations, totals)
+            plan = Plan(paths, annotations, reads_zips=is_place_read)
+            read_exif = partial(exif_metadata, with_place=is_place_read) if is_exif_read else None
+            _upload(
+                client,
+                plan,
+                library,
+                n_threads,
+                totals,
+                read_exif,
+                # Else what was changed by hand since stays.
+                is_updating=annotations is not None or is_place_read,
+                is_verbose=is_verbose,
+            )
     except KeyboardInterrupt:
         _print_interrupted(totals)
         raise click.exceptions.Exit(INTERRUPTED) from None
@@ -57,6 +81,8 @@ def run_index(
             _print_interrupted(totals)
         raise
     _print_totals(totals)
+    if annotations is not None:
+        click.echo(str(annotations))
     if totals.n_failed:
         raise click.exceptions.Exit(1)
 
@@ -66,7 +92,6 @@ def upload(
     paths: Sequence[Path],
     library: str,
     n_threads: int = N_THREADS,
-    annotations: Annotations | None = None,
     totals: Totals | None = None,
 ) -> Totals:
     """Uploads pictures and archives, and returns when they are searchable or have failed.
@@ -76,19 +101,33 @@ def upload(
         paths: Folders, pictures and archives.
         library: Where they go.
         n_threads: How many uploads run at the same time.
-        annotations: Metadata of the pictures. With them, zip archives are read on this side.
         totals: Where the pictures are counted; kept if this ends with an error.
 
     Raises:
         CommandFailed: There is nothing to upload, or the service does not answer as it should.
     """
     totals = Totals() if totals is None else totals
-    plan = Plan(paths, annotations)
+    _upload(client, Plan(paths), library, n_threads, totals, exif_metadata)
+    return totals
+
+
+def _upload(
+    client: Client,
+    plan: Plan,
+    library: str,
+    n_threads: int,
+    totals: Totals,
+    metadata_in: Callable[[bytes], Metadata] | None,
+    *,
+    is_updating: bool = False,
+    is_verbose: bool = False,
+) -> None:
     size = plan.measure()
     began = time.monotonic()
     with Bars(size.n_bytes) as bars:
+        totals.passed = PassedOver(bars.say if is_verbose else None)
         tracker = Tracker(client, totals, bars, size.n_pictures)
-        sender = Sender(client, library, annotations, bars.add_read)
+        sender = Sender(client, library, bars.add_read, metadata_in, is_updating)
         try:
             for sent in run_parallel(_tasks(plan, sender, totals), n_threads):
                 _count(sent, totals, tracker)
@@ -96,13 +135,12 @@ def upload(
         finally:
             totals.n_waiting = tracker.n_waiting
             totals.took_s = time.monotonic() - began
-    return totals
 
 
 def _tasks(plan: Plan, sender: Sender, totals: Totals) -> Iterator[Callable[[], SentBatch]]:
     for archive in plan.archives:
         yield partial(sender.send_archive, archive)
-    for batch in make_batches(plan.pictures(on_error=totals.fail_file)):
+    for batch in make_batches(plan.pictures(totals.fail_file, totals.passed)):
         yield partial(sender.send_batch, batch)
 
 
@@ -117,6 +155,8 @@ def _count(sent: SentBatch, totals: Totals, tracker: Tracker) -> None:
 
 def _print_totals(totals: Totals) -> None:
     click.echo(str(totals))
+    if totals.passed:
+        click.echo(str(totals.passed))
     for line in totals.failures:
         click.echo(f"  {line}", err=True)
     if totals.n_failed > MAX_SHOWN_FAILURES:

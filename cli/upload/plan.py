@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from twinlens.cli.errors import CommandFailed
 from twinlens.cli.upload.files import (
-    PictureFile,
+    Walk,
     find_archives,
-    find_pictures,
     nothing_in,
-    picture_on_disk,
-    pictures_in_zip,
+    only_pictures,
     size_of,
 )
+from twinlens.cli.upload.passed import PassedOver
+from twinlens.cli.upload.picture_file import PictureFile
+from twinlens.cli.upload.zips import files_in_zip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from twinlens.cli.upload.coco import Annotations
+    from twinlens.cli.upload.annotations import Annotations
 
 # A batch's bytes are held in memory, and sent once more if the service is busy.
 MAX_BATCH_FILES = 256
@@ -36,58 +38,81 @@ class Size(NamedTuple):
 class Plan:
     """What is uploaded: archives as they are, everything else picture by picture."""
 
-    def __init__(self, paths: Sequence[Path], annotations: Annotations | None) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        annotations: Annotations | None = None,
+        *,
+        reads_zips: bool = False,
+    ) -> None:
         """Does not look into any folder yet.
 
         Args:
             paths: Folders, pictures and archives.
-            annotations: With these, zip archives are read picture by picture too.
+            annotations: Metadata of the pictures.
+            reads_zips: Whether zip archives are read picture by picture too; with annotations
+                they are.
 
         Raises:
-            CommandFailed: There are annotations, and archives that cannot be read like this.
+            CommandFailed: They are to be read, and there are archives that cannot be.
         """
         self._paths = paths
         self._annotations = annotations
+        reads_zips = reads_zips or annotations is not None
         archives = find_archives(paths)
-        self._zips = [path for path in archives if annotations and path.suffix.lower() == ".zip"]
+        self._zips = [path for path in archives if reads_zips and path.suffix.lower() == ".zip"]
         self.archives = [path for path in archives if path not in self._zips]
-        if annotations and self.archives:
+        if reads_zips and self.archives:
             raise CommandFailed(
-                f"--coco takes folders, pictures and zip archives; unpack {self.archives[0]} first"
+                "--coco and --gps take folders, pictures and zip archives; unpack"
+                f" {self.archives[0]} first"
             )
 
-    def pictures(self, on_error: Callable[[OSError], None]) -> Iterator[PictureFile]:
-        """Gives the pictures, in the same order each time as long as nothing changes.
+    def pictures(
+        self, on_error: Callable[[OSError], None], passed: PassedOver
+    ) -> Iterator[PictureFile]:
+        """Gives the pictures with their metadata.
 
         Args:
             on_error: Called with the error of each folder that cannot be read.
+            passed: Counts the files that are no pictures.
         """
-        for path in find_pictures(self._paths, on_error):
-            yield picture_on_disk(path)
-        for path in self._zips:
-            yield from pictures_in_zip(path)
+        for picture in self._pictures(on_error, passed):
+            if self._annotations is None:
+                yield picture
+            else:
+                yield replace(picture, metadata=self._annotations.take(picture.path))
 
     def measure(self) -> Size:
-        """Returns how much there is.
+        """Returns how much there is, and tells the annotations which pictures there are.
 
         Raises:
             CommandFailed: There is nothing, or the annotations are of other pictures.
         """
-        n_pictures = n_annotated = 0
+        n_pictures = 0
         n_bytes = sum(map(size_of, self.archives))
         errors: list[OSError] = []
-        for picture in self.pictures(errors.append):
+        passed = PassedOver()
+        for picture in self._pictures(errors.append, passed):
             n_pictures += 1
             n_bytes += picture.n_bytes
-            n_annotated += bool(self._annotations and self._annotations.of(picture.path))
+            if self._annotations is not None:
+                self._annotations.note(picture.path)
         if not n_pictures and not self.archives:
-            raise nothing_in(self._paths, *errors)
-        if self._annotations and not n_annotated:
+            raise nothing_in(self._paths, passed, errors)
+        if self._annotations is not None and not self._annotations.are_of_some:
             raise CommandFailed(
                 f"none of the {n_pictures} pictures is named in the annotations; are they those"
                 " of another part of the data set?"
             )
         return Size(n_pictures, n_bytes)
+
+    def _pictures(
+        self, on_error: Callable[[OSError], None], passed: PassedOver
+    ) -> Iterator[PictureFile]:
+        yield from only_pictures(Walk(self._paths, passed, on_error).files(), passed)
+        for path in self._zips:
+            yield from only_pictures(files_in_zip(path, passed), passed)
 
 
 def make_batches(

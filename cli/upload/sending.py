@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from twinlens.cli.upload.files import PictureFile, Unreadable, archive_type
+from twinlens.cli.upload.files import archive_type
+from twinlens.cli.upload.picture_file import PictureFile, Unreadable
 from twinlens.client.client import Client, Upload
 from twinlens.client.errors import UploadRefused
 from twinlens.shared.blobs import image_id_of
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from twinlens.cli.upload.coco import Annotations
     from twinlens.shared.answers import JobAnswer
+    from twinlens.shared.messages import Metadata
 
 
 class Failure(NamedTuple):
@@ -43,22 +44,22 @@ class Sender:
     Attributes:
         client: The service.
         library: The library's name.
-        annotations: Metadata of the pictures.
         on_read: Called from any thread with the number of bytes that were just read.
+        metadata_in: Returns what a picture's bytes say of it; what else is known of it goes before.
+        is_updating: Whether pictures that are there get these metadata.
     """
 
     client: Client
     library: str
-    annotations: Annotations | None
     on_read: Callable[[int], None]
+    metadata_in: Callable[[bytes], Metadata] | None = None
+    is_updating: bool = False
 
     def send_batch(self, batch: Sequence[PictureFile]) -> SentBatch:
         """Uploads those pictures of a batch that the library does not have, or not as they are."""
         sent = SentBatch()
         uploads = self._read(batch, sent)
-        ids = [image_id_of(upload.content) for upload in uploads]
-        worth_it = self._worth_an_upload(uploads, ids) if ids else set()
-        new = [one for one, id_ in zip(uploads, ids, strict=True) if id_ in worth_it]
+        new = self._only_new(uploads)
         sent.n_there = len(uploads) - len(new)
         if new:
             sent.job = self.client.add_pictures(new, self.library)
@@ -74,20 +75,27 @@ class Sender:
             return SentBatch(failures=[Failure(str(path), str(error))])
         return SentBatch(job, is_archive=True)
 
-    def _worth_an_upload(self, uploads: Sequence[Upload], ids: Sequence[str]) -> set[str]:
-        described = {
-            image_id: Description(name=one.name or None, metadata=one.metadata)
-            for image_id, one in zip(ids, uploads, strict=True)
-        }
-        answer = self.client.missing(ids, self.library, described)
-        return {*answer.missing, *answer.changed}
-
     def _read(self, batch: Sequence[PictureFile], sent: SentBatch) -> list[Upload]:
         uploads = []
         for file in batch:
-            metadata = self.annotations.of(file.path) or None if self.annotations else None
             try:
-                uploads.append(Upload(file.name, file.read(), metadata))
+                content = file.read()
             except Unreadable as error:
                 sent.failures.append(Failure(str(file.path), str(error)))
+                continue
+            said = self.metadata_in(content) if self.metadata_in else {}
+            uploads.append(Upload(file.name, content, said | file.metadata or None))
         return uploads
+
+    def _only_new(self, uploads: Sequence[Upload]) -> list[Upload]:
+        """Leaves out what is there. Names say nothing here: copies have several."""
+        ids = [image_id_of(upload.content) for upload in uploads]
+        if not ids:
+            return []
+        described = {}
+        if self.is_updating:
+            pairs = zip(ids, uploads, strict=True)
+            described = {id_: Description(metadata=upload.metadata) for id_, upload in pairs}
+        answer = self.client.missing(ids, self.library, described)
+        new = {*answer.missing, *answer.changed}
+        return [upload for id_, upload in zip(ids, uploads, strict=True) if id_ in new]

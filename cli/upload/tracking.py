@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from twinlens.cli.upload.passed import PassedOver
+from twinlens.shared.names import printable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -31,6 +35,7 @@ class Totals:
     n_failed: int = 0
     n_waiting: int = 0  # accepted but not done, when it was interrupted
     failures: list[str] = field(default_factory=list)
+    passed: PassedOver = field(default_factory=PassedOver, compare=False)
     took_s: float = 0.0
 
     @property
@@ -45,7 +50,7 @@ class Totals:
         """Counts a picture that failed; the first ones are kept, to be shown."""
         self.n_failed += 1
         if len(self.failures) < MAX_SHOWN_FAILURES:
-            self.failures.append(f"{name}: {reason}")
+            self.failures.append(f"{printable(name)}: {reason}")
 
     def fail_file(self, error: OSError) -> None:
         """Counts what could not be opened."""
@@ -91,6 +96,10 @@ class Bars:
     def add_read(self, n_bytes: int) -> None:
         """Moves the first bar. Any thread may call it."""
         self._progress.advance(self._read, n_bytes / MB)
+
+    def say(self, line: str) -> None:
+        """Prints a line above the bars."""
+        self._progress.console.print(Text(line), soft_wrap=True)
 
     def show(self, n_done: int, n_known: int) -> None:
         """Moves the second bar."""

@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from twinlens.cli.errors import CommandFailed
+from twinlens.cli.files import checked
 from twinlens.cli.show.libraries import change_library
 from twinlens.cli.show.sheet import MAX_COLUMNS, Cell, draw_sheet
 from twinlens.cli.show.tables import print_table
-from twinlens.cli.upload.files import find_files
+from twinlens.cli.upload.files import find_pictures
 from twinlens.cli.upload.index import OUTAGE_S
 from twinlens.client.client import Client
 from twinlens.models.calibration import calibrate, measure_model, prior_of
@@ -103,7 +104,7 @@ def run_compare(
         CommandFailed: The picture cannot be written.
     """
     embedders = [registry.open(ref) for ref in refs]
-    files = [query, *(path for path in find_files([folder]).pictures if path != query)]
+    files = [checked(query), *(path for path in find_pictures(folder) if path != query)]
     with _progress("embedding", len(files)) as on_progress:
         embedded = embed_all(embedders, files, EmbeddingCache(cache), on_progress)
     compared = compare_rankings(embedded, query, MAX_COLUMNS)
@@ -133,8 +134,8 @@ def run_calibrate(registry: Registry, ref: str, photos: Path, cache: Path) -> No
     Raises:
         CommandFailed: The labelled pictures are too few, or the model sees no difference.
     """
-    pictures = read_labels(photos) if photos.is_file() else []
-    files = [picture.path for picture in pictures] or find_files([photos]).pictures
+    pictures = [] if photos.is_dir() else read_labels(photos)
+    files = [picture.path for picture in pictures] or find_pictures(photos)
     chosen = np.random.default_rng(0).permutation(len(files))[:N_CALIBRATED]
     embedder = registry.open(ref)
     with _progress("embedding", len(chosen)) as on_progress:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import click
 
 from twinlens.cli.errors import CommandFailed
-from twinlens.cli.upload.files import find_files
+from twinlens.cli.files import checked, read_json
+from twinlens.cli.upload.files import find_pictures
 from twinlens.cli.workbench.inspect_models import BYTES_PER_MB
 from twinlens.models.card import Card, Fit, OutputKind, Resample, TextSpec
 from twinlens.models.distances import Metric
@@ -99,7 +100,7 @@ def add_network(
     if (text is None) != (tokenizer is None):
         raise CommandFailed("a text encoder needs both --text and --tokenizer")
     adapted = adapt_graph(
-        read_network(file),
+        read_network(checked(file)),
         preprocessing,
         size_px=options["size"],
         resample=Resample(options["resize"]),
@@ -127,7 +128,7 @@ def add_network(
         tokenizer_sha256=UNKNOWN_SHA256,
     )
     card = card.model_copy(update={"text": encoder})
-    _add(registry, card, adapted.model, (read_network(text), tokenizer.read_bytes()))
+    _add(registry, card, adapted.model, (read_network(checked(text)), read_json(tokenizer)))
 
 
 def quantize(registry: Registry, ref: str, photos: Path, version: str | None) -> None:
@@ -188,7 +189,7 @@ def _print_comparison(comparison: ModelComparison) -> None:
 
 
 def _photos(folder: Path, spec: InputSpec, at_most: int) -> list[Pixels]:
-    return read_pixels(find_files([folder]).pictures, spec, at_most)
+    return read_pixels(find_pictures(folder), spec, at_most)
 
 
 def _new_card(

@@ -13,15 +13,14 @@ import httpx
 from twinlens.client.client import Client
 from twinlens.shared.answers import JobAnswer, Progress
 from twinlens.shared.blobs import image_id_of
-from twinlens.shared.messages import now
+from twinlens.shared.errors import BrokenPicture
+from twinlens.shared.messages import Item, now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from pydantic import BaseModel
-
-    from twinlens.shared.messages import Item
 
 
 class Service:
@@ -121,6 +120,12 @@ def job_answer(job_id: str, n_succeeded: int, **changes: Any) -> JobAnswer:
 def running(job_id: str, n_succeeded: int, **changes: Any) -> JobAnswer:
     """A job that has not ended."""
     return job_answer(job_id, n_succeeded, status="running", finished_at=None, **changes)
+
+
+def failed(name: str, reason: str | None = "It is no picture.") -> Item:
+    """A picture that failed, as a job tells of it."""
+    error = None if reason is None else BrokenPicture(reason).to_problem()
+    return Item(name=name, image_id=None, outcome="failed", error=error)
 
 
 def busy(status: int, retry_after: str | None = "0") -> httpx.Response:

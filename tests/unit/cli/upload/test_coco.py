@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from twinlens.api.reading.uploads import MAX_METADATA_BYTES, parse_metadata
 from twinlens.cli.errors import CommandFailed
-from twinlens.cli.upload.coco import Annotations, read_coco
+from twinlens.cli.upload.coco import read_coco
 
 COCO: dict[str, Any] = {
     "info": {"year": 2017},
@@ -44,21 +44,33 @@ def write(folder: Path, coco: Any) -> Path:
 
 
 def test_categories_are_named_once_and_in_order(tmp_path: Path) -> None:
-    by_path = read_coco(write(tmp_path, COCO))
-    assert by_path.of(PurePosixPath("/photos/val2017.zip/val2017/000007.jpg")) == {
+    found = read_coco(write(tmp_path, COCO))
+    assert found.of(PurePosixPath("/photos/val2017.zip/val2017/000007.jpg")) == {
         "coco_id": 7,
         "categories": ["cat", "dog"],
         "supercategories": ["animal"],
     }
-    assert by_path.of(PurePosixPath("000008.jpg")) == {"coco_id": 8}
-    assert by_path.of(PurePosixPath("a/train/9.jpg")) == {"coco_id": 9, "categories": ["bottle"]}
-    assert by_path.of(PurePosixPath("other/000009.jpg")) == {}
+    assert found.of(PurePosixPath("000008.jpg")) == {"coco_id": 8}
+    assert found.of(PurePosixPath("a/train/9.jpg")) == {"coco_id": 9, "categories": ["bottle"]}
+    assert found.of(PurePosixPath("other/000009.jpg")) == {}
 
 
-def test_the_longest_known_end_of_a_path_counts() -> None:
-    by_path = Annotations({"1.jpg": {"coco_id": 1}, "b/1.jpg": {"coco_id": 2}})
-    assert by_path.of(PurePosixPath("a/b/1.jpg")) == {"coco_id": 2}
-    assert by_path.of(PurePosixPath("a/c/1.jpg")) == {"coco_id": 1}
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_skipped(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "marked.json"
+    path.write_bytes(json.dumps(COCO).encode(encoding))
+    assert read_coco(path).of(PurePosixPath("000008.jpg")) == {"coco_id": 8}
+
+
+def test_a_supercategory_may_be_null(tmp_path: Path) -> None:
+    categories = [category | {"supercategory": None} for category in COCO["categories"]]
+    read = read_coco(write(tmp_path, COCO | {"categories": categories}))
+    metadata = {"coco_id": 7, "categories": ["cat", "dog"]}
+    assert read.of(PurePosixPath("000007.jpg")) == metadata
+
+
+def test_annotations_of_no_image_are_counted(tmp_path: Path) -> None:
+    assert "1 annotation of images that are not listed" in str(read_coco(write(tmp_path, COCO)))
 
 
 def without(key: str, place: str | None = None) -> Any:
@@ -112,9 +124,9 @@ def test_each_picture_has_the_categories_that_were_seen_on_it(
             {"id": n, "name": f"thing {n}", "supercategory": f"kind {n % 7}"} for n in range(80)
         ],
     }
-    by_path = read_coco(write(tmp_path_factory.mktemp("coco"), coco))
+    found = read_coco(write(tmp_path_factory.mktemp("coco"), coco))
     for n in image_ids:
-        metadata = by_path.of(PurePosixPath(f"{n}.jpg"))
+        metadata = found.of(PurePosixPath(f"{n}.jpg"))
         names = {f"thing {category}" for image_id, category in seen if image_id == n}
         kinds = {f"kind {category % 7}" for image_id, category in seen if image_id == n}
         assert metadata["coco_id"] == n

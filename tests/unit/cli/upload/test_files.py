@@ -1,57 +1,239 @@
-"""Which files are uploaded, and in which batches."""
+"""Which files of a folder are pictures, what they are called, and what is told of the others."""
 
 from __future__ import annotations
 
 import os
-import tracemalloc
-import zipfile
+import socket
 from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from twinlens.cli.errors import CommandFailed
-from twinlens.cli.upload.coco import Annotations
 from twinlens.cli.upload.files import (
-    PictureFile,
-    Unreadable,
+    Walk,
     archive_type,
-    find_files,
+    find_archives,
     find_pictures,
-    pictures_in_zip,
+    only_pictures,
 )
-from twinlens.cli.upload.plan import Plan, make_batches
+from twinlens.cli.upload.passed import PassedOver
+from twinlens.cli.upload.picture_file import Unreadable
+from twinlens.cli.upload.plan import Plan
+
+JPEG = b"\xff\xd8\xff\xe0" + bytes(40)
 
 
-def test_pictures_and_archives_are_told_apart_and_named_once(tmp_path: Path) -> None:
-    for name in ("b.JPG", "a.png", ".c.jpg", "notes.txt", "more.zip", "x.tar.GZ", "l.ndjson"):
-        (tmp_path / name).touch()
-    (tmp_path / "below").mkdir()
-    (tmp_path / "below" / "d.webp").touch()
-    names = ("a.png", "notes.txt", "more.zip", "x.tar.GZ", "l.ndjson", "below", "a.png")
-    files = find_files([tmp_path, *(tmp_path / name for name in names)])
-    # What is named is sent, whatever it is called: the service says what it thinks of it.
-    assert [path.name for path in files.pictures] == ["a.png", "b.JPG", "d.webp", "notes.txt"]
-    assert [path.name for path in files.archives] == ["l.ndjson", "more.zip", "x.tar.GZ"]
+class Looked:
+    """What a walk through paths gave, counted and complained of."""
+
+    def __init__(self, *paths: Path) -> None:
+        self.lines: list[str] = []
+        self.errors: list[OSError] = []
+        self.passed = PassedOver(self.lines.append)
+        walk = Walk(paths, self.passed, self.errors.append)
+        self.files = list(only_pictures(walk.files(), self.passed))
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(file.name for file in self.files)
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Kinds of what was passed over, by the last parts of their paths."""
+        pairs = (line.removeprefix("passed over ").split(": ") for line in self.lines)
+        return {path.rpartition("/")[2]: kind for path, kind in pairs}
 
 
-def test_nothing_to_upload_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CommandFailed, match="there is no picture in"):
-        find_files([tmp_path])
-    with pytest.raises(CommandFailed, match="there is no picture in"):
-        Plan([tmp_path], None).measure()
+def make(folder: Path, *names: str, content: bytes = b"") -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
 
 
-@pytest.mark.parametrize(
-    "suffix", ["jpg", "jpeg", "jpe", "png", "gif", "webp", "tif", "tiff", "bmp", "avif", "TIFF"]
-)
-def test_pictures_of_every_format_are_found_in_a_folder(tmp_path: Path, suffix: str) -> None:
-    (tmp_path / f"a.{suffix}").touch()
-    (tmp_path / suffix).touch()
-    (tmp_path / f"{suffix}.txt").touch()
-    assert [path.name for path in find_pictures([tmp_path])] == [f"a.{suffix}"]
+def test_pictures_are_known_by_what_they_hold(tmp_path: Path) -> None:
+    names = ("a.jfif", "IMG_1.HEIC", "b.jpg_large", "e.mpo", "none", "odd.dat", "below/f.Jpg")
+    make(tmp_path, *names, content=JPEG)
+    make(tmp_path, "notes", content=b"no picture")
+    looked = Looked(tmp_path)
+    assert looked.names == sorted(names)
+    assert looked.kinds == {"notes": "other file"}
+
+
+def test_what_is_called_a_picture_is_sent_whatever_it_holds(tmp_path: Path) -> None:
+    suffixes = ["jpg", "jpeg", "jpe", "png", "gif", "webp", "tif", "tiff", "bmp", "avif", "HEIC"]
+    make(tmp_path, *(f"a.{suffix}" for suffix in suffixes), content=b"<html>")
+    make(tmp_path, "empty.jpg")
+    assert len(Looked(tmp_path).files) == len(suffixes) + 1
+
+
+def test_nothing_is_opened_whose_name_tells(tmp_path: Path, monkeypatch: Any) -> None:
+    make(tmp_path, "a.jpg", "a.jpg.json", "b.mov", "notes.txt", content=JPEG)
+    monkeypatch.setattr(Path, "open", None)
+    looked = Looked(tmp_path)
+    assert looked.names == ["a.jpg"]
+    assert looked.kinds == {"a.jpg.json": "sidecar", "b.mov": "video", "notes.txt": "document"}
+
+
+def test_names_keep_the_folders_below_what_was_given(tmp_path: Path) -> None:
+    make(tmp_path, "Photos/2019/Été à Nice/IMG_0001.JPG", "Photos/top.jpg", "single/one.jpg")
+    assert Looked(tmp_path / "Photos", tmp_path / "single" / "one.jpg").names == [
+        "2019/Été à Nice/IMG_0001.JPG",
+        "one.jpg",
+        "top.jpg",
+    ]
+    assert Looked(tmp_path / "Photos" / "2019").names == ["Été à Nice/IMG_0001.JPG"]
+
+
+def test_a_folder_is_named_from_where_one_stands(tmp_path: Path, monkeypatch: Any) -> None:
+    make(tmp_path, "Photos/2019/a.jpg")
+    monkeypatch.chdir(tmp_path / "Photos" / "2019")
+    assert Looked(Path()).names == ["a.jpg"]
+    assert Looked(Path("..")).names == ["2019/a.jpg"]
+
+
+def test_what_is_hidden_or_of_a_system_is_counted(tmp_path: Path) -> None:
+    make(tmp_path, ".a.jpg", ".git/b.jpg", "@eaDir/c.jpg", "Thumbs.db", "._d.jpg", content=JPEG)
+    assert Looked(tmp_path).kinds == {
+        ".a.jpg": "hidden file",
+        ".git": "hidden folder",
+        "@eaDir": "system folder",
+        "Thumbs.db": "system file",
+        "._d.jpg": "system file",
+    }
+    # What is named is looked into all the same.
+    assert Looked(tmp_path / ".git", tmp_path / ".a.jpg").names == [".a.jpg", "b.jpg"]
+
+
+def test_pipes_sockets_and_devices_are_passed_over_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "b.jpg").symlink_to(tmp_path / "pipe")
+    (tmp_path / "c.jpg").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listening:
+        here = Path.cwd()
+        os.chdir(tmp_path)  # the name of a socket is short
+        try:
+            listening.bind("d.jpg")
+        finally:
+            os.chdir(here)
+        kinds = Looked(tmp_path).kinds
+    pipes = {"a.jpg": "pipe", "pipe": "pipe", "b.jpg": "pipe"}
+    assert kinds == {**pipes, "c.jpg": "device", "d.jpg": "socket"}
+    [named] = Looked(tmp_path / "a.jpg").files
+    with pytest.raises(Unreadable, match="it is a pipe; give a file"):
+        named.read()
+
+
+def test_linked_folders_are_entered_once_and_loops_end(tmp_path: Path) -> None:
+    make(tmp_path, "photos/below/c.jpg", "elsewhere/b.jpg", "elsewhere/deep/d.jpg")
+    (tmp_path / "photos" / "round").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "photos" / "below")
+    (tmp_path / "photos" / "a.jpg").symlink_to(tmp_path / "elsewhere" / "b.jpg")
+    looked = Looked(tmp_path / "photos")
+    # What is in the folder itself is not called by a link to it.
+    assert looked.names == ["a.jpg", "below/c.jpg", "linked/b.jpg", "linked/deep/d.jpg"]
+    assert looked.kinds == {"round": "repeated folder", "back": "repeated folder"}
+
+
+def test_links_that_lead_nowhere_are_told(tmp_path: Path) -> None:
+    (tmp_path / "lost").symlink_to("nowhere")
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "gone.jpg").symlink_to("nowhere")
+    looked = Looked(tmp_path)
+    assert looked.kinds == {"lost": "dangling link", "circle": "dangling link"}
+    # What is called a picture fails as one.
+    [file] = looked.files
+    with pytest.raises(Unreadable, match="No such file"):
+        file.read()
+
+
+def test_what_cannot_be_opened_fails_as_a_picture(tmp_path: Path, monkeypatch: Any) -> None:
+    make(tmp_path, "locked", "open", content=JPEG)
+    really = Path.open
+
+    def refuse(path: Path, *args: Any) -> Any:
+        # As root every file can be read.
+        if path.name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return really(path, *args)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    looked = Looked(tmp_path)
+    assert looked.names == ["locked", "open"]
+    [locked] = [file for file in looked.files if file.name == "locked"]
+    with pytest.raises(Unreadable, match="Permission denied"):
+        locked.read()
+    # Where no reason can be told to anybody, it is left out.
+    assert [path.name for path in find_pictures(tmp_path)] == ["open"]
+
+
+def test_no_path_is_given_twice_whatever_is_named(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", "b.jpg", "below/c.jpg")
+    (tmp_path / "linked").symlink_to(tmp_path / "below")
+    twice = (tmp_path, tmp_path / "below", tmp_path / "linked", tmp_path / "below" / ".." / "a.jpg")
+    for paths in (twice, twice[::-1], (tmp_path, tmp_path)):
+        looked = Looked(*paths)
+        assert sorted(file.path.name for file in looked.files) == ["a.jpg", "b.jpg", "c.jpg"]
+    assert Looked(tmp_path / "a.jpg", tmp_path / "below" / ".." / "a.jpg").names == ["a.jpg"]
+    # Two names of one file are two paths.
+    (tmp_path / "d.jpg").hardlink_to(tmp_path / "a.jpg")
+    assert Looked(tmp_path / "a.jpg", tmp_path / "d.jpg").names == ["a.jpg", "d.jpg"]
+
+
+def test_what_was_passed_over_is_summed_up(tmp_path: Path) -> None:
+    passed = PassedOver()
+    assert not passed
+    for kind, n in (("sidecar", 8), ("video", 3), ("hidden file", 1), ("hidden folder", 1)):
+        for _ in range(n):
+            passed.add(tmp_path, kind)
+    assert str(passed) == (
+        "passed over 12 files and 1 folder: 8 sidecars, 3 videos, 1 hidden file, 1 hidden folder;"
+        " -v names them"
+    )
+
+
+def test_what_is_said_of_a_file_cannot_upset_a_terminal() -> None:
+    lines: list[str] = []
+    passed = PassedOver(lines.append)
+    passed.add(PurePath("a\x1b[31m\nb\u202e"), "video")
+    assert lines == ["passed over a[31mb: video"]
+    assert str(passed) == "passed over 1 file: 1 video"
+
+
+def test_archives_are_known_by_their_names_and_not_looked_for(tmp_path: Path) -> None:
+    make(tmp_path, "more.zip", "x.tar.GZ", "l.ndjson", "below/inner.zip", "a.png")
+    (tmp_path / "photos.zip").mkdir()
+    make(tmp_path, "photos.zip/b.jpg")
+    named = [tmp_path / name for name in ("more.zip", "x.tar.GZ", "l.ndjson", "photos.zip")]
+    assert [path.name for path in find_archives(named)] == ["l.ndjson", "more.zip", "x.tar.GZ"]
+    looked = Looked(tmp_path / "below", *named)
+    assert looked.names == ["b.jpg"]
+    assert looked.kinds == {"inner.zip": "archive"}
+
+
+def test_what_is_named_is_sent_whatever_it_is_called(tmp_path: Path) -> None:
+    make(tmp_path, "notes.txt")
+    assert Looked(tmp_path / "notes.txt").names == ["notes.txt"]
+
+
+def test_why_there_is_nothing_to_upload_is_told(tmp_path: Path) -> None:
+    make(tmp_path, "a.json", "b.nef")
+    told = (
+        r"there is no picture in .* \(passed over 2 files: 1 raw photo, 1 sidecar; -v names them\)"
+    )
+    with pytest.raises(CommandFailed, match=told):
+        find_pictures(tmp_path)
+    with pytest.raises(CommandFailed, match=told):
+        Plan([tmp_path]).measure()
+    with pytest.raises(CommandFailed, match=r"there is no picture in \S+$"):
+        Plan([make_empty(tmp_path / "empty")]).measure()
+
+
+def make_empty(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -73,178 +255,42 @@ def test_an_archive_is_known_by_its_name(name: str, media_type: str | None) -> N
     assert archive_type(Path(name)) == media_type
 
 
-def test_hidden_folders_are_passed_over_and_links_are_not_followed(tmp_path: Path) -> None:
-    photos, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
-    for folder in (photos / ".git", photos / "below" / ".cache", photos / "a.jpg", elsewhere):
-        folder.mkdir(parents=True)
-        (folder / "b.jpg").touch()
-    (photos / "below" / "c.jpg").touch()
-    (photos / "round").symlink_to(photos)
-    (photos / "linked.jpg").symlink_to(elsewhere / "b.jpg")
-    names = {str(path.relative_to(photos)) for path in find_pictures([photos])}
-    assert names == {"a.jpg/b.jpg", "below/c.jpg", "linked.jpg"}
+def test_a_name_that_is_not_utf8_is_sent_with_marks(tmp_path: Path) -> None:
+    make(tmp_path, "below/a.jpg")
+    (tmp_path / "below").rename(tmp_path / os.fsdecode(b"\xe9t\xe9"))
+    [file] = Looked(tmp_path).files
+    assert file.name == "\ufffdt\ufffd/a.jpg"
+    assert file.read() == b""
 
 
-def test_a_folder_that_is_called_like_an_archive_is_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "photos.zip").mkdir()
-    (tmp_path / "photos.zip" / "a.jpg").touch()
-    files = find_files([tmp_path / "photos.zip"])
-    assert ([path.name for path in files.pictures], files.archives) == (["a.jpg"], [])
+def test_of_a_path_that_is_too_long_the_end_is_the_name(tmp_path: Path) -> None:
+    make(tmp_path, "/".join(["x" * 100] * 3 + ["a.jpg"]))
+    [file] = Looked(tmp_path).files
+    assert file.name == "/".join(["x" * 100] * 2 + ["a.jpg"])
 
 
-def test_what_is_named_beside_its_folder_is_uploaded_once(tmp_path: Path) -> None:
-    (tmp_path / "below").mkdir()
-    for name in ("a.jpg", "b.jpg", "below/c.jpg"):
-        (tmp_path / name).touch()
-    paths = [tmp_path, tmp_path / "below", tmp_path / "a.jpg", tmp_path / "a.jpg"]
-    assert sorted(path.name for path in find_pictures(paths)) == ["a.jpg", "b.jpg", "c.jpg"]
-    assert Plan(paths, None).measure().n_pictures == 3
+def test_what_goes_away_meanwhile_fails(tmp_path: Path) -> None:
+    make(tmp_path, "a", "b.jpg", content=JPEG)
+    passed = PassedOver()
+    sources = Walk([tmp_path], passed, lambda _: None).files()
+    first = next(sources)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    both = list(only_pictures([first, *sources], passed))
+    assert len(both) == 2
+    assert not passed
+    for file in both:
+        with pytest.raises(Unreadable, match="No such file"):
+            file.read()
 
 
-def test_what_is_uploaded_is_measured_before(tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "a.jpg").write_bytes(b"12345")
-    (tmp_path / "photos" / "gone.jpg").symlink_to("nowhere")
-    (tmp_path / "more.zip").write_bytes(b"123")
-    paths = [tmp_path / "photos", tmp_path / "more.zip"]
-    assert Plan(paths, None).measure() == (2, 8)
-    assert Plan(paths[1:], None).measure() == (0, 3)
-
-
-def test_why_there_is_no_picture_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def scandir(path: Path) -> Any:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(CommandFailed) as raised:
-        Plan([tmp_path], None).measure()
-    assert raised.value.message.endswith(f"({tmp_path}: Permission denied)")
-
-
-def test_a_batch_holds_no_more_than_is_held_in_memory() -> None:
-    sizes = [40, 40, 10, 100, 1]
-    sources = [source(str(n), size * 1024 * 1024) for n, size in enumerate(sizes)]
-    assert [len(batch) for batch in make_batches(sources)] == [1, 2, 1, 1]
-    assert [len(batch) for batch in make_batches([source("a")] * 600)] == [256, 256, 88]
-
-
-def source(name: str, size: int = 1) -> PictureFile:
-    return PictureFile(PurePath(name), size, lambda: b"x" * size)
-
-
-@given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 8), st.integers(1, 100))
-def test_batches_keep_all_files_in_order_and_under_both_limits(
-    sizes: list[int], max_files: int, max_bytes: int
-) -> None:
-    sources = [source(str(n), size) for n, size in enumerate(sizes)]
-    batches = list(make_batches(sources, max_files, max_bytes))
-    assert [one for batch in batches for one in batch] == sources
-    for batch in batches:
-        assert 0 < len(batch) <= max_files
-        assert len(batch) == 1 or sum(one.n_bytes for one in batch) <= max_bytes
-
-
-def test_a_name_that_is_not_utf8_can_be_sent() -> None:
-    assert source(os.fsdecode(b"\xe9t\xe9.jpg")).name == "\ufffdt\ufffd.jpg"
-
-
-def test_memory_does_not_grow_with_the_folder(tmp_path: Path) -> None:
-    def peak_bytes(folder: Path) -> int:
-        plan = Plan([folder], None)
-        tracemalloc.start()
-        n_files = sum(len(batch) for batch in make_batches(plan.pictures(lambda _: None)))
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert n_files == len(list(folder.iterdir()))
-        return peak
-
-    for name, n_files in (("few", 512), ("many", 3072)):
-        (tmp_path / name).mkdir()
-        for n in range(n_files):
-            (tmp_path / name / f"{n}.jpg").touch()
-    assert peak_bytes(tmp_path / "many") < 1.5 * peak_bytes(tmp_path / "few")
-
-
-# Zip archives that are read on this side.
-
-
-def test_pictures_of_a_zip_are_read_one_by_one(tmp_path: Path) -> None:
-    path = tmp_path / "val.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in ("val/1.jpg", "val/", "README.txt", "__MACOSX/._1.jpg", "2.PNG"):
-            archive.writestr(name, f"bytes of {name}")
-    pictures = list(pictures_in_zip(path))
-    assert [(one.name, one.read()) for one in pictures] == [
-        ("1.jpg", b"bytes of val/1.jpg"),
-        ("2.PNG", b"bytes of 2.PNG"),
-    ]
-    assert pictures[0].path == path / "val" / "1.jpg"
-
-
-def test_a_damaged_zip_entry_cannot_be_read_alone(tmp_path: Path) -> None:
-    path = tmp_path / "val.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("a.jpg", "first one")
-        archive.writestr("b.jpg", "second one")
-    path.write_bytes(path.read_bytes().replace(b"first one", b"first ONE", 1))
-    bad, good = pictures_in_zip(path)
-    with pytest.raises(Unreadable, match="CRC"):
-        bad.read()
-    assert good.read() == b"second one"
-
-
-def test_an_entry_that_cannot_be_unpacked_is_told_alone(tmp_path: Path) -> None:
-    path = tmp_path / "val.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in ("cut.jpg", "locked.jpg", "odd.jpg", "/good.jpg"):
-            archive.writestr(name, name * 99)
-        places = {one.filename: one.header_offset for one in archive.infolist()}
-    content = bytearray(path.read_bytes())
-    listing = content.index(b"PK\x01\x02")
-    # Behind its header: what no deflated stream begins with.
-    content[places["cut.jpg"] + 37 : places["cut.jpg"] + 41] = b"\xff" * 4
-    for name, offset, value in (("locked.jpg", 8, 1), ("odd.jpg", 10, 99)):
-        content[content.index(name.encode(), listing) - 46 + offset] = value
-        content[places[name] + offset - 2] = value
-    path.write_bytes(content)
-    *bad, good = pictures_in_zip(path)
-    reasons = []
-    for one in bad:
-        with pytest.raises(Unreadable) as raised:
-            one.read()
-        reasons.append(str(raised.value))
-    assert ["decompress" in reasons[0], "encrypted" in reasons[1]] == [True, True]
-    assert "compression" in reasons[2]
-    assert good.read() == b"/good.jpg" * 99
-    assert good.path == path / "good.jpg"
-    assert good.n_bytes == 9 * 99
-
-
-def test_what_is_no_zip_is_told(tmp_path: Path) -> None:
-    (tmp_path / "no.zip").write_text("no archive")
-    with pytest.raises(CommandFailed, match=r"no\.zip cannot be read as a zip archive"):
-        Plan([tmp_path / "no.zip"], Annotations({"1.jpg": {"coco_id": 1}})).measure()
-
-
-def test_annotations_of_other_pictures_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "1.jpg").touch()
-    annotations = Annotations({"2.jpg": {"coco_id": 2}})
-    with pytest.raises(CommandFailed, match="none of the 1 pictures is named"):
-        Plan([tmp_path], annotations).measure()
-    with pytest.raises(CommandFailed, match=r"unpack .*x\.tar first"):
-        Plan([tmp_path, tmp_path / "x.tar"], annotations)
-
-
-def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    for name in "abc":
-        (tmp_path / "photos" / f"{name}.jpg").touch()
-    totals_of: list[str] = []
-    plan = Plan([tmp_path / "photos"], None)
+def test_a_folder_that_cannot_be_read_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", "b.jpg", "c.jpg")
     # As root every folder can be read, so one goes away meanwhile.
-    (tmp_path / "photos" / "below").mkdir()
-    sources = plan.pictures(lambda error: totals_of.append(str(error.filename)))
-    next(sources)
-    (tmp_path / "photos" / "below").rmdir()
-    assert len(list(sources)) == 2
-    assert totals_of == [str(tmp_path / "photos" / "below")]
+    (tmp_path / "below").mkdir()
+    complaints: list[OSError] = []
+    files = Walk([tmp_path], PassedOver(), complaints.append).files()
+    next(files)
+    (tmp_path / "below").rmdir()
+    assert len(list(files)) == 2
+    assert [one.filename for one in complaints] == [str(tmp_path / "below")]

@@ -5,44 +5,31 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
-from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath
 from typing import Any
 
-import httpx
 import pytest
-from click.testing import CliRunner, Result
 from support.played import (
     Service,
     as_json,
     as_json_page,
     busy,
+    failed,
     fill,
     job_answer,
-    listening,
     running,
 )
 
-from twinlens.cli.main import main
-from twinlens.cli.upload import index
-from twinlens.cli.upload.coco import Annotations
-from twinlens.cli.upload.files import picture_on_disk
 from twinlens.cli.upload.index import upload
+from twinlens.cli.upload.picture_file import PictureFile
 from twinlens.cli.upload.plan import Plan
 from twinlens.cli.upload.sending import Sender
 from twinlens.cli.upload.tracking import MAX_OPEN_JOBS, Bars, Totals, Tracker
-from twinlens.client import patience
 from twinlens.client.errors import RequestFailed
-from twinlens.shared.blobs import image_id_of
-from twinlens.shared.errors import BrokenPicture, Crashed
-from twinlens.shared.messages import Item
-
-
-def failed(name: str, reason: str | None = "It is no picture.") -> Item:
-    error = None if reason is None else BrokenPicture(reason).to_problem()
-    return Item(name=name, image_id=None, outcome="failed", error=error)
-
+from twinlens.shared.errors import Crashed
+from twinlens.shared.files import open_regular
+from twinlens.shared.messages import Metadata
 
 # A job, as it is followed.
 
@@ -185,6 +172,12 @@ def test_a_job_that_ends_otherwise_is_a_failure(
     assert followed.totals.failures == [f"job a: {status}: {reason}"]
 
 
+def test_a_name_that_failed_cannot_upset_a_terminal() -> None:
+    totals = Totals()
+    totals.fail("a\x1b[2J\n.jpg", "It is no picture.")
+    assert totals.failures == ["a[2J.jpg: It is no picture."]
+
+
 def test_what_was_there_counts_in_the_rate_and_what_failed_does_not() -> None:
     totals = Totals(n_indexed=3, n_there=5, n_failed=2, took_s=4.0)
     assert str(totals) == "3 indexed, 5 already there, 2 failed; 2.0 pictures/s"
@@ -211,15 +204,34 @@ def test_bars_are_drawn_of_what_was_read_and_done(capsys: pytest.CaptureFixture[
 # A batch, as it is sent.
 
 
+def picture_at(path: Path, **metadata: Any) -> PictureFile:
+    n_bytes = path.stat().st_size if path.exists() else 0
+    opener = partial(open_regular, path)
+    return PictureFile(path, PurePath(path.name), n_bytes, opener, metadata=metadata)
+
+
+def test_what_is_known_of_a_picture_goes_before_what_its_bytes_say(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"bytes")
+    service = Service()
+    with service.client() as client:
+
+        def said(content: bytes) -> Metadata:
+            return {"camera": content.decode(), "taken_at": "2019"}
+
+        sender = Sender(client, "default", lambda _: None, said)
+        sender.send_batch([picture_at(tmp_path / "a.jpg", taken_at="2020")])
+    [body] = service.bodies
+    assert json.dumps({"camera": "bytes", "taken_at": "2020"}).encode() in body
+
+
 def test_of_a_batch_only_what_is_missing_is_sent_and_all_is_counted_as_read(tmp_path: Path) -> None:
     ids = fill(tmp_path / "photos", 4)
     (tmp_path / "photos" / "1.jpg").unlink()
-    sources = [picture_on_disk(tmp_path / "photos" / f"{n}.jpg") for n in range(4)]
+    sources = [picture_at(tmp_path / "photos" / f"{n}.jpg", coco_id=10 + n) for n in range(4)]
     service, read = Service(), list[int]()
     service.there = {ids[2]}
-    annotations = Annotations({"3.jpg": {"coco_id": 17}})
     with service.client() as client:
-        sent = Sender(client, "cats", annotations, read.append).send_batch(sources)
+        sent = Sender(client, "cats", read.append).send_batch(sources)
     assert sent.n_there == 1
     assert [tuple(one) for one in sent.failures] == [
         (str(tmp_path / "photos" / "1.jpg"), "No such file or directory")
@@ -230,7 +242,7 @@ def test_of_a_batch_only_what_is_missing_is_sent_and_all_is_counted_as_read(tmp_
     assert all(id_.encode() in asked.content for id_ in (ids[0], ids[2], ids[3]))
     [body] = service.bodies
     assert [name in body for name in (b'"0.jpg"', b'"2.jpg"', b'"3.jpg"')] == [True, False, True]
-    assert body.count(b'"coco_id": 17') == 1
+    assert [body.count(b'"coco_id": %d' % n) for n in range(10, 14)] == [1, 0, 0, 1]
     assert {request.url.params["library"] for request in service.requests} == {"cats"}
     assert sum(read) == sum(source.n_bytes for source in sources)
 
@@ -238,8 +250,8 @@ def test_of_a_batch_only_what_is_missing_is_sent_and_all_is_counted_as_read(tmp_
 def test_a_batch_of_which_nothing_can_be_read_asks_nothing(tmp_path: Path) -> None:
     service = Service()
     with service.client() as client:
-        sender = Sender(client, "default", None, lambda _: None)
-        sent = sender.send_batch([picture_on_disk(tmp_path / "gone.jpg")])
+        sender = Sender(client, "default", lambda _: None)
+        sent = sender.send_batch([picture_at(tmp_path / "gone.jpg")])
     assert (sent.job, sent.n_there, len(sent.failures)) == (None, 0, 1)
     assert service.requests == []
 
@@ -255,7 +267,7 @@ def test_archives_and_pictures_are_both_sent_and_counted(tmp_path: Path) -> None
     types = {one.headers["Content-Type"] for one in service.asked("/v1/images/bulk")}
     assert "application/gzip" in types
     assert b"packed" in service.bodies
-    assert Plan([tmp_path / "photos", tmp_path / "more.tar.gz"], None).measure() == (3, 3 + 6)
+    assert Plan([tmp_path / "photos", tmp_path / "more.tar.gz"]).measure() == (3, 3 + 6)
 
 
 def test_a_folder_that_cannot_be_read_is_counted_and_the_rest_goes_on(
@@ -289,122 +301,3 @@ def test_pictures_of_an_archive_are_known_while_it_is_worked_on(
         upload(client, [tmp_path / "more.zip"], "default", totals=totals)
     assert "1/5" in capsys.readouterr().err.splitlines()[-1]
     assert totals.n_waiting == 4
-
-
-# The command.
-
-
-def run(url: str, *words: object) -> Result:
-    return CliRunner().invoke(main, ["index", *map(str, words), "--url", url])
-
-
-@pytest.fixture
-def service() -> Service:
-    return Service()
-
-
-@pytest.fixture
-def url(service: Service) -> Iterator[str]:
-    with listening(service) as url:
-        yield url
-
-
-def test_where_all_went_well_the_status_is_0(tmp_path: Path, service: Service, url: str) -> None:
-    ids = fill(tmp_path / "photos", 3)
-    service.there = {ids[0]}
-    done = run(url, tmp_path / "photos", "--library", "cats")
-    assert done.exit_code == 0, done.output
-    assert done.stdout.startswith("2 indexed, 1 already there, 0 failed; ")
-    assert "…" not in done.stderr
-    assert "interrupted" not in done.stderr
-
-
-def test_what_is_on_a_picture_is_sent_with_it(tmp_path: Path, service: Service, url: str) -> None:
-    fill(tmp_path / "photos", 2)
-    coco = {
-        "images": [{"id": 17, "file_name": "1.jpg"}],
-        "annotations": [{"image_id": 17, "category_id": 3}],
-        "categories": [{"id": 3, "name": "cat", "supercategory": "animal"}],
-    }
-    (tmp_path / "coco.json").write_text(json.dumps(coco))
-    done = run(url, tmp_path / "photos", "--coco", tmp_path / "coco.json")
-    assert done.exit_code == 0, done.output
-    [body] = service.bodies
-    assert body.count(b'name="metadata"') == 1
-    metadata = {"coco_id": 17, "categories": ["cat"], "supercategories": ["animal"]}
-    assert json.dumps(metadata).encode() in body
-
-
-def test_what_failed_is_told_and_the_status_is_1(
-    tmp_path: Path, service: Service, url: str
-) -> None:
-    fill(tmp_path / "photos", 25)
-    service.failures = [as_json(running("a", 0, total=25))]
-    service.jobs["a"] = job_answer("a", 3, failed=22)
-    service.items["a"] = [failed(f"{n}.jpg") for n in range(20)]
-    done = run(url, tmp_path / "photos")
-    assert done.exit_code == 1
-    assert done.stdout.startswith("3 indexed, 0 already there, 22 failed; ")
-    told = [line for line in done.stderr.splitlines() if line.startswith("  ")]
-    assert told == [*(f"  {n}.jpg: It is no picture." for n in range(20)), "  … and 2 more"]
-
-
-def test_who_breaks_off_is_told_how_far_it_came(tmp_path: Path, service: Service, url: str) -> None:
-    fill(tmp_path / "photos", 5)
-    service.failures = [as_json(running("a", 0, total=5))]
-
-    def seen(request: httpx.Request) -> httpx.Response:
-        if "Prefer" in request.headers:
-            os.kill(os.getpid(), signal.SIGINT)
-        return as_json(running("a", 2, total=5))
-
-    service.answers["/v1/jobs/a"] = seen
-    # A shell has what it runs in the background ignore Ctrl-C.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        done = run(url, tmp_path / "photos")
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert done.exit_code == 130
-    assert done.stdout.startswith("0 indexed, 0 already there, 0 failed; ")
-    assert "interrupted; 3 more are uploaded and will still be indexed." in done.stderr
-    assert "Run the same command again" in done.stderr
-
-
-def test_an_error_in_the_middle_is_told_with_how_far_it_came(
-    tmp_path: Path, service: Service, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(index, "OUTAGE_S", 0)
-    ids = fill(tmp_path / "photos", 300)
-    service.there = set(ids)
-    service.there.discard(image_id_of(b"7"))
-    service.failures = [busy(500, None)]
-    done = run(url, tmp_path / "photos", "--parallel", "1")
-    assert done.exit_code == 1
-    assert "interrupted; 0 more are uploaded" in done.stderr
-    last = done.stderr.splitlines()[-1]
-    assert last == f"twinlens: {url}/v1/images/bulk?library=default answered 500"
-
-
-def test_where_nothing_was_begun_nothing_was_broken_off(
-    tmp_path: Path, service: Service, url: str
-) -> None:
-    fill(tmp_path / "photos", 1)
-    service.answers["/v1/images/missing"] = lambda _: busy(404, None)
-    done = run(url, tmp_path / "photos", "--library", "none")
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert "interrupted" not in done.stderr
-    assert len(service.requests) == 1
-
-
-def test_a_service_that_is_started_again_is_waited_for(
-    tmp_path: Path, service: Service, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(patience, "FIRST_WAIT_S", 0.01)
-    fill(tmp_path / "photos", 3)
-    service.failures = [httpx.ReadError("reset")]
-    done = run(url, tmp_path / "photos")
-    assert done.exit_code == 0, done.output
-    assert done.stdout.startswith("3 indexed, 0 already there, 0 failed; ")
-    assert len(service.bodies) == 2
-    assert index.OUTAGE_S >= 60
