@@ -69,10 +69,10 @@ class Service:
         if path.startswith("/v1/jobs/"):
             return as_json(self.jobs[path.rpartition("/")[2]])
         if path == "/v1/images/missing":
-            ids = json.loads(body)["ids"]
-            return httpx.Response(
-                200, json={"missing": [i for i in ids if i not in self.there], "changed": []}
-            )
+            asked = json.loads(body)
+            missing = [image_id for image_id in asked["ids"] if image_id not in self.there]
+            changed = sorted(asked["described"].keys() & self.there)
+            return httpx.Response(200, json={"missing": missing, "changed": changed})
         self.bodies.append(body)
         failure = self.failures.pop(0) if self.failures else None
         if isinstance(failure, Exception):

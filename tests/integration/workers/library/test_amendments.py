@@ -83,13 +83,13 @@ def change(process: WorkerProcess, **said: Any) -> None:
 def test_a_picture_that_is_posted_again_with_other_metadata_has_these(
     client: Client, process: WorkerProcess, red: str
 ) -> None:
-    job_id = post_described(client, ("rouge.png", RED, {"year": 2019}))
+    job_id = post_described(client, ("crimson.png", RED, {"year": 2019}))
     process.run_all("bulk")
     assert outcomes(client, job_id) == ["updated"]
     progress = job_of(client, job_id)["progress"]
     assert (progress["updated"], progress["skipped"], progress["succeeded"]) == (1, 0, 0)
     assert job_of(client, job_id)["status"] == "succeeded"
-    assert said_of(client) == ("rouge.png", {"year": 2019})
+    assert said_of(client) == ("crimson.png", {"year": 2019})
     assert where(process, "year == 2019") == {red}
     assert where(process, "year == 2018") == set()
 
@@ -137,7 +137,7 @@ def test_of_a_picture_that_comes_twice_the_last_name_is_kept_and_the_same_again_
 def test_a_chunk_that_is_run_again_tells_what_it_has_changed(
     client: Client, process: WorkerProcess
 ) -> None:
-    job_id = post_described(client, ("rouge.png", RED, {"year": 2019}))
+    job_id = post_described(client, ("crimson.png", RED, {"year": 2019}))
     runtime = process.runtime
     first = runtime.chunks.run(job_id, 0)  # and before it is counted, its process dies
     process.run_all("bulk")
@@ -195,7 +195,7 @@ def test_an_image_that_is_removed_meanwhile_leaves_nothing_behind(
         client.delete(f"/v1/images/{red}")
         process.run_next("single")
 
-    job_id = post_described(client, ("rouge.png", RED, {"year": 2019}))
+    job_id = post_described(client, ("crimson.png", RED, {"year": 2019}))
     before_pipeline(process.runtime.redis, remove)
     process.runtime.chunks.run(job_id, 0)
     assert client.get(f"/v1/images/{red}").status_code == 404

@@ -44,15 +44,15 @@ def write(folder: Path, coco: Any) -> Path:
 
 
 def test_categories_are_named_once_and_in_order(tmp_path: Path) -> None:
-    found = read_coco(write(tmp_path, COCO))
-    assert found.of(PurePosixPath("/photos/val2017.zip/val2017/000007.jpg")) == {
+    by_path = read_coco(write(tmp_path, COCO))
+    assert by_path.of(PurePosixPath("/photos/val2017.zip/val2017/000007.jpg")) == {
         "coco_id": 7,
         "categories": ["cat", "dog"],
         "supercategories": ["animal"],
     }
-    assert found.of(PurePosixPath("000008.jpg")) == {"coco_id": 8}
-    assert found.of(PurePosixPath("a/train/9.jpg")) == {"coco_id": 9, "categories": ["bottle"]}
-    assert found.of(PurePosixPath("other/000009.jpg")) == {}
+    assert by_path.of(PurePosixPath("000008.jpg")) == {"coco_id": 8}
+    assert by_path.of(PurePosixPath("a/train/9.jpg")) == {"coco_id": 9, "categories": ["bottle"]}
+    assert by_path.of(PurePosixPath("other/000009.jpg")) == {}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -124,9 +124,9 @@ def test_each_picture_has_the_categories_that_were_seen_on_it(
             {"id": n, "name": f"thing {n}", "supercategory": f"kind {n % 7}"} for n in range(80)
         ],
     }
-    found = read_coco(write(tmp_path_factory.mktemp("coco"), coco))
+    by_path = read_coco(write(tmp_path_factory.mktemp("coco"), coco))
     for n in image_ids:
-        metadata = found.of(PurePosixPath(f"{n}.jpg"))
+        metadata = by_path.of(PurePosixPath(f"{n}.jpg"))
         names = {f"thing {category}" for image_id, category in seen if image_id == n}
         kinds = {f"kind {category % 7}" for image_id, category in seen if image_id == n}
         assert metadata["coco_id"] == n

@@ -189,7 +189,7 @@ def test_metadata_come_before_their_picture() -> None:
     service = Service()
     with service.client() as client:
         client.add_pictures(
-            [Upload("a.jpg", b"A", {}), Upload("b.jpg", b"B", {"coco_id": 1})], "default"
+            [Upload("a.jpg", b"A"), Upload("b.jpg", b"B", {"coco_id": 1})], "default"
         )
     [body] = service.bodies
     places = [body.index(part) for part in (b'"a.jpg"', b'"metadata"', b'"coco_id"', b'"b.jpg"')]

@@ -247,6 +247,24 @@ def test_of_a_batch_only_what_is_missing_is_sent_and_all_is_counted_as_read(tmp_
     assert sum(read) == sum(source.n_bytes for source in sources)
 
 
+def test_what_is_there_with_other_metadata_is_sent_where_that_is_asked_for(tmp_path: Path) -> None:
+    there = set(fill(tmp_path / "photos", 2))
+    sources = [picture_at(tmp_path / "photos" / "0.jpg", coco_id=7)]
+    sources.append(picture_at(tmp_path / "photos" / "1.jpg"))
+    for is_updating, n_there in ((False, 2), (True, 0)):
+        service = Service()
+        service.there = there
+        with service.client() as client:
+            sender = Sender(client, "cats", lambda _: None, is_updating=is_updating)
+            assert sender.send_batch(sources).n_there == n_there
+        assert len(service.bodies) == is_updating
+    [asked] = service.asked("/v1/images/missing")
+    assert list(json.loads(asked.content)["described"].values()) == [
+        {"metadata": {"coco_id": 7}},
+        {},
+    ]
+
+
 def test_a_batch_of_which_nothing_can_be_read_asks_nothing(tmp_path: Path) -> None:
     service = Service()
     with service.client() as client:
