@@ -26,6 +26,7 @@ from twinlens.shared.errors import (
     ValidationFailed,
 )
 from twinlens.shared.log import request_id
+from twinlens.shared.names import clean_text
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -88,9 +89,9 @@ def fields_of(error: ValidationError, prefix: str = "", *, as_pointer: bool) -> 
 
 
 def _location(prefix: str, steps: tuple[int | str, ...], as_pointer: bool) -> str:
-    if as_pointer:
-        return prefix + "".join(f"/{step}" for step in steps)
-    return prefix + ".".join(str(step) for step in steps)
+    # A step may be a key that the client made up.
+    names = [clean_text(str(step)) for step in steps]
+    return prefix + ("".join(f"/{name}" for name in names) if as_pointer else ".".join(names))
 
 
 def refuse_parameters(error: ValidationError) -> Response:

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from twinlens.shared.errors import Problem
-from twinlens.shared.names import clean_name
+from twinlens.shared.names import clean_name, clean_text
 
 MAX_PAGE = 1000
 MAX_K = 1000
@@ -36,6 +36,20 @@ Lane = Literal["search", "bulk"]
 
 MetadataValue = str | bool | int | float | list[str]
 Metadata = dict[str, MetadataValue]
+
+
+def _clean(metadata: Metadata) -> Metadata:
+    return {clean_text(key): _clean_value(value) for key, value in metadata.items()}
+
+
+def _clean_value(value: MetadataValue) -> MetadataValue:
+    if isinstance(value, str):
+        return clean_text(value)
+    return [clean_text(one) for one in value] if isinstance(value, list) else value
+
+
+# As clients send them: their words are shown.
+SentMetadata = Annotated[Metadata, AfterValidator(_clean)]
 
 ImageId = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -63,7 +77,7 @@ class Description(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     name: Annotated[str, AfterValidator(clean_name)] | None = Field(None, min_length=1)
-    metadata: Metadata | None = None
+    metadata: SentMetadata | None = None
 
     def of(self, image: Image) -> Image:
         """Returns an image with this name and metadata."""

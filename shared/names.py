@@ -1,23 +1,21 @@
-"""File names that clients give: text that is shown, never a path that is opened."""
+"""File names and other words that clients give: text that is shown, never a path to open."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from typing import Literal, TypeAlias
 
 MAX_NAME_CHARS = 255
 
 Kind: TypeAlias = Literal["system file", "sidecar", "document", "video", "audio", "archive"]
 
-# They turn what stands beside them around, so that `gpj.exe` reads `exe.jpg`: Unicode's bidi
-# controls (UAX 9).
-_BIDI_CONTROLS = frozenset(
-    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+# Control characters, separators of lines and paragraphs, and Unicode's bidi controls (UAX 9), which
+# turn what stands beside them around, so that `gpj.exe` reads `exe.jpg`.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 )
-# Control characters and separators of lines and paragraphs.
-_UNPRINTABLE = {"Cc", "Zl", "Zp"}
-_UNREADABLE = re.compile("[\ud800-\udfff]")
+_LINE_BREAKS = re.compile("[\t-\r\x85\u2028\u2029]+")
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 _SUFFIXES: dict[Kind, str] = {
     "sidecar": "aae cos db dop ini json lrv md5 on1 pp3 sha1 sha256 thm xml xmp",
@@ -40,11 +38,7 @@ def printable(text: str) -> str:
 
     What could not be decoded becomes U+FFFD; control characters are left out.
     """
-    return "".join(
-        letter
-        for letter in _UNREADABLE.sub("\ufffd", text)
-        if unicodedata.category(letter) not in _UNPRINTABLE and letter not in _BIDI_CONTROLS
-    )
+    return _UNPRINTABLE.sub("", _SURROGATES.sub("\ufffd", text))
 
 
 def clean_name(name: str) -> str:
@@ -58,9 +52,21 @@ def clean_name(name: str) -> str:
     'etc/passwd'
     """
     parts = [part for part in re.split(r"[/\\]", printable(name)) if part not in ("", ".", "..")]
-    while len(parts) > 1 and sum(map(len, parts)) + len(parts) - 1 > MAX_NAME_CHARS:
-        del parts[0]
-    return "/".join(parts)[:MAX_NAME_CHARS]
+    kept = ""
+    for part in reversed(parts):
+        if kept and len(part) + 1 + len(kept) > MAX_NAME_CHARS:
+            break
+        kept = f"{part}/{kept}" if kept else part[:MAX_NAME_CHARS]
+    return kept
+
+
+def clean_text(text: str) -> str:
+    r"""Returns what is kept of other words of a client: printable, on one line.
+
+    >>> clean_text("by the\r\n\tsea\x1b[2J")
+    'by the sea[2J'
+    """
+    return printable(_LINE_BREAKS.sub(" ", text))
 
 
 def last_part(name: str) -> str:

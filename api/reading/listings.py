@@ -20,7 +20,7 @@ from twinlens.api.reading.uploads import (
     refused_entry,
 )
 from twinlens.shared.errors import FieldError, PayloadTooLarge, ValidationFailed
-from twinlens.shared.names import MAX_NAME_CHARS, clean_name
+from twinlens.shared.names import MAX_NAME_CHARS, clean_name, clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -115,8 +115,8 @@ def _metadata_of(given: _Line) -> Metadata | None:
 
 
 def _parse_uri(uri: str) -> SplitResult:
-    # urlsplit drops some of these silently, so an address other than the listed one would be used.
-    if _NOT_OF_URIS.search(uri):
+    # urlsplit drops some of these silently, so another address than the one listed would be taken.
+    if _NOT_OF_URIS.search(uri) or clean_text(uri) != uri:
         raise _bad_uri("It has spaces or control characters; write a space as %20.")
     try:
         parts = urlsplit(uri)

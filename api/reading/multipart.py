@@ -50,7 +50,7 @@ def read_parts(content_type: str, body: Iterable[bytes], max_parts: int) -> Iter
     events = _events(content_type, body, max_parts)
     for event in events:
         assert isinstance(event, MultipartSegment)
-        part = Part(event.name or "", event.filename or "", _content(events))
+        part = Part(_text(event.name), _text(event.filename), _content(events))
         yield part
         for _ in part.chunks:
             pass
@@ -60,7 +60,10 @@ def _events(content_type: str, body: Iterable[bytes], max_parts: int) -> Iterato
     """Yields each part's head, its bytes in pieces, and None as its end."""
     boundary = parse_options_header(content_type)[1].get("boundary", "")
     try:
-        parser = PushMultipartParser(boundary, max_segment_count=max_parts)
+        # As bytes, so to speak: it would refuse a form for one name that is not UTF-8.
+        parser = PushMultipartParser(
+            boundary, max_segment_count=max_parts, header_charset="latin-1"
+        )
         for piece in body:
             yield from parser.parse(piece)
         parser.close()
@@ -76,3 +79,8 @@ def _content(events: Iterator[Event]) -> Iterator[bytes]:
             return
         assert isinstance(event, bytes | bytearray)
         yield bytes(event)
+
+
+def _text(raw: str | None) -> str:
+    """Returns a name as UTF-8; what is none of it is marked."""
+    return (raw or "").encode("latin-1").decode(errors="replace")

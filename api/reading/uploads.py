@@ -22,8 +22,8 @@ from twinlens.shared.errors import (
     UnsupportedMedia,
     ValidationFailed,
 )
-from twinlens.shared.messages import Metadata
-from twinlens.shared.names import MAX_NAME_CHARS
+from twinlens.shared.messages import Metadata, SentMetadata
+from twinlens.shared.names import MAX_NAME_CHARS, clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -36,7 +36,7 @@ BODY_BYTES = 1024 * 1024
 METADATA_RULE = "It must be a flat JSON object of strings, numbers, booleans and lists of strings."
 
 # Neither NaN nor infinity is JSON, though Python reads both.
-_METADATA: TypeAdapter[Metadata] = TypeAdapter(Metadata, config=ConfigDict(allow_inf_nan=False))
+_METADATA: TypeAdapter[Metadata] = TypeAdapter(SentMetadata, config=ConfigDict(allow_inf_nan=False))
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -229,7 +229,7 @@ def _lone_metadata() -> ValidationFailed:
 
 
 def parse_metadata(text: bytes) -> Metadata:
-    """Reads a `metadata` part: a flat JSON object.
+    """Reads a `metadata` part: a flat JSON object. Its words are cleaned, as they are shown.
 
     Raises:
         ValidationFailed: It is something else.
@@ -243,7 +243,10 @@ def parse_metadata(text: bytes) -> Metadata:
         )
         raise ValidationFailed(
             f"The metadata is not valid. {METADATA_RULE}",
-            [FieldError(location=f"metadata/{key}", message=METADATA_RULE) for key in keys],
+            [
+                FieldError(location=f"metadata/{clean_text(str(key))}", message=METADATA_RULE)
+                for key in keys
+            ],
         ) from error
 
 
@@ -270,7 +273,7 @@ def parse_json(model: type[Model], text: bytes, location: str) -> Model:
 
 
 def _unexpected(part: Part, message: str) -> ValidationFailed:
-    name = part.name[:MAX_NAME_CHARS]
+    name = clean_text(part.name)[:MAX_NAME_CHARS]
     return ValidationFailed(
         f"The part {name!r} is refused. {message}", [FieldError(location=name, message=message)]
     )

@@ -5,7 +5,7 @@ import doctest
 import pytest
 
 from twinlens.shared import names
-from twinlens.shared.names import clean_name, kind_of_other, last_part
+from twinlens.shared.names import clean_name, clean_text, kind_of_other, last_part
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,29 @@ from twinlens.shared.names import clean_name, kind_of_other, last_part
 )
 def test_what_is_kept_of_a_name(given: str, kept: str) -> None:
     assert clean_name(given) == kept
+
+
+def test_a_name_of_a_megabyte_is_cleaned_in_one_pass() -> None:
+    # With a pass for each folder, this would take hours.
+    assert clean_name("a/" * 500_000) == "/".join("a" * 128)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("by the sea", "by the sea"),
+        ("  two  spaces  ", "  two  spaces  "),
+        ("a\nb\r\n\tc\x0bd\x85e\u2028f\u2029g", "a b c d e f g"),
+        ("red\x1b[31m\x1b]0;owned\x07\x9b1A\x7f", "red[31m]0;owned1A"),
+        ("\u202egpj.\u2066exe\u2069\u200f\u061c", "gpj.exe"),
+        ("👩\u200d👧", "👩\u200d👧"),
+        ("lone \ud800", "lone \ufffd"),
+        ("../C:\\x" + "y" * 999, "../C:\\x" + "y" * 999),
+        ("", ""),
+    ],
+)
+def test_what_is_kept_of_a_text(given: str, kept: str) -> None:
+    assert clean_text(given) == kept
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ LIMIT = 100
 Parts = list[tuple[str, Any]]
 
 values = st.one_of(
-    st.text(st.characters(codec="utf-8"), max_size=8),
+    # Others are cleaned.
+    st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), max_size=8),
     st.booleans(),
     st.integers(-(2**53), 2**53),
     st.lists(st.sampled_from(["cat", "dog"]), max_size=3),
@@ -97,3 +98,15 @@ def test_metadata_count_as_no_picture() -> None:
     assert len(read(pair * 3, max_items=3)) == 3
     with pytest.raises(PayloadTooLarge, match="more than 3 pictures"):
         read(pair * 4, max_items=3)
+
+
+def test_words_are_cleaned() -> None:
+    said = {"\x1b[2Jna\nme": "by the\r\nsea \u202egpj", "tags": ["a\tb", "\x07"], "n": 1}
+    [entry] = read([metadata(json.dumps(said)), file("a.jpg")])
+    assert entry.metadata == {"[2Jna me": "by the sea gpj", "tags": ["a b", ""], "n": 1}
+
+
+def test_a_key_that_is_refused_is_told_cleaned() -> None:
+    [entry] = read([metadata('{"bad\\u001b[2J\\n": null}'), file("a.jpg")])
+    assert entry.error is not None
+    assert [error.location for error in entry.error.errors] == ["metadata/bad[2J "]

@@ -90,6 +90,8 @@ def test_a_name_is_given_or_the_last_part_of_the_path(fields: dict[str, str], na
         ("file:///photos/my cat.jpg", "write a space as %20"),
         ("file:///photos/ca\tt.jpg", "control characters"),
         (" https://example.com/cat.jpg", "spaces or control characters"),
+        ("https://example.com/\x9b2Jcat.jpg", "spaces or control characters"),
+        ("https://example.com/\u202egpj.cat", "spaces or control characters"),
     ],
 )
 def test_a_uri_that_is_not_taken_says_why(uri: str, reason: str) -> None:
@@ -107,6 +109,7 @@ def test_a_uri_that_is_not_taken_says_why(uri: str, reason: str) -> None:
         (b'{"uri": 5}', "line/uri: "),
         (line_of(name=None), "line/name: "),
         (line_of(colour="red"), "line/colour: Extra inputs are not permitted."),
+        (line_of(**{"co\x1b[2J\nlour": "red"}), "line/co[2J lour: Extra inputs"),
         (line_of(metadata=[]), "line/metadata: "),
         (line_of(metadata={"of": {"a": 1}}), "metadata is not valid"),
         (line_of(metadata={"n": float("nan")}), "metadata is not valid"),
