@@ -107,6 +107,7 @@ def progress_of(job: Job) -> Progress:
         updated=job.updated,
         skipped=job.skipped,
         failed=job.failed,
+        passed_over=job.passed_over,
         pictures_per_s=rate and round(rate, 2),
         eta=_eta_of(job, rate),
     )

@@ -77,6 +77,9 @@ class Progress(BaseModel):
     updated: int = Field(0, description="there before, with another name or other metadata")
     skipped: int = Field(description="there before, as they were sent")
     failed: int
+    passed_over: int = Field(
+        0, description="files of archives that are no pictures by their names; not in the total"
+    )
     pictures_per_s: float | None = Field(
         None, description="recent rate; over the whole job once it has ended"
     )

@@ -93,6 +93,7 @@ class _Arrival:
         self._chunk: list[ManifestItem] = []
         self._n_chunks = 0
         self._n_kept = 0
+        self._n_passed_over = 0
         self._is_closing = False  # whether a chunk is being closed, or that failed
         self._renew_at = time.monotonic() + RENEW_S
 
@@ -102,11 +103,8 @@ class _Arrival:
         with self._blobs.batch() as batch:
             try:
                 for entry in read(self._watched(body)):
-                    if len(self._chunk) == self._chunk_items:
-                        self._close_chunk(batch, is_last=False)
-                    self._chunk.append(self._store(batch, entry))
-                if not self._chunk:
-                    raise ValidationFailed("The upload has no pictures.")  # noqa: TRY301
+                    self._take_entry(batch, entry)
+                self._check_pictures()
                 self._close_chunk(batch, is_last=True)
             except (RedisError, OperationalError):
                 # The job's record may have been kept: then the sweeper seals it.
@@ -129,13 +127,32 @@ class _Arrival:
         """Passes the body on, records that it is still arriving, and reports a lost connection."""
         try:
             for piece in body:
-                if time.monotonic() >= self._renew_at:
-                    self._renew()
+                self._renew()
                 yield piece
         except (ClientDisconnected, OSError):
             raise UploadBroken("The connection ended before the upload did.") from None
 
+    def _take_entry(self, batch: BlobBatch, entry: Entry) -> None:
+        # Of what waited on the disk, entries come when the body is read to its end.
+        self._renew()
+        if entry.is_passed_over:
+            self._n_passed_over += 1
+            return
+        if len(self._chunk) == self._chunk_items:
+            self._close_chunk(batch, is_last=False)
+        self._chunk.append(self._store(batch, entry))
+
+    def _check_pictures(self) -> None:
+        if self._chunk:
+            return
+        detail = "The upload has no pictures."
+        if self._n_passed_over:
+            detail += f" Files passed over, as none by their names: {self._n_passed_over}."
+        raise ValidationFailed(detail)
+
     def _renew(self) -> None:
+        if time.monotonic() < self._renew_at:
+            return
         self._renew_at = time.monotonic() + RENEW_S
         if self._submission.is_open and not self._submission.is_repeat:
             self._feed.still_arrives(self._job.id)
@@ -173,7 +190,7 @@ class _Arrival:
         if not accepted.is_new:
             return accepted
         self._submission.settle(self._fingerprint)
-        self._feed.seal(self._job.id)
+        self._feed.seal(self._job.id, n_passed_over=self._n_passed_over)
         return Accepted(self._jobs.get(self._job.id), is_new=True)
 
     def _break(self, batch: BlobBatch, reason: TwinlensError) -> None:
@@ -191,7 +208,7 @@ class _Arrival:
             return
         self._submission.release()
         reason.detail += f" The first {self._n_kept} pictures are kept in job {self._job.id}."
-        self._feed.seal(self._job.id, reason.to_problem())
+        self._feed.seal(self._job.id, reason.to_problem(), self._n_passed_over)
 
     def _remove_manifest(self) -> None:
         """Removes the manifest.

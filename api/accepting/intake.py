@@ -177,8 +177,10 @@ def store_entry(
     item = ManifestItem(
         name=clean_name(entry.name), metadata=entry.metadata, error=entry.error, uri=entry.uri
     )
-    if entry.error is None and entry.uri is None:
-        item.image_id = image_id_of(entry.content)
+    if entry.earlier is not None:
+        item.image_id, item.n_bytes = entry.earlier
+    elif entry.error is None and entry.uri is None:
+        item.image_id = entry.image_id
         item.n_bytes = len(entry.content)
         if is_kept:
             batch.put(image_key(library, item.image_id), entry.content)

@@ -1,22 +1,34 @@
 """Tar archives, plain or packed with gzip or zstd, as streams of entries.
 
-They are read front to back as they arrive, so memory does not grow with the archive.
+They are read front to back as they arrive, so memory does not grow with the archive. Several in
+one file are read on, as by `tar --ignore-zeros`.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import tarfile
 import zlib
 from itertools import chain
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import zstandard
 
-from twinlens.api.reading.archives import check_ratio, is_noise, is_unsafe, read_bounded
-from twinlens.api.reading.uploads import READ_BYTES, Entry, as_chunks, picture_entry, refused_entry
-from twinlens.shared.errors import BadArchive, PayloadTooLarge
+from twinlens.api.reading.archives import Allowance, entry_by_name
+from twinlens.api.reading.byte_streams import ByteStream, CutShort
+from twinlens.api.reading.tar_heads import BLOCK_BYTES, Member, take_member
+from twinlens.api.reading.uploads import (
+    READ_BYTES,
+    Earlier,
+    Entry,
+    as_chunks,
+    picture_entry,
+    read_at_most,
+    refused_entry,
+)
+from twinlens.shared.errors import BadArchive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,88 +36,112 @@ if TYPE_CHECKING:
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 # A zstd frame may ask for a window of 2 TiB; `zstd --long` writes up to this much.
 MAX_ZSTD_WINDOW_BYTES = 128 * 1024 * 1024
-# A name, or the attributes of a file: tarfile reads them whole.
-MAX_HEADER_BYTES = 1024 * 1024
-# Two empty blocks end an archive, which is made of whole blocks.
-BLOCK_BYTES = tarfile.BLOCKSIZE
-_END = bytes(2 * BLOCK_BYTES)
+_EMPTY_BLOCK = bytes(BLOCK_BYTES)
+# So many empty blocks end an archive.
+_N_END_BLOCKS = 2
+# Hard links may name one of so many pictures before them, of each of which 0.3 kB are held.
+MAX_LINKED = 10_000
 
 
 def tar_entries(body: Iterable[bytes], max_items: int, max_picture: int) -> Iterator[Entry]:
-    """Yields the pictures of a tar archive, in the order of the archive.
+    """Gives the pictures of a tar archive, in the order of the archive.
 
-    What is not a regular file, or has a name that leads outside, becomes a refused entry.
+    A hard link is the picture that it links to. What else is no regular file, or has a name that
+    leads outside, is a refused entry.
+
+    Args:
+        body: The archive, in pieces.
+        max_items: So many pictures may it have.
+        max_picture: So many bytes may a picture have.
 
     Raises:
-        BadArchive: It is not a tar archive, is cut short, or holds a bomb.
+        BadArchive: It is no tar archive, is cut short, or unpacks to far more than pictures do.
         PayloadTooLarge: It has too many entries.
     """
-    head, body = _with_head(body)
-    packed = _Counted(_Pieces(body))
-    unpacked = _Unpacked(_unpacked(head, packed), packed)
+    allowance = Allowance(max_items)
+    stream = ByteStream(allowance.outgoing(_unpacked(allowance.incoming(body))))
     try:
-        yield from _entries(unpacked, max_items, max_picture)
-        for _ in as_chunks(unpacked):
-            pass
-    except (tarfile.TarError, EOFError, OSError, zlib.error, zstandard.ZstdError) as error:
+        yield from allowance.admit(_Reader(stream, max_picture).entries())
+    except (CutShort, EOFError):
+        raise BadArchive("The archive is cut short: its end is missing.") from None
+    except (tarfile.TarError, OSError, zlib.error, zstandard.ZstdError) as error:
         raise BadArchive(f"The archive cannot be read: {error}.") from None
-    if unpacked.tail != _END or unpacked.n_bytes % BLOCK_BYTES:
-        raise BadArchive("The archive is cut short: its end is missing.")
 
 
-def _entries(unpacked: _Unpacked, max_items: int, max_picture: int) -> Iterator[Entry]:
-    n_items = 0
-    with tarfile.open(
-        fileobj=cast("IO[bytes]", unpacked), mode="r|", tarinfo=_BoundedInfo
-    ) as archive:
-        for member in archive:
-            # Otherwise it would keep every member that it has seen.
-            archive.members = []  # type: ignore[attr-defined]
-            if member.isdir() or is_noise(member.name):
-                continue
-            n_items += 1
-            if n_items > max_items:
-                raise PayloadTooLarge(f"The archive has more than {max_items} pictures.")
-            yield _read_entry(archive, member, max_picture)
+class _Reader:
+    """Makes entries of a stream's members; of folders, None."""
+
+    def __init__(self, stream: ByteStream, max_picture: int) -> None:
+        self._stream = stream
+        self._max_picture = max_picture
+        self._linked: dict[bytes, Earlier] = {}
+
+    def entries(self) -> Iterator[Entry | None]:
+        shared: dict[str, str] = {}
+        n_empty = 0
+        while block := self._stream.peek(BLOCK_BYTES):
+            if block == _EMPTY_BLOCK:
+                self._stream.take(BLOCK_BYTES)
+                n_empty += 1
+            else:
+                n_empty = 0
+                yield from self._read(take_member(self._stream, shared))
+        if n_empty < _N_END_BLOCKS:
+            raise CutShort
+
+    def _read(self, member: Member) -> Iterator[Entry | None]:
+        pieces = self._stream.pieces(member.n_bytes)
+        entry = None if member.is_folder else self._entry(member, pieces)
+        yield entry
+        if entry is not None:
+            self._remember(member.name, entry)
+        for _ in chain(pieces, self._stream.pieces(-member.n_bytes % BLOCK_BYTES)):
+            pass
+
+    def _entry(self, member: Member, pieces: Iterator[bytes]) -> Entry:
+        known = entry_by_name(member.name, is_empty=member.is_file and member.n_bytes == 0)
+        if known is not None:
+            return known
+        if member.is_hard_link:
+            return self._link(member)
+        if member.is_sparse:
+            return refused_entry(member.name, BadArchive("The entry is sparse: it has holes."))
+        if not member.is_file:
+            return refused_entry(member.name, BadArchive("The entry is no regular file."))
+        content = read_at_most(pieces, self._max_picture)
+        return picture_entry(member.name, content, self._max_picture)
+
+    def _link(self, member: Member) -> Entry:
+        earlier = self._linked.get(_key(member.link))
+        if earlier is None:
+            reason = f"It is a link, to none of the last {MAX_LINKED} pictures before it."
+            return refused_entry(member.name, BadArchive(reason))
+        return Entry(member.name, earlier=earlier)
+
+    def _remember(self, name: str, entry: Entry) -> None:
+        if entry.content:
+            self._linked[_key(name)] = Earlier(entry.image_id, len(entry.content))
+        elif entry.earlier is not None:
+            self._linked[_key(name)] = entry.earlier
+        while len(self._linked) > MAX_LINKED:
+            del self._linked[next(iter(self._linked))]
 
 
-def _read_entry(archive: tarfile.TarFile, member: tarfile.TarInfo, max_picture: int) -> Entry:
-    name = member.name
-    content = archive.extractfile(member) if member.isreg() else None
-    if content is None:
-        return refused_entry(name, BadArchive("The entry is not a regular file."))
-    if is_unsafe(name):
-        return refused_entry(name, BadArchive("The entry's name leads outside the archive."))
-    return picture_entry(name, read_bounded(as_chunks(content), max_picture), max_picture)
+def _key(name: str) -> bytes:
+    """Returns what stands for a name, which may have a megabyte."""
+    return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
 
 
-def _with_head(body: Iterable[bytes]) -> tuple[bytes, Iterable[bytes]]:
-    """Returns the first bytes of a body, and all of it."""
-    pieces = iter(body)
-    head = b""
-    while len(head) < len(_ZSTD) and (piece := next(pieces, None)) is not None:
-        head += piece
-    return head, chain([head], pieces)
-
-
-def _unpacked(head: bytes, packed: _Counted) -> IO[bytes]:
+def _unpacked(body: Iterable[bytes]) -> Iterator[bytes]:
+    stream = ByteStream(body)
+    head = stream.peek(len(_ZSTD))
+    packed = io.BufferedReader(_Pieces(stream.rest()), READ_BYTES)
     if head.startswith(_GZIP):
-        return cast("IO[bytes]", gzip.GzipFile(fileobj=packed, mode="rb"))
+        return as_chunks(gzip.GzipFile(fileobj=packed, mode="rb"))
     if head.startswith(_ZSTD):
         unpacker = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW_BYTES)
-        reader = unpacker.stream_reader(packed, read_across_frames=True)
-        return cast("IO[bytes]", reader)
-    return packed
-
-
-class _BoundedInfo(tarfile.TarInfo):
-    """Refuses names and attributes that would fill memory."""
-
-    def _proc_member(self, archive: tarfile.TarFile) -> Any:
-        # A regular file may be as large as it likes: it is read in pieces.
-        if not self.isreg() and self.size > MAX_HEADER_BYTES:
-            raise tarfile.ReadError("a header is too long")
-        return super()._proc_member(archive)  # type: ignore[misc]
+        return as_chunks(unpacker.stream_reader(packed, read_across_frames=True))
+    return stream.rest()
 
 
 class _Pieces(io.RawIOBase):
@@ -127,36 +163,3 @@ class _Pieces(io.RawIOBase):
         n_bytes = min(len(buffer), len(self._left))
         buffer[:n_bytes], self._left = self._left[:n_bytes], self._left[n_bytes:]
         return n_bytes
-
-
-class _Counted(io.BufferedReader):
-    """Counts the bytes that are read from it."""
-
-    def __init__(self, raw: io.RawIOBase) -> None:
-        super().__init__(raw, READ_BYTES)
-        self.n_bytes = 0
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        content = super().read(size)
-        self.n_bytes += len(content)
-        return content
-
-
-class _Unpacked(io.RawIOBase):
-    """Watches how much a stream unpacks to, and keeps its last bytes."""
-
-    def __init__(self, stream: IO[bytes], packed: _Counted) -> None:
-        self._stream = stream
-        self._packed = packed
-        self.n_bytes = 0
-        self.tail = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1, /) -> bytes:
-        content = self._stream.read(size)
-        self.n_bytes += len(content)
-        self.tail = (self.tail + content[-len(_END) :])[-len(_END) :]
-        check_ratio(self.n_bytes, self._packed.n_bytes)
-        return content

@@ -6,12 +6,14 @@ Nothing here looks into a picture: the worker decides what the bytes are.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from twinlens.api.problems import fields_of
 from twinlens.api.reading.multipart import Part, read_parts
+from twinlens.shared.blobs import image_id_of
 from twinlens.shared.errors import (
     BadRequest,
     EmptyPicture,
@@ -41,6 +43,13 @@ _METADATA: TypeAdapter[Metadata] = TypeAdapter(SentMetadata, config=ConfigDict(a
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class Earlier(NamedTuple):
+    """A picture that came before in the same upload."""
+
+    image_id: str
+    n_bytes: int
+
+
 @dataclass(frozen=True)
 class Entry:
     """A picture of an upload: its bytes, where they are, or why it is refused."""
@@ -50,6 +59,13 @@ class Entry:
     metadata: Metadata | None = None  # None: nothing is said of them
     error: Problem | None = None
     uri: str | None = None  # where the worker is to fetch the bytes
+    earlier: Earlier | None = None  # the picture that it is a link to
+    is_passed_over: bool = False  # it plainly is no picture: it is counted, and no more
+
+    @cached_property
+    def image_id(self) -> str:
+        """Of its bytes, where it has any."""
+        return image_id_of(self.content)
 
 
 def picture_entry(name: str, content: bytes | None, max_bytes: int) -> Entry:

@@ -9,10 +9,11 @@ from flask_openapi.blueprint import APIBlueprint
 
 from twinlens.api.accepting.idempotency import scoped_key
 from twinlens.api.answers import answer_accepted
-from twinlens.api.reading.archives import zip_entries
 from twinlens.api.reading.listings import listing_entries
+from twinlens.api.reading.spools import Spooler
 from twinlens.api.reading.tars import tar_entries
 from twinlens.api.reading.uploads import BODY_BYTES, as_chunks, form_entries
+from twinlens.api.reading.zips import zip_entries
 from twinlens.api.routes import DEFAULT_PROBLEM, binary, form, problems
 from twinlens.api.schemas import InLibrary, SubmitHeaders
 from twinlens.api.services import current_services
@@ -64,28 +65,31 @@ def add_images(query: InLibrary, header: SubmitHeaders) -> Response:
     Send multipart with any number of `files`, each with an optional JSON part `metadata` before
     it; a ZIP or tar archive (plain, gzip or zstd); or a listing of `{"uri": …, "name": …,
     "metadata": {…}}`, one per line, of files and https: pictures that the service is allowed to
-    read. Pictures are embedded while the rest is still arriving. A bad picture is a failed item
-    of the job. If an upload ends too early or cannot be read to its end, a job keeps what arrived
-    and ends as failed; an upload that is refused in its first pictures leaves nothing.
+    read. Pictures are embedded while the rest is still arriving; of a ZIP archive, up to the first
+    entry that does not tell where it ends. A bad picture is a failed item of the job; what is no
+    picture by its name is passed over in archives. If an upload ends too early or cannot be read to
+    its end, a job keeps what arrived and ends as failed; an upload that is refused in its first
+    pictures leaves nothing.
     """
     services = current_services()
     services.readiness.check_bulk(request.content_length or 0)
     services.libraries.get(query.library)
-    read = _reader(services.settings)
+    settings = services.settings
+    read = _reader(settings, Spooler(settings.blob_dir, services.limits.check_disk))
     body = as_chunks(request.stream, BODY_BYTES)
     key = scoped_key(request.method, request.path, header.idempotency_key)
     accepted = services.arrivals.accept(query.library, body, read, key)
     return answer_accepted(services.job_views, accepted, header.prefer)
 
 
-def _reader(settings: Settings) -> Callable[[Iterable[bytes]], Iterator[Entry]]:
+def _reader(settings: Settings, spooler: Spooler) -> Callable[[Iterable[bytes]], Iterator[Entry]]:
     """Returns what turns a body of the request's type into entries."""
     n_items, n_bytes = settings.max_job_items, settings.max_picture_bytes
     if request.mimetype == "multipart/form-data":
         content_type = request.content_type or ""
         return lambda body: form_entries(content_type, body, n_items, n_bytes)
     if request.mimetype in ZIP_TYPES:
-        return lambda body: zip_entries(body, n_items, n_bytes)
+        return lambda body: zip_entries(body, n_items, n_bytes, spooler)
     if request.mimetype in TAR_TYPES:
         return lambda body: tar_entries(body, n_items, n_bytes)
     if request.mimetype in LISTING_TYPES:

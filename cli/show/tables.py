@@ -145,12 +145,13 @@ def _total(seen: Progress) -> str:
 
 def _facts(job: JobAnswer) -> list[tuple[str, str]]:
     seen = job.progress
+    passed_over = f", {seen.passed_over} other files passed over" if seen.passed_over else ""
     facts = [
         ("job", job.id),
         ("kind", job.kind),
         ("library", job.library),
         ("status", job.status),
-        ("pictures", f"{_n_taken(seen)} of {_total(seen)}, {seen.failed} failed"),
+        ("pictures", f"{_n_taken(seen)} of {_total(seen)}, {seen.failed} failed{passed_over}"),
     ]
     if seen.pictures_per_s is not None:
         facts.append(("rate", f"{seen.pictures_per_s:.1f} pictures/s"))

@@ -37,6 +37,11 @@ class PassedOver:
         if self._say is not None:
             self._say(f"passed over {printable(str(path))}: {kind}")
 
+    def add_archived(self, n_files: int) -> None:
+        """Counts files of archives that the service passed over."""
+        if n_files:
+            self._counts["archived file"] += n_files
+
     def __str__(self) -> str:
         n_folders = sum(n for kind, n in self._counts.items() if kind.endswith("folder"))
         sums = {"file": self._counts.total() - n_folders, "folder": n_folders}

@@ -185,6 +185,7 @@ class Tracker:
         totals.n_indexed += job.progress.succeeded
         totals.n_updated += job.progress.updated
         totals.n_there += job.progress.skipped
+        totals.passed.add_archived(job.progress.passed_over)
         n_missed = job.progress.failed
         room = MAX_SHOWN_FAILURES - len(totals.failures)
         if n_missed and room > 0:

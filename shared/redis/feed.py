@@ -34,13 +34,18 @@ class Feed:
         """Adds a stored chunk to the work. Returns False if the job accepts no more."""
         return bool(self._changes.make("add_chunk", job_id, n_pictures))
 
-    def seal(self, job_id: str, error: Problem | None = None) -> None:
+    def seal(self, job_id: str, error: Problem | None = None, n_passed_over: int = 0) -> None:
         """Records that an upload was read to its end, or that it broke.
 
         What arrived of a broken one is embedded all the same; then the job ends as failed.
+
+        Args:
+            job_id: The job.
+            error: Why it broke.
+            n_passed_over: How many files of it are no pictures by their names.
         """
         problem = "" if error is None else error.model_dump_json()
-        self._changes.make("seal", job_id, repr(time.time()), problem)
+        self._changes.make("seal", job_id, repr(time.time()), problem, n_passed_over)
 
     def still_arrives(self, job_id: str) -> None:
         """Renews the sign that an upload is being read."""

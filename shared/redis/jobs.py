@@ -55,6 +55,7 @@ class Job(BaseModel):
     updated: int = 0
     skipped: int = 0
     failed: int = 0
+    passed_over: int = 0  # files of the upload that are no pictures by their names
     rate: float = 0.0  # see `pictures_per_s`
     created_at: Moment
     started_at: Moment | None = None

@@ -6,15 +6,19 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.archives import OPEN, Written, written_zip
 from support.requests import assert_problem, client_of, counts
 from support.uploading import BREAK, END, part, parts, post_pieces, the_job
 
+from twinlens.api.accepting import arrival
+from twinlens.api.reading.byte_streams import BLOCK_BYTES
 from twinlens.api.reading.uploads import form_entries
 from twinlens.api.services import build_services
 from twinlens.shared.blobs import image_id_of
 from twinlens.shared.errors import UploadBroken
 from twinlens.shared.libraries import new_library
 from twinlens.shared.messages import Item, now
+from twinlens.shared.redis import keys
 from twinlens.shared.redis.jobs import Job, Jobs
 
 if TYPE_CHECKING:
@@ -299,6 +303,23 @@ def test_too_much_backlog_is_refused_with_the_time_until_there_is_room(
     worker.announce("bulk")  # at 1.5 pictures a second
     response = post_pieces(client, [*parts(1), END])
     assert response.headers["Retry-After"] == "1", "1.5 over 90 % of the limit"
+
+
+def test_what_waited_on_the_disk_still_arrives(
+    client: Client, redis: Redis, worker: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the sweeper would take the upload for lost, while its directory is read."""
+    monkeypatch.setattr(arrival, "RENEW_S", 0.0)
+    sized = [Written(b"%d.jpg" % n, bytes(BLOCK_BYTES)) for n in range(6)]
+    waiting = [Written(b"%d.jpg" % n, b"%d" % n, flags=OPEN) for n in range(6)]
+
+    def stand_still() -> None:
+        assert redis.delete(keys.arrival(the_job(client)["id"]))
+
+    body: list[Piece] = [written_zip(*sized, *waiting), stand_still]
+    job = post_pieces(client, body, content_type="application/zip").json
+    assert job["progress"]["total"] == 12
+    assert redis.exists(keys.arrival(job["id"]))
 
 
 def test_identical_pictures_are_stored_once(client: Client, settings: Settings) -> None:

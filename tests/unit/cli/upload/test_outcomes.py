@@ -78,7 +78,7 @@ def test_a_job_that_runs_is_shown_as_far_as_it_is_known(
 @pytest.mark.parametrize("is_archive", [False, True])
 def test_a_job_that_has_ended_is_counted_once(is_archive: bool) -> None:
     service = Service()
-    service.jobs["a"] = job_answer("a", 2, skipped=1, failed=2)
+    service.jobs["a"] = job_answer("a", 2, skipped=1, failed=2, passed_over=9)
     service.items["a"] = [failed("x.jpg"), failed("y.jpg", None)]
     followed = Followed(service, 20)
     followed.tracker.add(running("a", 0, total=5), is_archive=is_archive)
@@ -87,6 +87,7 @@ def test_a_job_that_has_ended_is_counted_once(is_archive: bool) -> None:
     followed.tracker.wait()
     totals = followed.totals
     assert (totals.n_indexed, totals.n_there, totals.n_failed) == (2, 1, 2)
+    assert str(totals.passed) == "passed over 9 files: 9 archived files; -v names them"
     assert totals.failures == ["x.jpg: It is no picture.", "y.jpg: no reason is known"]
     assert followed.bars.last == (5, 25 if is_archive else 20)
     assert followed.tracker.n_waiting == 0
