@@ -225,7 +225,7 @@ def test_an_archive_that_breaks_off_tells_what_was_passed_over(
     cut = archive(files, zipfile.ZIP_STORED)[:-40]
     problem = assert_problem(post_zip(client, cut), 422, "bad-archive")
     [job] = client.get("/v1/jobs").json["items"]
-    assert "The 6 pictures before it are kept" in problem["detail"]
+    assert "The first 6 pictures are kept" in problem["detail"]
     assert (job["progress"]["total"], job["progress"]["passed_over"]) == (6, 1)
 
 
