@@ -67,9 +67,11 @@ COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3
 	--generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml
 lock: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(COMPILE) --extra embedded --extra demo --extra export --extra test locks/build.in -o locks/test.txt
-	$(COMPILE) --extra embedded --extra demo locks/build.in -c locks/test.txt -o locks/demo.txt
-	$(COMPILE) locks/build.in -c locks/test.txt -o locks/runtime.txt
+	$(COMPILE) --extra embedded --extra heif --extra demo --extra export --extra test locks/build.in \
+		-o locks/test.txt
+	$(COMPILE) --extra embedded --extra heif --extra demo locks/build.in -c locks/test.txt \
+		-o locks/demo.txt
+	$(COMPILE) --extra heif locks/build.in -c locks/test.txt -o locks/runtime.txt
 	$(subst pyproject.toml,,$(COMPILE)) locks/mutants.in -c locks/test.txt -o locks/mutants.txt
 	$(subst pyproject.toml,,$(COMPILE)) locks/peers.in -c locks/test.txt -o locks/peers.txt
 
