@@ -1,14 +1,14 @@
 """Tells picture formats by their first bytes, before any decoder sees the file.
 
-This tells a file that is not a picture (415) from a broken picture (422), and only the one of
-Pillow's decoders that fits is tried.
+This tells a file that is not a picture, or of a kind that is not served (415), from a broken
+picture (422), and only the decoder that fits is tried.
 """
 
 from __future__ import annotations
 
 from twinlens.shared.errors import UnsupportedPicture
 
-SERVED = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF")
+SERVED = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "HEIF")
 
 _SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
@@ -21,10 +21,29 @@ _SIGNATURES = {
 # "BM" alone begins many a text; the size of the second header tells.
 _BMP_HEADER_SIZES = {12, 40, 52, 56, 64, 108, 124}
 _AVIF_BRANDS = {b"avif", b"avis"}
+# Of HEIF with HEVC in it, as a still or the first of a sequence; the last two of any HEIF.
+_HEIF_BRANDS = {
+    *(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"),
+    *(b"mif1", b"msf1"),
+}
+_RAW = "a camera's raw file"
+# Told by name, since their senders take them for TIFF, or for photos.
+_NOT_SERVED = {
+    b"II+\x00": "BigTIFF",
+    b"MM\x00+": "BigTIFF",
+    b"IIRO": _RAW,  # Olympus
+    b"IIRS": _RAW,
+    b"MMOR": _RAW,
+    b"IIU\x00": _RAW,  # Panasonic, Leica
+    b"II\x1a\x00\x00\x00HEAPCCDR": _RAW,  # Canon, until 2004
+    b"FUJIFILMCCD-RAW": _RAW,
+    b"\x00MRM": _RAW,  # Minolta
+    b"FOVb": _RAW,  # Sigma
+}
 
 
 def find_format(data: bytes) -> str:
-    """Returns Pillow's name for the format that a file begins like, one of SERVED.
+    """Returns the name of the format that a file begins like, one of SERVED.
 
     >>> find_format(b"GIF89a" + bytes(40))
     'GIF'
@@ -32,6 +51,7 @@ def find_format(data: bytes) -> str:
     Raises:
         UnsupportedPicture: It begins like none of them.
     """
+    _check_not_served(data)
     for signature, name in _SIGNATURES.items():
         if data.startswith(signature):
             return name
@@ -39,15 +59,32 @@ def find_format(data: bytes) -> str:
         return "WEBP"
     if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BMP_HEADER_SIZES:
         return "BMP"
-    if data[4:8] == b"ftyp" and _brands(data) & _AVIF_BRANDS:
+    brands = _brands(data)
+    if brands & _AVIF_BRANDS:
         return "AVIF"
+    if brands & _HEIF_BRANDS:
+        return "HEIF"
     raise UnsupportedPicture(
         "the first bytes are of no picture type that is served; "
         f"send {', '.join(SERVED[:-1])} or {SERVED[-1]}"
     )
 
 
+def _check_not_served(data: bytes) -> None:
+    # Canon's begin like a TIFF (CR2), or like HEIF (CR3).
+    what = _RAW if data[8:12] == b"CR\x02\x00" else None
+    if data[4:12] == b"ftypcrx ":
+        what = _RAW
+    for signature, name in _NOT_SERVED.items():
+        if data.startswith(signature):
+            what = name
+    if what:
+        raise UnsupportedPicture(f"not supported: {what}; send an ordinary JPEG or PNG")
+
+
 def _brands(data: bytes) -> set[bytes]:
     """The brands in the first box of an ISO base media file: its major one and the compatible."""
+    if data[4:8] != b"ftyp":
+        return set()
     end = min(int.from_bytes(data[:4], "big"), 256)
     return {data[start : start + 4] for start in (8, *range(16, end, 4))}

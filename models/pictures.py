@@ -2,13 +2,15 @@
 
 A picture is decoded once, small enough to be cheap and large enough for every model. The rules:
 
-- Served: JPEG (MPO too), PNG, GIF, WebP, TIFF, BMP, AVIF, by content and never by name. Not
-  JPEG 2000, PSD, SVG: every further decoder can be attacked.
+- Served: JPEG (MPO too), PNG, GIF, WebP, TIFF, BMP, AVIF, and HEIF where it is installed, by
+  content and never by name. Not JPEG 2000, PSD, SVG: every further decoder can be attacked.
+- A wrong picture is worse than none: `decoders` lets through what is known to be read right, and
+  says of all else that it is not supported.
 - Size is checked on the header, before pixels exist.
-- The first frame or page only. EXIF (and TIFF) orientation is applied; broken EXIF is ignored.
+- The first frame, or the first full page, only. Orientation is applied as EXIF, TIFF, AVIF and HEIF
+  have it; in XMP alone it is not, as browsers do not. Broken EXIF is ignored.
 - Transparency is composited on white, so that hidden pixels cannot be searched for.
-- 16-bit grey is scaled. 32-bit integer, float and Lab pixels are refused: their range or their
-  colours cannot be known, and a wrong picture is worse than none.
+- 16 bits are scaled to 8.
 - ICC profiles are ignored: everything is taken for sRGB.
 - A file that ends too early is refused, and so is a JPEG without its end marker.
 """
@@ -24,21 +26,22 @@ import numpy as np
 from PIL import Image
 
 from twinlens.models.card import Fit, InputSpec, Resample
+from twinlens.models.decoders.flatten import flatten
+from twinlens.models.decoders.header import Header
+from twinlens.models.decoders.opening import read_header
 from twinlens.models.formats import find_format
 from twinlens.shared.errors import (
     BrokenPicture,
     EmptyPicture,
     PictureTooLarge,
     TwinlensError,
-    UnsupportedPicture,
 )
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from PIL.ImageFile import ImageFile
 
 # Below the 89 MP at which Pillow itself begins to warn (it refuses at 179 MP); phones take 48 to
-# 64 MP. The worst, a PNG of 79 MP with alpha, took 384 MB and 1.6 s.
+# 64 MP. Of 79 MP, a PNG with alpha took 384 MB, one of 16 bits with a transparent colour 429 MB.
 DEFAULT_MAX_PIXELS = 80_000_000
 # JPEG's own limit, held for all formats.
 DEFAULT_MAX_SIDE_PX = 65_535
@@ -48,14 +51,6 @@ THUMBNAIL_QUALITY = 82
 # Decoding to twice the wanted size and resizing from there keeps the embedding (mean cosine
 # 0.9996 to decoding in full; 6.6 times faster for a JPEG of 12 MP). To once the size: 0.997.
 _OVERSAMPLING = 2
-# Pixels that are converted at a time: a conversion must not double what a large picture takes.
-_STRIP_PIXELS = 1 << 22
-_ORIENTATION_TAG = 0x0112
-_WHITE = 255
-
-_MODES_16_BIT = {"I;16", "I;16L", "I;16B", "I;16N"}
-_MODES_8_BIT = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"}
-_MODES_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -200,8 +195,9 @@ def open_picture(
     format_name = find_format(data)
     limits = limits or PictureLimits()
     try:
-        with Image.open(io.BytesIO(data), formats=[format_name]) as image:
-            return _decode(image, format_name, limits, wanted_px, region)
+        header = read_header(data, format_name)
+        _check_size(header, limits)
+        return _decode(header, format_name, wanted_px, region)
     except (TwinlensError, MemoryError):  # no memory is not the file's fault
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -209,8 +205,8 @@ def open_picture(
             f"the {format_name} says that it has more pixels than are decoded; "
             f"the limit is {limits.max_pixels:,} pixels: send a smaller one"
         ) from error
-    # Pillow's decoders raise OSError, ValueError, SyntaxError, EOFError, struct.error, TypeError
-    # and more on a broken file, and the list grows. Whatever it is, it is this file's fault.
+    # Decoders raise OSError, ValueError, SyntaxError, EOFError, struct.error, TypeError and more on
+    # a broken file, and the list grows. Whatever it is, it is this file's fault.
     except Exception as error:
         raise BrokenPicture(
             f"the file begins as {format_name} but cannot be decoded "
@@ -218,29 +214,22 @@ def open_picture(
         ) from error
 
 
-def _decode(
-    image: ImageFile, format_name: str, limits: PictureLimits, wanted_px: int, region: Region
-) -> Picture:
-    _check_size(image, limits)
-    _check_mode(image)
-    width, height = image.size
+def _decode(header: Header, format_name: str, wanted_px: int, region: Region) -> Picture:
     least_share = min(region.right - region.left, region.bottom - region.top)
     least_px = ceil(_OVERSAMPLING * wanted_px / least_share)
-    drafted = image.draft(None, (least_px, least_px))  # JPEG alone; None for the others
-    image.load()  # which turns a TIFF; the others are turned by us
+    image, extent = header.load(least_px)
     factor = max(1, min(image.size) // least_px)
-    extent = drafted[1][2:] if drafted else image.size
-    orientation = _orientation(image)
-    if orientation in _SIDES_SWAPPED:
+    width, height = header.width, header.height
+    if header.orientation in _SIDES_SWAPPED:
         width, height = height, width
-    box = _stored_box(region, orientation, extent)
+    box = _stored_box(region, header.orientation, extent)
     kept = (floor(box[0]), floor(box[1]), ceil(box[2]), ceil(box[3]))
     return Picture(
         width=max(1, round(width * (region.right - region.left))),
         height=max(1, round(height * (region.bottom - region.top))),
         format=format_name,
-        stored=_flatten(image, factor, kept),
-        orientation=orientation,
+        stored=flatten(image, header.samples, factor, kept),
+        orientation=header.orientation,
         box=(
             (box[0] - kept[0]) / factor,
             (box[1] - kept[1]) / factor,
@@ -263,66 +252,13 @@ def _stored_box(region: Region, orientation: int, extent: tuple[float, float]) -
     return (left * width, top * height, right * width, bottom * height)
 
 
-def _check_size(image: ImageFile, limits: PictureLimits) -> None:
-    width, height = image.size
+def _check_size(header: Header, limits: PictureLimits) -> None:
+    width, height = header.coded_size or (header.width, header.height)
     if width * height > limits.max_pixels or max(width, height) > limits.max_side_px:
         raise PictureTooLarge(
             f"the picture is {width} x {height} = {width * height:,} pixels; the limit is "
             f"{limits.max_pixels:,} pixels and {limits.max_side_px:,} on a side: send a smaller one"
         )
-
-
-def _check_mode(image: ImageFile) -> None:
-    if image.mode not in _MODES_8_BIT | _MODES_ALPHA | _MODES_16_BIT:
-        raise UnsupportedPicture(
-            f"the {image.format} has pixels of mode {image.mode!r} (float, 32-bit integer or Lab); "
-            "send 8 or 16 bits a channel in grey, RGB or CMYK"
-        )
-
-
-def _orientation(image: ImageFile) -> int:
-    # After load(): a PNG may keep its EXIF behind the pixels.
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
-    except Exception:  # noqa: BLE001 - EXIF that does not parse never fails a picture
-        return 1
-    return orientation if isinstance(orientation, int) and orientation in _TURNS else 1
-
-
-def _flatten(image: Image.Image, factor: int, kept: tuple[int, int, int, int]) -> Image.Image:
-    """RGB on white, each side divided by `factor`; strip by strip, so that memory stays flat."""
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image.reduce(factor, kept) if factor > 1 else image.crop(kept)
-    left, top, right, bottom = kept
-    width, height = right - left, bottom - top
-    flat = Image.new("RGB", (ceil(width / factor), ceil(height / factor)))
-    n_rows = factor * max(1, _STRIP_PIXELS // (width * factor))
-    for start in range(0, height, n_rows):
-        strip = image.crop((left, top + start, right, top + min(start + n_rows, height)))
-        flat.paste(_to_rgb(strip).reduce(factor), (0, start // factor))
-    return flat
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _MODES_16_BIT:
-        return _scale_16_bit(image)
-    if image.mode in _MODES_ALPHA or "transparency" in image.info:
-        # A bilevel image with a transparent shade has no direct way to RGBA.
-        opaque = image.convert("L") if image.mode == "1" else image
-        rgba = opaque.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (_WHITE, _WHITE, _WHITE, _WHITE))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _scale_16_bit(image: Image.Image) -> Image.Image:
-    # convert("RGB") clips: whatever is above 255 of 65535 would be white.
-    deep = np.asarray(image)
-    grey = ((deep.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        grey[deep == transparent] = _WHITE
-    return Image.fromarray(grey).convert("RGB")
 
 
 def _crop_box(box: _Box, shape: tuple[int, int], fraction: float) -> _Box:

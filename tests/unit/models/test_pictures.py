@@ -8,6 +8,7 @@ import zlib
 from typing import Any
 
 import numpy as np
+import pillow_heif
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -54,7 +55,10 @@ def cat() -> Image.Image:
 
 def save(image: Image.Image, kind: str, **options: Any) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, kind, **options)
+    if kind == "HEIF":  # which is not registered with Pillow
+        pillow_heif.from_pillow(image).save(stream, **options)
+    else:
+        image.save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -110,7 +114,7 @@ def test_no_bytes_are_an_empty_picture() -> None:
         open_picture(b"")
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF"])
+@pytest.mark.parametrize("kind", SERVED)
 @pytest.mark.parametrize("kept", [0.5, 0.05])
 def test_half_a_picture_is_broken(cat: Image.Image, kind: str, kept: float) -> None:
     whole = save(cat, kind)
@@ -146,12 +150,11 @@ def test_the_limit_is_a_setting_and_is_named(cat: Image.Image) -> None:
         open_picture(data, PictureLimits(max_side_px=259))
 
 
-def test_a_text_bomb_is_broken_and_not_unpacked(cat: Image.Image) -> None:
+def test_a_text_bomb_is_not_unpacked(cat: Image.Image) -> None:
     text = PngInfo()
     text.add_text("bomb", "0" * 8_000_000, zip=True)
 
-    with pytest.raises(BrokenPicture):
-        open_picture(save(cat, "PNG", pnginfo=text))
+    assert (array(open_picture(save(cat, "PNG", pnginfo=text))) == array(cat)).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -176,8 +179,6 @@ def test_an_orientation_that_is_none_is_ignored(cat: Image.Image, orientation: A
     assert open_picture(save(cat, "JPEG", exif=exif)).width == 260
 
 
-# Pillow warns of such EXIF; the answer is the same.
-@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("junk", [b"Exif\0\0junk", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"Exif\0\0"])
 def test_broken_exif_is_ignored(cat: Image.Image, junk: bytes) -> None:
     assert open_picture(save(cat, "JPEG", exif=junk)).width == 260
@@ -214,12 +215,6 @@ def test_16_bit_grey_is_rounded_and_its_transparent_shade_is_white() -> None:
     assert array(open_picture(save(deep, "PNG")))[0, :, 0].tolist() == [0, 0, 1, 1, 1, 2, 255, 4]
     clear = array(open_picture(save(deep, "PNG", transparency=1000)))
     assert clear[0, :, 0].tolist() == [0, 0, 1, 1, 1, 2, 255, 255]
-
-
-@pytest.mark.parametrize("mode", ["F", "I", "LAB"])
-def test_pixels_of_unknown_range_are_unsupported(mode: str) -> None:
-    with pytest.raises(UnsupportedPicture, match="mode"):
-        open_picture(save(Image.new(mode, (20, 20)), "TIFF"))
 
 
 def test_hidden_pixels_are_white(cat: Image.Image) -> None:
@@ -280,7 +275,7 @@ def test_strips_meet_without_a_seam(cat: Image.Image, monkeypatch: pytest.Monkey
     data = save(large, "PNG")
     whole = array(open_picture(data, wanted_px=64))
 
-    monkeypatch.setattr("twinlens.models.pictures._STRIP_PIXELS", 1)
+    monkeypatch.setattr("twinlens.models.decoders.flatten._STRIP_PIXELS", 1)
 
     assert (array(open_picture(data, wanted_px=64)) == whole).all()
 
