@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 BLOCK_BYTES = tarfile.BLOCKSIZE
 # A name, or the attributes of a file: they are read whole.
 MAX_HEADER_BYTES = 1024 * 1024
+# No system opens a longer path. To look through names of a megabyte would take 0.1 s for each.
+MAX_PATH_CHARS = 4096
 # Long names, long links and attributes before one member; real ones have one of each.
 MAX_HEADERS = 8
 
@@ -100,10 +102,10 @@ def _member(head: TarInfo, attributes: dict[str, str]) -> Member:
         raise tarfile.ReadError("a size is no number")
     named = (attributes.get(key) for key in (f"{_SPARSE}name", "path"))
     return Member(
-        name=next(filter(None, named), head.name),
+        name=next(filter(None, named), head.name)[-MAX_PATH_CHARS:],
         kind=head.type,
         n_bytes=0 if head.type in _WITHOUT_BYTES else int(size),
-        link=attributes.get("linkpath", head.linkname),
+        link=attributes.get("linkpath", head.linkname)[-MAX_PATH_CHARS:],
         is_sparse=head.type == tarfile.GNUTYPE_SPARSE
         or any(key.startswith(_SPARSE) for key in attributes),
     )

@@ -128,7 +128,7 @@ class _Reader:
 
 
 def _key(name: str) -> bytes:
-    """Returns what stands for a name, which may have a megabyte."""
+    """Returns what stands for a name, which may have 4,096 characters."""
     return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
 
 

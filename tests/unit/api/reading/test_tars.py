@@ -13,7 +13,7 @@ import zstandard
 from support.archives import LIMIT, read_tar, tar_of, told, with_checksum
 
 from twinlens.api.reading.archives import MAX_RATIO, RATIO_GRACE_BYTES
-from twinlens.api.reading.tar_heads import MAX_HEADER_BYTES, MAX_HEADERS
+from twinlens.api.reading.tar_heads import MAX_HEADER_BYTES, MAX_HEADERS, MAX_PATH_CHARS
 from twinlens.api.reading.tars import MAX_LINKED, tar_entries
 from twinlens.shared.blobs import image_id_of
 from twinlens.shared.errors import BadArchive
@@ -121,6 +121,15 @@ def test_more_headers_than_a_member_has_are_refused() -> None:
     for chain in ((MAX_HEADERS + 1) * names, 5000 * names, 5000 * attributes(path="a")):
         with pytest.raises(BadArchive, match="too many headers"):
             read_tar(chain + tar_of({"a": b"x"}))
+
+
+def test_of_a_name_that_no_system_has_the_end_is_kept() -> None:
+    name = "d/" * 10_000 + "a.jpg"
+    archive = attributes(path=name) + member(b"picture")
+    archive += attributes(linkpath=name) + head("b.jpg", tarfile.LNKTYPE)
+    named, linked = read_tar(archive + END)
+    assert named.name == name[-MAX_PATH_CHARS:]
+    assert linked.earlier == (image_id_of(b"picture"), 7)
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
