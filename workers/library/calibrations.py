@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from twinlens.models.calibration import N_SAMPLE, Calibration, calibrate, prior_of
 
@@ -17,6 +18,26 @@ if TYPE_CHECKING:
 
 # The factor by which a library grows, or shrinks, before it is measured again.
 GROWTH = 1.25
+
+
+class Kept(BaseModel):
+    """A calibration as the catalogue has it, and the rule by which it was measured.
+
+    The number changes with `calibrate`, so that what older workers measured is measured again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: Literal[1] = 1
+    calibration: Calibration
+
+
+def read_calibration(text: str) -> Calibration | None:
+    """Returns a calibration that the catalogue has; None if it was measured by another rule."""
+    try:
+        return Kept.model_validate_json(text).calibration
+    except ValidationError:
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +53,11 @@ class Calibrations:
         for library in self.catalog.libraries():
             n_images = self.catalog.count(library.name)
             known = {
-                name: Calibration.model_validate_json(text)
+                name: read_calibration(text)
                 for name, text in self.catalog.calibrations(library.name).items()
             }
             wanted = library.all_collections
-            if n_images and not all(
-                name in known and _is_still_right(known[name], n_images) for name in wanted
-            ):
+            if n_images and not all(_is_still_right(known.get(name), n_images) for name in wanted):
                 self.measure(library, n_images)
 
     def measure(self, library: Library, n_images: int) -> None:
@@ -47,11 +66,10 @@ class Calibrations:
         measured: dict[str, str] = {}
         for name, target in self.targets.of_editions(library).items():
             rows = list(self.vectors.fetch(target.collection, ids).values())
-            prior = prior_of(target.collection.card)
-            calibration = calibrate(np.array(rows), prior, n_images) if rows else prior
-            measured[name] = calibration.model_dump_json()
+            calibration = calibrate(np.array(rows), prior_of(target.collection.card), n_images)
+            measured[name] = Kept(calibration=calibration).model_dump_json()
         self.catalog.put_calibrations(library.name, measured)
 
 
-def _is_still_right(known: Calibration, n_images: int) -> bool:
-    return n_images / GROWTH <= known.n_pictures <= n_images * GROWTH
+def _is_still_right(known: Calibration | None, n_images: int) -> bool:
+    return known is not None and n_images / GROWTH <= known.n_pictures <= n_images * GROWTH

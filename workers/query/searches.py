@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from twinlens.models.calibration import Calibration
 from twinlens.models.fusion import Fusion, agreement, fuse, shares_of
 from twinlens.models.rerank import N_RERANKED
 from twinlens.models.variants import NEAR_WEIGHT
@@ -19,6 +18,7 @@ from twinlens.shared.messages import (
     SearchResult,
     SearchTiming,
 )
+from twinlens.workers.library.calibrations import read_calibration
 from twinlens.workers.query.examples import NumSent, Query
 from twinlens.workers.query.neighbours import order_by_neighbours
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from concurrent.futures import Executor
 
+    from twinlens.models.calibration import Calibration
     from twinlens.models.card import Card
     from twinlens.models.fusion import FusedEntry
     from twinlens.shared.libraries import Library
@@ -99,9 +100,10 @@ class Searches:
 def calibrations_of(searched: Searched, targets: Sequence[Target]) -> dict[str, Calibration]:
     """Returns the calibrations of a library's models, where they have been measured."""
     return {
-        target.model.card.name: Calibration.model_validate_json(text)
+        target.model.card.name: calibration
         for target in targets
         if (text := searched.calibrations.get(target.collection.name)) is not None
+        and (calibration := read_calibration(text)) is not None
     }
 
 

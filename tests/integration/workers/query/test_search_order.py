@@ -541,7 +541,7 @@ def depths_of(
         ({"max_distance": {COLOURS: 0.001}}, [2]),
         ({"max_distance": {COLOURS: 0.1}}, [2, 8]),
         ({"max_distance": {COLOURS: 4.0}}, [2, 8, 32, 128]),
-        ({"min_score": 0.99999}, [2, 8]),
+        ({"min_score": 0.999999}, [2, 8]),
         ({"min_score": 0.999}, [2, 8, 32]),
         ({"min_score": 0.0}, [2, 8, 32, 128]),
     ],

@@ -129,10 +129,8 @@ def test_a_model_that_adds_nothing_is_left_away() -> None:
 def test_a_combination_that_may_be_better_by_chance_alone_is_not_recommended() -> None:
     evaluation = evaluate(*noisy_set({"strong": 1.2, "weak": 3.5}))
 
-    first, second, *_ = evaluation.contenders
-    assert first.title == "strong + weak, re-ranked by neighbours"
-    assert second.title == "strong + weak, calibrated, 1 : 0.2 (chosen)"
-    assert second.gain.low < 0.0 < second.gain.value
+    combined = contender(evaluation, "strong + weak, calibrated, 1 : 0.2 (chosen)")
+    assert combined.gain.low < 0.0 < combined.gain.value
     assert evaluation.recommendation.weights == {"strong": 1.0}
     assert evaluation.recommendation.sentence.endswith("above it, which may be chance.")
 
