@@ -128,7 +128,7 @@ def run_calibrate(registry: Registry, ref: str, photos: Path, cache: Path) -> No
         registry: The models.
         ref: Which model.
         photos: A folder, or a CSV of `file` and `label`. Labels say which pairs are unrelated;
-            without them the exponent stays, and few pictures change little.
+            without them the nearest are taken to be related, as in a library.
         cache: Keeps embeddings.
 
     Raises:
@@ -153,6 +153,23 @@ def run_calibrate(registry: Registry, ref: str, photos: Path, cache: Path) -> No
     click.echo(f"the card of {embedder.card.ref} now has:\n[calibration]")
     for name, value in calibration.model_dump(mode="json").items():
         click.echo(f"{name} = {value}")
+
+
+def calibrate_new(registry: Registry, ref: str, photos: Path | None, cache: Path) -> None:
+    """Measures a model that was just added, unless its card knows already; or says it should be.
+
+    Raises:
+        CommandFailed: As `run_calibrate` does. The model is there all the same.
+    """
+    if registry.card(ref).calibration is not None:
+        return
+    if photos is not None:
+        run_calibrate(registry, ref, photos, cache)
+        return
+    click.echo(
+        "no calibration: scores are rough until a library has some 100 pictures; "
+        f"`twinlens models calibrate {ref} PHOTOS` measures it, as --photos does"
+    )
 
 
 def _row(contender: Contender) -> tuple[str, ...]:

@@ -60,8 +60,12 @@ def export_network(
     pooling: str,
     name: str | None,
     version: str | None,
-) -> None:
-    """Exports a network of keras.applications by SavedModel and tf2onnx, and adds it."""
+) -> str:
+    """Exports a network of keras.applications by SavedModel and tf2onnx, and adds it.
+
+    Returns:
+        The new model, as name@version; so do the others.
+    """
     from pathlib import Path  # noqa: PLC0415 (for a weights file)
 
     from twinlens.models.build.keras import export_keras  # noqa: PLC0415 (TensorFlow)
@@ -79,8 +83,9 @@ def export_network(
         licence="see keras.applications",
         source=f"keras.applications {network}, by tf2onnx",
     )
-    _add(registry, card, exported.model)
+    ref = _add(registry, card, exported.model)
     click.echo(f"cosine to Keras: {exported.cosine:.8f}")
+    return ref
 
 
 def add_network(
@@ -88,7 +93,7 @@ def add_network(
     file: Path,
     preprocessing: Preprocessing,
     **options: Unpack[NetworkOptions],
-) -> None:
+) -> str:
     """Rewrites any ONNX network into the one form, and adds it.
 
     Raises:
@@ -119,8 +124,7 @@ def add_network(
         source=options["source"],
     )
     if text is None or tokenizer is None:
-        _add(registry, card, adapted.model)
-        return
+        return _add(registry, card, adapted.model)
     encoder = TextSpec(
         file=UNKNOWN_FILE,
         sha256=UNKNOWN_SHA256,
@@ -128,10 +132,10 @@ def add_network(
         tokenizer_sha256=UNKNOWN_SHA256,
     )
     card = card.model_copy(update={"text": encoder})
-    _add(registry, card, adapted.model, (read_network(checked(text)), read_json(tokenizer)))
+    return _add(registry, card, adapted.model, (read_network(checked(text)), read_json(tokenizer)))
 
 
-def quantize(registry: Registry, ref: str, photos: Path, version: str | None) -> None:
+def quantize(registry: Registry, ref: str, photos: Path, version: str | None) -> str:
     """Makes an int8 version of a model, calibrated with photos, and compares it."""
     from twinlens.models.build.quantize import measure_ranges, quantize_model  # noqa: PLC0415 (slow)
 
@@ -143,12 +147,12 @@ def quantize(registry: Registry, ref: str, photos: Path, version: str | None) ->
     made = card.model_copy(
         update={"version": version or f"{card.version}-int8", "title": f"{card.title} (int8)"}
     )
-    _add_compared(registry, card, made, changed, pixels)
+    return _add_compared(registry, card, made, changed, pixels)
 
 
 def project(
     registry: Registry, ref: str, *, dim: int, whiten: bool, photos: Path, version: str | None
-) -> None:
+) -> str:
     """Makes a version of a model with shorter embeddings, and compares it."""
     from twinlens.models.workbench.project import project_model  # noqa: PLC0415 (onnx)
 
@@ -166,17 +170,18 @@ def project(
             "calibration": None,
         }
     )
-    _add_compared(registry, card, made, changed, pixels[:N_COMPARED_PHOTOS])
+    return _add_compared(registry, card, made, changed, pixels[:N_COMPARED_PHOTOS])
 
 
 def _add_compared(
     registry: Registry, card: Card, made: Card, model: bytes, pixels: list[Pixels]
-) -> None:
+) -> str:
     made = made.model_copy(update={"golden": (), "text": None})
     original = registry.open(card.ref)
     comparison = compare_models(original, OnnxEmbedder(made, model), pixels)
-    _add(registry, made.model_copy(update={"comparison": comparison}), model)
+    ref = _add(registry, made.model_copy(update={"comparison": comparison}), model)
     _print_comparison(comparison)
+    return ref
 
 
 def _print_comparison(comparison: ModelComparison) -> None:
@@ -220,9 +225,10 @@ def _new_card(
 
 def _add(
     registry: Registry, card: Card, model: bytes, text: tuple[bytes, bytes] | None = None
-) -> None:
+) -> str:
     added = registry.add(card, model, text)
     click.echo(
         f"added {added.ref}: {added.dimension}-d, {len(model) / BYTES_PER_MB:.1f} MB, "
         f"{registry.path_of(added)}"
     )
+    return added.ref

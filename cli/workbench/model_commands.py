@@ -7,15 +7,16 @@ The work is done in the other modules of this package, imported when used.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
 from twinlens.cli.parameters import library_option, url_option
+from twinlens.cli.workbench.pixel_options import Triple, preprocessing_of
 
 if TYPE_CHECKING:
     from twinlens.cli.workbench.make_models import NetworkOptions
-    from twinlens.models.build.presets import Channels, Layout, PerChannel, Preprocessing
+    from twinlens.models.build.presets import Channels, Layout, PerChannel
 
 dir_option = click.option(
     "--dir",
@@ -29,34 +30,18 @@ photos_option = click.option(
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of photos like those that will be searched.",
 )
+measured_option = click.option(
+    "--photos",
+    type=click.Path(exists=True, path_type=Path),
+    help="Folder, or CSV of file,label: how far apart the model puts these goes into its card.",
+)
 version_option = click.option("--version", help="Version of the new model.")
 ref_argument = click.argument("ref", metavar="NAME[@VERSION]")
-
-
-class Triple(click.ParamType[tuple[float, float, float]]):
-    """Three numbers, one per channel: 0.485,0.456,0.406."""
-
-    name = "a,b,c"
-
-    def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, float, float]:
-        """Reads the numbers."""
-        try:
-            red, green, blue = map(float, value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not three numbers with commas between", param, ctx)
-        return red, green, blue
-
-
-class PixelOptions(TypedDict):
-    """The options of `models add` that say what is done to pixels; None where not given."""
-
-    layout: Layout | None
-    channels: Channels | None
-    scale: float | None
-    mean: PerChannel | None
-    std: PerChannel | None
+cache_option = click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory to keep embeddings in.  [default: the user's cache]",
+)
 
 
 @click.group()
@@ -141,10 +126,14 @@ def bench(refs: tuple[str, ...], directory: Path | None) -> None:
 )
 @click.option("--name", help="Name of the new model.  [default: the network's]")
 @version_option
+@measured_option
+@cache_option
 @dir_option
 def export(
     network: str,
     directory: Path | None,
+    photos: Path | None,
+    cache: Path | None,
     weights: str,
     seed: int,
     pooling: str,
@@ -152,10 +141,11 @@ def export(
     version: str | None,
 ) -> None:
     """Export a network of keras.applications, such as resnet50 or vgg16."""
-    from twinlens.cli.workbench import inspect_models, make_models
+    from twinlens.cli.workbench import evaluate, inspect_models, make_models
 
-    make_models.export_network(
-        inspect_models.registry_of(directory),
+    registry = inspect_models.registry_of(directory)
+    ref = make_models.export_network(
+        registry,
         network,
         weights=weights,
         seed=seed,
@@ -163,6 +153,7 @@ def export(
         name=name,
         version=version,
     )
+    evaluate.calibrate_new(registry, ref, photos, cache or _cache_dir())
 
 
 @models.command()
@@ -207,10 +198,14 @@ def export(
     help="The encoder's tokenizer.json.",
 )
 @version_option
+@measured_option
+@cache_option
 @dir_option
 def add(
     file: Path,
     directory: Path | None,
+    photos: Path | None,
+    cache: Path | None,
     preset: str | None,
     layout: Layout | None,
     channels: Channels | None,
@@ -220,25 +215,31 @@ def add(
     **options: Unpack[NetworkOptions],
 ) -> None:
     """Add any ONNX network, rewritten into the form that all models have."""
-    from twinlens.cli.workbench import inspect_models, make_models
+    from twinlens.cli.workbench import evaluate, inspect_models, make_models
 
-    preprocessing = _preprocessing(
+    preprocessing = preprocessing_of(
         preset, {"layout": layout, "channels": channels, "scale": scale, "mean": mean, "std": std}
     )
     registry = inspect_models.registry_of(directory)
-    make_models.add_network(registry, file, preprocessing, **options)
+    ref = make_models.add_network(registry, file, preprocessing, **options)
+    evaluate.calibrate_new(registry, ref, photos, cache or _cache_dir())
 
 
 @models.command()
 @ref_argument
 @photos_option
 @version_option
+@cache_option
 @dir_option
-def quantize(ref: str, photos: Path, version: str | None, directory: Path | None) -> None:
+def quantize(
+    ref: str, photos: Path, version: str | None, cache: Path | None, directory: Path | None
+) -> None:
     """Make an int8 version: a quarter of the size, and faster."""
-    from twinlens.cli.workbench import inspect_models, make_models
+    from twinlens.cli.workbench import evaluate, inspect_models, make_models
 
-    make_models.quantize(inspect_models.registry_of(directory), ref, photos, version)
+    registry = inspect_models.registry_of(directory)
+    made = make_models.quantize(registry, ref, photos, version)
+    evaluate.calibrate_new(registry, made, photos, cache or _cache_dir())
 
 
 @models.command()
@@ -251,22 +252,25 @@ def quantize(ref: str, photos: Path, version: str | None, directory: Path | None
 )
 @photos_option
 @version_option
+@cache_option
 @dir_option
 def project(
-    ref: str, directory: Path | None, dim: int, whiten: bool, photos: Path, version: str | None
+    ref: str,
+    directory: Path | None,
+    dim: int,
+    whiten: bool,
+    photos: Path,
+    version: str | None,
+    cache: Path | None,
 ) -> None:
     """Make a version with shorter embeddings, by PCA."""
-    from twinlens.cli.workbench import inspect_models, make_models
+    from twinlens.cli.workbench import evaluate, inspect_models, make_models
 
     registry = inspect_models.registry_of(directory)
-    make_models.project(registry, ref, dim=dim, whiten=whiten, photos=photos, version=version)
-
-
-cache_option = click.option(
-    "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Directory to keep embeddings in.  [default: the user's cache]",
-)
+    made = make_models.project(
+        registry, ref, dim=dim, whiten=whiten, photos=photos, version=version
+    )
+    evaluate.calibrate_new(registry, made, photos, cache or _cache_dir())
 
 
 @models.command()
@@ -365,25 +369,3 @@ def _cache_dir() -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("twinlens") / "embeddings"
-
-
-def _preprocessing(preset: str | None, asked: PixelOptions) -> Preprocessing:
-    """Returns a preset with the given options in place of its own; without a preset, the identity.
-
-    Raises:
-        click.UsageError: There is no such preset.
-    """
-    from twinlens.models.build.presets import PRESETS, Preprocessing
-
-    if preset is not None and preset not in PRESETS:
-        raise click.UsageError(f"no preset is named {preset!r}; there are {', '.join(PRESETS)}")
-    plain = Preprocessing("nchw", "rgb", 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    base = PRESETS[preset] if preset else plain
-    scale, mean, std = asked["scale"], asked["mean"], asked["std"]
-    return Preprocessing(
-        layout=asked["layout"] or base.layout,
-        channels=asked["channels"] or base.channels,
-        scale=base.scale if scale is None else scale,
-        mean=base.mean if mean is None else mean,
-        std=base.std if std is None else std,
-    )

@@ -225,10 +225,10 @@ def test_two_shared_ids_are_enough_for_a_correlation(other: str, correlation: fl
     assert agreed.rank_correlation == correlation
 
 
-def test_empty_lists_agree() -> None:
-    assert agreement({"x": "", "y": ""}, 3) == RankAgreement(
-        overlap_at_k=1.0, rank_correlation=None
-    )
+def test_empty_lists_are_not_compared() -> None:
+    assert agreement({"x": "", "y": ""}, 3) is None
+    assert agreement({"x": "", "y": "ab"}, 3) is None
+    assert agreement({"x": "", "y": "ab", "z": "ab"}, 3) == agreement({"y": "ab", "z": "ab"}, 3)
 
 
 @pytest.mark.parametrize("fusion", [Fusion.RRF, Fusion.WEIGHTED])

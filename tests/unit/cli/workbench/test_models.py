@@ -103,13 +103,21 @@ def test_a_quantised_version_lies_beside_the_old(models: Path, photos: Path) -> 
     assert "there already" in fail("models", "quantize", *asked)
 
 
-def test_a_projected_version_has_shorter_vectors(models: Path, photos: Path) -> None:
-    asked = ("efficientnet-lite0@1", "--photos", photos, "--dir", models)
+def test_a_projected_version_has_shorter_vectors(
+    models: Path, photos: Path, tmp_path: Path
+) -> None:
+    asked = ("efficientnet-lite0@1", "--photos", photos, "--dir", models, "--cache", tmp_path)
     said = succeed("models", "project", *asked, "--dim", "16")
     assert "added efficientnet-lite0@1-pca16: 16-d" in said
     assert "bytes per vector  64" in said
     # Its distances are others.
-    assert load_card(models / "efficientnet-lite0@1-pca16.toml").calibration is None
+    own, old = (
+        load_card(models / f"efficientnet-lite0@{version}.toml").calibration
+        for version in ("1-pca16", "1")
+    )
+    assert own is not None
+    assert own.n_pairs == 780
+    assert own != old
     embedder = Registry(models).open("efficientnet-lite0@1-pca16")
     blank = np.zeros((2, 224, 224, 3), np.uint8)
     assert embedder.embed_batch(blank).shape == (2, 16)
@@ -124,13 +132,36 @@ def test_a_network_from_elsewhere_is_added_with_its_words(models: Path, tmp_path
     # Black is not nothing: its vector must have a length.
     pixels = ("--scale", 1 / 255, "--mean", "-0.01,-0.01,-0.01")
     asked = ("models", "add", network, "--name", "colour", *pixels, "--dir", models)
-    assert "added colour@1: 3-d" in succeed(*asked, *words)
+    said = succeed(*asked, *words)
+    assert "added colour@1: 3-d" in said
+    assert "no calibration: scores are rough" in said
+    assert "`twinlens models calibrate colour@1 PHOTOS`" in said
+    assert load_card(models / "colour@1.toml").calibration is None
     registry = Registry(models)
     green = np.full((1, 32, 32, 3), (0, 200, 0), np.uint8)
     [row] = registry.open("colour").embed_batch(green)
     assert row == pytest.approx([0, 1, 0], abs=0.02)
     assert registry.open_text("colour").encode("green") == pytest.approx([0, 1, 0], abs=1e-6)
     assert "both --text and --tokenizer" in fail(*asked, *words[:2])
+
+
+def test_a_new_model_is_calibrated_on_photos(models: Path, photos: Path, tmp_path: Path) -> None:
+    network = mean_colour(tmp_path / "colour.onnx")
+    pixels = ("--scale", 1 / 255, "--mean", "-0.01,-0.01,-0.01")
+    asked = ("models", "add", network, *pixels, "--dir", models, "--cache", tmp_path)
+    said = succeed(*asked, "--name", "colour", "--photos", photos)
+    assert "the card of colour@1 now has:\n[calibration]" in said
+    assert "no calibration" not in said
+    calibration = load_card(models / "colour@1.toml").calibration
+    assert calibration is not None
+    assert (calibration.n_pictures, calibration.n_pairs) == (40, 780)
+    # Labels that are too few end the command; the model is there all the same.
+    labels = tmp_path / "labels.csv"
+    rows = [f"{path},{place % 5}" for place, path in enumerate(sorted(photos.glob("7-*.jpg")))]
+    labels.write_text("\n".join(["file,label", *rows]), encoding="utf-8")
+    few = fail(*asked, "--name", "tint", "--photos", labels)
+    assert "640 pairs of unrelated pictures are too few" in few
+    assert load_card(models / "tint@1.toml").calibration is None
 
 
 def test_what_cannot_be_added_says_what_to_pass(models: Path, tmp_path: Path) -> None:
@@ -151,6 +182,7 @@ def test_a_keras_network_is_exported(models: Path) -> None:
     said = succeed("models", "export", "mobilenet", *asked)
     assert "added mobilenet@1: 1024-d" in said
     assert "cosine to Keras: " in said
+    assert "no calibration: " in said
     assert "ok       mobilenet@1" in succeed("models", "verify", "mobilenet", "--dir", models)
 
 
