@@ -8,7 +8,7 @@ import pytest
 
 from twinlens.models.calibration import Calibration
 from twinlens.models.distances import Metric
-from twinlens.models.fusion import FusedEntry, Fusion, RankAgreement, agreement, fuse, similarity
+from twinlens.models.fusion import FusedEntry, Fusion, agreement, fuse, similarity
 
 
 @dataclass(frozen=True)
