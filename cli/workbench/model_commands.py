@@ -185,9 +185,9 @@ def export(
 @click.option("--output", help="Tensor to take the embedding from.")
 @click.option(
     "--pool",
-    type=click.Choice(["max", "avg", "none"]),
+    type=click.Choice(["max", "avg", "cls", "mean", "none"]),
     default="none",
-    help="How to pool feature maps.",
+    help="How to pool: max or avg of feature maps, mean or cls (the first) of tokens.",
 )
 @click.option(
     "--text", type=click.Path(exists=True, path_type=Path), help="Its text encoder, ONNX."

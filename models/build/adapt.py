@@ -41,12 +41,14 @@ from twinlens.shared.errors import ModelError
 
 __all__ = ["PRESETS", "Adapted", "Pool", "Preprocessing", "adapt_graph", "read_network"]
 
-Pool = Literal["max", "avg", "none"]
+# Of feature maps; of the tokens of a transformer, the first or the mean of all; of a vector.
+Pool = Literal["max", "avg", "cls", "mean", "none"]
 
 # Of card.py's `Card.dimension`, which has it from Milvus.
 LARGEST_DIMENSION = 32768
 
-_POOLS = {"max": "GlobalMaxPool", "avg": "GlobalAveragePool"}
+_POOLS = {"max": "GlobalMaxPool", "avg": "GlobalAveragePool", "mean": "GlobalAveragePool"}
+_MAPS_RANK, _TOKENS_RANK = 4, 3
 _IMAGE_TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8}
 
 
@@ -77,17 +79,26 @@ class _Image:
 
 @dataclass(frozen=True)
 class _Features:
-    """What the network gave of one picture, [1, dimension] or of rank 4, and how to pool it."""
+    """What the network gave of one picture, and how to pool it.
+
+    [1, dimension], feature maps of rank 4, or [1, tokens, dimension].
+    """
 
     values: NDArray[np.floating]
     is_channels_last: bool
     pool: Pool
 
+    @property
+    def is_tokens(self) -> bool:
+        return self.values.ndim == _TOKENS_RANK
+
     @cached_property
     def embedding(self) -> NDArray[np.float64]:
         """[dimension], of length 1: in numpy what `_add_head` does in a graph."""
         values = self.values.astype(np.float64)
-        if self.pool != "none":
+        if self.is_tokens:
+            values = values[:, 0] if self.pool == "cls" else values.mean(1)
+        elif self.pool != "none":
             axes = (1, 2) if self.is_channels_last else (2, 3)
             values = values.max(axes) if self.pool == "max" else values.mean(axes)
         flat = values.ravel()
@@ -118,8 +129,9 @@ def adapt_graph(  # noqa: PLR0913 - each is an option of `models add`, and passe
         fit: What is done with a picture of another shape.
         crop_fraction: See `InputSpec`.
         output: The tensor to take the embedding from; None for the graph's only output.
-        pool: How [N, channels, height, width] becomes [N, channels]; "none" where the tensor is
-            [N, dimension], or height and width are 1.
+        pool: How [N, channels, height, width] becomes [N, channels] ("max", "avg"), or
+            [N, tokens, dimension] [N, dimension] ("cls", which is the first token, or "mean");
+            "none" where the tensor is [N, dimension], or height and width are 1.
 
     Returns:
         A graph with input `images` uint8 [N, height, width, 3] RGB and output `embedding`
@@ -129,7 +141,7 @@ def adapt_graph(  # noqa: PLR0913 - each is an option of `models add`, and passe
         ModelError: The graph cannot be rewritten like this; the message says what it is, what
             was expected, and which option to pass.
         ModelRefused: The rewritten graph's vectors are not of length 1, differ from those of the
-            original network, or depend on the other pictures of a batch.
+            original network, depend on the other pictures of a batch, or not on the picture.
     """
     network = parse_network(model)
     cut_network(network, output)
@@ -219,16 +231,7 @@ def _find_features(
 ) -> _Features:
     sides = list(values.shape[1:])
     subject = f"{graph.output[0].name!r} has shape {['N', *sides]}"
-    is_maps = len(sides) == 3
-    if not is_maps and len(sides) != 1:
-        raise ModelError(
-            f"{subject}; [N, dimension] or [N, channels, height, width] is expected. Pass --output "
-            "with a tensor of such a shape"
-        )
-    if is_maps and pool == "none" and sorted(sides)[:2] != [1, 1]:
-        raise ModelError(f"{subject}, and [N, dimension] is expected: pass --pool max or avg")
-    if not is_maps and pool != "none":
-        raise ModelError(f"{subject}, which has no height and width to pool: leave --pool out")
+    _check_pool(subject, sides, pool)
     is_last = is_channels_last(graph, image_is_channels_last=preprocessing.layout == "nhwc")
     features = _Features(values, is_last, pool)
     if not 0 < features.embedding.size <= LARGEST_DIMENSION:
@@ -237,6 +240,27 @@ def _find_features(
             f"{LARGEST_DIMENSION} are expected. Pass --pool, or --output with a smaller tensor"
         )
     return features
+
+
+def _check_pool(subject: str, sides: list[int], pool: Pool) -> None:
+    rank = len(sides) + 1
+    if rank == _MAPS_RANK:
+        is_vector = pool == "none" and sorted(sides)[:2] == [1, 1]
+        if pool not in ("max", "avg") and not is_vector:
+            raise ModelError(f"{subject}, and [N, dimension] is expected: pass --pool max or avg")
+    elif rank == _TOKENS_RANK:
+        if pool not in ("cls", "mean"):
+            raise ModelError(
+                f"{subject}, as a transformer's tokens have, and [N, dimension] is expected: pass "
+                "--pool cls, for the first, or mean, as the network was trained"
+            )
+    elif rank != 2:
+        raise ModelError(
+            f"{subject}; [N, dimension], [N, channels, height, width] or [N, tokens, dimension] is "
+            "expected. Pass --output with a tensor of such a shape"
+        )
+    elif pool != "none":
+        raise ModelError(f"{subject}, which has nothing to pool: leave --pool out")
 
 
 def _assemble(
@@ -278,11 +302,16 @@ def _add_head(graph: GraphProto, tensor: str, features: _Features) -> None:
 
     if features.values.dtype != np.float32:
         tensor = add("Cast", [tensor], "numbers", to=TensorProto.FLOAT)
-    if features.pool != "none":
-        if features.is_channels_last:
+    if features.pool == "cls":
+        graph.initializer.append(numpy_helper.from_array(np.array(0, np.int64), "head/first"))
+        tensor = add("Gather", [tensor, "head/first"], "pooled", axis=1)
+    elif features.pool != "none":
+        if features.is_tokens:
+            tensor = add("Transpose", [tensor], "channels_first", perm=[0, 2, 1])
+        elif features.is_channels_last:
             tensor = add("Transpose", [tensor], "channels_first", perm=[0, 3, 1, 2])
         tensor = add(_POOLS[features.pool], [tensor], "pooled_maps")
-    if features.values.ndim == 4:
+    if features.values.ndim > 2 and features.pool != "cls":
         tensor = add("Flatten", [tensor], "pooled")
     axes, smallest = np.array([1], np.int64), np.array(SMALLEST_NORM, np.float32)
     graph.initializer.append(numpy_helper.from_array(axes, "head/axes"))

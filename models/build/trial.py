@@ -91,7 +91,7 @@ def check_embeddings(
     Raises:
         ModelError: It is not valid ONNX.
         ModelRefused: An embedding is not of length 1, or another than expected, or depends on the
-            other pictures of its batch.
+            other pictures of its batch, or is the same whatever the picture.
     """
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -112,6 +112,7 @@ def check_embeddings(
             f"most {limit} is expected. Export the network with a later opset"
         )
     _check_batch(session, np.concatenate([*pictures.values()]), [*alone.values()], limit)
+    _check_pictures_count([*alone.values()], limit)
 
 
 def _check_length(name: str, embedding: NDArray[np.float32]) -> None:
@@ -121,6 +122,16 @@ def _check_length(name: str, embedding: NDArray[np.float32]) -> None:
             f"the embedding of a picture of {name} has length {length:.3g}, and 1 is expected: "
             "the network gives nothing there, or no numbers. Check --scale, --mean and --std, or "
             "pass --output with another tensor"
+        )
+
+
+def _check_pictures_count(embeddings: list[NDArray[np.float32]], limit: float) -> None:
+    away = max(float(np.linalg.norm(one - embeddings[0])) for one in embeddings)
+    if away <= limit:
+        raise ModelRefused(
+            f"the embedding is the same whatever the picture: of {len(embeddings)} that are not "
+            f"alike, none is more than {away:.2g} from the first. Pass --output with a tensor that "
+            "is made of the picture, or check --scale, --mean and --std"
         )
 
 

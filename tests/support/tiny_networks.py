@@ -102,6 +102,14 @@ POOLED = node("GlobalAveragePool", "maps", "pooled")
 FLAT = node("Flatten", "pooled", "y")
 
 
+# The places of the maps as tokens, [n, 36, 4].
+AS_TOKENS = (
+    node("Reshape", "maps rows", "row_tokens"),
+    node("Transpose", "row_tokens", "tokens", perm=[0, 2, 1]),
+)
+TOKENS_SHAPE: dict[str, NDArray[Any]] = {"rows": np.array([0, 4, -1], np.int64)}
+
+
 def conv_maps(pixels: Pixels) -> NDArray[np.float64]:
     """What CONV gives: [n, 4, 6, 6], in numpy."""
     windows = np.lib.stride_tricks.sliding_window_view(

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from support.tiny_networks import (
     ANCHOR,
     ANCHORED,
+    AS_TOKENS,
     BIAS,
     CONV,
     CONV_WEIGHTS,
@@ -21,6 +22,7 @@ from support.tiny_networks import (
     PLAIN,
     POOLED,
     SIDE_PX,
+    TOKENS_SHAPE,
     conv_maps,
     embed,
     network,
@@ -133,6 +135,22 @@ def test_channels_are_pooled_where_they_are(pool: Any) -> None:
     maps = np.maximum(conv_maps(pixels), 0)
     expected = unit(maps.max((2, 3)) if pool == "max" else maps.mean((2, 3)))
     assert embed(adapted, pixels, 5) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+@pytest.mark.parametrize("opset", [13, 17, 20])
+def test_tokens_are_pooled(pool: Any, opset: int) -> None:
+    pixels = noise(5, SIDE_PX)
+    weights = CONV_WEIGHTS | TOKENS_SHAPE
+    model = network([CONV, *AS_TOKENS], outputs=["tokens"], weights=weights, opset=opset)
+
+    adapted = adapt_graph(model, PLAIN, pool=pool)
+
+    tokens = conv_maps(pixels).reshape(5, 4, 36).transpose(0, 2, 1)
+    expected = unit(tokens[:, 0] if pool == "cls" else tokens.mean(1))
+    for batch_size in (1, 5):
+        assert embed(adapted, pixels, batch_size) == pytest.approx(expected, abs=1e-6)
+    assert adapted.dimension == 4
 
 
 def test_maps_of_nhwc_without_any_convolution_are_pooled_as_nhwc() -> None:

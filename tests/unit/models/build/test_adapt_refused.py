@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 from support.tiny_networks import (
+    AS_TOKENS,
     BIAS,
     CONV,
     CONV_WEIGHTS,
@@ -16,6 +17,7 @@ from support.tiny_networks import (
     FLAT,
     PLAIN,
     POOLED,
+    TOKENS_SHAPE,
     network,
     node,
 )
@@ -26,6 +28,9 @@ from twinlens.shared.errors import ModelError, ModelRefused
 
 CONVOLVED = network([CONV, POOLED, FLAT], weights=CONV_WEIGHTS)
 MAPS = network([CONV], outputs=["maps"], weights=CONV_WEIGHTS)
+
+
+TOKENS = network([CONV, *AS_TOKENS], outputs=["tokens"], weights=CONV_WEIGHTS | TOKENS_SHAPE)
 
 
 def tiny(*nodes: onnx.NodeProto, **options: Any) -> bytes:
@@ -41,6 +46,10 @@ def tiny(*nodes: onnx.NodeProto, **options: Any) -> bytes:
         (CONVOLVED, {"output": "x"}, "no node of the graph gives a tensor 'x'"),
         (tiny(POOLED, FLAT, outputs=["maps", "y"]), {}, r"gives maps .*; y .*--output"),
         (MAPS, {}, r"\['N', 4, 6, 6\].*--pool max or avg"),
+        (MAPS, {"pool": "cls"}, r"\['N', 4, 6, 6\].*--pool max or avg"),
+        (TOKENS, {}, r"\['N', 36, 4\].*--pool cls, for the first, or mean"),
+        (TOKENS, {"pool": "max"}, r"\['N', 36, 4\].*--pool cls, for the first, or mean"),
+        (CONVOLVED, {"pool": "mean"}, "leave --pool out"),
         (CONVOLVED, {"pool": "avg"}, "leave --pool out"),
         (CONVOLVED, {"size_px": 9}, "--size 9 does not fit"),
         (CONVOLVED, {"crop_fraction": 0.9}, "crop_fraction is for fit.*--crop"),
@@ -92,9 +101,9 @@ def tiny(*nodes: onnx.NodeProto, **options: Any) -> bytes:
             "--scale 1 --mean 0,0,0 --std 1,1,1",
         ),
         (
-            tiny(node("Reshape", "maps rows", "y"), more={"rows": np.array([0, 4, -1])}),
+            tiny(node("Reshape", "maps rows", "y"), more={"rows": np.array([0, 4, 6, 6, 1])}),
             {},
-            r"\['N', 4, 36\]; \[N, dimension\] or .*--output",
+            r"\['N', 4, 6, 6, 1\]; \[N, dimension\], .*--output",
         ),
         (
             tiny(POOLED, FLAT, node("ArgMax", "y", "best"), outputs=["best"]),
@@ -168,13 +177,31 @@ def test_a_graph_that_cannot_be_rewritten_says_what_to_pass(
             tiny(POOLED, node("Reshape", "pooled row", "y"), more={"row": np.array([1, -1])}),
             r"makes 1 embedding\(s\) of a batch of 5.*free batch dimension",
         ),
+        (
+            tiny(
+                POOLED,
+                FLAT,
+                node("Mul", "y none", "zero"),
+                node("Add", "zero bias", "z"),
+                outputs=["z"],
+                more={"none": np.zeros(4, np.float32)},
+            ),
+            "the same whatever the picture: of 5 that are not alike",
+        ),
         (network([node("Flatten", "x", "y")]), "picture of black has length 0, and 1.*--mean"),
         (
             network([node("Flatten", "x", "flat"), node("Log", "flat", "y")]),
             "picture of black has length nan, and 1 is expected",
         ),
     ],
-    ids=["mixes", "wants one picture", "folds a batch", "black is nothing", "black is infinite"],
+    ids=[
+        "mixes",
+        "wants one picture",
+        "folds a batch",
+        "ignores it",
+        "black is nothing",
+        "black is infinite",
+    ],
 )
 def test_a_graph_that_was_rewritten_and_is_wrong_is_refused(model: bytes, message: str) -> None:
     with pytest.raises(ModelRefused, match=message):
