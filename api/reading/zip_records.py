@@ -34,7 +34,7 @@ _LOCATOR_BYTES, _ZIP64_END_BYTES = 20, 56
 _NO_END = "The archive is cut short: its end record is missing."
 
 # Bits of the flags (4.4.4).
-_ENCRYPTED, _OPEN, _PATCHED, _UTF8, _MASKED = 1 << 0, 1 << 3, 1 << 5, 1 << 11, 1 << 13
+_ENCRYPTED, _OPEN, _PATCHED, UTF8, _MASKED = 1 << 0, 1 << 3, 1 << 5, 1 << 11, 1 << 13
 # Extra fields (4.5.3, 4.6.9).
 _ZIP64, _UNICODE_PATH = 0x0001, 0x7075
 _AES = 99
@@ -97,7 +97,7 @@ def take_local(stream: ByteStream) -> tuple[Head, bytes]:
     raw_name, fields = named[: lengths[0]], _fields_of(named[lengths[0] :])
     n_bytes, n_packed = _widen(fields, n_bytes, n_packed)
     _check_flags(flags)
-    name = _decode(raw_name, flags, fields)
+    name = decode_name(raw_name, flags, named[lengths[0] :])
     return Head(name, flags, method, crc, n_packed, n_bytes, offset), fixed + named
 
 
@@ -186,7 +186,7 @@ def _take_central(stream: ByteStream) -> Head:
     fields = _fields_of(extra)
     n_bytes, n_packed, offset = _widen(fields, n_bytes, n_packed, offset)
     _check_flags(flags)
-    return Head(_decode(raw_name, flags, fields), flags, method, crc, n_packed, n_bytes, offset)
+    return Head(decode_name(raw_name, flags, extra), flags, method, crc, n_packed, n_bytes, offset)
 
 
 def _skip_to_end_record(stream: ByteStream) -> None:
@@ -235,10 +235,16 @@ def _widen(fields: dict[int, bytes], *numbers: int) -> list[int]:
     return widened
 
 
-def _decode(raw: bytes, flags: int, fields: dict[int, bytes]) -> str:
-    """Returns a name: in UTF-8 where it says so or is that, else in code page 437."""
-    path = fields.get(_UNICODE_PATH, b"")
-    if flags & _UTF8:
+def decode_name(raw: bytes, flags: int, extra: bytes) -> str:
+    """Returns an entry's name: in UTF-8 where it says so or is that, else in code page 437.
+
+    Args:
+        raw: The name as it is stored.
+        flags: Of the entry.
+        extra: Its extra fields, of which one may have the name in Unicode.
+    """
+    path = _fields_of(extra).get(_UNICODE_PATH, b"")
+    if flags & UTF8:
         return raw.decode(errors="replace")
     # Version 1, and the CRC of the name that it stands for: a tool may have renamed the entry.
     if path[:5] == b"\x01" + zlib.crc32(raw).to_bytes(4, "little"):

@@ -60,7 +60,7 @@ def run_index(
             # Fails at once where nothing answers, or there is no such library.
             client.missing([], library)
             annotations = None if coco is None else read_coco(coco)
-            plan = Plan(paths, annotations, reads_zips=is_place_read)
+            plan = Plan(paths, annotations, takes_archives=not is_place_read)
             read_exif = partial(exif_metadata, with_place=is_place_read) if is_exif_read else None
             _upload(
                 client,

@@ -36,33 +36,32 @@ class Size(NamedTuple):
 
 
 class Plan:
-    """What is uploaded: archives as they are, everything else picture by picture."""
+    """What is uploaded: picture by picture, also of zip archives; other archives as they are."""
 
     def __init__(
         self,
         paths: Sequence[Path],
         annotations: Annotations | None = None,
         *,
-        reads_zips: bool = False,
+        takes_archives: bool = True,
     ) -> None:
         """Does not look into any folder yet.
 
         Args:
             paths: Folders, pictures and archives.
             annotations: Metadata of the pictures.
-            reads_zips: Whether zip archives are read picture by picture too; with annotations
-                they are.
+            takes_archives: Whether archives may be sent as they are; with annotations they may
+                not, since nothing could be said of their pictures.
 
         Raises:
-            CommandFailed: They are to be read, and there are archives that cannot be.
+            CommandFailed: They may not, and there are some.
         """
         self._paths = paths
         self._annotations = annotations
-        reads_zips = reads_zips or annotations is not None
         archives = find_archives(paths)
-        self._zips = [path for path in archives if reads_zips and path.suffix.lower() == ".zip"]
+        self._zips = [path for path in archives if path.suffix.lower() == ".zip"]
         self.archives = [path for path in archives if path not in self._zips]
-        if reads_zips and self.archives:
+        if self.archives and (annotations is not None or not takes_archives):
             raise CommandFailed(
                 "--coco and --gps take folders, pictures and zip archives; unpack"
                 f" {self.archives[0]} first"
@@ -74,7 +73,7 @@ class Plan:
         """Gives the pictures with their metadata.
 
         Args:
-            on_error: Called with the error of each folder that cannot be read.
+            on_error: Called with the error of each folder or zip archive that cannot be read.
             passed: Counts the files that are no pictures.
         """
         for picture in self._pictures(on_error, passed):
@@ -112,7 +111,7 @@ class Plan:
     ) -> Iterator[PictureFile]:
         yield from only_pictures(Walk(self._paths, passed, on_error).files(), passed)
         for path in self._zips:
-            yield from only_pictures(files_in_zip(path, passed), passed)
+            yield from only_pictures(files_in_zip(path, passed, on_error), passed)
 
 
 def make_batches(

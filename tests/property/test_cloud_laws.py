@@ -80,10 +80,10 @@ def test_one_unrelated_pair_of_a_hundred_is_rare(
     n_pictures, n_kin, at_most = library
     rows = replace(cloud, n_kin=n_kin).draw(n_pictures, seed)
 
-    found = calibrate(sample_of(rows, seed), ASSUMED, n_pictures)
+    measured = calibrate(sample_of(rows, seed), ASSUMED, n_pictures)
 
     unrelated = rows[:: n_kin + 1][:N_TRIED]
-    assert 0.005 <= share_of_rare(found, unrelated) <= at_most
+    assert 0.005 <= share_of_rare(measured, unrelated) <= at_most
 
 
 @settings(max_examples=10)
@@ -121,14 +121,14 @@ def test_a_constant_and_a_scale_change_no_score_by_much(
 def test_nearer_is_rarer_and_an_exact_copy_the_rarest(
     cloud: Cloud, n_pictures: int, seed: int
 ) -> None:
-    found = calibrate(cloud.draw(n_pictures, seed), ASSUMED)
+    measured = calibrate(cloud.draw(n_pictures, seed), ASSUMED)
     cosines = np.r_[np.linspace(-1.0, 1.0, 100), 1.0 - np.logspace(0, -9, 100)]
-    evidence = found.evidence(np.sort(cosines))
+    evidence = measured.evidence(np.sort(cosines))
 
     assert np.isfinite(evidence).all()
     assert (np.diff(evidence) >= 0.0).all()
-    assert evidence[-1] == found.evidence(np.array(1.0))
-    assert found.score(1.0) == max(found.score(float(cosine)) for cosine in cosines)
+    assert evidence[-1] == measured.evidence(np.array(1.0))
+    assert measured.score(1.0) == max(measured.score(float(cosine)) for cosine in cosines)
 
 
 @settings(max_examples=10)
@@ -136,9 +136,9 @@ def test_nearer_is_rarer_and_an_exact_copy_the_rarest(
 def test_the_order_of_pictures_changes_nothing(cloud: Cloud, n_pictures: int, seed: int) -> None:
     rows = cloud.draw(n_pictures, seed)
 
-    found, moved = (calibrate(some, ASSUMED) for some in (rows, sample_of(rows, seed)))
+    measured, moved = (calibrate(some, ASSUMED) for some in (rows, sample_of(rows, seed)))
 
     assert np.log(1.0 - np.array(moved.cosines)) == pytest.approx(
-        np.log(1.0 - np.array(found.cosines)), abs=1e-6
+        np.log(1.0 - np.array(measured.cosines)), abs=1e-6
     )
-    assert moved.exponent == pytest.approx(found.exponent, rel=1e-6)
+    assert moved.exponent == pytest.approx(measured.exponent, rel=1e-6)

@@ -105,14 +105,17 @@ def test_what_the_camera_wrote_is_sent_and_where_only_if_asked_for(
     assert run(url, tmp_path / "photos", "--gps", "--no-exif").exit_code == 2
 
 
-def test_zip_archives_are_read_here_where_their_places_are_asked_for(
+def test_of_zip_archives_what_is_new_is_sent_and_one_that_cannot_be_read_is_told(
     tmp_path: Path, service: Service, url: str
 ) -> None:
     write_photo(tmp_path / "a.jpg")
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         archive.write(tmp_path / "a.jpg", "2019/a.jpg")
-    assert run(url, tmp_path / "photos.zip").exit_code == 0
-    assert service.asked("/v1/images/bulk")[-1].headers["Content-Type"] == "application/zip"
+    (tmp_path / "bad.zip").write_bytes(b"PK")
+    done = run(url, tmp_path / "photos.zip", tmp_path / "bad.zip")
+    assert done.exit_code == 1
+    assert "bad.zip: it cannot be read as a zip archive" in done.stderr
+    assert sent_metadata(service) == [TAKEN]
     assert run(url, tmp_path / "photos.zip", "--gps").exit_code == 0
     assert sent_metadata(service)[-1]["latitude"] == -33.5
     assert b'filename="2019/a.jpg"' in service.bodies[-1]

@@ -228,11 +228,11 @@ def test_where_all_is_there_nothing_is_uploaded(tmp_path: Path) -> None:
 def test_a_refused_archive_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
     service = Service([httpx.Response(422)])
     fill(tmp_path / "photos", 3)
-    (tmp_path / "bad.zip").write_text("no archive")
+    (tmp_path / "bad.tar").write_text("no archive")
     with service.client() as client:
-        totals = upload(client, [tmp_path / "photos", tmp_path / "bad.zip"], "default", 1)
+        totals = upload(client, [tmp_path / "photos", tmp_path / "bad.tar"], "default", 1)
     assert (totals.n_indexed, totals.n_failed) == (3, 1)
-    assert totals.failures[0].startswith(f"{tmp_path / 'bad.zip'}: ")
+    assert totals.failures[0].startswith(f"{tmp_path / 'bad.tar'}: ")
 
 
 def test_what_was_done_is_known_after_an_outage_that_does_not_end(tmp_path: Path) -> None:

@@ -312,11 +312,11 @@ def test_a_folder_that_cannot_be_read_is_counted_and_the_rest_goes_on(
 def test_pictures_of_an_archive_are_known_while_it_is_worked_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "more.zip").write_bytes(b"packed")
+    (tmp_path / "more.tar").write_bytes(b"packed")
     service, totals = Service([as_json(running("a", 0, total=5))]), Totals()
     seen = [as_json(running("a", 1, total=5)), busy(500, None)]
     service.answers["/v1/jobs/a"] = lambda _: seen.pop(0)
     with service.client() as client, pytest.raises(RequestFailed):
-        upload(client, [tmp_path / "more.zip"], "default", totals=totals)
+        upload(client, [tmp_path / "more.tar"], "default", totals=totals)
     assert "1/5" in capsys.readouterr().err.splitlines()[-1]
     assert totals.n_waiting == 4

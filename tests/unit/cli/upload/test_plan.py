@@ -24,8 +24,8 @@ def test_what_is_uploaded_is_measured_before(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"12345")
     (tmp_path / "photos" / "gone.jpg").symlink_to("nowhere")
-    (tmp_path / "more.zip").write_bytes(b"123")
-    paths = [tmp_path / "photos", tmp_path / "more.zip"]
+    (tmp_path / "more.tar").write_bytes(b"123")
+    paths = [tmp_path / "photos", tmp_path / "more.tar"]
     assert Plan(paths).measure() == (2, 8)
     assert Plan(paths[1:]).measure() == (0, 3)
 
