@@ -27,7 +27,7 @@ from twinlens.api.services import EXTENSION
 from twinlens.shared.answers import LibraryPlan, ProblemDetails
 from twinlens.shared.errors import PayloadTooLarge, UnsupportedMedia
 from twinlens.shared.log import request_id
-from twinlens.shared.messages import CompareQuery, DuplicatesQuery, SearchQuery
+from twinlens.shared.queries import CompareQuery, DuplicatesQuery, SearchQuery
 
 if TYPE_CHECKING:
     from twinlens.api.services import Services

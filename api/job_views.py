@@ -10,7 +10,8 @@ from urllib.parse import quote
 from pydantic import BaseModel
 
 from twinlens.shared.answers import JobAnswer, Progress
-from twinlens.shared.messages import ChunkItems, Duplicates, Image, Item, Moment, SearchResult
+from twinlens.shared.messages import ChunkItems, Image, Item, Moment
+from twinlens.shared.queries import Duplicates, SearchResult
 from twinlens.shared.queue import chunk_task_id
 from twinlens.shared.redis.results import read_results
 

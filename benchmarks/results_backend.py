@@ -18,15 +18,14 @@ from celery.app.task import Context
 from support.servers import running_valkey
 
 from benchmarks.setup import time_s
-from twinlens.shared.messages import (
+from twinlens.shared.messages import Image, now
+from twinlens.shared.queries import (
     Agreement,
     Hit,
-    Image,
     ModelHit,
     RankedImage,
     SearchResult,
     SearchTiming,
-    now,
 )
 from twinlens.shared.queue import SEARCH
 from twinlens.shared.redis import keys

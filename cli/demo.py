@@ -23,12 +23,12 @@ from twinlens.cli.show.search import save_sheet
 from twinlens.cli.show.tables import print_table
 from twinlens.cli.upload.index import upload
 from twinlens.client.client import Client
-from twinlens.shared.messages import SearchQuery
+from twinlens.shared.queries import SearchQuery
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twinlens.shared.messages import SearchResult
+    from twinlens.shared.queries import SearchResult
 
 PHOTOS = (
     "astronaut.png",

@@ -301,7 +301,7 @@ def compare(first: str, second: str, models: str | None, url: str, library: str)
 def duplicates(url: str, limit: int, save: Path | None, **query: object) -> None:
     """Find groups of copies and edits of the same picture, the largest first."""
     from twinlens.cli.show.duplicates import run_duplicates
-    from twinlens.shared.messages import DuplicatesQuery
+    from twinlens.shared.queries import DuplicatesQuery
 
     run_duplicates(read_as(DuplicatesQuery, **query), url, limit, save)
 

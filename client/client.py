@@ -27,22 +27,16 @@ from twinlens.shared.answers import (
 )
 from twinlens.shared.files import open_regular
 from twinlens.shared.libraries import Library
-from twinlens.shared.messages import Comparison, Duplicates, Image, SearchResult
+from twinlens.shared.messages import Image
+from twinlens.shared.queries import Comparison, Duplicates, SearchResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
-    from twinlens.shared.messages import (
-        CompareQuery,
-        Description,
-        DuplicatesQuery,
-        Item,
-        Metadata,
-        ModelSummary,
-        SearchQuery,
-    )
+    from twinlens.shared.messages import Description, Item, Metadata, ModelSummary
+    from twinlens.shared.queries import CompareQuery, DuplicatesQuery, SearchQuery
 
 # An answer to an upload comes when all of it is on the service's disk.
 TIMEOUT = httpx.Timeout(90, connect=5, read=600)

@@ -11,7 +11,6 @@ from twinlens.shared.libraries import FloatMetric, Index, Library
 from twinlens.shared.messages import (
     MAX_PAGE,
     Description,
-    Duplicates,
     Image,
     ImageId,
     Item,
@@ -19,9 +18,9 @@ from twinlens.shared.messages import (
     JobStatus,
     ModelSummary,
     Moment,
-    SearchResult,
     WorkerStatus,
 )
+from twinlens.shared.queries import Duplicates, SearchResult
 
 
 class ProblemDetails(BaseModel):

@@ -14,10 +14,9 @@ from redis import RedisError
 
 from twinlens.shared import queue
 from twinlens.shared.errors import Crashed, Internal, Problem, TwinlensError, Unavailable
-from twinlens.shared.messages import (
-    ChunkItems,
+from twinlens.shared.messages import ChunkItems, Description
+from twinlens.shared.queries import (
     CompareQuery,
-    Description,
     Duplicates,
     DuplicatesQuery,
     SearchQuery,

@@ -19,8 +19,9 @@ from twinlens.api.accepting.submission import Accepted, Submission
 from twinlens.shared.blobs import image_id_of, image_key, manifest_key
 from twinlens.shared.log import request_id
 from twinlens.shared.manifests import write_manifest
-from twinlens.shared.messages import DuplicatesQuery, JobKind, ManifestItem, SearchQuery, now
+from twinlens.shared.messages import JobKind, ManifestItem, now
 from twinlens.shared.names import clean_name
+from twinlens.shared.queries import DuplicatesQuery, SearchQuery
 from twinlens.shared.queue import (
     DELETE_IMAGE,
     EMBED_CHUNK,

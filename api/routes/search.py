@@ -30,7 +30,7 @@ from twinlens.shared.errors import (
     ValidationFailed,
 )
 from twinlens.shared.filters import parse_filter
-from twinlens.shared.messages import (
+from twinlens.shared.queries import (
     MAX_EXAMPLES,
     CompareQuery,
     Comparison,

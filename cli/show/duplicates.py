@@ -14,12 +14,12 @@ from twinlens.cli.files import read_file
 from twinlens.cli.parameters import read_as
 from twinlens.cli.show.tables import print_table
 from twinlens.client.client import Client
-from twinlens.shared.messages import CompareQuery
+from twinlens.shared.queries import CompareQuery
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from twinlens.shared.messages import DuplicatesQuery
+    from twinlens.shared.queries import DuplicatesQuery
 
 # Names of one group's duplicates that are shown.
 MAX_NAMES = 8

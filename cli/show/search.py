@@ -17,12 +17,13 @@ from twinlens.cli.show.tables import print_table
 from twinlens.client.client import Client
 from twinlens.shared.errors import BadFilter
 from twinlens.shared.filters import parse_filter
-from twinlens.shared.messages import SearchQuery, now
+from twinlens.shared.messages import now
+from twinlens.shared.queries import SearchQuery
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from twinlens.shared.messages import SearchResult
+    from twinlens.shared.queries import SearchResult
 
 # Older than the clocks of two machines differ, and than an upload of a picture or two takes.
 FRESH_S = 5

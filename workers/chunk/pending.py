@@ -13,13 +13,7 @@ if TYPE_CHECKING:
 
     from twinlens.models.session import Pixels
     from twinlens.shared.errors import Problem
-    from twinlens.shared.messages import (
-        CatalogEntry,
-        Image,
-        ManifestHead,
-        ManifestItem,
-        Outcome,
-    )
+    from twinlens.shared.messages import CatalogEntry, Image, ManifestHead, ManifestItem, Outcome
 
 
 @dataclass

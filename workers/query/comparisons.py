@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from twinlens.models.distances import pairwise_distances
 from twinlens.models.fusion import fuse
-from twinlens.shared.messages import Compared, Comparison, SearchQuery
+from twinlens.shared.queries import Compared, Comparison, SearchQuery
 from twinlens.workers.query.examples import Query
 from twinlens.workers.query.searches import calibrations_of, weights_of
 
 if TYPE_CHECKING:
-    from twinlens.shared.messages import CompareQuery
+    from twinlens.shared.queries import CompareQuery
     from twinlens.shared.redis.catalog import Catalog
     from twinlens.workers.query.examples import Examples
     from twinlens.workers.targets import Targets

@@ -11,12 +11,12 @@ import numpy as np
 from twinlens.models.card import OutputKind
 from twinlens.models.duplicates import MAX_DISTANCE, MIN_COSINE, group_duplicates
 from twinlens.shared.errors import BadRequest
-from twinlens.shared.messages import Duplicates
+from twinlens.shared.queries import Duplicates
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from twinlens.shared.messages import DuplicatesQuery
+    from twinlens.shared.queries import DuplicatesQuery
     from twinlens.shared.redis.catalog import Catalog
     from twinlens.workers.milvus.collection import Collection
     from twinlens.workers.milvus.vectors import Vectors

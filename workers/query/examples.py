@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from twinlens.models.card import Card
     from twinlens.models.session import Embedder, Pixels
-    from twinlens.shared.messages import SearchQuery
+    from twinlens.shared.queries import SearchQuery
     from twinlens.shared.redis.catalog import Catalog
     from twinlens.shared.redis.client import RawRedis
     from twinlens.workers.decoding import Decoder

@@ -10,7 +10,7 @@ from twinlens.models.fusion import Fusion, agreement, fuse, shares_of
 from twinlens.models.rerank import N_RERANKED
 from twinlens.models.variants import NEAR_WEIGHT
 from twinlens.shared.filters import parse_filter
-from twinlens.shared.messages import (
+from twinlens.shared.queries import (
     Agreement,
     Hit,
     ModelHit,
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from twinlens.models.card import Card
     from twinlens.models.fusion import FusedEntry
     from twinlens.shared.libraries import Library
-    from twinlens.shared.messages import CatalogEntry, SearchQuery
+    from twinlens.shared.messages import CatalogEntry
+    from twinlens.shared.queries import SearchQuery
     from twinlens.shared.redis.catalog import Catalog, Searched
     from twinlens.workers.milvus.vectors import Vectors
     from twinlens.workers.query.examples import Examples, QueryEmbeddings

@@ -8,7 +8,7 @@ import pytest
 from support.records import image, summary
 from support.requests import assert_problem, counts, form_body
 
-from twinlens.shared.messages import SearchQuery
+from twinlens.shared.queries import SearchQuery
 from twinlens.shared.queue import SEARCH
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.client import connect, connect_raw

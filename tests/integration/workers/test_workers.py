@@ -24,7 +24,7 @@ from support.tiny_pair import (
 from twinlens.models.pictures import open_picture
 from twinlens.shared.blobs import image_id_of, image_key, thumbnail_key
 from twinlens.shared.errors import ContentMissing, ImageNotFound, ModelNotFound
-from twinlens.shared.messages import SearchQuery
+from twinlens.shared.queries import SearchQuery
 from twinlens.shared.redis import keys
 from twinlens.shared.settings import Settings
 from twinlens.workers.decoding import Decoder

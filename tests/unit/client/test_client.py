@@ -15,7 +15,8 @@ from twinlens.cli.upload.plan import MAX_BATCH_FILES
 from twinlens.client.client import Client, Upload
 from twinlens.client.errors import RequestFailed, UploadRefused
 from twinlens.shared.errors import Unavailable
-from twinlens.shared.messages import MAX_PAGE, CompareQuery, DuplicatesQuery, Item, SearchQuery
+from twinlens.shared.messages import MAX_PAGE, Item
+from twinlens.shared.queries import CompareQuery, DuplicatesQuery, SearchQuery
 
 PICTURE = [Upload("a.jpg", b"bytes", {})]
 PROBLEM = {

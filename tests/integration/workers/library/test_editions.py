@@ -16,7 +16,7 @@ from support.tiny_pair import plain_picture
 from twinlens.models.calibration import N_SAMPLE, Calibration, calibrate, prior_of
 from twinlens.models.registry import Registry
 from twinlens.shared.blobs import image_id_of, image_key
-from twinlens.shared.messages import SearchQuery
+from twinlens.shared.queries import SearchQuery
 from twinlens.shared.queue import EMBED_CHUNK, make_celery
 from twinlens.shared.settings import Settings
 from twinlens.workers.library import calibrations as calibrations_module

@@ -16,7 +16,7 @@ from support.tiny_pair import COLOURS, plain_picture
 
 from twinlens.shared.blobs import image_id_of, image_key
 from twinlens.shared.errors import LibraryNotFound, Unavailable
-from twinlens.shared.messages import SearchQuery
+from twinlens.shared.queries import SearchQuery
 from twinlens.shared.queue import make_celery
 from twinlens.workers.library import editions
 

@@ -10,7 +10,7 @@ import redis
 from support.plain_uploads import IDS, upload
 from support.servers import free_port
 
-from twinlens.shared.messages import SearchQuery
+from twinlens.shared.queries import SearchQuery
 from twinlens.shared.redis import keys
 
 if TYPE_CHECKING:

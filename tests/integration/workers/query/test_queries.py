@@ -18,14 +18,15 @@ from support.requests import form_body
 
 from twinlens.shared.blobs import image_id_of
 from twinlens.shared.errors import ImageNotFound
-from twinlens.shared.messages import CompareQuery, DuplicatesQuery, SearchQuery, now
+from twinlens.shared.messages import now
+from twinlens.shared.queries import CompareQuery, DuplicatesQuery, SearchQuery
 from twinlens.shared.redis import keys
 from twinlens.workers.query.examples import NumSent
 
 if TYPE_CHECKING:
     from support.requests import Client
 
-    from twinlens.shared.messages import SearchResult
+    from twinlens.shared.queries import SearchResult
     from twinlens.workers.process.runtime import Runtime
 
 pytestmark = on_every_milvus

@@ -33,7 +33,7 @@ from twinlens.models.registry import Registry
 from twinlens.models.rerank import rerank
 from twinlens.models.variants import variants_of
 from twinlens.shared.errors import BadRequest, ImageNotFound
-from twinlens.shared.messages import CompareQuery, DuplicatesQuery, SearchQuery
+from twinlens.shared.queries import CompareQuery, DuplicatesQuery, SearchQuery
 from twinlens.shared.redis import keys
 from twinlens.shared.settings import Settings
 from twinlens.workers.milvus.collection import collection_of
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from twinlens.models.card import Card
     from twinlens.shared.libraries import Library
-    from twinlens.shared.messages import SearchResult
+    from twinlens.shared.queries import SearchResult
     from twinlens.workers.milvus.collection import Collection
     from twinlens.workers.process.runtime import Runtime
 

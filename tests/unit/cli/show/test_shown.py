@@ -23,19 +23,15 @@ from twinlens.cli.show.sheet import Cell, draw_sheet
 from twinlens.shared.answers import Backlog, LibraryStats, Stats
 from twinlens.shared.errors import BrokenPicture, Crashed
 from twinlens.shared.libraries import Index, Library, NextEdition
-from twinlens.shared.messages import (
+from twinlens.shared.messages import Image, Item, ModelSummary, WorkerStatus, now
+from twinlens.shared.queries import (
     Agreement,
     Duplicates,
     Hit,
-    Image,
-    Item,
     ModelHit,
-    ModelSummary,
     RankedImage,
     SearchResult,
     SearchTiming,
-    WorkerStatus,
-    now,
 )
 
 DAY = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)

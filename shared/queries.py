@@ -1,0 +1,207 @@
+"""Searches, comparisons and near-duplicates: what is asked for, and what comes of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from twinlens.shared.messages import Image, ImageId, Moment, TaskResult
+
+MAX_K = 1000
+MAX_OFFSET = 10_000
+MAX_EXAMPLES = 16
+MAX_TEXT_CHARS = 2000
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class SearchQuery(BaseModel):
+    """What to look for. Every field has a default."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    library: str = "default"
+    models: list[str] | None = Field(
+        None, min_length=1, description="models to ask; all of the library's by default"
+    )
+    k: int = Field(10, ge=1, le=MAX_K, description="number of hits to return")
+    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="number of the best hits to skip")
+    image_id: ImageId | None = Field(None, description="search with a stored image")
+    positive: list[ImageId] = Field(
+        default_factory=list,
+        max_length=MAX_EXAMPLES,
+        description="more stored images that show what to look for",
+    )
+    negative: list[ImageId] = Field(
+        default_factory=list,
+        max_length=MAX_EXAMPLES,
+        description="stored images that show what to avoid",
+    )
+    text: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_TEXT_CHARS,
+        description="search with words, under the models that have a text encoder",
+    )
+    region: tuple[Share, Share, Share, Share] | None = Field(
+        None,
+        description="the part of the one example that is looked for: left, top, right and bottom"
+        " edge, from 0 to 1",
+    )
+    mode: Literal["similar", "near"] = Field(
+        "similar", description="`near` looks for copies and edits of the one example"
+    )
+    fusion: Literal["calibrated", "weighted", "rrf", "max", "min"] = Field(
+        "calibrated", description="how the models' distances become one score"
+    )
+    weights: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(
+        default_factory=dict,
+        description="weights in the fusion, by model, in place of the library's",
+    )
+    rerank: Literal["neighbours", "none"] = Field(
+        "neighbours",
+        description="whether candidates that are near each other as well move up; the order of the"
+        " hits is then not that of their scores. Not done for words, nor in mode `near`",
+    )
+    filter: str | None = Field(
+        None, description='only images whose metadata fit, e.g. `city == "Paris" and year > 2019`'
+    )
+    max_distance: dict[str, float] = Field(
+        default_factory=dict,
+        description="by model: only images at most so far; for IP and COSINE, at least so similar",
+    )
+    min_score: float = Field(0.0, ge=0, le=1, description="drop hits that score less")
+    group_by: str | None = Field(
+        None,
+        min_length=1,
+        description="keep only the best hit of each value of this metadata field",
+    )
+    exclude: list[ImageId] = Field(
+        default_factory=list, max_length=MAX_K, description="images to leave out"
+    )
+    include_query: bool = Field(
+        False, description="whether stored images that are examples may be found themselves"
+    )
+
+    @model_validator(mode="after")
+    def _region_is_one(self) -> Self:
+        if self.region is not None:
+            left, top, right, bottom = self.region
+            if left >= right or top >= bottom:
+                raise ValueError(
+                    "a region's left must be less than its right, its top less than its bottom"
+                )
+        return self
+
+    @property
+    def example_ids(self) -> list[str]:
+        """Stored images that show what to look for."""
+        return ([self.image_id] if self.image_id else []) + self.positive
+
+
+class ModelHit(BaseModel):
+    rank: int = Field(description="place among the candidates under this model, from 1")
+    distance: float = Field(description="as the model's metric defines it")
+    score: float = Field(
+        ge=0,
+        le=1,
+        description="how rare such a near neighbour is under this model: the share of unrelated"
+        " pictures that are farther. It means the same under every model",
+    )
+
+
+class Hit(BaseModel):
+    """An image found, with what each model says of it."""
+
+    rank: int
+    score: float
+    image: Image
+    models: dict[str, ModelHit]
+
+
+class RankedImage(BaseModel):
+    """One place in a single model's own ranking."""
+
+    rank: int
+    image_id: str
+    distance: float
+
+
+class Agreement(BaseModel):
+    """How far the rankings of the models that count agree; null where there are not two."""
+
+    overlap_at_k: float | None
+    rank_correlation: float | None
+
+
+class SearchTiming(BaseModel):
+    """Where the time went, in milliseconds."""
+
+    queued: float
+    decode: float
+    embed: float
+    search: float
+    fuse: float
+    rerank: float = 0.0
+    total: float
+
+
+class SearchResult(TaskResult):
+    hits: list[Hit]
+    library_images: int = Field(description="how many images the library has; 0: it is empty")
+    by_model: dict[str, list[RankedImage]]
+    agreement: Agreement
+    indexed_through: Moment = Field(
+        description="every picture that was accepted up to then could be found"
+    )
+    timing_ms: SearchTiming
+
+
+class Compared(BaseModel):
+    """What one model says of two pictures."""
+
+    distance: float = Field(description="as the model's metric defines it")
+    score: float = Field(ge=0, le=1, description="as in a search")
+
+
+class Comparison(BaseModel):
+    """How near two pictures are."""
+
+    score: float = Field(ge=0, le=1, description="of all models together, as in a search")
+    models: dict[str, Compared]
+
+
+class CompareQuery(BaseModel):
+    """Which two pictures to compare: those that are not sent as `file`, as stored images."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    library: str = "default"
+    models: list[str] | None = Field(
+        None, min_length=1, description="models to ask; all of the library's by default"
+    )
+    image_ids: list[ImageId] = Field(default_factory=list, max_length=2)
+
+
+class DuplicatesQuery(BaseModel):
+    """Which near-duplicates to look for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    library: str = "default"
+    max_distance: int | None = Field(
+        None, ge=0, le=32, description="bits in which the hashes of duplicates differ at most"
+    )
+
+
+class Duplicates(TaskResult):
+    """The near-duplicates of a library."""
+
+    n_images: int = Field(description="number of images that were compared")
+    n_groups: int
+    groups: list[list[str]] = Field(
+        description="image ids: one, and those that are duplicates of it, the nearest hash first;"
+        " the largest groups first, 1,000 at most"
+    )
+    confirmed_by: str | None = Field(description="the model that confirmed what the hash found")
