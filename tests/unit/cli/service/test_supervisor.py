@@ -318,18 +318,27 @@ def test_each_part_is_sent_the_signal_that_it_wants(scene: Scene) -> None:
     assert sorted(lines(scene.folder / "order")) == ["other INT", "usual TERM"]
 
 
+def is_alive(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def test_what_takes_too_long_is_killed_with_its_group(scene: Scene) -> None:
     running: list[psutil.Process] = []
 
+    def are_all_there() -> bool:
+        # Two shells, their sleeps, and the guard; `touch` may not have ended yet.
+        running[:] = [one for one in scene.running() if is_alive(one)]
+        return len(running) == 5
+
     def on_ready() -> None:
-        running.extend(scene.running())
+        wait_until(are_all_there, 20)
         stop()
 
     deaf = shell(scene.folder, "deaf", f"{DEAF}; {STAY}", grace_s=0.1)
     patient = shell(scene.folder, "patient", f"{SLOW}; {STAY}", grace_s=40)
     scene.run([deaf, patient], on_ready=on_ready)
-    # Two shells, their sleeps, and the guard.
-    assert len(running) == 5
     _, alive = psutil.wait_procs(running, timeout=20)
     assert alive == []
     assert lines(scene.folder / "order") == ["patient"]
