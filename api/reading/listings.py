@@ -18,6 +18,7 @@ from twinlens.api.reading.uploads import (
     Entry,
     parse_metadata,
     refused_entry,
+    without_mark,
 )
 from twinlens.shared.errors import FieldError, PayloadTooLarge, ValidationFailed
 from twinlens.shared.names import MAX_NAME_CHARS, clean_name, clean_text
@@ -53,6 +54,7 @@ def listing_entries(body: Iterable[bytes], max_items: int) -> Iterator[Entry]:
     """
     n_items = 0
     for number, line in enumerate(_lines(body), start=1):
+        line = without_mark(line)  # noqa: PLW2901 (of listings that were joined, any may have one)
         if len(line) <= MAX_LINE_BYTES and not line.strip():
             continue
         n_items += 1

@@ -5,6 +5,7 @@ Nothing here looks into a picture: the worker decides what the bytes are.
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -244,6 +245,11 @@ def _lone_metadata() -> ValidationFailed:
     )
 
 
+def without_mark(text: bytes) -> bytes:
+    """Returns JSON without the byte order mark that some programs begin it with."""
+    return text.removeprefix(codecs.BOM_UTF8)
+
+
 def parse_metadata(text: bytes) -> Metadata:
     """Reads a `metadata` part: a flat JSON object. Its words are cleaned, as they are shown.
 
@@ -251,7 +257,7 @@ def parse_metadata(text: bytes) -> Metadata:
         ValidationFailed: It is something else.
     """
     try:
-        return _METADATA.validate_json(text)
+        return _METADATA.validate_json(without_mark(text))
     except ValidationError as error:
         # One error a key, where pydantic has one for each type that the value might have had.
         keys = dict.fromkeys(
@@ -279,7 +285,7 @@ def parse_json(model: type[Model], text: bytes, location: str) -> Model:
         ValidationFailed: A field is missing, unknown or out of range.
     """
     try:
-        return model.model_validate_json(text)
+        return model.model_validate_json(without_mark(text))
     except ValidationError as error:
         if not location and error.errors()[0]["type"] == "json_invalid":
             raise BadRequest("The body is not JSON.") from error

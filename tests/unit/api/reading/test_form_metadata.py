@@ -78,6 +78,11 @@ def test_bad_metadata_refuse_their_picture_alone(text: str, words: str) -> None:
     assert (good.name, good.error, good.metadata) == ("good.jpg", None, None)
 
 
+def test_a_byte_order_mark_before_metadata_is_skipped() -> None:
+    [entry] = read([metadata('\ufeff{"a": 1}'), file("a.jpg")])
+    assert (entry.error, entry.metadata) == (None, {"a": 1})
+
+
 @pytest.mark.parametrize("text", ["{}", "{"])
 @pytest.mark.parametrize("is_last", [False, True])
 def test_metadata_of_no_picture_are_refused(text: str, is_last: bool) -> None:

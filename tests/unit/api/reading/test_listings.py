@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from typing import Any
 
@@ -44,6 +45,13 @@ def test_a_line_says_where_its_picture_is() -> None:
             uri="https://example.com/a/b.jpg?size=2",
         )
     ]
+
+
+def test_a_byte_order_mark_is_skipped_also_of_listings_that_were_joined() -> None:
+    marked = codecs.BOM_UTF8 + line_of(name="a.jpg")
+    entries = read(marked, codecs.BOM_UTF8, line_of(name="b.jpg"), marked)
+    assert [one.error for one in entries] == [None] * 3
+    assert [one.name for one in entries] == ["a.jpg", "b.jpg", "a.jpg"]
 
 
 @pytest.mark.parametrize(
