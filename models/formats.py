@@ -26,20 +26,17 @@ _HEIF_BRANDS = {
     *(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"),
     *(b"mif1", b"msf1"),
 }
-_RAW = "a camera's raw file"
-# Told by name, since their senders take them for TIFF, or for photos.
-_NOT_SERVED = {
-    b"II+\x00": "BigTIFF",
-    b"MM\x00+": "BigTIFF",
-    b"IIRO": _RAW,  # Olympus
-    b"IIRS": _RAW,
-    b"MMOR": _RAW,
-    b"IIU\x00": _RAW,  # Panasonic, Leica
-    b"II\x1a\x00\x00\x00HEAPCCDR": _RAW,  # Canon, until 2004
-    b"FUJIFILMCCD-RAW": _RAW,
-    b"\x00MRM": _RAW,  # Minolta
-    b"FOVb": _RAW,  # Sigma
-}
+RAW = "a camera's raw file"
+# How those begin that do not begin as TIFF.
+RAW_HEADS = (
+    *(b"IIRO", b"IIRS", b"MMOR"),  # Olympus
+    b"IIU\x00",  # Panasonic, Leica
+    b"II\x1a\x00\x00\x00HEAPCCDR",  # Canon, until 2004
+    b"FUJIFILMCCD-RAW",
+    b"\x00MRM",  # Minolta
+    b"FOVb",  # Sigma
+)
+BIG_TIFF_HEADS = (b"II+\x00", b"MM\x00+")
 
 
 def find_format(data: bytes) -> str:
@@ -70,16 +67,19 @@ def find_format(data: bytes) -> str:
     )
 
 
+def unsupported(what: str, send: str = "an ordinary JPEG or PNG") -> UnsupportedPicture:
+    """Returns the error for a file that is whole, but not of a kind that is served."""
+    return UnsupportedPicture(f"not supported: {what}; send {send}")
+
+
 def _check_not_served(data: bytes) -> None:
+    # Told by name, since their senders take them for TIFF, or for photos.
+    if data.startswith(BIG_TIFF_HEADS):
+        raise unsupported("BigTIFF")
     # Canon's begin like a TIFF (CR2), or like HEIF (CR3).
-    what = _RAW if data[8:12] == b"CR\x02\x00" else None
-    if data[4:12] == b"ftypcrx ":
-        what = _RAW
-    for signature, name in _NOT_SERVED.items():
-        if data.startswith(signature):
-            what = name
-    if what:
-        raise UnsupportedPicture(f"not supported: {what}; send an ordinary JPEG or PNG")
+    is_of_canon = data[8:12] == b"CR\x02\x00" or data[4:12] == b"ftypcrx "
+    if is_of_canon or data.startswith(RAW_HEADS):
+        raise unsupported(RAW)
 
 
 def _brands(data: bytes) -> set[bytes]:

@@ -12,7 +12,7 @@ HEIF is sent: whether it is taken depends on what is installed with the service.
 
 from __future__ import annotations
 
-from twinlens.models.formats import find_format
+from twinlens.models.formats import BIG_TIFF_HEADS, RAW_HEADS, find_format
 from twinlens.shared.errors import UnsupportedPicture
 from twinlens.shared.names import kind_of_other
 
@@ -21,11 +21,9 @@ HEAD_BYTES = 512
 
 _PICTURES = "jpg jpeg jpe jfif png gif webp tif tiff bmp avif heic heif hif"
 _PICTURE_SUFFIXES = frozenset(_PICTURES.split())
-_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 # Most raw files begin as TIFF, so their name tells.
 _TIFF = (b"II*\0", b"MM\0*")
 _RAW = "raw photo"
-_RAW_HEADS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM")
 _RAW_SUFFIXES = (
     "3fr ari arw cr2 cr3 crw dcr dng erf fff gpr iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 "
     "rwl sr2 srf srw x3f"
@@ -33,12 +31,12 @@ _RAW_SUFFIXES = (
 
 # Kind, how such files begin, and what their names end with.
 _UNSERVED: tuple[tuple[str, tuple[bytes, ...], str], ...] = (
-    (_RAW, _RAW_HEADS, _RAW_SUFFIXES),
+    (_RAW, RAW_HEADS, _RAW_SUFFIXES),
     ("PSD picture", (b"8BPS",), "psd psb"),
     ("JPEG 2000 picture", (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"), "jp2 j2k jpf jpx jpm j2c jpc"),
     ("JPEG XL picture", (b"\0\0\0\x0cJXL ", b"\xff\x0a"), "jxl"),
     ("JPEG XR picture", (b"II\xbc",), "jxr wdp hdp"),
-    ("BigTIFF picture", (b"II+\0", b"MM\0+"), "btf tf8 bigtiff"),
+    ("BigTIFF picture", BIG_TIFF_HEADS, "btf tf8 bigtiff"),
     ("OpenEXR picture", (b"v/1\x01",), "exr"),
     ("Radiance picture", (b"#?RADIANCE", b"#?RGBE"), "hdr"),
     ("XCF picture", (b"gimp xcf",), "xcf"),
@@ -99,8 +97,6 @@ def kind_by_head(name: str, head: bytes) -> str | None:
 
 
 def _may_be_served(head: bytes) -> bool:
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
-        return True
     try:
         find_format(head)
     except UnsupportedPicture:

@@ -6,8 +6,9 @@ import struct
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING
 
-from twinlens.models.decoders.header import Header, Loaded, open_with_pillow, unsupported
+from twinlens.models.decoders.header import Header, Loaded, open_with_pillow
 from twinlens.models.decoders.splice import splice
+from twinlens.models.formats import unsupported
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile

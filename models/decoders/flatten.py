@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from twinlens.models.decoders.header import PLAIN, Samples
-from twinlens.shared.errors import UnsupportedPicture
+from twinlens.models.formats import unsupported
 
-# Pixels that are converted at a time: a conversion must not double what a large picture takes.
-_STRIP_PIXELS = 1 << 22
+# Pixels that are worked on at a time: that must not double what a large picture takes.
+STRIP_PIXELS = 1 << 22
 _WHITE = 255
 
 _MODES_16_BIT = {"I;16", "I;16L", "I;16B", "I;16N"}
@@ -34,13 +34,13 @@ def flatten(
         UnsupportedPicture: The mode is none whose range is known.
     """
     if image.mode not in _MODES_8_BIT | _MODES_ALPHA | _MODES_16_BIT:
-        raise UnsupportedPicture(f"not supported: pixels of mode {image.mode!r}; send JPEG or PNG")
+        raise unsupported(f"pixels of mode {image.mode!r}", "JPEG or PNG")
     if image.mode == "RGB" and samples.is_plain and "transparency" not in image.info:
         return image.reduce(factor, kept) if factor > 1 else image.crop(kept)
     left, top, right, bottom = kept
     width, height = right - left, bottom - top
     flat = Image.new("RGB", (ceil(width / factor), ceil(height / factor)))
-    n_rows = factor * max(1, _STRIP_PIXELS // (width * factor))
+    n_rows = factor * max(1, STRIP_PIXELS // (width * factor))
     for start in range(0, height, n_rows):
         strip = image.crop((left, top + start, right, top + min(start + n_rows, height)))
         flat.paste(to_rgb(strip, samples).reduce(factor), (0, start // factor))

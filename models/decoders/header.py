@@ -9,8 +9,6 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
-from twinlens.shared.errors import UnsupportedPicture
-
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
@@ -49,11 +47,6 @@ class Header:
     samples: Samples = PLAIN
     # Width and height of what is decoded, where it is cut to the picture afterwards.
     coded_size: tuple[int, int] | None = None
-
-
-def unsupported(what: str, send: str = "an ordinary JPEG or PNG") -> UnsupportedPicture:
-    """Returns the error for a file that is whole, but not of a kind that is served."""
-    return UnsupportedPicture(f"not supported: {what}; send {send}")
 
 
 def open_with_pillow(stream: IO[bytes] | bytes, format_name: str) -> ImageFile:

@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from twinlens.models.decoders.flatten import to_rgb
-from twinlens.models.decoders.header import Header, Loaded, unsupported
+from twinlens.models.decoders.flatten import STRIP_PIXELS, to_rgb
+from twinlens.models.decoders.header import Header, Loaded
+from twinlens.models.formats import unsupported
 from twinlens.shared.errors import UnsupportedPicture
 
 if TYPE_CHECKING:
     from pillow_heif import HeifImage
 
-# Shrunk at a time, so that there are never all pixels twice.
-_STRIP_PIXELS = 1 << 22
 _BOX_BYTES = 8
 # At the top of a file; cameras write less than ten.
 _MOST_BOXES = 64
@@ -90,7 +89,7 @@ def _load(image: HeifImage, least_px: int) -> Loaded:
     width, height = image.size
     factor = max(1, min(image.size) // least_px)
     shrunk = Image.new("RGB", (ceil(width / factor), ceil(height / factor)))
-    n_rows = factor * max(1, _STRIP_PIXELS // (width * factor))
+    n_rows = factor * max(1, STRIP_PIXELS // (width * factor))
     for top in range(0, height, n_rows):
         size = (width, min(n_rows, height - top))
         rows = pixels[top * image.stride : (top + size[1]) * image.stride]

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from twinlens.models.decoders.directories import EXIF_PREFIX, find_orientation
-from twinlens.models.decoders.header import Header, Loaded, open_with_pillow, unsupported
+from twinlens.models.decoders.header import Header, Loaded, open_with_pillow
 from twinlens.models.decoders.splice import splice
+from twinlens.models.formats import unsupported
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile

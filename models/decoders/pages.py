@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from twinlens.models.decoders.directories import Directory, Tag, first_offset, read_directory
-from twinlens.models.decoders.header import unsupported
+from twinlens.models.formats import RAW, unsupported
 
 _TAGS = set(Tag)
 # Bits of the new type: a smaller copy of another page, and a mask of one. The old one counts.
@@ -28,7 +28,7 @@ def choose_page(content: bytes) -> Directory:
     """
     pages = list(_directories(content))
     if any(_is_raw(page) for page in pages):
-        raise unsupported("a camera's raw file")
+        raise unsupported(RAW)
     pictures = [page for page in pages if not _is_part_of_another(page)]
     if pictures and pictures[0].is_whole:
         return pictures[0]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from twinlens.models.decoders.directories import find_orientation
+from twinlens.models.decoders.flatten import STRIP_PIXELS
 from twinlens.models.decoders.header import (
     PLAIN,
     Header,
@@ -25,9 +26,9 @@ from twinlens.models.decoders.header import (
     Samples,
     load_whole,
     open_with_pillow,
-    unsupported,
 )
 from twinlens.models.decoders.splice import splice
+from twinlens.models.formats import unsupported
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
@@ -37,8 +38,6 @@ _SIGNATURE_BYTES = 8
 _HEAD_BYTES, _CHECKSUM_BYTES = 8, 4
 _IHDR = struct.Struct(">IIBB")
 _GREY, _RGB, _PALETTE = 0, 2, 3
-# Compared at a time, so that memory stays flat.
-_STRIP_PIXELS = 1 << 22
 
 
 class _Chunk(NamedTuple):
@@ -160,7 +159,7 @@ def _load_deep(
 
 
 def _show_other_colours(alpha: NDArray[np.uint8], image: Image.Image, colour: list[int]) -> None:
-    n_rows = max(1, _STRIP_PIXELS // image.width)
+    n_rows = max(1, STRIP_PIXELS // image.width)
     for top in range(0, image.height, n_rows):
         bottom = min(top + n_rows, image.height)
         strip = np.asarray(image.crop((0, top, image.width, bottom)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from twinlens.models.decoders.directories import Directory, Tag
-from twinlens.models.decoders.header import unsupported
+from twinlens.models.formats import unsupported
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 _OTHER_COLOURS = {8: "CIE Lab", 9: "ICC Lab", 10: "ITU Lab", 32844: "LogL", 32845: "LogLuv"}

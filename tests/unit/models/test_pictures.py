@@ -275,7 +275,7 @@ def test_strips_meet_without_a_seam(cat: Image.Image, monkeypatch: pytest.Monkey
     data = save(large, "PNG")
     whole = array(open_picture(data, wanted_px=64))
 
-    monkeypatch.setattr("twinlens.models.decoders.flatten._STRIP_PIXELS", 1)
+    monkeypatch.setattr("twinlens.models.decoders.flatten.STRIP_PIXELS", 1)
 
     assert (array(open_picture(data, wanted_px=64)) == whole).all()
 

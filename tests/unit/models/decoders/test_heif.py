@@ -117,7 +117,7 @@ def test_a_large_picture_is_kept_small_and_looks_the_same(
     assert (picture.width, picture.height) == large.size
     assert 128 <= min(picture.stored.size) < 300
     assert np.abs(picture.pixels_for(spec) - whole).mean() < 2
-    monkeypatch.setattr("twinlens.models.decoders.heif._STRIP_PIXELS", 1)
+    monkeypatch.setattr("twinlens.models.decoders.heif.STRIP_PIXELS", 1)
     in_strips = open_picture(tiled, wanted_px=64).stored
     assert (np.asarray(in_strips) == np.asarray(picture.stored)).all()
 

@@ -79,7 +79,7 @@ def test_a_deep_picture_is_compared_strip_by_strip(monkeypatch: pytest.MonkeyPat
     content = png(samples, 16, RGB, before=[transparent(*samples[0, 0])])
     whole = read(content)
 
-    monkeypatch.setattr("twinlens.models.decoders.png._STRIP_PIXELS", 1)
+    monkeypatch.setattr("twinlens.models.decoders.png.STRIP_PIXELS", 1)
 
     assert (read(content) == whole).all()
     assert (whole[::2] == 255).all()
