@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from twinlens.shared.messages import Metadata
 
 
+# A picture, and its bytes.
+_Read = tuple[PictureFile, bytes]
+
+
 class Failure(NamedTuple):
     """What could not be sent, and why."""
 
@@ -58,9 +62,9 @@ class Sender:
     def send_batch(self, batch: Sequence[PictureFile]) -> SentBatch:
         """Uploads those pictures of a batch that the library does not have, or not as they are."""
         sent = SentBatch()
-        uploads = self._read(batch, sent)
-        new = self._only_new(uploads)
-        sent.n_there = len(uploads) - len(new)
+        pictures = self._read(batch, sent)
+        new = self._new_uploads(pictures)
+        sent.n_there = len(pictures) - len(new)
         if new:
             sent.job = self.client.add_pictures(new, self.library)
         self.on_read(sum(file.n_bytes for file in batch))
@@ -75,27 +79,31 @@ class Sender:
             return SentBatch(failures=[Failure(str(path), str(error))])
         return SentBatch(job, is_archive=True)
 
-    def _read(self, batch: Sequence[PictureFile], sent: SentBatch) -> list[Upload]:
-        uploads = []
+    def _read(self, batch: Sequence[PictureFile], sent: SentBatch) -> list[_Read]:
+        pictures = []
         for file in batch:
             try:
-                content = file.read()
+                pictures.append((file, file.read()))
             except Unreadable as error:
                 sent.failures.append(Failure(str(file.path), str(error)))
-                continue
-            said = self.metadata_in(content) if self.metadata_in else {}
-            uploads.append(Upload(file.name, content, said | file.metadata or None))
-        return uploads
+        return pictures
 
-    def _only_new(self, uploads: Sequence[Upload]) -> list[Upload]:
+    def _new_uploads(self, pictures: Sequence[_Read]) -> list[Upload]:
         """Leaves out what is there. Names say nothing here: copies have several."""
-        ids = [image_id_of(upload.content) for upload in uploads]
+        ids = [image_id_of(content) for _, content in pictures]
         if not ids:
             return []
-        described = {}
-        if self.is_updating:
-            pairs = zip(ids, uploads, strict=True)
-            described = {id_: Description(metadata=upload.metadata) for id_, upload in pairs}
+        # What a picture says is read of those alone that it may matter for.
+        uploads = [self._upload(*one) for one in pictures] if self.is_updating else []
+        described = {
+            image_id: Description(metadata=upload.metadata)
+            for image_id, upload in zip(ids, uploads, strict=False)
+        }
         answer = self.client.missing(ids, self.library, described)
         new = {*answer.missing, *answer.changed}
-        return [upload for id_, upload in zip(ids, uploads, strict=True) if id_ in new]
+        places = [place for place, image_id in enumerate(ids) if image_id in new]
+        return [uploads[place] if uploads else self._upload(*pictures[place]) for place in places]
+
+    def _upload(self, file: PictureFile, content: bytes) -> Upload:
+        said = self.metadata_in(content) if self.metadata_in else {}
+        return Upload(file.name, content, said | file.metadata or None)
