@@ -140,7 +140,8 @@ class ManifestItem(BaseModel):
 
     @property
     def description(self) -> Description:
-        return Description(name=self.name or None, metadata=self.metadata)
+        # Cleaned when it was accepted.
+        return Description.model_construct(name=self.name or None, metadata=self.metadata)
 
 
 class ManifestHead(BaseModel):
