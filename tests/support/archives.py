@@ -18,7 +18,7 @@ from twinlens.api.reading.tars import tar_entries
 from twinlens.api.reading.zips import zip_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from twinlens.api.reading.uploads import Entry
 
@@ -58,7 +58,7 @@ def told(entries: Iterable[Entry]) -> list[tuple[str, bytes | str | None]]:
     ]
 
 
-def zip_of(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+def zip_of(files: Mapping[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as archive:
         for name, content in files.items():

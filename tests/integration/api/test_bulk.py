@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import zstandard
-from support.archives import OPEN, Written, written_zip
+from support.archives import OPEN, Written, written_zip, zip_of
 from support.requests import Body, assert_problem, client_of, counts, form_body
 
 from twinlens.api.reading.archives import RATIO_GRACE_BYTES
@@ -26,14 +26,6 @@ if TYPE_CHECKING:
 
 
 ZIP = {"content_type": "application/zip"}
-
-
-def archive(entries: Mapping[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as file:
-        for name, content in entries.items():
-            file.writestr(name, content)
-    return buffer.getvalue()
 
 
 def post_zip(client: Client, content: bytes, **options: Any) -> Any:
@@ -76,7 +68,7 @@ def post_tar(client: Client, files: Mapping[str, bytes], **options: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "post", [post_files, post_tar, lambda c, f, **o: post_zip(c, archive(f), **o)]
+    "post", [post_files, post_tar, lambda c, f, **o: post_zip(c, zip_of(f), **o)]
 )
 def test_many_pictures_become_one_job_of_chunks(
     client: Client, worker: StandIn, settings: Settings, post: Any
@@ -128,8 +120,8 @@ def test_how_a_tar_archive_is_packed_is_seen_in_its_bytes(
 @pytest.mark.parametrize(
     ("kind", "body"),
     [
-        ("zip", archive(FILES)),
-        ("x-zip-compressed", archive(FILES)),
+        ("zip", zip_of(FILES)),
+        ("x-zip-compressed", zip_of(FILES)),
         ("x-ndjson", b'{"uri": "file:///a.jpg"}\n{"uri": "file:///b.jpg"}'),
         ("jsonl", b'{"uri": "file:///a.jpg"}\n{"uri": "file:///b.jpg"}'),
     ],
@@ -166,7 +158,7 @@ def test_the_last_chunk_is_marked_where_chunks_come_out_even(
 
 
 def test_bad_entries_are_failed_items(client: Client, settings: Settings) -> None:
-    content = archive(
+    content = zip_of(
         {
             "good.jpg": b"good",
             "empty.jpg": b"",
@@ -198,7 +190,7 @@ OTHERS = {"a.json": b"{}", "film.mp4": b"m" * 99_999, "Thumbs.db": b"t", "__MACO
 
 
 @pytest.mark.parametrize(
-    "post", [post_tar, lambda c, f, **o: post_zip(c, archive(f), **o)], ids=["tar", "zip"]
+    "post", [post_tar, lambda c, f, **o: post_zip(c, zip_of(f), **o)], ids=["tar", "zip"]
 )
 def test_what_is_no_picture_by_its_name_is_passed_over_and_counted(
     client: Client, settings: Settings, post: Any
@@ -222,7 +214,7 @@ def test_an_archive_that_breaks_off_tells_what_was_passed_over(
     client: Client, settings: Settings
 ) -> None:
     files = {"a.json": b"{}"} | {f"{n}.jpg": b"%d" % n for n in range(6)}
-    cut = archive(files, zipfile.ZIP_STORED)[:-40]
+    cut = zip_of(files, zipfile.ZIP_STORED)[:-40]
     problem = assert_problem(post_zip(client, cut), 422, "bad-archive")
     [job] = client.get("/v1/jobs").json["items"]
     assert "The first 6 pictures are kept" in problem["detail"]
@@ -267,7 +259,7 @@ def test_stored_entries_without_sizes_are_taken_and_leave_no_file(
 
 
 def test_a_damaged_entry_is_a_failed_item(client: Client, settings: Settings) -> None:
-    content = archive({"a": b"first one", "b": b"second one"}, zipfile.ZIP_STORED)
+    content = zip_of({"a": b"first one", "b": b"second one"}, zipfile.ZIP_STORED)
     damaged = content.replace(b"first one", b"first ONE", 1)
     items = items_of(settings, post_zip(client, damaged).json["id"])
     assert [item.error is None for item in items] == [False, True]
@@ -286,12 +278,12 @@ def test_empty_and_large_files_of_a_form_are_failed_items(
 
 
 def test_names_are_utf8_or_code_page_437(client: Client, settings: Settings) -> None:
-    content = archive({"né.jpg": b"1", "xyz.jpg": b"2"}).replace(b"xyz", b"x\x82z")
+    content = zip_of({"né.jpg": b"1", "xyz.jpg": b"2"}).replace(b"xyz", b"x\x82z")
     items = items_of(settings, post_zip(client, content).json["id"])
     assert [item.name for item in items] == ["né.jpg", "xéz.jpg"]
 
 
-WHOLE = archive({f"p{n}": bytes([n]) * 100 for n in range(4)})
+WHOLE = zip_of({f"p{n}": bytes([n]) * 100 for n in range(4)})
 
 
 @pytest.mark.parametrize(
@@ -304,7 +296,7 @@ WHOLE = archive({f"p{n}": bytes([n]) * 100 for n in range(4)})
         WHOLE[: len(WHOLE) // 2],
         WHOLE[:100],
         b"PK\x03\x04",
-        archive({"good": b"good", "bomb": bytes(2 * RATIO_GRACE_BYTES)}),
+        zip_of({"good": b"good", "bomb": bytes(2 * RATIO_GRACE_BYTES)}),
     ],
     # Not by their bytes, which tell the time: each process must collect the same names.
     ids=range(8),
@@ -322,7 +314,7 @@ def test_a_bad_archive_is_refused_whole(
     "compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2]
 )
 def test_compressions(client: Client, settings: Settings, compression: int) -> None:
-    response = post_zip(client, archive({"a": b"abc" * 100}, compression))
+    response = post_zip(client, zip_of({"a": b"abc" * 100}, compression))
     [item] = items_of(settings, response.json["id"])
     assert item.image_id == hashlib.sha256(b"abc" * 100).hexdigest()
 
@@ -330,9 +322,9 @@ def test_compressions(client: Client, settings: Settings, compression: int) -> N
 @pytest.mark.parametrize(
     ("options", "status", "code"),
     [
-        ({"data": archive({})} | ZIP, 422, "validation-failed"),
-        ({"data": archive({"d/": b""})} | ZIP, 422, "validation-failed"),
-        ({"data": archive({"a": b"1"}), "query_string": "k=1"} | ZIP, 422, "validation-failed"),
+        ({"data": zip_of({})} | ZIP, 422, "validation-failed"),
+        ({"data": zip_of({"d/": b""})} | ZIP, 422, "validation-failed"),
+        ({"data": zip_of({"a": b"1"}), "query_string": "k=1"} | ZIP, 422, "validation-failed"),
         ({"data": {}, "content_type": "multipart/form-data"}, 422, "validation-failed"),
         ({"data": b"x", "content_type": "multipart/form-data; boundary=b"}, 400, "bad-request"),
         ({"data": {"file": (io.BytesIO(b"x"), "a")}}, 422, "validation-failed"),
@@ -351,7 +343,7 @@ def test_other_requests_are_refused(
 def test_too_many_pictures_are_refused(settings: Settings, worker: StandIn) -> None:
     client = client_of(settings.model_copy(update={"max_job_items": 3}))
     files = {f"{n}": b"%d" % n for n in range(4)}
-    for response in (post_files(client, files), post_zip(client, archive(files))):
+    for response in (post_files(client, files), post_zip(client, zip_of(files))):
         assert_problem(response, 413, "payload-too-large")
     assert worker.queued() == []
     files.popitem()
@@ -366,7 +358,7 @@ def test_a_repeated_batch_is_one_job(client: Client, worker: StandIn) -> None:
     )
     assert first.json["id"] == again.json["id"]
     assert len(worker.queued()) == 1
-    other = post_zip(client, archive({"other": b"1"}), headers=headers)
+    other = post_zip(client, zip_of({"other": b"1"}), headers=headers)
     assert_problem(other, 422, "idempotency-conflict")
 
 
