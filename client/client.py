@@ -10,6 +10,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from twinlens.client.answering import no_answer, problem_of, read_host, stranger
 from twinlens.client.errors import RequestFailed, UploadRefused
 from twinlens.client.loopback import is_loopback
 from twinlens.client.patience import Patience, may_come_later
@@ -22,7 +23,6 @@ from twinlens.shared.answers import (
     MissingImages,
     MissingQuery,
     ModelPage,
-    ProblemDetails,
     Stats,
 )
 from twinlens.shared.files import open_regular
@@ -91,10 +91,7 @@ class Client:
         self._outage_s = outage_s
         self._has_answered = False
         self.url = url.rstrip("/")
-        try:
-            host = httpx.URL(self.url).host
-        except httpx.InvalidURL as error:
-            raise RequestFailed(f"{url} is not a URL: {error}") from None
+        host = read_host(url)
         self._http = httpx.Client(
             base_url=self.url,
             timeout=TIMEOUT,
@@ -316,31 +313,20 @@ class Client:
                 # Who never answered is not away, but is not there.
                 may_be_back = self._has_answered and self._outage_s > 0
                 if not (may_be_back and isinstance(error, _AWAY) and patience.wait()):
-                    raise self._no_answer(error) from None
+                    raise no_answer(self.url, error) from None
                 continue
             self._has_answered = True
             if response.is_success:
                 return response
             retry_after = response.headers.get("Retry-After", "")
             if not may_come_later(response) or not patience.wait(retry_after):
-                raise _problem_of(response)
-
-    def _no_answer(self, error: httpx.HTTPError | httpx.InvalidURL) -> RequestFailed:
-        if isinstance(error, httpx.ConnectError):
-            return RequestFailed(
-                f"nothing answers at {self.url}; start it with `twinlens up`, or name another"
-                " service with --url"
-            )
-        reason = str(error) or type(error).__name__
-        return RequestFailed(f"{self.url} does not answer as it should: {reason}")
+                raise problem_of(response)
 
     def _read_answer(self, kind: type[Answer], response: httpx.Response) -> Answer:
         try:
             return kind.model_validate_json(response.content)
         except ValidationError:
-            raise RequestFailed(
-                f"{self.url} is not a Twinlens service, or one of another version"
-            ) from None
+            raise stranger(response) from None
 
 
 def _library_path(name: str) -> str:
@@ -356,16 +342,6 @@ def _read(archive: Path, on_sent: Callable[[int], None]) -> Iterator[bytes]:
                 on_sent(len(chunk))
     except OSError as error:
         raise UploadRefused(f"it cannot be read: {error.strerror}") from None
-
-
-def _problem_of(response: httpx.Response) -> RequestFailed:
-    kind = UploadRefused if response.status_code in {413, 415, 422} else RequestFailed
-    try:
-        problem = ProblemDetails.model_validate_json(response.content)
-    except ValidationError:
-        return kind(f"{response.url} answered {response.status_code}")
-    fields = "".join(f" {field.location}: {field.message}" for field in problem.errors)
-    return kind(f"{problem.detail}{fields} (request {problem.request_id})")
 
 
 def _reason(job: JobAnswer) -> str:

@@ -162,8 +162,9 @@ def listening(service: Service) -> Iterator[str]:
                 if name != "content-length":
                     self.send_header(name, value)
             self.send_header("Content-Length", str(len(answer.content)))
-            self.end_headers()
-            self.wfile.write(answer.content)
+            with contextlib.suppress(ConnectionError):  # who asked may have gone
+                self.end_headers()
+                self.wfile.write(answer.content)
 
         do_GET = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815 (http.server's names)
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import socketserver
+import ssl
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from support.paths import FIXTURES
 from support.played import Service, as_json, as_json_page, busy, job_answer, listening, running
 
 from twinlens.cli.upload.plan import MAX_BATCH_FILES
@@ -321,18 +327,107 @@ def test_lists_are_read_as_long_as_they_may_be(
 # Who answers.
 
 
-def test_what_is_no_twinlens_is_told() -> None:
-    service = Service([httpx.Response(200, text="<html>")])
-    with (
-        service.client() as client,
-        pytest.raises(RequestFailed, match="is not a Twinlens service"),
-    ):
+def told(url: str) -> str:
+    """Returns what is said of a URL where no service is."""
+    with pytest.raises(RequestFailed) as raised, Client(url) as client:
+        client.stats()
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (httpx.Response(200, html="<html>"), "answered 200 with text/html from nginx:"),
+        (httpx.Response(404, html="<html>"), "answered 404 with text/html from nginx:"),
+        (httpx.Response(405), "answered 405 from nginx:"),
+        (
+            httpx.Response(301, headers={"Location": "https://pictures.invalid/"}),
+            "answered 301 from nginx, which leads to https://pictures.invalid/:",
+        ),
+        (
+            httpx.Response(404, json=PROBLEM | {"type": "urn:twinlens:problem:not-found"}),
+            "answered 404 with application/json from nginx:",
+        ),
+    ],
+)
+def test_what_is_no_twinlens_is_told_by_what_it_answered(answer: httpx.Response, said: str) -> None:
+    answer.headers["Server"] = "nginx"
+    service = Service()
+    service.answers["/v1/stats"] = lambda _: answer
+    with service.client() as client, pytest.raises(RequestFailed) as raised:
+        client.stats()
+    end = " it is not a Twinlens service, or one of another version"
+    assert str(raised.value) == f"http://127.0.0.1:1/v1/stats {said}{end}"
+
+
+def test_a_proxy_whose_service_is_down_is_told(waits: list[float]) -> None:
+    service = Service()
+    service.answers["/v1/stats"] = lambda _: httpx.Response(502, html="<html>")
+    with service.client(outage_s=0) as client, pytest.raises(RequestFailed, match="is it down"):
+        client.stats()
+    assert len(waits) == 4
+
+
+def test_an_upload_that_a_proxy_refuses_is_refused() -> None:
+    service = Service([httpx.Response(413, html="<html>")])
+    with service.client() as client, pytest.raises(UploadRefused, match="answered 413"):
         client.add_pictures(PICTURE, "default")
 
 
+@pytest.mark.parametrize(
+    "url", ["pictures", "127.0.0.1:8000", "localhost:8000", "", "http://", "ftp://127.0.0.1"]
+)
+def test_what_is_no_url_of_a_service_is_told(url: str) -> None:
+    assert told(url) == (
+        f"{url or 'an empty text'} is not a URL of a service; such a one is http://127.0.0.1:8000"
+    )
+
+
 def test_what_is_no_url_is_told() -> None:
-    with pytest.raises(RequestFailed, match="is not a URL"):
-        Client("http://[::1")
+    assert told("http://[::1").startswith("http://[::1 is not a URL: ")
+
+
+def test_a_service_without_tls_is_told() -> None:
+    with listening(Service()) as url:
+        secure = url.replace("http:", "https:")
+        assert told(secure) == f"what answers at {secure} does not speak https; is it {url}?"
+
+
+def test_a_certificate_that_nobody_trusts_is_told() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(FIXTURES / "localhost.pem")
+    with replying(b"", context) as url:
+        secure = url.replace("http:", "https:")
+        assert told(secure).startswith(f"the certificate of {secure} is not trusted: ")
+
+
+@contextmanager
+def replying(reply: bytes, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Has something listen that answers each connection so, and ends it."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(ssl.SSLError):  # who does not trust it hangs up
+                peer = tls.wrap_socket(self.request, server_side=True) if tls else self.request
+                peer.recv(65_536)
+                peer.sendall(reply)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("reply", [b"-ERR unknown command 'GET'\r\n", b""])
+def test_the_port_of_something_else_is_told(reply: bytes) -> None:
+    with replying(reply) as url:
+        said = told(url)
+    assert said.startswith(f"what answers at {url} does not speak HTTP as a Twinlens service does")
+    assert said.endswith("; is the port right?")
 
 
 def test_a_proxy_is_no_way_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
