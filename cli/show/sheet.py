@@ -7,8 +7,9 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from twinlens.cli.show.lettering import Lettering
 from twinlens.models.pictures import thumbnail
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ TEXT_PX = 13
 TITLE_PX = 16
 # What a cell's width holds of TEXT_PX letters.
 MAX_CHARS = 21
-N_FIRST_CHARS = 5
 PAPER, INK, FADED, RULE = "white", "#1a1a1a", "#6b6b6b", "#dddddd"
 
 
@@ -51,25 +51,25 @@ def draw_sheet(query: bytes | None, title: str, rows: Mapping[str, Sequence[Cell
     row_px = LINE_PX + GAP_PX + CELL_PX + 2 * LINE_PX + GAP_PX
     sheet = Image.new("RGB", (width, 2 * GAP_PX + CELL_PX + len(rows) * row_px), PAPER)
     draw = ImageDraw.Draw(sheet)
-    text, heading = ImageFont.load_default(TEXT_PX), ImageFont.load_default(TITLE_PX)
+    text, heading = Lettering(draw, TEXT_PX), Lettering(draw, TITLE_PX)
 
     if query is not None:
         _paste(sheet, thumbnail(query, CELL_PX), GAP_PX, GAP_PX)
     beside = 2 * GAP_PX + CELL_PX
-    draw.text((beside, GAP_PX), "query", INK, heading)
+    heading.write(beside, GAP_PX, "query", INK)
     n_chars = (width - beside) * MAX_CHARS // CELL_PX
-    lines = "\n".join(textwrap.wrap(title, n_chars))
-    draw.multiline_text((beside, GAP_PX + 2 * LINE_PX), lines, FADED, text)
+    for place, line in enumerate(textwrap.wrap(title, n_chars), start=2):
+        text.write(beside, GAP_PX + place * LINE_PX, line, FADED)
     top = 2 * GAP_PX + CELL_PX
     for name, cells in rows.items():
         draw.line((GAP_PX, top, width - GAP_PX, top), RULE)
-        draw.text((GAP_PX, top + GAP_PX // 2), name, INK, heading)
+        heading.write(GAP_PX, top + GAP_PX // 2, name, INK)
         below = top + LINE_PX + GAP_PX
         for column, cell in enumerate(cells[:MAX_COLUMNS]):
             left = GAP_PX + column * (CELL_PX + GAP_PX)
             _paste(sheet, cell.thumbnail, left, below)
-            draw.text((left, below + CELL_PX + 2), _shortened(cell.name), INK, text)
-            draw.text((left, below + CELL_PX + 2 + LINE_PX), cell.caption, FADED, text)
+            text.write(left, below + CELL_PX + 2, text.shortened(cell.name, CELL_PX), INK)
+            text.write(left, below + CELL_PX + 2 + LINE_PX, cell.caption, FADED)
         top += row_px
     return sheet
 
@@ -80,12 +80,3 @@ def _paste(sheet: Image.Image, picture: bytes, left: int, top: int) -> None:
         sheet.paste(
             image, (left + (CELL_PX - image.width) // 2, top + (CELL_PX - image.height) // 2)
         )
-
-
-def _shortened(name: str) -> str:
-    # The built-in font has Latin letters alone; a box says less than a question mark.
-    plain = name.encode("latin-1", "replace").decode("latin-1")
-    if len(plain) <= MAX_CHARS:
-        return plain
-    # The end tells pictures of one folder apart.
-    return f"{plain[:N_FIRST_CHARS]}…{plain[N_FIRST_CHARS + 1 - MAX_CHARS :]}"
