@@ -14,13 +14,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from twinlens.cli.errors import CommandFailed
+from twinlens.cli.output import say
 from twinlens.cli.service.background import running_service
 from twinlens.cli.show.search import save_sheet
-from twinlens.cli.show.tables import print_table
+from twinlens.cli.show.tables import Column, named, print_table
 from twinlens.cli.upload.index import upload
 from twinlens.client.client import Client
 from twinlens.shared.queries import SearchQuery
@@ -81,20 +81,19 @@ def run_demo(data_dir: Path, port: int, *, keep: bool) -> None:
     photos = data_dir / "photos"
     make_photos(_samples(), photos)
     with running_service(data_dir, port) as service, Client(service.url) as client:
-        click.echo(f"the service is up at {service.url} after {time.monotonic() - began:.1f} s")
+        say(f"the service is up at {service.url} after {time.monotonic() - began:.1f} s")
         totals = upload(client, [photos], "default")
         if totals.n_failed:
             raise CommandFailed(f"not all photos were indexed: {totals.failures[0]}")
-        click.echo(f"indexed {len(PHOTOS)} photos and edited copies of each: {totals}")
+        say(f"indexed {len(PHOTOS)} photos and edited copies of each: {totals}")
         _search_all(client)
-        click.echo(f"\nThe contact sheet of the first query is {SHEET.absolute()}")
+        say()
+        say(f"The contact sheet of the first query is {SHEET.absolute()}")
         if keep:
-            click.echo(f"Open {service.url}/docs; Ctrl-C stops the service.")
+            say(f"Open {service.url}/docs; Ctrl-C stops the service.")
             signal.sigwait({signal.SIGINT, signal.SIGTERM})
-    click.echo(
-        f"Keep it running:  {Path(sys.argv[0])} up --data-dir {data_dir}\n"
-        "then open         http://127.0.0.1:8000/docs"
-    )
+    say(f"Keep it running:  {Path(sys.argv[0])} up --data-dir {data_dir}")
+    say("then open         http://127.0.0.1:8000/docs")
 
 
 def make_photos(samples: Path, folder: Path) -> None:
@@ -119,20 +118,21 @@ def make_query(photo: Image.Image) -> bytes:
 def _search_all(client: Client) -> None:
     """Searches with each query; everything made from the same photo should come first."""
     samples = _samples()
-    columns: list[str] = []
+    columns: list[Column | str] = []
     rows = []
     n_right = 0
     for name in QUERIES:
         picture = make_query(_photo(samples, name))
         result = client.search(SearchQuery(k=N_HITS), [picture])
-        columns = ["query", "fused", *result.by_model, "ms"]
+        models = [Column(name) for name in result.by_model]
+        columns = [named("query"), "fused", *models, Column("ms", leave_out=1)]
         n_right += _is_of(result.hits[0].image.name, name)
         took_ms = f"{result.timing_ms.total:.0f}"
         rows.append((Path(name).stem, *_counts_of_right(result, name), took_ms))
         if name == SHOWN:
             save_sheet(client, result, picture, "default", SHEET)
     print_table(columns, rows, TITLE)
-    click.echo(f"{n_right} of {len(QUERIES)} queries found the photo that they were made from.")
+    say(f"{n_right} of {len(QUERIES)} queries found the photo that they were made from.")
 
 
 def _counts_of_right(result: SearchResult, query: str) -> list[str]:

@@ -6,15 +6,17 @@ from typing import IO
 
 import click
 
+from twinlens.cli.output import say
+
 
 class CommandFailed(click.ClickException):
     """The command could not do what was asked. Exit status 1."""
 
     exit_code = 1
 
-    def show(self, file: IO[str] | None = None) -> None:
+    def show(self, file: IO[str] | None = None) -> None:  # noqa: ARG002 (click's interface)
         """Writes the line."""
-        click.echo(f"twinlens: {self.format_message()}", file=file, err=file is None)
+        say(f"twinlens: {self.format_message()}", is_error=True)
 
 
 class CommandRefused(CommandFailed):

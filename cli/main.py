@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from twinlens import __version__
+from twinlens.cli.output import json_option
 from twinlens.cli.parameters import (
     NamedNumber,
     RegionParameter,
     library_option,
+    models_option,
     read_as,
     url_option,
 )
@@ -112,7 +114,11 @@ def worker(lanes: str, processes: int | None) -> None:
 
 @main.command()
 @click.argument(
-    "paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="PATH…"
+    "paths",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    metavar="PATH…",
 )
 @click.option(
     "--coco",
@@ -144,6 +150,7 @@ def worker(lanes: str, processes: int | None) -> None:
 @click.option(
     "-v", "--verbose", "is_verbose", is_flag=True, help="Name each file that is passed over."
 )
+@json_option
 @url_option
 @library_option
 def index(
@@ -180,7 +187,6 @@ def index(
 
 
 picture_file = click.Path(exists=True, dir_okay=False, path_type=Path)
-models_option = click.option("--models", help="Models to ask: a,b,…  [default: all of the library]")
 
 
 @main.command()
@@ -235,6 +241,7 @@ models_option = click.option("--models", help="Models to ask: a,b,…  [default:
     "--save", type=click.Path(dir_okay=False, path_type=Path), help="Write a contact sheet, PNG."
 )
 @click.option("--open", "is_opened", is_flag=True, help="Open the contact sheet.")
+@json_option
 @url_option
 @library_option
 def search(
@@ -273,6 +280,7 @@ def search(
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @models_option
+@json_option
 @url_option
 @library_option
 def compare(first: str, second: str, models: str | None, url: str, library: str) -> None:
@@ -296,6 +304,7 @@ def compare(first: str, second: str, models: str | None, url: str, library: str)
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write all groups, as ids, to this JSON file.",
 )
+@json_option
 @url_option
 @library_option
 def duplicates(url: str, limit: int, save: Path | None, **query: object) -> None:
@@ -307,6 +316,7 @@ def duplicates(url: str, limit: int, save: Path | None, **query: object) -> None
 
 
 @main.command()
+@json_option
 @url_option
 def stats(url: str) -> None:
     """Show the workers, their speed, and what is waiting."""
@@ -324,15 +334,19 @@ def stats(url: str) -> None:
     type=click.IntRange(1, 1000),
     help="Number of jobs, or of failed pictures, to show.",
 )
+@click.option("--watch", "is_watched", is_flag=True, help="Wait until the job has ended.")
+@json_option
 @url_option
-def jobs(job_id: str | None, limit: int, url: str) -> None:
+def jobs(job_id: str | None, limit: int, is_watched: bool, url: str) -> None:
     """List jobs, or show one with its failed pictures."""
-    from twinlens.cli.show import tables
+    from twinlens.cli.show import jobs
 
-    if job_id is None:
-        tables.show_jobs(url, limit)
+    if job_id is not None:
+        jobs.show_job(url, job_id, limit, is_watched=is_watched)
+    elif is_watched:
+        raise click.UsageError("--watch needs the ID of a job")
     else:
-        tables.show_job(url, job_id, limit)
+        jobs.show_jobs(url, limit)
 
 
 for command in (libraries, models, evaluate_models, compare_models):

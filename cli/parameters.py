@@ -22,8 +22,17 @@ url_option = click.option(
     show_envvar=True,
     help="Address of the service.",
 )
+
+
 library_option = click.option(
-    "--library", default="default", show_default=True, help="Name of the library."
+    "--library",
+    default="default",
+    show_default=True,
+    help="Name of the library.",
+)
+models_option = click.option(
+    "--models",
+    help="Models to ask: a,b,…  [default: all of the library]",
 )
 
 

@@ -11,15 +11,16 @@ import click
 
 from twinlens.cli.errors import CommandFailed
 from twinlens.cli.files import read_file
+from twinlens.cli.output import say, show
 from twinlens.cli.parameters import read_as
-from twinlens.cli.show.tables import print_table
+from twinlens.cli.show.tables import named, print_table
 from twinlens.client.client import Client
 from twinlens.shared.queries import CompareQuery
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from twinlens.shared.queries import DuplicatesQuery
+    from twinlens.shared.queries import Comparison, Duplicates, DuplicatesQuery
 
 # Names of one group's duplicates that are shown.
 MAX_NAMES = 8
@@ -39,21 +40,13 @@ def run_duplicates(query: DuplicatesQuery, url: str, limit: int, save: Path | No
     """
     with Client(url) as client:
         duplicates = client.find_duplicates(query)
-        rows = [
-            (str(place), *_names(client, group, query.library))
-            for place, group in enumerate(duplicates.groups[:limit], start=1)
-        ]
-    if rows:
-        names = ("picture", "duplicates of it")
-        print_table(("#", *names), rows, folded=names)
+        show(duplicates, lambda: _print_groups(client, duplicates, query.library, limit))
     if save is not None:
         try:
             save.write_text(duplicates.model_dump_json(indent=2), encoding="utf-8")
         except OSError as error:
             raise CommandFailed(f"cannot write {save}: {error.strerror}") from error
-        click.echo(f"saved {save}")
-    by = f", confirmed by {duplicates.confirmed_by}" if duplicates.confirmed_by else ""
-    click.echo(f"{duplicates.n_groups} groups among {duplicates.n_images} pictures{by}")
+        say(f"saved {save}")
 
 
 def run_compare(pair: Sequence[str], url: str, library: str, models: list[str] | None) -> None:
@@ -79,10 +72,26 @@ def run_compare(pair: Sequence[str], url: str, library: str, models: list[str] |
     query = read_as(CompareQuery, library=library, models=models, image_ids=ids)
     with Client(url) as client:
         compared = client.compare(query, pictures)
+    show(compared, lambda: _print_compared(compared))
+
+
+def _print_compared(compared: Comparison) -> None:
     rows = [
         (name, f"{one.distance:.3f}", f"{one.score:.3f}") for name, one in compared.models.items()
     ]
-    print_table(("model", "distance", "score"), [*rows, ("combined", "", f"{compared.score:.3f}")])
+    rows.append(("combined", "", f"{compared.score:.3f}"))
+    print_table((named("model"), "distance", "score"), rows)
+
+
+def _print_groups(client: Client, duplicates: Duplicates, library: str, limit: int) -> None:
+    rows = [
+        (str(place), *_names(client, group, library))
+        for place, group in enumerate(duplicates.groups[:limit], start=1)
+    ]
+    if rows:
+        print_table(("#", named("picture"), named("duplicates of it")), rows)
+    by = f", confirmed by {duplicates.confirmed_by}" if duplicates.confirmed_by else ""
+    say(f"{duplicates.n_groups} groups among {duplicates.n_images} pictures{by}")
 
 
 def _names(client: Client, group: Sequence[str], library: str) -> tuple[str, str]:

@@ -7,56 +7,56 @@ from typing import TYPE_CHECKING
 import click
 
 from twinlens.cli.errors import CommandFailed
-from twinlens.cli.show.tables import print_table
-from twinlens.cli.upload.index import INTERRUPTED
+from twinlens.cli.output import INTERRUPTED, confirm, say, show
+from twinlens.cli.show.tables import MIN_NAME_CHARS, Column, named, print_table
 from twinlens.cli.upload.tracking import Totals, follow
 from twinlens.shared.libraries import Index, Library
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from twinlens.client.client import Client
     from twinlens.shared.answers import JobAnswer, LibraryPlan, Stats
 
 
 def show_libraries(client: Client) -> None:
     """Lists the libraries, and the changes that are under way."""
-    stats = client.stats()
-    rows = [
-        (
-            library.name,
-            _n_images(stats, library),
-            ", ".join(library.models),
-            library.metric or "of the models",
-            _index_text(library.index),
-            _next_text(library),
-        )
-        for library in client.libraries()
-    ]
-    print_table(("library", "images", "models", "metric", "index", "being built"), rows)
+    stats, libraries = client.stats(), client.libraries()
+    items = [one.model_dump(mode="json") | {"images": _n_images(stats, one)} for one in libraries]
+    show({"items": items}, lambda: _print_libraries(stats, libraries))
 
 
 def change_library(
     client: Client, name: str, plan: LibraryPlan, *, is_followed: bool = True
-) -> None:
+) -> Library | JobAnswer:
     """Creates or changes a library, and waits until the plan holds.
 
     Args:
         client: The service.
         name: The library's.
         plan: What it is to be.
-        is_followed: Whether to wait; else the id of the job is printed, if there is one.
+        is_followed: Whether to wait.
+
+    Returns:
+        The library; or the job that is not waited for, if there is one.
 
     Raises:
         CommandFailed: The service refuses the plan, or is not there.
         Exit: The library stays as it was, or the user interrupted.
     """
     made = client.put_library(name, plan)
-    if not isinstance(made, Library):
-        if not is_followed:
-            click.echo(made.id)
-            return
-        _follow(client, made)
-        made = client.library(name)
-    _print_models(client, made)
+    if isinstance(made, Library) or not is_followed:
+        return made
+    _follow(client, made)
+    return client.library(name)
+
+
+def show_plan(client: Client, made: Library | JobAnswer) -> None:
+    """Shows what a library has now, or the id of the job that changes it."""
+    if isinstance(made, Library):
+        show(made, lambda: say(told_models(client, made)))
+    else:
+        show(made, lambda: say(made.id))
 
 
 def roll_back(client: Client, name: str) -> None:
@@ -65,7 +65,7 @@ def roll_back(client: Client, name: str) -> None:
     Raises:
         CommandFailed: There is nothing to go back to, or no such library.
     """
-    _print_models(client, client.roll_back(name))
+    show_plan(client, client.roll_back(name))
 
 
 def remove_library(client: Client, name: str, *, is_asked: bool) -> None:
@@ -82,12 +82,12 @@ def remove_library(client: Client, name: str, *, is_asked: bool) -> None:
     """
     if is_asked:
         n_images = _n_images(client.stats(), client.library(name))
-        click.confirm(f"Remove {name} at {client.url} with its {n_images} images?", abort=True)
+        confirm(f"Remove {name} at {client.url} with its {n_images} images?")
     job = client.wait(client.remove_library(name))
     if job.status != "succeeded":
         reason = job.error.detail if job.error else "no reason is known"
         raise CommandFailed(f"the removal of {name} {job.status}: {reason}")
-    click.echo(f"removed {name}")
+    show(job, lambda: say(f"removed {name}"))
 
 
 def _follow(client: Client, job: JobAnswer) -> None:
@@ -95,27 +95,51 @@ def _follow(client: Client, job: JobAnswer) -> None:
     try:
         follow(client, job, totals)
     except KeyboardInterrupt:
-        click.echo(
+        say(
             f"interrupted; job {job.id} goes on. See it with `twinlens jobs {job.id}`, or cancel"
             f" it with `twinlens libraries rollback {job.library}`.",
-            err=True,
+            is_error=True,
         )
         raise click.exceptions.Exit(INTERRUPTED) from None
     if totals.failures:
-        click.echo(f"library {job.library} stays as it was", err=True)
+        say(f"library {job.library} stays as it was", is_error=True)
         for line in totals.failures:
-            click.echo(f"  {line}", err=True)
+            say(f"  {line}", is_error=True)
         raise click.exceptions.Exit(1)
 
 
-def _print_models(client: Client, library: Library) -> None:
-    click.echo(f"library {library.name} at {client.url} now has {', '.join(library.models)}")
+def told_models(client: Client, library: Library) -> str:
+    """Says which models a library has."""
+    return f"library {library.name} at {client.url} now has {', '.join(library.models)}"
 
 
-def _n_images(stats: Stats, library: Library) -> str:
+def _print_libraries(stats: Stats, libraries: Sequence[Library]) -> None:
+    columns = (
+        named("library"),
+        "images",
+        named("models"),
+        Column("metric", leave_out=2),
+        Column("index", leave_out=3),
+        Column("being built", MIN_NAME_CHARS, leave_out=1),
+    )
+    rows = [
+        (
+            library.name,
+            str(_n_images(stats, library)),
+            ", ".join(library.models),
+            library.metric or "of the models",
+            _index_text(library.index),
+            _next_text(library),
+        )
+        for library in libraries
+    ]
+    print_table(columns, rows)
+
+
+def _n_images(stats: Stats, library: Library) -> int:
     # One that was made a moment ago is not counted.
     counted = stats.libraries.get(library.name)
-    return str(counted.images) if counted else "0"
+    return counted.images if counted else 0
 
 
 def _index_text(index: Index) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import click
 
+from twinlens.cli.output import json_option
 from twinlens.cli.parameters import NamedNumber, read_as, url_option
 from twinlens.cli.service.addresses import DEFAULT_URL
 
@@ -22,6 +23,7 @@ name_argument = click.argument("name")
 
 
 @click.group(invoke_without_command=True)
+@json_option
 @url_option
 @click.pass_context
 def libraries(ctx: click.Context, url: str) -> None:
@@ -89,6 +91,7 @@ def libraries(ctx: click.Context, url: str) -> None:
     help="FLOAT32, or FLOAT16 for half the memory (not on Milvus 2.3).",
 )
 @click.option("--no-wait", is_flag=True, help="Print the job's id instead of waiting.")
+@json_option
 @service_option
 def set_library(
     name: str,
@@ -107,7 +110,7 @@ def set_library(
 
     Stored pictures are embedded again where necessary. Until that is done, searches work as before.
     """
-    from twinlens.cli.show.libraries import change_library
+    from twinlens.cli.show.libraries import change_library, show_plan
     from twinlens.cli.upload.index import OUTAGE_S
     from twinlens.client.client import Client
     from twinlens.shared.answers import LibraryPlan
@@ -115,11 +118,12 @@ def set_library(
     index = {"type": type_, "params": dict(params), "recall": recall, "vector": vector}
     wanted = read_as(LibraryPlan, weights=dict(weights), index=index, **plan)
     with Client(url, outage_s=OUTAGE_S) as client:
-        change_library(client, name, wanted, is_followed=not no_wait)
+        show_plan(client, change_library(client, name, wanted, is_followed=not no_wait))
 
 
 @libraries.command(short_help="Cancel or undo a change of a library.")
 @name_argument
+@json_option
 @service_option
 def rollback(name: str, url: str) -> None:
     """Cancel the change of NAME that is under way; if there is none, undo the last one."""
@@ -133,6 +137,7 @@ def rollback(name: str, url: str) -> None:
 @libraries.command()
 @name_argument
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@json_option
 @service_option
 def remove(name: str, yes: bool, url: str) -> None:
     """Remove a library with all of its images."""

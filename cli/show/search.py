@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,10 @@ import click
 
 from twinlens.cli.errors import CommandFailed
 from twinlens.cli.files import read_file
+from twinlens.cli.output import say, show
 from twinlens.cli.parameters import read_as
 from twinlens.cli.show.sheet import MAX_COLUMNS, Cell, draw_sheet
-from twinlens.cli.show.tables import print_table
+from twinlens.cli.show.tables import Column, named, print_table
 from twinlens.client.client import Client
 from twinlens.shared.errors import BadFilter
 from twinlens.shared.filters import parse_filter
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 
 # Older than the clocks of two machines differ, and than an upload of a picture or two takes.
 FRESH_S = 5
+MOVED = (
+    "scores do not fall from hit to hit: hits that are near each other were moved up, which"
+    " --rerank none leaves out"
+)
 
 
 def read_query(**options: object) -> SearchQuery:
@@ -70,20 +76,20 @@ def run_search(
     pictures, avoided = [read_file(file) for file in files], [read_file(file) for file in unlike]
     with Client(url) as client:
         result = client.search(query, pictures, avoided)
-        show_result(result)
+        show(result, lambda: print_result(result))
         if save is None and is_opened:
             save = Path(tempfile.mkdtemp(prefix="twinlens-")) / "found.png"
         if save is not None:
             save_sheet(client, result, next(iter(pictures), None), query.library, save)
-            click.echo(f"saved {save}")
+            say(f"saved {save}")
     if is_opened:
         click.launch(str(save))
 
 
-def show_result(result: SearchResult) -> None:
+def print_result(result: SearchResult) -> None:
     """Prints the fused hits, with each model's distance and rank, and where the time went."""
     if not result.library_images:
-        click.echo("the library is empty: add pictures with `twinlens index`")
+        say("the library is empty: add pictures with `twinlens index`")
         return
     models = list(result.by_model)
     rows = []
@@ -91,17 +97,21 @@ def show_result(result: SearchResult) -> None:
         seen = [hit.models.get(name) for name in models]
         distances = [f"{one.distance:.3f} ({one.rank})" if one else "" for one in seen]
         rows.append((str(hit.rank), f"{hit.score:.3f}", hit.image.name, *distances))
-    columns = ("#", "score", "picture", *(f"{name} (rank)" for name in models))
-    print_table(columns, rows, folded=("picture",))
-    click.echo(agreement_line(result))
+    of_models = (
+        Column(f"{name} (rank)", leave_out=place) for place, name in enumerate(models, start=1)
+    )
+    print_table(("#", "score", named("picture"), *of_models), rows)
+    if any(hit.score < later.score for hit, later in pairwise(result.hits)):
+        say(MOVED)
+    say(agreement_line(result))
     timing = result.timing_ms
-    click.echo(
+    say(
         f"{timing.total:.0f} ms: queued {timing.queued:.1f}, decode {timing.decode:.1f},"
         f" embed {timing.embed:.1f}, search {timing.search:.1f}, fuse {timing.fuse:.1f},"
         f" re-rank {timing.rerank:.1f}"
     )
     if now() - result.indexed_through > timedelta(seconds=FRESH_S):
-        click.echo(
+        say(
             f"uploads are under way: what came after {result.indexed_through:%Y-%m-%d %H:%M:%S}Z"
             " may not be found yet"
         )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
-
-from twinlens.cli.show.tables import print_table
+from twinlens.cli.output import say, show
+from twinlens.cli.show.tables import Column, named, print_table
 from twinlens.client.client import Client
 
 if TYPE_CHECKING:
@@ -18,11 +17,24 @@ def show_stats(url: str) -> None:
     """Prints the workers, the backlog and the libraries."""
     with Client(url) as client:
         stats = client.stats()
-    columns = ("worker", "lanes", "pictures", "pictures/s", "tasks/s", "Milvus")
+    show(stats, lambda: _print_stats(stats))
+
+
+def _print_stats(stats: Stats) -> None:
+    columns = (
+        named("worker"),
+        Column("lanes", leave_out=3),
+        Column("pictures", leave_out=2),
+        "pictures/s",
+        Column("tasks/s", leave_out=4),
+        Column("Milvus", leave_out=1),
+    )
     print_table(columns, [_worker_row(worker) for worker in stats.workers])
-    print_table(("library", "images"), [(n, str(o.images)) for n, o in stats.libraries.items()])
+    say()
+    libraries = [(name, str(one.images)) for name, one in stats.libraries.items()]
+    print_table((named("library"), "images"), libraries)
     for line in _backlog_lines(stats):
-        click.echo(line)
+        say(line)
 
 
 def _worker_row(worker: WorkerStatus) -> tuple[str, ...]:

@@ -1,165 +1,135 @@
-"""Tables in the terminal: jobs, one job, models."""
+"""Tables: in a terminal within its width, in a pipe as columns with tabs between."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 from rich.box import SIMPLE
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from twinlens.client.client import Client
+from twinlens.cli.output import say
+from twinlens.shared.names import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from twinlens.shared.answers import JobAnswer, Progress
+# Narrower, a name cannot be read, nor a heading.
+MIN_NAME_CHARS = 12
+MIN_HEADING_CHARS = 9
 
-# Narrower, a name cannot be read.
-MIN_FOLDED_CHARS = 12
+
+@dataclass(frozen=True)
+class Column:
+    """A column, and what becomes of it in a terminal that is narrower than the table.
+
+    Attributes:
+        heading: Goes on in the next line where the texts below are shorter.
+        min_chars: The fewest characters in a line of a text that goes on in the next one; None
+            where texts stay in one line.
+        leave_out: Columns with the highest are left out first; 0 is always shown, folded as much
+            as it takes.
+    """
+
+    heading: str
+    min_chars: int | None = None
+    leave_out: int = 0
+
+
+def named(heading: str) -> Column:
+    """Returns a column of names, which are folded so that their ends are seen."""
+    return Column(heading, MIN_NAME_CHARS)
 
 
 def print_table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    title: str | None = None,
-    folded: Collection[str] = (),
+    columns: Sequence[Column | str], rows: Iterable[Sequence[str]], title: str | None = None
 ) -> None:
-    """Prints a table. Nothing is cut off in a narrow terminal, so that ids can be copied.
+    """Prints a table. What is not left out is whole, so that ids can be copied.
 
     Args:
-        columns: Their headings.
+        columns: Or their headings, of columns that are always shown in one line.
         rows: A text for each column.
         title: Above the table.
-        folded: Columns that go on in the next line where a terminal is narrower than the table,
-            as do all headings then.
     """
-    cells = [[Text(cell) for cell in row] for row in rows]
+    whole = [Column(one) if isinstance(one, str) else one for one in columns]
+    cells = [[printable(cell) for cell in row] for row in rows]
     console = Console()
-    table = _table(columns, cells, title)
+    if not console.is_terminal:
+        for line in (*([[title]] if title else []), [one.heading for one in whole], *cells):
+            click.echo("\t".join(line))
+        return
+    table = _table(whole, cells, title)
     # As wide as it may be, so that it is measured and not squeezed.
-    width = Console(width=10_000).measure(table).maximum
-    if width > console.width and folded and console.is_terminal:
-        table = _folded_table(columns, cells, title, folded, console.width)
-        width = Console(width=10_000).measure(table).maximum
-    console.width = max(console.width, width)
+    left_out: list[str] = []
+    if _width(table) > console.width:
+        table, left_out = _narrowed(whole, cells, title, console.width)
+    console.width = max(console.width, _width(table))
     console.print(table)
+    if left_out:
+        say(f"no room for {', '.join(left_out)}: a wider terminal shows more")
 
 
 def _table(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[Text]],
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
     title: str | None,
     widths: Sequence[int | None] | None = None,
 ) -> Table:
     table = Table(title=title, box=SIMPLE, padding=(0, 1) if widths is None else (0, 1, 0, 0))
     for column, width in zip(columns, widths or [None] * len(columns), strict=True):
-        table.add_column(column, width=width, no_wrap=width is None, overflow="fold")
+        table.add_column(Text(column.heading), width=width, no_wrap=width is None, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
 
 
-def _folded_table(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[Text]],
-    title: str | None,
-    folded: Collection[str],
-    max_width: int,
-) -> Table:
-    """Gives each column the width of its cells, and shares what is left among the folded ones."""
-    of_cells = [
-        max((row[place].cell_len for row in rows), default=1) for place in range(len(columns))
-    ]
-    bare = Console(width=10_000).measure(_table(columns, [], None, [0] * len(columns))).maximum
-    left = max_width - bare
-    left -= sum(n for name, n in zip(columns, of_cells, strict=True) if name not in folded)
-    share = max(MIN_FOLDED_CHARS, left // len(folded))
-    widths = [
-        min(n, share) if name in folded else n for name, n in zip(columns, of_cells, strict=True)
-    ]
-    return _table(columns, rows, title, widths)
+def _width(table: Table) -> int:
+    return Console(width=10_000).measure(table).maximum
 
 
-def show_jobs(url: str, limit: int) -> None:
-    """Lists the newest jobs."""
-    with Client(url) as client:
-        jobs = client.jobs(limit)
-    columns = ("id", "kind", "status", "done", "failed", "created", "library")
-    print_table(columns, [_job_row(job) for job in jobs])
+def _narrowed(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str | None, max_width: int
+) -> tuple[Table, list[str]]:
+    """Leaves out what counts least until the rest fits, folded; gives the headings left out too."""
+    shown = list(range(len(columns)))
+    while True:
+        kept = [columns[place] for place in shown]
+        cells = [[row[place] for place in shown] for row in rows]
+        room = max_width - _width(_table(kept, [], None, [0] * len(kept)))
+        widths = _folded_widths(kept, cells, room)
+        least = max(shown, key=lambda place: (columns[place].leave_out, place))
+        if sum(widths) <= room or not columns[least].leave_out:
+            break
+        shown.remove(least)
+    if sum(widths) > room:
+        widths = _shrunk(widths, [1] * len(widths), room)
+    left_out = [one.heading for place, one in enumerate(columns) if place not in shown]
+    return _table(kept, cells, title, widths), left_out
 
 
-def show_job(url: str, job_id: str, limit: int) -> None:
-    """Shows a job, and its first failed pictures."""
-    with Client(url) as client:
-        job = client.job(job_id)
-        failed = client.failed_items(job.id, limit) if job.progress.failed else []
-    for name, value in _facts(job):
-        click.echo(f"{name:<9} {value}")
-    for item in failed:
-        click.echo(f"  {item.name}: {item.error.detail if item.error else 'no reason is known'}")
+def _folded_widths(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int
+) -> list[int]:
+    """Gives each column the width of its texts; those that may be folded share what is left."""
+    widths, least = [], []
+    for place, column in enumerate(columns):
+        of_heading = max(map(cell_len, column.heading.split()), default=1)
+        of_texts = max((cell_len(row[place]) for row in rows), default=1)
+        widths.append(max(of_texts, min(of_heading, MIN_HEADING_CHARS)))
+        least.append(widths[-1] if column.min_chars is None else column.min_chars)
+    return _shrunk(widths, least, room)
 
 
-def show_served_models(url: str) -> None:
-    """Lists the models that are served."""
-    with Client(url) as client:
-        models = client.models()
-    columns = ("model", "version", "dimension", "metric", "weight", "licence", "title")
-    rows = [
-        (
-            model.name,
-            model.version,
-            str(model.dimension),
-            model.metric,
-            f"{model.weight:g}",
-            model.licence,
-            model.title,
-        )
-        for model in models
-    ]
-    print_table(columns, rows)
-
-
-def _job_row(job: JobAnswer) -> tuple[str, ...]:
-    seen = job.progress
-    return (
-        job.id,
-        job.kind,
-        job.status,
-        f"{_n_taken(seen)} of {_total(seen)}",
-        str(seen.failed),
-        f"{job.created_at:%Y-%m-%d %H:%M:%S}Z",
-        job.library,
-    )
-
-
-def _n_taken(seen: Progress) -> int:
-    return seen.succeeded + seen.updated + seen.skipped
-
-
-def _total(seen: Progress) -> str:
-    return f"{seen.received}+" if seen.total is None else str(seen.total)
-
-
-def _facts(job: JobAnswer) -> list[tuple[str, str]]:
-    seen = job.progress
-    passed_over = f", {seen.passed_over} other files passed over" if seen.passed_over else ""
-    facts = [
-        ("job", job.id),
-        ("kind", job.kind),
-        ("library", job.library),
-        ("status", job.status),
-        ("pictures", f"{_n_taken(seen)} of {_total(seen)}, {seen.failed} failed{passed_over}"),
-    ]
-    if seen.pictures_per_s is not None:
-        facts.append(("rate", f"{seen.pictures_per_s:.1f} pictures/s"))
-    if seen.eta is not None:
-        facts.append(("ready", f"about {seen.eta:%Y-%m-%d %H:%M:%S}Z"))
-    if job.finished_at and job.started_at:
-        took = job.finished_at - job.started_at
-        facts.append(("took", f"{took.total_seconds():.1f} s"))
-    if job.error:
-        facts.append(("error", job.error.detail))
-    return facts
+def _shrunk(widths: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    """Takes from the widest again and again, until all fit or none may become narrower."""
+    shrunk = list(widths)
+    while sum(shrunk) > room:
+        wide = [place for place, width in enumerate(shrunk) if width > least[place]]
+        if not wide:
+            break
+        shrunk[max(wide, key=shrunk.__getitem__)] -= 1
+    return shrunk

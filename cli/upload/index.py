@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from twinlens.cli.errors import CommandFailed
+from twinlens.cli.output import INTERRUPTED, say, show
 from twinlens.cli.upload.coco import read_coco
 from twinlens.cli.upload.exif import exif_metadata
 from twinlens.cli.upload.parallel import run_parallel
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 N_THREADS = 4
 # A service that is started again, with all of its parts, is back by then.
 OUTAGE_S = 60
-INTERRUPTED = 130  # 128 and SIGINT, as shells have it
 
 
 def run_index(
@@ -74,15 +74,15 @@ def run_index(
                 is_verbose=is_verbose,
             )
     except KeyboardInterrupt:
-        _print_interrupted(totals)
+        _show_interrupted(totals)
         raise click.exceptions.Exit(INTERRUPTED) from None
     except (CommandFailed, RequestFailed):
         if totals.took_s:
-            _print_interrupted(totals)
+            _show_interrupted(totals)
         raise
-    _print_totals(totals)
+    _show_totals(totals)
     if annotations is not None:
-        click.echo(str(annotations))
+        say(str(annotations))
     if totals.n_failed:
         raise click.exceptions.Exit(1)
 
@@ -153,20 +153,24 @@ def _count(sent: SentBatch, totals: Totals, tracker: Tracker) -> None:
     tracker.look()
 
 
-def _print_totals(totals: Totals) -> None:
-    click.echo(str(totals))
-    if totals.passed:
-        click.echo(str(totals.passed))
+def _show_totals(totals: Totals) -> None:
+    show(totals.counts, lambda: _print_totals(totals))
     for line in totals.failures:
-        click.echo(f"  {line}", err=True)
+        say(f"  {line}", is_error=True)
     if totals.n_failed > MAX_SHOWN_FAILURES:
-        click.echo(f"  … and {totals.n_failed - MAX_SHOWN_FAILURES} more", err=True)
+        say(f"  … and {totals.n_failed - MAX_SHOWN_FAILURES} more", is_error=True)
 
 
-def _print_interrupted(totals: Totals) -> None:
-    _print_totals(totals)
-    click.echo(
+def _print_totals(totals: Totals) -> None:
+    say(str(totals))
+    if totals.passed:
+        say(str(totals.passed))
+
+
+def _show_interrupted(totals: Totals) -> None:
+    _show_totals(totals)
+    say(
         f"interrupted; {totals.n_waiting} more are uploaded and will still be indexed. Run the same"
         " command again to upload the rest.",
-        err=True,
+        is_error=True,
     )

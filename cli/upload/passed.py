@@ -31,6 +31,11 @@ class PassedOver:
     def __bool__(self) -> bool:
         return bool(self._counts)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many there are, by kind."""
+        return dict(self._counts)
+
     def add(self, path: PurePath, kind: str) -> None:
         """Counts one of a kind, which is a noun; folders' kinds end so."""
         self._counts[kind] += 1

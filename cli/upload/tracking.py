@@ -6,10 +6,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from twinlens.cli.output import make_bars
 from twinlens.cli.upload.passed import PassedOver
 from twinlens.shared.names import printable
 
@@ -46,6 +46,21 @@ class Totals:
     def pictures_per_s(self) -> float:
         return (self.n_done - self.n_failed) / self.took_s if self.took_s else 0.0
 
+    @property
+    def counts(self) -> dict[str, object]:
+        """What `--json` prints."""
+        return {
+            "indexed": self.n_indexed,
+            "updated": self.n_updated,
+            "already_there": self.n_there,
+            "failed": self.n_failed,
+            "waiting": self.n_waiting,
+            "passed_over": self.passed.counts,
+            "failures": self.failures,
+            "took_s": self.took_s,
+            "pictures_per_s": self.pictures_per_s,
+        }
+
     def fail(self, name: str, reason: str) -> None:
         """Counts a picture that failed; the first ones are kept, to be shown."""
         self.n_failed += 1
@@ -69,12 +84,11 @@ class Bars:
 
     def __init__(self, n_bytes: int | None) -> None:
         """Begins at zero; if nothing is read, the first bar is not shown."""
-        self._progress = Progress(
+        self._progress = make_bars(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            console=Console(stderr=True),
         )
         self._read = self._progress.add_task(
             "MB read      ", total=(n_bytes or 0) / MB, visible=n_bytes is not None
@@ -206,3 +220,13 @@ def follow(client: Client, job: JobAnswer, totals: Totals) -> None:
         # Its pictures were not counted before, like those of an archive.
         tracker.add(job, is_archive=True)
         tracker.wait()
+
+
+def watch(client: Client, job: JobAnswer) -> JobAnswer:
+    """Shows a bar of a job's pictures until it has ended, and returns it as it is then."""
+    with Bars(n_bytes=None) as bars:
+        while job.finished_at is None:
+            one = _Open(job, is_archive=True)
+            bars.show(one.n_seen, one.n_pictures)
+            job = client.job(job.id, wait_s=1)
+    return job

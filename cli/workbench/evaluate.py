@@ -5,16 +5,15 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import click
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from twinlens.cli.errors import CommandFailed
 from twinlens.cli.files import checked
-from twinlens.cli.show.libraries import change_library
+from twinlens.cli.output import make_bars, say, show
+from twinlens.cli.show.libraries import change_library, told_models
 from twinlens.cli.show.sheet import MAX_COLUMNS, Cell, draw_sheet
-from twinlens.cli.show.tables import print_table
+from twinlens.cli.show.tables import MIN_NAME_CHARS, Column, named, print_table
 from twinlens.cli.upload.files import find_pictures
 from twinlens.cli.upload.index import OUTAGE_S
 from twinlens.client.client import Client
@@ -27,6 +26,7 @@ from twinlens.models.workbench.labels import read_labels
 from twinlens.models.workbench.report import ComparedRankings, compare_rankings, render_report
 from twinlens.models.workbench.scores import RARE_SCORE, Method
 from twinlens.shared.answers import LibraryPlan
+from twinlens.shared.libraries import Library
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from twinlens.models.registry import Registry
     from twinlens.models.session import Embedder
-    from twinlens.models.workbench.evaluate import Contender, Recommendation
+    from twinlens.models.workbench.evaluate import Contender, Evaluation, Recommendation
 
 # How many of the best have their figures by source printed too.
 N_BY_SOURCE = 8
@@ -69,25 +69,14 @@ def run_evaluate(
     with _progress("edited copies", min(N_EDITED, len(files)) * len(EDITS)) as on_progress:
         edits = embed_edits(embedders, embedded, kept, on_progress)
     evaluation = evaluate(embedded, pictures, edits)
-    print_table(
-        ("models", "mAP", "95 %", "P@1", "P@5", "edits @1", "gain", "95 %"),
-        [_row(contender) for contender in evaluation.contenders],
-        f"{evaluation.n_queries} queries of {evaluation.n_query_labels} labels,"
-        f" {evaluation.n_pictures} pictures",
-    )
-    _print_sources(evaluation.contenders)
-    # Two labels at least, or the list would have been refused; but not all may be embedded.
-    if evaluation.rare_shares:
-        shares = ", ".join(f"{name} {share:.2%}" for name, share in evaluation.rare_shares.items())
-        click.echo(f"pairs of different labels that score {RARE_SCORE} or more: {shares}")
-    click.echo(evaluation.recommendation.sentence)
+    show(evaluation, lambda: _print_evaluation(evaluation))
     try:
         report.write_text(
             render_report(evaluation, embedded, pictures, labels.name), encoding="utf-8"
         )
     except OSError as error:
         raise CommandFailed(f"cannot write {report}: {error.strerror}") from error
-    click.echo(f"report: {report}")
+    say(f"report: {report}")
 
     def apply(url: str, library: str) -> None:
         _apply(evaluation.recommendation, embedders, url, library)
@@ -108,17 +97,12 @@ def run_compare(
     with _progress("embedding", len(files)) as on_progress:
         embedded = embed_all(embedders, files, EmbeddingCache(cache), on_progress)
     compared = compare_rankings(embedded, query, MAX_COLUMNS)
-    rows = [
-        (str(place + 1), *(_hit_text(compared, model, place) for model in compared.rankings))
-        for place in range(max(len(ranking) for ranking in compared.rankings.values()))
-    ]
-    print_table(("#", *compared.rankings), rows)
-    click.echo(_agreement(compared))
+    show(compared, lambda: _print_rankings(compared))
     try:
         draw_sheet(query.read_bytes(), _agreement(compared), _cells(compared)).save(save, "PNG")
     except OSError as error:
         raise CommandFailed(f"cannot write {save}: {error.strerror}") from error
-    click.echo(f"saved {save}")
+    say(f"saved {save}")
 
 
 def run_calibrate(registry: Registry, ref: str, photos: Path, cache: Path) -> None:
@@ -150,9 +134,10 @@ def run_calibrate(registry: Registry, ref: str, photos: Path, cache: Path) -> No
     else:
         calibration = calibrate(rows, prior_of(embedder.card))
     registry.rewrite(embedder.card.model_copy(update={"calibration": calibration}))
-    click.echo(f"the card of {embedder.card.ref} now has:\n[calibration]")
+    say(f"the card of {embedder.card.ref} now has:")
+    say("[calibration]")
     for name, value in calibration.model_dump(mode="json").items():
-        click.echo(f"{name} = {value}")
+        say(f"{name} = {value}")
 
 
 def calibrate_new(registry: Registry, ref: str, photos: Path | None, cache: Path) -> None:
@@ -166,10 +151,35 @@ def calibrate_new(registry: Registry, ref: str, photos: Path | None, cache: Path
     if photos is not None:
         run_calibrate(registry, ref, photos, cache)
         return
-    click.echo(
+    say(
         "no calibration: scores are rough until a library has some 100 pictures; "
         f"`twinlens models calibrate {ref} PHOTOS` measures it, as --photos does"
     )
+
+
+def _print_evaluation(evaluation: Evaluation) -> None:
+    columns = (
+        named("models"),
+        "mAP",
+        Column("95 %", leave_out=4),
+        "P@1",
+        Column("P@5", leave_out=2),
+        Column("edits @1", leave_out=3),
+        Column("gain", leave_out=1),
+        Column("95 % of gain", leave_out=5),
+    )
+    print_table(
+        columns,
+        [_row(contender) for contender in evaluation.contenders],
+        f"{evaluation.n_queries} queries of {evaluation.n_query_labels} labels,"
+        f" {evaluation.n_pictures} pictures",
+    )
+    _print_sources(evaluation.contenders)
+    # Two labels at least, or the list would have been refused; but not all may be embedded.
+    if evaluation.rare_shares:
+        shares = ", ".join(f"{name} {share:.2%}" for name, share in evaluation.rare_shares.items())
+        say(f"pairs of different labels that score {RARE_SCORE} or more: {shares}")
+    say(evaluation.recommendation.sentence)
 
 
 def _row(contender: Contender) -> tuple[str, ...]:
@@ -198,7 +208,11 @@ def _print_sources(contenders: Sequence[Contender]) -> None:
             (one.title, *(f"{by.value:.3f}  {_interval(by)}" for by in one.by_source.values()))
             for one in shown
         ]
-        print_table(("models", *shown[0].by_source), rows, "mAP by source, 95 %")
+        sources = (
+            Column(source, MIN_NAME_CHARS, leave_out=place)
+            for place, source in enumerate(shown[0].by_source, start=1)
+        )
+        print_table((named("models"), *sources), rows, "mAP by source, 95 %")
 
 
 def _interval(estimate: Estimate, sign: str = "") -> str:
@@ -218,7 +232,22 @@ def _apply(
             if there.name == library:
                 # Nothing that was measured says that these should change.
                 plan = plan.model_copy(update={"metric": there.metric, "index": there.index})
-        change_library(client, library, plan)
+        made = change_library(client, library, plan)
+        assert isinstance(made, Library)
+        say(told_models(client, made))
+
+
+def _print_rankings(compared: ComparedRankings) -> None:
+    rows = [
+        (str(place + 1), *(_hit_text(compared, model, place) for model in compared.rankings))
+        for place in range(max(len(ranking) for ranking in compared.rankings.values()))
+    ]
+    models = (
+        Column(model, MIN_NAME_CHARS, leave_out=place)
+        for place, model in enumerate(compared.rankings)
+    )
+    print_table(("#", *models), rows)
+    say(_agreement(compared))
 
 
 def _hit_text(compared: ComparedRankings, model: str, place: int) -> str:
@@ -251,7 +280,6 @@ def _agreement(compared: ComparedRankings) -> str:
 def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Shows a bar, and yields a function that moves it to a number of files."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+    with make_bars(*columns, TimeRemainingColumn()) as progress:
         task = progress.add_task(what, total=total)
         yield lambda n_done: progress.update(task, completed=n_done)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from statistics import median
-from typing import TYPE_CHECKING
-
-import click
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twinlens.cli.errors import CommandFailed
-from twinlens.cli.show.tables import print_table
-from twinlens.models.card import dump_card
+from twinlens.cli.output import say, show
+from twinlens.cli.show.tables import MIN_NAME_CHARS, Column, named, print_table
+from twinlens.client.client import Client
+from twinlens.models.card import Card, dump_card
 from twinlens.models.registry import Registry, ensure_models
 from twinlens.models.verify import GOLDEN_DIRECTORY
 from twinlens.models.workbench.compare import bytes_per_vector, read_pixels, time_s
@@ -33,26 +33,47 @@ def registry_of(directory: Path | None) -> Registry:
 
 def show_models(registry: Registry) -> None:
     """Lists the models of a directory."""
-    columns = ("model", "dimension", "metric", "input", "MB", "text", "licence", "title")
+    cards = registry.cards()
+    show({"items": [_described(card) for card in cards]}, lambda: _print_cards(registry, cards))
+
+
+def show_served_models(url: str) -> None:
+    """Lists the models that are served."""
+    with Client(url) as client:
+        models = client.models()
+    columns = (
+        named("model"),
+        "version",
+        Column("dimension", leave_out=2),
+        Column("metric", leave_out=3),
+        Column("weight", leave_out=1),
+        Column("licence", leave_out=4),
+        Column("title", MIN_NAME_CHARS, leave_out=5),
+    )
     rows = [
         (
-            card.ref,
-            str(card.dimension),
-            card.metric,
-            f"{card.input.width} x {card.input.height}",
-            f"{registry.path_of(card).stat().st_size / BYTES_PER_MB:.1f}",
-            "yes" if card.text else "",
-            card.licence,
-            card.title,
+            model.name,
+            model.version,
+            str(model.dimension),
+            model.metric,
+            f"{model.weight:g}",
+            model.licence,
+            model.title,
         )
-        for card in registry.cards()
+        for model in models
     ]
-    print_table(columns, rows)
+    show({"items": models}, lambda: print_table(columns, rows))
 
 
 def show_model(registry: Registry, ref: str) -> None:
     """Prints a card without its golden embeddings."""
-    click.echo(dump_card(registry.card(ref).model_copy(update={"golden": ()})), nl=False)
+    card = registry.card(ref)
+    show(_described(card), lambda: _print_card(card))
+
+
+def show_made(registry: Registry, ref: str) -> None:
+    """Ends a command that made a model or changed its card, and told so: with the card as JSON."""
+    show(_described(registry.card(ref)), lambda: None)
 
 
 def verify_models(registry: Registry, refs: Sequence[str]) -> None:
@@ -61,18 +82,9 @@ def verify_models(registry: Registry, refs: Sequence[str]) -> None:
     Raises:
         CommandFailed: One is refused.
     """
-    n_refused = 0
-    for ref in refs or [card.ref for card in registry.cards()]:
-        try:
-            embedder = registry.open(ref)
-            if embedder.card.text:
-                registry.open_text(ref)
-        except TwinlensError as error:
-            n_refused += 1
-            click.echo(f"refused  {error.detail}")
-        else:
-            n_golden = len(embedder.card.golden)
-            click.echo(f"ok       {embedder.card.ref}: {n_golden} golden pictures")
+    verified = [_verify(registry, ref) for ref in refs or [one.ref for one in registry.cards()]]
+    show({"items": verified}, lambda: _print_verified(verified))
+    n_refused = sum(one.refused is not None for one in verified)
     if n_refused:
         raise CommandFailed(f"{n_refused} refused")
 
@@ -87,10 +99,97 @@ def bench_models(registry: Registry, refs: Sequence[str]) -> None:
         for embedder in embedders:
             taken_s = time_s(embedder, pixels[embedder.card.ref])
             times_s[embedder.card.ref].append(taken_s / len(pictures))
-    rows = []
-    for embedder in embedders:
-        card, taken_s = embedder.card, median(times_s[embedder.card.ref])
-        rows.append(
-            (card.ref, f"{1 / taken_s:.1f}", f"{taken_s * 1000:.2f}", str(bytes_per_vector(card)))
+    benched = [_Benched(one.card, median(times_s[one.card.ref])) for one in embedders]
+    show({"items": [one.figures for one in benched]}, lambda: _print_benched(benched))
+
+
+class _Verified(NamedTuple):
+    """A model that is right, or why it is refused."""
+
+    model: str
+    golden_pictures: int = 0
+    refused: str | None = None
+
+
+def _verify(registry: Registry, ref: str) -> _Verified:
+    try:
+        embedder = registry.open(ref)
+        if embedder.card.text:
+            registry.open_text(ref)
+    except TwinlensError as error:
+        return _Verified(ref, refused=error.detail)
+    return _Verified(embedder.card.ref, len(embedder.card.golden))
+
+
+def _print_verified(verified: Sequence[_Verified]) -> None:
+    for one in verified:
+        if one.refused is None:
+            say(f"ok       {one.model}: {one.golden_pictures} golden pictures")
+        else:
+            say(f"refused  {one.refused}")
+
+
+class _Benched(NamedTuple):
+    """How long a model took for a picture."""
+
+    card: Card
+    taken_s: float
+
+    @property
+    def figures(self) -> dict[str, str | float]:
+        return {
+            "model": self.card.ref,
+            "pictures_per_s": 1 / self.taken_s,
+            "picture_ms": self.taken_s * 1000,
+            "vector_bytes": bytes_per_vector(self.card),
+        }
+
+
+def _print_benched(benched: Sequence[_Benched]) -> None:
+    rows = [
+        (
+            one.card.ref,
+            f"{1 / one.taken_s:.1f}",
+            f"{one.taken_s * 1000:.2f}",
+            str(bytes_per_vector(one.card)),
         )
-    print_table(("model", "pictures/s", "ms per picture", "bytes per vector"), rows)
+        for one in benched
+    ]
+    print_table((named("model"), "pictures/s", "ms per picture", "bytes per vector"), rows)
+
+
+def _described(card: Card) -> dict[str, Any]:
+    """A card as JSON has it: what it says, and its name and version in one."""
+    return {"model": card.ref, **card.model_dump(mode="json", exclude={"golden"})}
+
+
+def _print_card(card: Card) -> None:
+    for line in dump_card(card.model_copy(update={"golden": ()})).splitlines():
+        say(line)
+
+
+def _print_cards(registry: Registry, cards: Sequence[Card]) -> None:
+    columns = (
+        named("model"),
+        "dimension",
+        Column("metric", leave_out=1),
+        Column("input", leave_out=2),
+        Column("MB", leave_out=3),
+        Column("text", leave_out=5),
+        Column("licence", leave_out=4),
+        Column("title", MIN_NAME_CHARS, leave_out=6),
+    )
+    rows = [
+        (
+            card.ref,
+            str(card.dimension),
+            card.metric,
+            f"{card.input.width} x {card.input.height}",
+            f"{registry.path_of(card).stat().st_size / BYTES_PER_MB:.1f}",
+            "yes" if card.text else "",
+            card.licence,
+            card.title,
+        )
+        for card in cards
+    ]
+    print_table(columns, rows)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-import click
-
 from twinlens.cli.errors import CommandFailed
 from twinlens.cli.files import checked, read_json
+from twinlens.cli.output import say
 from twinlens.cli.upload.files import find_pictures
 from twinlens.cli.workbench.inspect_models import BYTES_PER_MB
 from twinlens.models.card import Card, Fit, OutputKind, Resample, TextSpec
@@ -71,7 +70,7 @@ def export_network(
     from twinlens.models.build.keras import export_keras  # noqa: PLC0415 (TensorFlow)
 
     source = weights if weights in ("imagenet", "random") else Path(weights)
-    click.echo(f"exporting {network}, which takes a minute", err=True)
+    say(f"exporting {network}, which takes a minute", is_error=True)
     exported = export_keras(network, weights=source, seed=seed, pooling=pooling)
     origins = {"imagenet": "ImageNet", "random": f"random weights, seed {seed}"}
     card = _new_card(
@@ -84,7 +83,7 @@ def export_network(
         source=f"keras.applications {network}, by tf2onnx",
     )
     ref = _add(registry, card, exported.model)
-    click.echo(f"cosine to Keras: {exported.cosine:.8f}")
+    say(f"cosine to Keras: {exported.cosine:.8f}")
     return ref
 
 
@@ -141,7 +140,7 @@ def quantize(registry: Registry, ref: str, photos: Path, version: str | None) ->
 
     card, model = registry.read(ref)
     pixels = _photos(photos, card.input, N_COMPARED_PHOTOS)
-    click.echo(f"calibrating with {min(len(pixels), N_CALIBRATION_PHOTOS)} photos", err=True)
+    say(f"calibrating with {min(len(pixels), N_CALIBRATION_PHOTOS)} photos", is_error=True)
     ranges = measure_ranges(model, (one[None] for one in pixels[:N_CALIBRATION_PHOTOS]))
     changed = quantize_model(model, ranges)
     made = card.model_copy(
@@ -159,7 +158,7 @@ def project(
     card, model = registry.read(ref)
     embedder = registry.open(ref)
     pixels = _photos(photos, card.input, N_PROJECTION_PHOTOS)
-    click.echo(f"embedding {len(pixels)} photos", err=True)
+    say(f"embedding {len(pixels)} photos", is_error=True)
     changed = project_model(model, embed_each(embedder, pixels), dim, whiten=whiten)
     kind = "white" if whiten else "pca"
     made = card.model_copy(
@@ -185,12 +184,12 @@ def _add_compared(
 
 
 def _print_comparison(comparison: ModelComparison) -> None:
-    click.echo(f"against {comparison.original}, over {comparison.n_pictures} pictures, one core:")
-    click.echo(f"  speed             {comparison.speed_ratio:.2f} times")
+    say(f"against {comparison.original}, over {comparison.n_pictures} pictures, one core:")
+    say(f"  speed             {comparison.speed_ratio:.2f} times")
     if comparison.mean_cosine is not None:
-        click.echo(f"  mean cosine       {comparison.mean_cosine:.5f}")
-    click.echo(f"  top-10 agreement  {comparison.top10_agreement:.4f}")
-    click.echo(f"  bytes per vector  {comparison.bytes_per_vector}")
+        say(f"  mean cosine       {comparison.mean_cosine:.5f}")
+    say(f"  top-10 agreement  {comparison.top10_agreement:.4f}")
+    say(f"  bytes per vector  {comparison.bytes_per_vector}")
 
 
 def _photos(folder: Path, spec: InputSpec, at_most: int) -> list[Pixels]:
@@ -227,7 +226,7 @@ def _add(
     registry: Registry, card: Card, model: bytes, text: tuple[bytes, bytes] | None = None
 ) -> str:
     added = registry.add(card, model, text)
-    click.echo(
+    say(
         f"added {added.ref}: {added.dimension}-d, {len(model) / BYTES_PER_MB:.1f} MB, "
         f"{registry.path_of(added)}"
     )

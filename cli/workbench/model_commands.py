@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Unpack
 
 import click
 
+from twinlens.cli.output import confirm, json_option, say
+from twinlens.cli.output import show as show_result
 from twinlens.cli.parameters import library_option, url_option
 from twinlens.cli.workbench.pixel_options import Triple, preprocessing_of
 
@@ -50,21 +52,22 @@ def models() -> None:
 
 
 @models.command("list")
+@json_option
 @dir_option
 @click.option("--url", envvar="TWINLENS_URL", help="List the models of this service instead.")
 def list_models(directory: Path | None, url: str | None) -> None:
     """List the models of the directory."""
-    from twinlens.cli.show import tables
     from twinlens.cli.workbench import inspect_models
 
     if url:
-        tables.show_served_models(url)
+        inspect_models.show_served_models(url)
     else:
         inspect_models.show_models(inspect_models.registry_of(directory))
 
 
 @models.command()
 @ref_argument
+@json_option
 @dir_option
 def show(ref: str, directory: Path | None) -> None:
     """Show a model's card."""
@@ -75,6 +78,7 @@ def show(ref: str, directory: Path | None) -> None:
 
 @models.command()
 @click.argument("refs", nargs=-1, metavar="[NAME[@VERSION]]…")
+@json_option
 @dir_option
 def verify(refs: tuple[str, ...], directory: Path | None) -> None:
     """Check models with their golden pictures; all models by default."""
@@ -86,6 +90,7 @@ def verify(refs: tuple[str, ...], directory: Path | None) -> None:
 @models.command()
 @ref_argument
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@json_option
 @dir_option
 def remove(ref: str, yes: bool, directory: Path | None) -> None:
     """Remove a model's card and files."""
@@ -94,15 +99,14 @@ def remove(ref: str, yes: bool, directory: Path | None) -> None:
     registry = inspect_models.registry_of(directory)
     card = registry.card(ref)
     if not yes:
-        click.confirm(
-            f"Remove {card.ref}? Libraries that use it cannot search without it", abort=True
-        )
+        confirm(f"Remove {card.ref}? Libraries that use it cannot search without it.")
     registry.remove(card.ref)
-    click.echo(f"removed {card.ref}")
+    show_result({"removed": card.ref}, lambda: say(f"removed {card.ref}"))
 
 
 @models.command()
 @click.argument("refs", nargs=-1, metavar="[NAME[@VERSION]]…")
+@json_option
 @dir_option
 def bench(refs: tuple[str, ...], directory: Path | None) -> None:
     """Measure the pictures per second of models on one core; all models by default."""
@@ -128,6 +132,7 @@ def bench(refs: tuple[str, ...], directory: Path | None) -> None:
 @version_option
 @measured_option
 @cache_option
+@json_option
 @dir_option
 def export(
     network: str,
@@ -154,6 +159,7 @@ def export(
         version=version,
     )
     evaluate.calibrate_new(registry, ref, photos, cache or _cache_dir())
+    inspect_models.show_made(registry, ref)
 
 
 @models.command()
@@ -200,6 +206,7 @@ def export(
 @version_option
 @measured_option
 @cache_option
+@json_option
 @dir_option
 def add(
     file: Path,
@@ -223,6 +230,7 @@ def add(
     registry = inspect_models.registry_of(directory)
     ref = make_models.add_network(registry, file, preprocessing, **options)
     evaluate.calibrate_new(registry, ref, photos, cache or _cache_dir())
+    inspect_models.show_made(registry, ref)
 
 
 @models.command()
@@ -230,6 +238,7 @@ def add(
 @photos_option
 @version_option
 @cache_option
+@json_option
 @dir_option
 def quantize(
     ref: str, photos: Path, version: str | None, cache: Path | None, directory: Path | None
@@ -240,6 +249,7 @@ def quantize(
     registry = inspect_models.registry_of(directory)
     made = make_models.quantize(registry, ref, photos, version)
     evaluate.calibrate_new(registry, made, photos, cache or _cache_dir())
+    inspect_models.show_made(registry, made)
 
 
 @models.command()
@@ -253,6 +263,7 @@ def quantize(
 @photos_option
 @version_option
 @cache_option
+@json_option
 @dir_option
 def project(
     ref: str,
@@ -271,12 +282,14 @@ def project(
         registry, ref, dim=dim, whiten=whiten, photos=photos, version=version
     )
     evaluate.calibrate_new(registry, made, photos, cache or _cache_dir())
+    inspect_models.show_made(registry, made)
 
 
 @models.command()
 @ref_argument
 @click.argument("photos", type=click.Path(exists=True, path_type=Path), metavar="FOLDER|LABELS")
 @cache_option
+@json_option
 @dir_option
 def calibrate(ref: str, photos: Path, cache: Path | None, directory: Path | None) -> None:
     """Measure how far apart a model puts unrelated photos, for its card.
@@ -288,6 +301,7 @@ def calibrate(ref: str, photos: Path, cache: Path | None, directory: Path | None
 
     registry = inspect_models.registry_of(directory)
     evaluate.run_calibrate(registry, ref, photos, cache or _cache_dir())
+    inspect_models.show_made(registry, ref)
 
 
 models_option = click.option(
@@ -311,6 +325,7 @@ models_option = click.option(
 @url_option
 @library_option
 @cache_option
+@json_option
 @dir_option
 def evaluate_models(
     labels: Path,
@@ -343,6 +358,7 @@ def evaluate_models(
     help="PNG file to write.",
 )
 @cache_option
+@json_option
 @dir_option
 def compare_models(
     query: Path,

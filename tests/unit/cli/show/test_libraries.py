@@ -8,7 +8,7 @@ import click
 import httpx
 import pytest
 
-from twinlens.cli.show.libraries import change_library
+from twinlens.cli.show.libraries import change_library, show_plan
 from twinlens.client.client import Client
 from twinlens.shared.answers import JobAnswer, LibraryPlan, Progress
 from twinlens.shared.errors import ReindexFailed
@@ -53,7 +53,7 @@ def changed(polls: list[Any], *, is_followed: bool = True) -> None:
         return httpx.Response(200, content=seen.model_dump_json())
 
     with Client("http://127.0.0.1:1", httpx.MockTransport(answer)) as client:
-        change_library(client, "some", PLAN, is_followed=is_followed)
+        show_plan(client, change_library(client, "some", PLAN, is_followed=is_followed))
 
 
 def test_a_change_is_followed_until_it_holds(capsys: pytest.CaptureFixture[str]) -> None:

@@ -255,6 +255,37 @@ def test_words_are_asked_for_and_not_what_they_are_not(
     assert len(service.requests) == 1
 
 
+def test_json_is_the_whole_result_and_all_that_is_on_standard_output(
+    service: Service, run: Run, picture: Path, tmp_path: Path
+) -> None:
+    answer_search(service, result())
+    save = tmp_path / "found.png"
+    done = run("search", picture, "--json", "--save", save)
+    assert SearchResult.model_validate_json(done.stdout) == result().model_copy(
+        update={"indexed_through": SearchResult.model_validate_json(done.stdout).indexed_through}
+    )
+    assert done.stderr == f"saved {save}\n"
+
+
+def test_an_error_is_none_of_the_json(service: Service, run: Run, picture: Path) -> None:
+    service.answers["/v1/search"] = lambda _: httpx.Response(500)
+    done = run("search", picture, "--json")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith("twinlens: ")
+
+
+@pytest.mark.parametrize(("scores", "is_told"), [((0.5, 0.9), True), ((0.9, 0.9), False)])
+def test_that_scores_do_not_fall_is_told(
+    service: Service, run: Run, picture: Path, scores: tuple[float, float], is_told: bool
+) -> None:
+    hits = [
+        Hit(rank=rank, score=score, image=image("1", "a.jpg"), models={})
+        for rank, score in enumerate(scores, start=1)
+    ]
+    answer_search(service, result(hits=hits))
+    assert ("scores do not fall" in run("search", picture).stdout) is is_told
+
+
 def test_a_hit_is_shown_with_each_models_distance_and_rank(
     service: Service, run: Run, picture: Path
 ) -> None:
@@ -429,6 +460,18 @@ def test_a_job_is_shown_with_what_failed(service: Service, run: Run) -> None:
     assert service.requests[-1].url.params["limit"] == "7"
 
 
+def test_a_job_is_watched_until_it_has_ended(service: Service, run: Run) -> None:
+    seen = [running("j", n, total=9) for n in range(3)]
+    ended = job_answer("j", 9)
+    service.answers["/v1/jobs/j"] = lambda _: as_json(seen.pop(0) if seen else ended)
+    done = run("jobs", "j", "--watch", "--json")
+    shown = json.loads(done.stdout)
+    assert (shown["status"], shown["failed_items"]) == ("succeeded", [])
+    assert done.stderr == ""
+    assert [one.headers.get("Prefer") for one in service.requests] == [None, *["wait=1"] * 3]
+    assert run("jobs", "--watch").exit_code == 2
+
+
 def test_of_a_job_that_just_began_only_what_is_known_is_shown(service: Service, run: Run) -> None:
     service.jobs["j"] = running("j", 0, total=2, started_at=None)
     shown = rows(run("jobs", "j"))
@@ -535,8 +578,8 @@ def test_groups_are_shown_up_to_the_limit_and_saved_whole(
     assert ["2", "1-0", *(f"1-{n}," for n in range(1, 8)), "1-8"] in shown
     assert "2-0" not in done.stdout
     assert done.stdout.splitlines()[-2:] == [
-        f"saved {save}",
         "3 groups among 99 pictures, confirmed by lite",
+        f"saved {save}",
     ]
     assert Duplicates.model_validate_json(save.read_bytes()) == duplicates
     asked = json.loads(service.requests[0].content)

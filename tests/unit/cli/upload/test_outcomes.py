@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
@@ -186,20 +187,34 @@ def test_what_was_there_counts_in_the_rate_and_what_failed_does_not() -> None:
     assert Totals().pictures_per_s == 0
 
 
-def test_bars_are_drawn_of_what_was_read_and_done(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """What a terminal shows, without styles."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    return lambda: re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+
+
+def test_bars_are_drawn_of_what_was_read_and_done(drawn: Callable[[], str]) -> None:
     with Bars(5_000_000) as bars:
         bars.add_read(2_000_000)
         bars.add_read(1_000_000)
         bars.show(7, 9)
-    read, done = capsys.readouterr().err.splitlines()[-2:]
-    assert read.startswith("MB read")
+    read, done = drawn().splitlines()[-2:]
+    assert "MB read" in read
     assert "3/5" in re.sub(r"\.0", "", read)
     assert "7/9" in done
     with Bars(None) as bars:
         bars.show(7, 3)
-    drawn = capsys.readouterr().err
-    assert "MB read" not in drawn
-    assert "7/7" in drawn
+    only_done = drawn()
+    assert "MB read" not in only_done
+    assert "7/7" in only_done
+
+
+def test_no_bars_are_drawn_into_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bars(5_000_000) as bars:
+        bars.show(7, 9)
+        bars.say("a line")
+    assert capsys.readouterr().err == "a line\n"
 
 
 # A batch, as it is sent.
@@ -310,7 +325,7 @@ def test_a_folder_that_cannot_be_read_is_counted_and_the_rest_goes_on(
 
 
 def test_pictures_of_an_archive_are_known_while_it_is_worked_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, drawn: Callable[[], str]
 ) -> None:
     (tmp_path / "more.tar").write_bytes(b"packed")
     service, totals = Service([as_json(running("a", 0, total=5))]), Totals()
@@ -318,5 +333,5 @@ def test_pictures_of_an_archive_are_known_while_it_is_worked_on(
     service.answers["/v1/jobs/a"] = lambda _: seen.pop(0)
     with service.client() as client, pytest.raises(RequestFailed):
         upload(client, [tmp_path / "more.tar"], "default", totals=totals)
-    assert "1/5" in capsys.readouterr().err.splitlines()[-1]
+    assert "1/5" in drawn().splitlines()[-1]
     assert totals.n_waiting == 4
