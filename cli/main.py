@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from twinlens import __version__
-from twinlens.cli.output import json_option
+from twinlens.cli.output import INTERRUPTED, json_option, say
 from twinlens.cli.parameters import (
     NamedNumber,
     RegionParameter,
@@ -34,6 +34,11 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            # What the service goes on with is noted by the client.
+            for line in ("interrupted", *getattr(error, "__notes__", ())):
+                say(f"twinlens: {line}", is_error=True)
+            raise click.exceptions.Exit(INTERRUPTED) from None
         except Exception as error:
             from twinlens.cli.errors import CommandFailed
             from twinlens.client.errors import RequestFailed

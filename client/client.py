@@ -90,6 +90,7 @@ class Client:
         """
         self._outage_s = outage_s
         self._has_answered = False
+        self._open_jobs: dict[str, JobAnswer] = {}
         self.url = url.rstrip("/")
         host = read_host(url)
         self._http = httpx.Client(
@@ -110,6 +111,14 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self._http.close()
+        if isinstance(error, KeyboardInterrupt):
+            for job in self.open_jobs:
+                error.add_note(f"job {job.id} goes on: `twinlens jobs {job.id}` shows it")
+
+    @property
+    def open_jobs(self) -> list[JobAnswer]:
+        """The jobs that the service accepted of us, and that have not ended as far as we know."""
+        return list(self._open_jobs.values())
 
     def missing(
         self, ids: Sequence[str], library: str, described: Mapping[str, Description] | None = None
@@ -324,9 +333,14 @@ class Client:
 
     def _read_answer(self, kind: type[Answer], response: httpx.Response) -> Answer:
         try:
-            return kind.model_validate_json(response.content)
+            answer = kind.model_validate_json(response.content)
         except ValidationError:
             raise stranger(response) from None
+        if isinstance(answer, JobAnswer):
+            self._open_jobs[answer.id] = answer
+            if answer.finished_at is not None:
+                self._open_jobs.pop(answer.id)
+        return answer
 
 
 def _library_path(name: str) -> str:

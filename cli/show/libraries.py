@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from twinlens.cli.errors import CommandFailed
-from twinlens.cli.output import INTERRUPTED, confirm, say, show
+from twinlens.cli.output import confirm, say, show
 from twinlens.cli.show.tables import MIN_NAME_CHARS, Column, named, print_table
 from twinlens.cli.upload.tracking import Totals, follow
 from twinlens.shared.libraries import Index, Library
@@ -42,7 +42,8 @@ def change_library(
 
     Raises:
         CommandFailed: The service refuses the plan, or is not there.
-        Exit: The library stays as it was, or the user interrupted.
+        Exit: The library stays as it was.
+        KeyboardInterrupt: The user interrupted; its notes say what goes on.
     """
     made = client.put_library(name, plan)
     if isinstance(made, Library) or not is_followed:
@@ -94,13 +95,9 @@ def _follow(client: Client, job: JobAnswer) -> None:
     totals = Totals()
     try:
         follow(client, job, totals)
-    except KeyboardInterrupt:
-        say(
-            f"interrupted; job {job.id} goes on. See it with `twinlens jobs {job.id}`, or cancel"
-            f" it with `twinlens libraries rollback {job.library}`.",
-            is_error=True,
-        )
-        raise click.exceptions.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt as error:
+        error.add_note(f"`twinlens libraries rollback {job.library}` cancels the change")
+        raise
     if totals.failures:
         say(f"library {job.library} stays as it was", is_error=True)
         for line in totals.failures:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from twinlens.cli.errors import CommandFailed
-from twinlens.cli.output import INTERRUPTED, say, show
+from twinlens.cli.output import say, show
 from twinlens.cli.upload.coco import read_coco
 from twinlens.cli.upload.exif import exif_metadata
 from twinlens.cli.upload.parallel import run_parallel
@@ -52,7 +52,8 @@ def run_index(
 
     Raises:
         CommandFailed: The service does not answer, or the paths or annotations cannot be read.
-        Exit: A picture failed, or the user interrupted.
+        Exit: A picture failed.
+        KeyboardInterrupt: The user interrupted; its notes name the jobs that go on.
     """
     totals, annotations = Totals(), None
     try:
@@ -73,10 +74,7 @@ def run_index(
                 is_updating=annotations is not None or is_place_read,
                 is_verbose=is_verbose,
             )
-    except KeyboardInterrupt:
-        _show_interrupted(totals)
-        raise click.exceptions.Exit(INTERRUPTED) from None
-    except (CommandFailed, RequestFailed):
+    except (KeyboardInterrupt, CommandFailed, RequestFailed):
         if totals.took_s:
             _show_interrupted(totals)
         raise

@@ -159,7 +159,10 @@ class Tracker:
     @property
     def n_waiting(self) -> int:
         """How many pictures are accepted, but not known to be done."""
-        return sum(one.n_pictures - one.n_seen for one in self._open)
+        # Also those whose upload was answered, but not told to us any more.
+        of_client = {job.id: _Open(job, is_archive=False) for job in self._client.open_jobs}
+        all_open = of_client | {one.job.id: one for one in self._open}
+        return sum(one.n_pictures - one.n_seen for one in all_open.values())
 
     def add(self, job: JobAnswer, *, is_archive: bool) -> None:
         """Follows a job; waits for the oldest where there are too many."""

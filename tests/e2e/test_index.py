@@ -46,10 +46,14 @@ def counts(done: subprocess.CompletedProcess[str]) -> tuple[int, ...]:
     return tuple(map(int, match.groups()[:3]))
 
 
-def n_jobs(service: Running, library: str) -> int:
+def job_ids(service: Running, library: str) -> list[str]:
     params = {"library": library, "limit": "1000"}
     answer = httpx.get(f"{service.url}/v1/jobs", params=params).raise_for_status()
-    return len(answer.json()["items"])
+    return [job["id"] for job in answer.json()["items"]]
+
+
+def n_jobs(service: Running, library: str) -> int:
+    return len(job_ids(service, library))
 
 
 def ids_in(service: Running, library: str) -> Iterator[str]:
@@ -135,6 +139,8 @@ def test_a_run_that_was_broken_off_goes_on(
         assert COUNTS.search(told)
         assert "interrupted; " in complained
         assert "Run the same command again" in complained
+        going_on = re.findall(r"job ([0-9a-f]{32}) goes on", complained)
+        assert set(going_on) <= set(job_ids(service, library))
         assert "Traceback" not in complained
     else:
         assert process.returncode == -number

@@ -430,6 +430,19 @@ def test_the_port_of_something_else_is_told(reply: bytes) -> None:
     assert said.endswith("; is the port right?")
 
 
+# What goes on.
+
+
+def test_who_breaks_off_is_told_which_jobs_go_on() -> None:
+    service = Service([as_json(running("a", 0, total=1)), as_json(job_answer("b", 1))])
+    client, interrupt = service.client(), KeyboardInterrupt()
+    for _ in range(2):
+        client.add_pictures(PICTURE, "default")
+    assert [job.id for job in client.open_jobs] == ["a"]
+    client.__exit__(KeyboardInterrupt, interrupt, None)
+    assert interrupt.__notes__ == ["job a goes on: `twinlens jobs a` shows it"]
+
+
 def test_a_proxy_is_no_way_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")

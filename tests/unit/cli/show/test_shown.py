@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -284,6 +286,21 @@ def test_that_scores_do_not_fall_is_told(
     ]
     answer_search(service, result(hits=hits))
     assert ("scores do not fall" in run("search", picture).stdout) is is_told
+
+
+def test_who_breaks_off_is_told_in_a_line(service: Service, run: Run, picture: Path) -> None:
+    def break_off(_: httpx.Request) -> httpx.Response:
+        os.kill(os.getpid(), signal.SIGINT)
+        return as_json(running("j", 0, kind="search"))
+
+    service.answers["/v1/search"] = break_off
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        done = run("search", picture)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (done.exit_code, done.stdout) == (130, "")
+    assert done.stderr == "twinlens: interrupted\n"
 
 
 def test_a_hit_is_shown_with_each_models_distance_and_rank(

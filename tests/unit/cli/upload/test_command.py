@@ -231,6 +231,7 @@ def test_who_breaks_off_is_told_how_far_it_came(tmp_path: Path, service: Service
     assert done.stdout.startswith("0 indexed, 0 already there, 0 failed; ")
     assert "interrupted; 3 more are uploaded and will still be indexed." in done.stderr
     assert "Run the same command again" in done.stderr
+    assert "job a goes on: `twinlens jobs a` shows it" in done.stderr
 
 
 def test_an_error_in_the_middle_is_told_with_how_far_it_came(

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from support.played import (
@@ -27,6 +27,7 @@ from twinlens.cli.upload.picture_file import PictureFile
 from twinlens.cli.upload.plan import Plan
 from twinlens.cli.upload.sending import Sender
 from twinlens.cli.upload.tracking import MAX_OPEN_JOBS, Bars, Totals, Tracker
+from twinlens.client.client import Upload
 from twinlens.client.errors import RequestFailed
 from twinlens.shared.errors import Crashed
 from twinlens.shared.files import open_regular
@@ -74,6 +75,16 @@ def test_a_job_that_runs_is_shown_as_far_as_it_is_known(
     assert followed.bars.last == shown
     assert followed.tracker.n_waiting == n_waiting
     assert followed.totals == Totals()
+
+
+def test_an_upload_that_was_answered_and_not_told_of_is_waiting() -> None:
+    service = Service([as_json(running("a", 0, total=3)), as_json(running("b", 1, total=3))])
+    client, bars = service.client(), Shown()
+    tracker = Tracker(client, Totals(), cast("Bars", bars), 6)
+    for _ in range(2):
+        client.add_pictures([Upload("a.jpg", b"bytes")], "default")
+    tracker.add(client.open_jobs[0], is_archive=False)
+    assert tracker.n_waiting == 3 + 2
 
 
 @pytest.mark.parametrize("is_archive", [False, True])
