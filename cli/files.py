@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import codecs
+import sys
 from pathlib import Path
 
 from twinlens.cli.errors import CommandFailed
 from twinlens.shared.files import check_regular, open_regular
 
+STDIN = Path("-")
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_file(path: Path) -> bytes:
-    """Reads a file.
+    """Reads a file, or standard input where that is meant.
 
     Raises:
         CommandFailed: It cannot be read, or is a pipe, a socket or a device.
     """
+    if path == STDIN:
+        return sys.stdin.buffer.read()
     try:
         with open_regular(path) as file:
             return file.read()

@@ -11,6 +11,7 @@ import click
 from twinlens import __version__
 from twinlens.cli.output import INTERRUPTED, json_option, say
 from twinlens.cli.parameters import (
+    ExampleParameter,
     NamedNumber,
     RegionParameter,
     library_option,
@@ -122,7 +123,7 @@ def worker(lanes: str, processes: int | None) -> None:
     "paths",
     nargs=-1,
     required=True,
-    type=click.Path(exists=True, path_type=Path),
+    type=click.Path(exists=True, allow_dash=True, path_type=Path),
     metavar="PATH…",
 )
 @click.option(
@@ -170,7 +171,8 @@ def index(
 ) -> None:
     """Upload folders, pictures, archives (zip, tar) and listings (ndjson), and wait.
 
-    Pictures in folders are known by what they hold, and named by their path below the folder.
+    `-` is a picture from standard input. Pictures in folders are known by what they hold, and
+    named by their path below the folder.
 
     It ends when all pictures can be found. If it was interrupted, run it again: it skips the
     pictures that are already there.
@@ -191,13 +193,14 @@ def index(
     )
 
 
-picture_file = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
 @main.command()
-@click.argument("files", nargs=-1, type=picture_file, metavar="[FILE]…")
+@click.argument("examples", nargs=-1, type=ExampleParameter(), metavar="[FILE]…")
 @click.option(
-    "--unlike", multiple=True, type=picture_file, help="Picture of what to avoid; repeatable."
+    "--unlike",
+    multiple=True,
+    type=ExampleParameter(),
+    metavar="FILE",
+    help="Picture of what to avoid; repeatable.",
 )
 @click.option("--text", help="Words instead of FILE; needs a model with a text encoder.")
 @click.option(
@@ -250,8 +253,8 @@ picture_file = click.Path(exists=True, dir_okay=False, path_type=Path)
 @url_option
 @library_option
 def search(
-    files: tuple[Path, ...],
-    unlike: tuple[Path, ...],
+    examples: tuple[Path | str, ...],
+    unlike: tuple[Path | str, ...],
     url: str,
     save: Path | None,
     is_opened: bool,
@@ -264,13 +267,16 @@ def search(
 ) -> None:
     """Find the pictures nearest to FILE, or to words.
 
-    Several files are examples of the same thing.
+    FILE may be the id of an image of the library as well, or `-` for standard input. Several are
+    examples of the same thing.
     """
     from twinlens.cli.show.search import read_query, run_search
 
-    if bool(files) == (text is not None) or (unlike and not files):
+    if bool(examples) == (text is not None) or (unlike and not examples):
         raise click.UsageError("give either FILE or --text; --unlike needs FILE")
     wanted = read_query(
+        positive=[one for one in examples if isinstance(one, str)],
+        negative=[one for one in unlike if isinstance(one, str)],
         mode="near" if near else "similar",
         text=text,
         models=_names(models),
@@ -278,17 +284,20 @@ def search(
         max_distance=dict(max_distance),
         **query,
     )
-    run_search(files, unlike, wanted, url, save, is_opened=is_opened)
+    files, avoided = ([one for one in some if isinstance(one, Path)] for some in (examples, unlike))
+    run_search(files, avoided, wanted, url, save, is_opened=is_opened)
 
 
 @main.command()
-@click.argument("first", metavar="A")
-@click.argument("second", metavar="B")
+@click.argument("first", type=ExampleParameter(), metavar="A")
+@click.argument("second", type=ExampleParameter(), metavar="B")
 @models_option
 @json_option
 @url_option
 @library_option
-def compare(first: str, second: str, models: str | None, url: str, library: str) -> None:
+def compare(
+    first: Path | str, second: Path | str, models: str | None, url: str, library: str
+) -> None:
     """Show how near two pictures are: files, or ids of images in the library."""
     from twinlens.cli.show.duplicates import run_compare
 

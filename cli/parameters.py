@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+import os
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from twinlens.cli.files import STDIN
 from twinlens.cli.service.addresses import DEFAULT_URL
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     Model = TypeVar("Model", bound=BaseModel)
+
+_IMAGE_ID = re.compile("[0-9a-f]{64}")
 
 url_option = click.option(
     "--url",
@@ -34,6 +40,26 @@ models_option = click.option(
     "--models",
     help="Models to ask: a,b,…  [default: all of the library]",
 )
+
+
+class ExampleParameter(click.ParamType["Path | str"]):
+    """A picture: a file, `-` for standard input, or the id of a stored image."""
+
+    name = "file"
+
+    def convert(
+        self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path | str:
+        """Tells which it is: a path, or an id as a text."""
+        path = Path(value)
+        # Unlike Path.is_dir, these say no to a name that is too long.
+        if os.path.isdir(path):  # noqa: PTH112
+            self.fail(f"{value} is a folder", param, ctx)
+        if path == STDIN or os.path.exists(path):  # noqa: PTH110
+            return path
+        if _IMAGE_ID.fullmatch(str(value)):
+            return str(value)
+        return self.fail(f"{value} is neither a file nor the id of an image", param, ctx)
 
 
 class NamedNumber(click.ParamType[tuple[str, float]]):

@@ -62,8 +62,8 @@ def run_search(
     """Searches with pictures or with words, and shows what was found.
 
     Args:
-        files: Pictures of what to find, if the query has no text.
-        unlike: Pictures of what to avoid.
+        files: Pictures of what to find, beside stored ones that the query names.
+        unlike: Pictures of what to avoid, likewise.
         query: What is asked.
         url: The service.
         save: Where a contact sheet goes, if anywhere. It shows the first picture as the query.
@@ -80,7 +80,7 @@ def run_search(
         if save is None and is_opened:
             save = Path(tempfile.mkdtemp(prefix="twinlens-")) / "found.png"
         if save is not None:
-            save_sheet(client, result, next(iter(pictures), None), query.library, save)
+            save_sheet(client, result, _first(client, pictures, query), query.library, save)
             say(f"saved {save}")
     if is_opened:
         click.launch(str(save))
@@ -115,6 +115,14 @@ def print_result(result: SearchResult) -> None:
             f"uploads are under way: what came after {result.indexed_through:%Y-%m-%d %H:%M:%S}Z"
             " may not be found yet"
         )
+
+
+def _first(client: Client, pictures: Sequence[bytes], query: SearchQuery) -> bytes | None:
+    """The first example, if there is a picture among them."""
+    if pictures:
+        return pictures[0]
+    ids = query.example_ids
+    return client.thumbnail(ids[0], query.library) if ids else None
 
 
 def agreement_line(result: SearchResult) -> str:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from functools import partial
 from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from twinlens.cli.errors import CommandFailed
+from twinlens.cli.files import STDIN
 from twinlens.cli.upload.kinds import (
     HEAD_BYTES,
     kind_by_head,
@@ -105,7 +107,7 @@ class Walk:
         """Looks into no folder yet.
 
         Args:
-            paths: Folders and files; archives are left out. A file that is named is given
+            paths: Folders, files and STDIN; archives are left out. A file that is named is given
                 whatever it is called, and not once more where its folder is named as well.
             passed: Counts what is not given.
             on_error: Called with the error of each folder that cannot be read.
@@ -121,7 +123,9 @@ class Walk:
         """Gives the files that may be pictures by their names, in no order."""
         given = set[tuple[str, str]]()
         for path in self._paths:
-            if path.is_dir():
+            if path == STDIN:
+                yield PictureFile(path, PurePath("stdin"), 0, lambda: sys.stdin.buffer)
+            elif path.is_dir():
                 yield from self._files_below(_Folder(path, PurePath()))
             elif not archive_type(path) and _place(path) not in given:
                 given.add(_place(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -18,9 +19,12 @@ from twinlens.cli.service.background import Running
 from twinlens.shared.blobs import image_id_of
 
 
-def twinlens(*words: str | Path) -> subprocess.CompletedProcess[str]:
+def twinlens(*words: str | Path, stdin: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "twinlens.cli.main", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    with (stdin or Path(os.devnull)).open("rb") as given:
+        return subprocess.run(
+            command, stdin=given, capture_output=True, text=True, timeout=120, check=False
+        )
 
 
 def hits(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -179,6 +183,25 @@ def test_a_library_is_changed_rolled_back_and_removed(service: Running, tmp_path
     removed = twinlens("libraries", "remove", "changed", "--yes", *at)
     assert removed.returncode == 0, removed.stderr
     assert not library_row(service, "changed")
+
+
+def test_an_image_is_added_from_a_pipe_and_looked_for_by_its_id(
+    service: Running, tmp_path: Path
+) -> None:
+    add_places(service, tmp_path / "places", "piped", seed=69)
+    [piped] = make_photos(tmp_path / "more", 1, seed=70)
+    at = ("--library", "piped", "--url", service.url)
+    done = twinlens("index", "-", *at, stdin=piped)
+    assert done.returncode == 0, done.stderr
+    image_id = image_id_of(piped.read_bytes())
+
+    assert hits(twinlens("search", "-", *at, stdin=piped))[0] == "stdin"
+    by_id = hits(twinlens("search", image_id, *at, "--save", tmp_path / "found.png"))
+    assert len(by_id) == 3
+    assert "stdin" not in by_id
+    compared = twinlens("compare", image_id, "-", *at, stdin=piped)
+    assert compared.stdout.split()[-1] == "1.000"
+
 
 
 def test_some_models_can_be_asked(service: Running, folder: Path) -> None:

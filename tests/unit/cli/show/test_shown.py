@@ -164,7 +164,7 @@ def answer_search(service: Service, answer: SearchResult) -> None:
     job = job_answer("j", 1, kind="search", result=answer)
     service.answers["/v1/search"] = lambda _: as_json(job)
     thumbnail = jpeg(Picture.new("RGB", (40, 30), "red"))
-    for digit in "123":
+    for digit in "1234":
         path = f"/v1/images/{digit * 64}"
         service.answers[path] = lambda _: as_json(image("3", "c.jpg"))
         service.answers[f"{path}/thumbnail"] = lambda _: httpx.Response(200, content=thumbnail)
@@ -255,6 +255,34 @@ def test_words_are_asked_for_and_not_what_they_are_not(
     for words in (("--text", "a cat", "--unlike", picture), (picture, "--text", "x"), ()):
         assert run("search", *words).exit_code == 2
     assert len(service.requests) == 1
+
+
+def test_stored_images_and_standard_input_are_examples_as_files_are(
+    service: Service, run: Run, picture: Path, tmp_path: Path
+) -> None:
+    answer_search(service, result())
+    one, other, avoided = (digit * 64 for digit in "423")
+    save = ("--save", tmp_path / "found.png")
+    assert run("search", one, other, "--unlike", avoided, *save).exit_code == 0
+    assert service.requests[0].headers["Content-Type"] == "application/json"
+    # The first of them stands above the sheet.
+    assert service.asked(f"/v1/images/{one}/thumbnail")
+    assert run("search", picture, other).exit_code == 0
+    assert run("search", "-", input=b"from a pipe").exit_code == 0
+    asked = [(query["positive"], query["negative"]) for query in queries(service)]
+    assert asked == [([one, other], [avoided]), ([other], []), ([], [])]
+    bodies = [request.content for request in service.asked("/v1/search")]
+    assert picture.read_bytes() in bodies[1]
+    assert b"from a pipe" in bodies[2]
+
+
+@pytest.mark.parametrize("word", ["none.jpg", "1" * 63, "A" * 64, "1" * 5000])
+def test_what_is_neither_a_file_nor_an_id_is_refused(service: Service, run: Run, word: str) -> None:
+    for words in (("search", word), ("search", "1" * 64, "--unlike", word), ("compare", word, "-")):
+        done = run(*words)
+        assert done.exit_code == 2
+        assert "neither a file nor the id of an image" in done.stderr
+    assert service.requests == []
 
 
 def test_json_is_the_whole_result_and_all_that_is_on_standard_output(

@@ -149,6 +149,14 @@ def test_what_is_passed_over_is_told_and_the_status_is_0(
     assert "-v names" not in named.stdout
 
 
+def test_a_picture_from_standard_input_is_sent(service: Service, url: str) -> None:
+    done = CliRunner().invoke(main, ["index", "-", "--url", url], input=b"a picture")
+    assert done.exit_code == 0, done.output
+    [body] = service.bodies
+    assert b'filename="stdin"' in body
+    assert b"a picture" in body
+
+
 def test_json_is_what_became_of_the_pictures(tmp_path: Path, service: Service, url: str) -> None:
     fill(tmp_path / "photos", 3)
     (tmp_path / "photos" / "notes.txt").touch()
