@@ -19,6 +19,7 @@ from twinlens.cli.parameters import (
     read_as,
     url_option,
 )
+from twinlens.cli.show.image_commands import images
 from twinlens.cli.show.library_commands import libraries
 from twinlens.cli.workbench.model_commands import compare_models, evaluate_models, models
 
@@ -363,7 +364,7 @@ def jobs(job_id: str | None, limit: int, is_watched: bool, url: str) -> None:
         jobs.show_jobs(url, limit)
 
 
-for command in (libraries, models, evaluate_models, compare_models):
+for command in (images, libraries, models, evaluate_models, compare_models):
     main.add_command(command)
 
 

@@ -42,6 +42,18 @@ models_option = click.option(
 )
 
 
+class ImageIdParameter(click.ParamType[str]):
+    """The id of a stored image."""
+
+    name = "id"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuses what cannot be an id, before anything is asked."""
+        if not _IMAGE_ID.fullmatch(value):
+            self.fail(f"{value} is no id of an image: 64 digits, 0 to 9 and a to f", param, ctx)
+        return value
+
+
 class ExampleParameter(click.ParamType["Path | str"]):
     """A picture: a file, `-` for standard input, or the id of a stored image."""
 

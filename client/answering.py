@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import httpx
 from pydantic import ValidationError
 
-from twinlens.client.errors import RequestFailed, UploadRefused
+from twinlens.client.errors import NotThere, RequestFailed, UploadRefused
 from twinlens.client.patience import AWAY
 from twinlens.shared.answers import ProblemDetails
 from twinlens.shared.errors import NotFound
@@ -68,7 +68,8 @@ def problem_of(response: httpx.Response) -> RequestFailed:
         # No path that is asked for: it stands behind one of the URL's own, or of another version.
         return stranger(response)
     fields = "".join(f" {field.location}: {field.message}" for field in problem.errors)
-    return _kind_of(response)(f"{problem.detail}{fields} (request {problem.request_id})")
+    kind = NotThere if response.status_code == 404 else _kind_of(response)
+    return kind(f"{problem.detail}{fields} (request {problem.request_id})")
 
 
 def stranger(response: httpx.Response) -> RequestFailed:

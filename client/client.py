@@ -15,6 +15,7 @@ from twinlens.client.errors import RequestFailed, UploadRefused
 from twinlens.client.loopback import is_loopback
 from twinlens.client.patience import Patience, may_come_later
 from twinlens.shared.answers import (
+    ImagePage,
     ItemPage,
     JobAnswer,
     JobPage,
@@ -257,6 +258,16 @@ class Client:
     def remove_library(self, name: str) -> JobAnswer:
         """Removes a library: it is gone at once, and its pictures when the job has ended."""
         return self._read_answer(JobAnswer, self._send("DELETE", _library_path(name)))
+
+    def images(self, library: str, limit: int, cursor: str | None = None) -> ImagePage:
+        """Reads a page of a library's images, newest first; the first page without a cursor."""
+        params = {"library": library, "limit": str(limit), **({"cursor": cursor} if cursor else {})}
+        return self._get(ImagePage, "/v1/images", params=params)
+
+    def remove_image(self, image_id: str, library: str) -> JobAnswer:
+        """Removes an image: it is gone when the job has ended."""
+        path, params = f"/v1/images/{image_id}", {"library": library}
+        return self._read_answer(JobAnswer, self._send("DELETE", path, params=params))
 
     def image(self, image_id: str, library: str) -> Image:
         """Reads an image's record."""

@@ -9,3 +9,7 @@ class RequestFailed(Exception):
 
 class UploadRefused(RequestFailed):
     """The service refuses what it was sent, but may accept something else."""
+
+
+class NotThere(RequestFailed):
+    """The service has no such image, job or library."""

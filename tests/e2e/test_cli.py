@@ -185,15 +185,17 @@ def test_a_library_is_changed_rolled_back_and_removed(service: Running, tmp_path
     assert not library_row(service, "changed")
 
 
-def test_an_image_is_added_from_a_pipe_and_looked_for_by_its_id(
+def test_an_image_is_added_from_a_pipe_looked_for_by_its_id_and_deleted(
     service: Running, tmp_path: Path
 ) -> None:
     add_places(service, tmp_path / "places", "piped", seed=69)
-    [piped] = make_photos(tmp_path / "more", 1, seed=70)
+    piped, one, *_ = make_photos(tmp_path / "more", 2, seed=70)
     at = ("--library", "piped", "--url", service.url)
     done = twinlens("index", "-", *at, stdin=piped)
     assert done.returncode == 0, done.stderr
     image_id = image_id_of(piped.read_bytes())
+    shown = json.loads(twinlens("images", "show", image_id, "--json", *at).stdout)
+    assert (shown["id"], shown["name"]) == (image_id, "stdin")
 
     assert hits(twinlens("search", "-", *at, stdin=piped))[0] == "stdin"
     by_id = hits(twinlens("search", image_id, *at, "--save", tmp_path / "found.png"))
@@ -202,6 +204,13 @@ def test_an_image_is_added_from_a_pipe_and_looked_for_by_its_id(
     compared = twinlens("compare", image_id, "-", *at, stdin=piped)
     assert compared.stdout.split()[-1] == "1.000"
 
+    unknown = image_id_of(one.read_bytes())
+    deleted = twinlens("images", "delete", image_id, unknown, "--yes", *at)
+    assert deleted.returncode == 1
+    assert deleted.stdout.splitlines() == [f"deleted: {image_id} (stdin)", f"not there: {unknown}"]
+    listed = json.loads(twinlens("images", "list", "--json", *at).stdout)
+    assert len(listed["items"]) == 3
+    assert image_id not in {one["id"] for one in listed["items"]}
 
 
 def test_some_models_can_be_asked(service: Running, folder: Path) -> None:

@@ -1,0 +1,64 @@
+"""`twinlens images …`: the options. The work is done in `images.py`, imported when used."""
+
+# ruff: noqa: PLC0415 (imports wait until they are used, so that --help takes 60 ms)
+from __future__ import annotations
+
+import click
+
+from twinlens.cli.output import json_option
+from twinlens.cli.parameters import ImageIdParameter, library_option, url_option
+
+
+@click.group()
+def images() -> None:
+    """List, show and delete the images of a library."""
+
+
+@images.command("list")
+@click.option(
+    "--limit",
+    default=20,
+    show_default=True,
+    type=click.IntRange(1, 1000),
+    help="Number of images to list.",
+)
+@click.option("--cursor", help="Where to go on: what the page before named.")
+@json_option
+@url_option
+@library_option
+def list_(limit: int, cursor: str | None, url: str, library: str) -> None:
+    """List a library's images, newest first."""
+    from twinlens.cli.show.images import list_images
+    from twinlens.client.client import Client
+
+    with Client(url) as client:
+        list_images(client, library, limit, cursor)
+
+
+@images.command()
+@click.argument("image_id", type=ImageIdParameter(), metavar="ID")
+@json_option
+@url_option
+@library_option
+def show(image_id: str, url: str, library: str) -> None:
+    """Show what is known of an image."""
+    from twinlens.cli.show.images import show_image
+    from twinlens.client.client import Client
+
+    with Client(url) as client:
+        show_image(client, image_id, library)
+
+
+@images.command()
+@click.argument("ids", nargs=-1, required=True, type=ImageIdParameter(), metavar="ID…")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@json_option
+@url_option
+@library_option
+def delete(ids: tuple[str, ...], yes: bool, url: str, library: str) -> None:
+    """Delete images, and wait until they are gone."""
+    from twinlens.cli.show.images import delete_images
+    from twinlens.client.client import Client
+
+    with Client(url) as client:
+        delete_images(client, ids, library, is_asked=not yes)

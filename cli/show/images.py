@@ -1,0 +1,119 @@
+"""What `twinlens images …` does: lists, shows and deletes the images of a library."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from twinlens.cli.output import confirm, say, show
+from twinlens.cli.show.tables import Column, print_table
+from twinlens.cli.words import counted
+from twinlens.client.errors import NotThere
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twinlens.client.client import Client
+    from twinlens.shared.answers import ImagePage
+    from twinlens.shared.messages import Image
+
+# Beside names that can be read, in 60 columns.
+HALF_ID_CHARS, NAME_CHARS = 32, 20
+# Names that are shown where the user is asked.
+MAX_NAMES = 8
+
+
+def list_images(client: Client, library: str, limit: int, cursor: str | None) -> None:
+    """Lists a page of a library's images, newest first."""
+    page = client.images(library, limit, cursor)
+    show(page, lambda: _print_page(page))
+
+
+def show_image(client: Client, image_id: str, library: str) -> None:
+    """Shows what is known of an image."""
+    image = client.image(image_id, library)
+    show(image, lambda: _print_image(image))
+
+
+def delete_images(client: Client, ids: Sequence[str], library: str, *, is_asked: bool) -> None:
+    """Deletes images, waits until the jobs have ended, and tells what is really gone.
+
+    Args:
+        client: The service.
+        ids: Which images; those that are not there are told.
+        library: Where they are.
+        is_asked: Whether the user is asked first.
+
+    Raises:
+        RequestFailed: There is no such library.
+        Abort: The user says no.
+        Exit: One was not there, or is still there.
+    """
+    client.library(library)
+    images = {one: _find(client, one, library) for one in dict.fromkeys(ids)}
+    names = [image.name for image in images.values() if image is not None]
+    if names and is_asked:
+        first, n_more = ", ".join(names[:MAX_NAMES]), len(names[MAX_NAMES:])
+        more = f" and {n_more} more" if n_more else ""
+        confirm(f"Delete {first}{more} of library {library} at {client.url}?")
+    jobs = [client.remove_image(one, library) for one, image in images.items() if image is not None]
+    for job in jobs:
+        client.wait(job)
+    outcomes = [
+        {"id": one, "name": image.name if image else None, "outcome": _outcome(client, one, image)}
+        for one, image in images.items()
+    ]
+    show({"items": outcomes}, lambda: _print_outcomes(outcomes))
+    if any(one["outcome"] != "deleted" for one in outcomes):
+        raise click.exceptions.Exit(1)
+
+
+def _find(client: Client, image_id: str, library: str) -> Image | None:
+    try:
+        return client.image(image_id, library)
+    except NotThere:
+        return None
+
+
+def _outcome(client: Client, image_id: str, before: Image | None) -> str:
+    if before is None:
+        return "not there"
+    return "still there" if _find(client, image_id, before.library) else "deleted"
+
+
+def _print_page(page: ImagePage) -> None:
+    columns = (
+        Column("id", HALF_ID_CHARS),
+        Column("name", NAME_CHARS),
+        Column("size", leave_out=1),
+        Column("added", leave_out=2),
+    )
+    rows = [
+        (one.id, one.name, f"{one.width} x {one.height}", f"{one.added_at:%Y-%m-%d %H:%M:%S}Z")
+        for one in page.items
+    ]
+    print_table(columns, rows)
+    if page.next_cursor:
+        say(f"there are more: --cursor {page.next_cursor}", is_error=True)
+
+
+def _print_image(image: Image) -> None:
+    facts = {
+        "id": image.id,
+        "name": image.name,
+        "library": image.library,
+        "size": f"{image.width} x {image.height}, {image.format}, {counted(image.bytes, 'byte')}",
+        "models": ", ".join(image.models),
+        "added": f"{image.added_at:%Y-%m-%d %H:%M:%S}Z",
+    }
+    for name, value in facts.items():
+        say(f"{name:<8} {value}")
+    for name, meant in image.metadata.items():
+        say(f"  {name}: {', '.join(meant) if isinstance(meant, list) else meant}")
+
+
+def _print_outcomes(outcomes: Sequence[dict[str, str | None]]) -> None:
+    for one in outcomes:
+        name = f" ({one['name']})" if one["name"] else ""
+        say(f"{one['outcome']}: {one['id']}{name}")
