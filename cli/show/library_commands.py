@@ -6,7 +6,7 @@ from __future__ import annotations
 import click
 
 from twinlens.cli.output import json_option
-from twinlens.cli.parameters import NamedNumber, read_as, url_option
+from twinlens.cli.parameters import NamedNumber, complete_library, read_as, url_option
 from twinlens.cli.service.addresses import DEFAULT_URL
 
 
@@ -19,7 +19,7 @@ def _group_url(ctx: click.Context, param: click.Parameter, value: str | None) ->
 service_option = click.option(
     "--url", callback=_group_url, show_default=DEFAULT_URL, help="Address of the service."
 )
-name_argument = click.argument("name")
+name_argument = click.argument("name", shell_complete=complete_library)
 
 
 @click.group(invoke_without_command=True)
