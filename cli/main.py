@@ -234,7 +234,9 @@ def index(
     show_default=True,
     help="Whether to move up hits that are also near each other.",
 )
-@click.option("--filter", help="""Only pictures with such metadata: 'city == "Paris"'.""")
+@click.option(
+    "--filter", help="""Only pictures that fit, e.g. 'city == "Paris" and width > 1000'."""
+)
 @click.option(
     "--min-score", default=0.0, type=click.FloatRange(0, 1), help="Drop hits that score less."
 )

@@ -65,7 +65,10 @@ class SearchQuery(BaseModel):
         " hits is then not that of their scores. Not done for words, nor in mode `near`",
     )
     filter: str | None = Field(
-        None, description='only images whose metadata fit, e.g. `city == "Paris" and year > 2019`'
+        None,
+        description='only images of which this is true, e.g. `city == "Paris" and width > 1000`:'
+        " metadata, and what is the image's own (`name`, `width`, `height`, `format`, `bytes`,"
+        " `added_at`)",
     )
     max_distance: dict[str, float] = Field(
         default_factory=dict,

@@ -29,7 +29,7 @@ from twinlens.shared.errors import (
     UnsupportedMedia,
     ValidationFailed,
 )
-from twinlens.shared.filters import parse_filter
+from twinlens.shared.filters.language import parse_filter
 from twinlens.shared.queries import (
     MAX_EXAMPLES,
     CompareQuery,

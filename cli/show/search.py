@@ -18,7 +18,7 @@ from twinlens.cli.show.sheet import MAX_COLUMNS, Cell, draw_sheet
 from twinlens.cli.show.tables import Column, named, print_table
 from twinlens.client.client import Client
 from twinlens.shared.errors import BadFilter
-from twinlens.shared.filters import parse_filter
+from twinlens.shared.filters.language import parse_filter
 from twinlens.shared.messages import now
 from twinlens.shared.queries import SearchQuery
 

@@ -123,7 +123,7 @@ def test_a_search_takes_examples_and_is_narrowed(
     assert both[-1] == third.name
     assert search(one, "--near")[0] == one.name
     assert search(one, "--region", "0.2,0.2,0.8,0.8", "-k", "1")
-    assert search(one, "--filter", 'place == "there"') == [third.name]
+    assert search(one, "--filter", 'place == "there" and width > 1') == [third.name]
     assert search(one, "--group-by", "place") == [one.name, third.name]
     assert search(one, "--offset", "1", "--max-distance", "phash=0") == []
     assert search(one, "--exclude", image_id_of(one.read_bytes()), "--min-score", "1") == []

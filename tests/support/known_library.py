@@ -16,6 +16,7 @@ from twinlens.models.card import load_card
 from twinlens.models.cards import SHIPPED_CARDS
 from twinlens.models.distances import Metric
 from twinlens.models.registry import Registry
+from twinlens.shared.filters.fields import fields_of
 from twinlens.shared.libraries import Library, new_library
 from twinlens.shared.messages import CatalogEntry
 from twinlens.workers.milvus.collection import collection_of
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from twinlens.models.card import Card
-    from twinlens.shared.messages import Metadata
+    from twinlens.shared.messages import Image, Metadata
     from twinlens.workers.milvus.vectors import Vectors
     from twinlens.workers.process.runtime import Runtime
 
@@ -88,11 +89,11 @@ class Known:
 
     library: Library
     rows: Mapping[str, NDArray[Any]]  # by model, in the order of the numbers
-    metadata: Sequence[Metadata]
+    images: Sequence[Image]  # the same
 
     @property
     def ids(self) -> list[str]:
-        return [id_of(number) for number in range(len(self.metadata))]
+        return [image.id for image in self.images]
 
     def numbers(self, ids: Sequence[str]) -> list[int]:
         places = {image_id: number for number, image_id in enumerate(self.ids)}
@@ -102,17 +103,11 @@ class Known:
         """Writes the library's records; some of its pictures may have none."""
         runtime.catalog.ensure_library(self.library)
         collections = set(self.library.collections.values())
-        entries = []
-        for number, (image_id, fields) in enumerate(zip(self.ids, self.metadata, strict=True)):
-            if number not in without:
-                one = image(image_id, f"{number}.jpg", self.library.name)
-                entry = CatalogEntry(
-                    image=one.model_copy(update={"metadata": fields}),
-                    path="nowhere",
-                    added_by="j:0:0",
-                    collections=collections,
-                )
-                entries.append(entry)
+        entries = [
+            CatalogEntry(image=one, path="nowhere", added_by="j:0:0", collections=collections)
+            for number, one in enumerate(self.images)
+            if number not in without
+        ]
         assert runtime.catalog.put(self.library.name, entries) == []
 
 
@@ -136,7 +131,12 @@ def write_known(
     refs = [cards[name].ref for name in rows]
     library = new_library("known", refs, metric=metric)
     n_rows = len(next(iter(rows.values())))
-    known = Known(library, rows, metadata or [{} for _ in range(n_rows)])
+    images = [
+        image(id_of(number), f"{number}.jpg", "known").model_copy(update={"metadata": said})
+        for number, said in enumerate(metadata or [{} for _ in range(n_rows)])
+    ]
+    known = Known(library, rows, images)
+    fields = [fields_of(one) for one in images]
     for name, some in rows.items():
-        vectors.upsert(collection_of(library, cards[name]), known.ids, some, known.metadata)
+        vectors.upsert(collection_of(library, cards[name]), known.ids, some, fields)
     return known

@@ -12,6 +12,7 @@ import numpy as np
 
 from twinlens.shared.blobs import image_key
 from twinlens.shared.errors import ContentMissing, Internal, TwinlensError
+from twinlens.shared.filters.fields import fields_of
 from twinlens.shared.messages import Image, now
 
 if TYPE_CHECKING:
@@ -86,14 +87,14 @@ class Embedding:
     ) -> None:
         """Writes to Milvus, once per collection and to all collections in parallel."""
         ids = [one.image_id for one in good]
-        metadata = [one.image.metadata for one in good if one.image is not None]
+        fields = [fields_of(one.image) for one in good if one.image is not None]
         writing = [
             self.writers.submit(
                 self.vectors.upsert,
                 target.collection,
                 ids,
                 chain(*embeddings[target.model.card.ref]),
-                metadata,
+                fields,
             )
             for target in targets
         ]

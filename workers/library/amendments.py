@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from twinlens.shared.errors import ImageNotFound
+from twinlens.shared.filters.fields import fields_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -73,7 +74,7 @@ class Amendments:
                 if (after := left[image_id].of(before, library)) is not None
             }
             entries |= amended
-            self._write_metadata(library, list(amended.values()))
+            self._write_fields(library, list(amended.values()))
             not_written = self.catalog.put(library.name, amended.values()) if amended else []
             left = {image_id: left[image_id] for image_id in not_written}
             for image_id in not_written:
@@ -95,12 +96,12 @@ class Amendments:
             raise ImageNotFound(f"Library {library!r} has no image {image_id!r}.")
         return entries[image_id].image
 
-    def _write_metadata(self, library: Library, entries: Sequence[CatalogEntry]) -> None:
+    def _write_fields(self, library: Library, entries: Sequence[CatalogEntry]) -> None:
         """Writes images' rows anew: Milvus Lite has no way to change a part of one."""
         for name, target in self.targets.of_editions(library).items():
-            metadata = {e.image.id: e.image.metadata for e in entries if name in e.collections}
-            rows = self.vectors.fetch(target.collection, list(metadata)) if metadata else {}
+            fields = {e.image.id: fields_of(e.image) for e in entries if name in e.collections}
+            rows = self.vectors.fetch(target.collection, list(fields)) if fields else {}
             if rows:
                 self.vectors.upsert(
-                    target.collection, list(rows), rows.values(), [metadata[i] for i in rows]
+                    target.collection, list(rows), rows.values(), [fields[i] for i in rows]
                 )

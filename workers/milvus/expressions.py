@@ -1,4 +1,4 @@
-r"""Metadata as Milvus stores it, and filters as expressions over what is stored.
+r"""An image's fields as Milvus stores them, and filters as expressions over what is stored.
 
 Servers differ in how they read escapes in a string, in what `!=` says of an absent key and in which
 numbers they round. So each value is stored under its kind as ASCII that needs no escape and whose
@@ -9,12 +9,18 @@ order is that of the values:
      "eWVhcg": {"k": 1, "n": "150032019"},
      "dGFncw": {"k": 1, "l": 1, "e726564": 1}}
 
-A field's name is in base64, a string is the hexadecimal digits of its UTF-8, and an item of a list
-is a key made like that. A comparison with a value that is absent or of another kind names a path
-that does not exist. No server takes that as true, except with `!=` and `not in`; these are written
-with what all servers agree on.
+The name of a metadata field is in base64, a string is the hexadecimal digits of its UTF-8, and an
+item of a list is a key made like that. What is the image's own has names that are no base64, and
+its strings are in base 32, which is shorter and keeps their order:
 
-16 KiB of metadata become less than 64 KiB, the most that Milvus takes in a JSON field.
+    {"=width": {"k": 1, "n": "150031024"}, "=format": {"k": 1, "s": "D5MM2PR55TL70PB7"}}
+
+A comparison with a value that is absent or of another kind names a path that does not exist. No
+server takes that as true, except with `!=` and `not in`; these are written with what all servers
+agree on.
+
+16 KiB of metadata and the longest name become less than 64 KiB, the most that Milvus takes in a
+JSON field.
 """
 
 from __future__ import annotations
@@ -23,25 +29,25 @@ import base64
 import heapq
 from typing import TYPE_CHECKING
 
-from twinlens.shared.filters import (
+from twinlens.shared.filters.fields import OwnField
+from twinlens.shared.filters.tree import (
     AllOf,
     AnyOf,
     Compare,
     Contains,
     Exists,
-    Kind,
     Not,
     OneOf,
-    exact,
-    kind_of,
     push_down,
 )
+from twinlens.shared.values import Kind, exact, kind_of
 
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from twinlens.shared.filters import Filter, Operator, Scalar
-    from twinlens.shared.messages import Metadata, MetadataValue
+    from twinlens.shared.filters.fields import Field, Fields
+    from twinlens.shared.filters.tree import Filter, Operator
+    from twinlens.shared.values import Scalar, Value
 
 METADATA_FIELD = "metadata"
 
@@ -54,9 +60,9 @@ _COMPLEMENT = str.maketrans("0123456789", "9876543210")
 _Part = tuple[int, str]  # how deep an expression is, and its text
 
 
-def to_stored(metadata: Metadata) -> dict[str, dict[str, str | int]]:
+def to_stored(fields: Fields) -> dict[str, dict[str, str | int]]:
     """Returns what an image's JSON field holds, for filters."""
-    return {_name_of(field): _stored(value) for field, value in metadata.items()}
+    return {_name_of(field): _stored(field, value) for field, value in fields.items()}
 
 
 def to_milvus(wanted: Filter, *, has_exists: bool) -> str:
@@ -99,14 +105,14 @@ def _compare(wanted: Compare | OneOf) -> _Part:
             return _ordered(field, sign, value)
         case OneOf(field, values, negated):
             path = _path(field, kind_of(values[0]))
-            codes = ", ".join(f'"{_code(value)}"' for value in values)
+            codes = ", ".join(f'"{_code(field, value)}"' for value in values)
             if not negated:
                 return 0, f"{path} in [{codes}]"
             return _join("and", (0, f'{path} >= ""'), (0, f"{path} not in [{codes}]"))
 
 
-def _ordered(field: str, sign: Operator, value: Scalar) -> _Part:
-    return 0, f'{_path(field, kind_of(value))} {sign} "{_code(value)}"'
+def _ordered(field: Field, sign: Operator, value: Scalar) -> _Part:
+    return 0, f'{_path(field, kind_of(value))} {sign} "{_code(field, value)}"'
 
 
 def _absent(path: str, has_exists: bool) -> _Part:
@@ -126,30 +132,39 @@ def _join(word: str, *parts: _Part) -> _Part:
     return heap[0]
 
 
-def _path(field: str, key: str) -> str:
+def _path(field: Field, key: str) -> str:
     return f'{METADATA_FIELD}["{_name_of(field)}"]["{key}"]'
 
 
-def _name_of(field: str) -> str:
+def _name_of(field: Field) -> str:
+    if isinstance(field, OwnField):
+        return f"={field.value}"
     return base64.urlsafe_b64encode(field.encode()).decode().rstrip("=") or "="
 
 
-def _stored(value: MetadataValue) -> dict[str, str | int]:
+def _stored(field: Field, value: Value) -> dict[str, str | int]:
     stored: dict[str, str | int] = {_PRESENT: 1}
     if isinstance(value, list):
         return stored | {Kind.LIST.value: 1} | {_item(text): 1 for text in value}
-    return stored | {kind_of(value).value: _code(value)}
+    return stored | {kind_of(value).value: _code(field, value)}
 
 
 def _item(text: str) -> str:
     return f"e{text.encode().hex()}"
 
 
-def _code(value: Scalar) -> str:
+def _code(field: Field, value: Scalar) -> str:
     """Returns ASCII letters, digits, `-` and `~` that sort like the values of their kind."""
-    if isinstance(value, bool):
-        return str(int(value))
-    return value.encode().hex() if isinstance(value, str) else _number_code(exact(value))
+    match value:
+        case bool():
+            return str(int(value))
+        case str() if isinstance(field, OwnField):
+            # In hexadecimal digits, the longest name would not fit beside the largest metadata.
+            return base64.b32hexencode(value.encode()).decode().rstrip("=")
+        case str():
+            return value.encode().hex()
+        case _:
+            return _number_code(exact(value))
 
 
 def _number_code(number: Decimal) -> str:

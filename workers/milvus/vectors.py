@@ -33,8 +33,8 @@ from twinlens.workers.milvus.expressions import METADATA_FIELD, to_milvus, to_st
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from twinlens.shared.filters import Filter
-    from twinlens.shared.messages import Metadata
+    from twinlens.shared.filters.fields import Fields
+    from twinlens.shared.filters.tree import Filter
     from twinlens.shared.settings import Settings
 
 P = ParamSpec("P")
@@ -99,7 +99,7 @@ class Vectors:
         collection: Collection,
         ids: Sequence[str],
         embeddings: Iterable[Any],
-        metadata: Iterable[Metadata],
+        fields: Iterable[Fields],
     ) -> None:
         """Writes one vector per id; repeating it changes nothing.
 
@@ -107,15 +107,15 @@ class Vectors:
             collection: Where to write.
             ids: Image ids, none twice.
             embeddings: One per id, float32 [dimension], or uint8 [dimension / 8] for a hash.
-            metadata: One per id, for filters.
+            fields: One per id: what filters look at.
         """
         rows = [
             {
                 ID_FIELD: image_id,
                 VECTOR_FIELD: collection.to_stored(embedding),
-                METADATA_FIELD: to_stored(fields),
+                METADATA_FIELD: to_stored(own),
             }
-            for image_id, embedding, fields in zip(ids, embeddings, metadata, strict=True)
+            for image_id, embedding, own in zip(ids, embeddings, fields, strict=True)
         ]
         name = self._ready_name(collection)
         self._client.upsert(name, rows, timeout=self._timeout_s)
@@ -131,7 +131,7 @@ class Vectors:
             collection: Where to look.
             embeddings: float32 [n, dimension], or uint8 [n, dimension / 8] for hashes.
             limit: Most ids per embedding.
-            where: A filter that the images' metadata must match.
+            where: A filter that must be true of the images.
         """
         only = "" if where is None else to_milvus(where, has_exists=not self.server.is_lite)
         index = collection.index_on(self.server)

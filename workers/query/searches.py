@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from twinlens.models.fusion import Fusion, agreement, fuse, shares_of
 from twinlens.models.rerank import N_RERANKED
 from twinlens.models.variants import NEAR_WEIGHT
-from twinlens.shared.filters import parse_filter
+from twinlens.shared.filters.language import parse_filter
 from twinlens.shared.queries import (
     Agreement,
     Hit,

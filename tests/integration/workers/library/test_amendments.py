@@ -14,7 +14,7 @@ from support.plain_uploads import IDS, PICTURES, job_of, outcomes, upload
 from support.requests import assert_problem
 
 from twinlens.shared.errors import ImageNotFound
-from twinlens.shared.filters import parse_filter
+from twinlens.shared.filters.language import parse_filter
 from twinlens.shared.libraries import NextEdition, new_collection
 from twinlens.shared.messages import Description
 from twinlens.shared.redis.presence import announce
@@ -55,6 +55,13 @@ def said_of(client: Client, image_id: str = IDS[0]) -> tuple[str, dict[str, Any]
     return image["name"], image["metadata"]
 
 
+def as_told(client: Client, image_id: str = IDS[0]) -> str:
+    """Returns a filter that is true of an image that is as the API tells."""
+    image = client.get(f"/v1/images/{image_id}").json
+    own = ("name", "width", "height", "format", "bytes", "added_at")
+    return " and ".join(f"{field} == {json.dumps(image[field])}" for field in own)
+
+
 def where(process: WorkerProcess, text: str) -> set[str]:
     """Returns the images that Milvus gives for a filter, the same in every edition."""
     runtime = process.runtime
@@ -92,6 +99,7 @@ def test_a_picture_that_is_posted_again_with_other_metadata_has_these(
     assert said_of(client) == ("crimson.png", {"year": 2019})
     assert where(process, "year == 2019") == {red}
     assert where(process, "year == 2018") == set()
+    assert where(process, as_told(client)) == {red}
 
 
 @pytest.mark.parametrize(
@@ -166,6 +174,13 @@ def test_two_that_add_the_same_picture_at_once_agree_on_what_is_said(
     assert where(process, "year == 2019") == {IDS[0]}
 
 
+def test_what_is_the_images_own_is_what_the_catalogue_tells(
+    client: Client, process: WorkerProcess, red: str
+) -> None:
+    assert where(process, as_told(client)) == {red}
+    assert where(process, 'width < 1 or format == "image/jpeg" or not exists name') == set()
+
+
 @pytest.mark.usefixtures("red")
 def test_a_change_while_another_edition_is_built_is_in_both(
     client: Client, process: WorkerProcess
@@ -184,6 +199,7 @@ def test_a_change_while_another_edition_is_built_is_in_both(
     assert outcomes(client, job_id)[0] == "succeeded"
     assert said_of(client) == ("red.png", {"year": 2020})
     assert where(process, "year == 2020") == {IDS[0]}
+    assert where(process, as_told(client)) == {IDS[0]}
     library = runtime.catalog.library("default")
     assert runtime.catalog.get("default", IDS[0]).collections == library.all_collections
 
@@ -233,6 +249,8 @@ def test_a_change_is_asked_for(client: Client, process: WorkerProcess, red: str)
     assert where(process, "year == 2021") == {red}
     assert ask(client, process, red, {"name": "z.png"}).json["metadata"] == {"year": 2021}
     assert ask(client, process, red, {}).json["name"] == "z.png"
+    assert where(process, as_told(client)) == {red}
+    assert where(process, 'name == "x/y.png" or not exists name') == set()
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,13 @@ def test_a_model_is_added_while_the_library_is_searched_and_filled(
     image = client.get(f"/v1/images/{coffee}?library=art").json
     assert image["models"] == [LITE0_REF, PHASH_REF]
     assert image["name"] == "coffee.png"
+    own = f'name == "coffee.png" and added_at == "{image["added_at"]}"'
+    query = SearchQuery(library="art", image_id=coffee, include_query=True, filter=own)
+    by_model = runtime.searches.search("q", query, time.time()).by_model
+    assert {name: [one.image_id for one in some] for name, some in by_model.items()} == {
+        LITE0: [coffee],
+        PHASH: [coffee],
+    }
 
 
 def test_going_back_loses_nothing_that_came_since(

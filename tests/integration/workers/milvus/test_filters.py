@@ -1,7 +1,11 @@
-"""What Milvus finds by an expression is what the filter is true of, whatever the metadata."""
+"""What Milvus finds by an expression is what the filter is true of, whatever the image."""
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import product
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -9,8 +13,9 @@ import pytest
 from pymilvus import DataType, MilvusClient
 from support.every_milvus import EVERY_MILVUS
 
-from twinlens.shared.filters import (
-    MAX_DEPTH,
+from twinlens.shared.filters.fields import OwnField, fields_of
+from twinlens.shared.filters.language import MAX_DEPTH, parse_filter
+from twinlens.shared.filters.tree import (
     AllOf,
     AnyOf,
     Compare,
@@ -20,20 +25,28 @@ from twinlens.shared.filters import (
     OneOf,
     Operator,
     matches,
-    parse_filter,
 )
+from twinlens.shared.messages import Image
+from twinlens.shared.names import MAX_NAME_CHARS
+from twinlens.shared.values import Kind
 from twinlens.workers.milvus.expressions import METADATA_FIELD, to_milvus, to_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from twinlens.shared.filters import Filter, Scalar
-    from twinlens.shared.messages import Metadata, MetadataValue
+    from twinlens.shared.filters.fields import Field, Fields
+    from twinlens.shared.filters.tree import Filter
+    from twinlens.shared.messages import Metadata
+    from twinlens.shared.values import Scalar, Value
 
     Find = Callable[[Filter], set[int]]
 
 NAME = "filters"
-FIELDS = ["city", "year", "", "a b", "a.b", 'a"b', "a\\b", "a/b", "a~1b", "北京", "k", "0", "\n`"]
+FIELDS: list[Field] = [
+    *("city", "year", "", "a b", "a.b", 'a"b', "a\\b", "a/b", "a~1b", "北京", "k", "0", "\n`"),
+    *("name", "width", "=", "=width"),
+    *OwnField,
+]
 STRINGS = [
     *(
         "",
@@ -74,34 +87,72 @@ LISTS: list[list[str]] = [
     ["a", "b", "a"],
     STRINGS,
 ]
+SIZES = [1, 2, 640, 1024, 70_000]
+MOMENTS = [
+    *(Decimal(one) for one in ("0", "-1", "-1.5", "1795867200", "1795867200.25", "1795867200.3")),
+    Decimal("1795867200.2500000000000000000000000000001"),
+]
 KINDS: list[list[Any]] = [STRINGS, NUMBERS, [True, False]]
 
 
-def rows() -> list[Metadata]:
+def kinds_of(field: Field) -> list[list[Any]]:
+    """Returns what a field may be compared with."""
+    if not isinstance(field, OwnField):
+        return KINDS
+    by_kind: dict[Kind, list[Any]] = {
+        Kind.STRING: STRINGS,
+        Kind.NUMBER: SIZES,
+        Kind.MOMENT: MOMENTS,
+    }
+    return [by_kind[field.kind]]
+
+
+def rows() -> list[Fields]:
     random = Random(1)
 
-    def value() -> MetadataValue:
-        chosen: MetadataValue = random.choice(random.choice([*KINDS, LISTS]))
+    def value(field: Field) -> Value:
+        lists = [] if isinstance(field, OwnField) else [LISTS]
+        chosen: Value = random.choice(random.choice([*kinds_of(field), *lists]))
         return chosen
 
-    return [{}] + [{f: value() for f in FIELDS if random.random() < 0.6} for _ in range(40)]
+    # Images that were written before they had fields of their own lack some of them.
+    return [{}] + [{f: value(f) for f in FIELDS if random.random() < 0.6} for _ in range(40)]
 
 
 ROWS = rows()
-MOST = {
-    f"{a}{b}": 1
-    for a in "abcdefghijklmnopqrstuvwxyz"
-    for b in map(chr, range(35, 127))
-    if b != "\\"
-}
-BIG: list[Metadata] = [
-    {"city": "x" * 16_000},
-    {"city": "北" * 5_400},
-    {"x" * 16_000: 1},
+MAX_METADATA_BYTES = 16 * 1024
+# What becomes longest: the shortest fields that there are, each with the shortest value.
+KEYS = [*map(chr, range(32, 127)), *map("".join, product(map(chr, range(32, 127)), repeat=2))]
+MOST = ["", *(key for key in KEYS if not {'"', "\\"} & set(key))]
+
+
+def largest(**own: Any) -> Fields:
+    """Returns what is stored of an image that has the most of everything, whatever its metadata."""
+    return fields_of(
+        Image(
+            id="0" * 64,
+            name="\U0010ffff" * MAX_NAME_CHARS,
+            library="default",
+            width=99_999_999,
+            height=99_999_999,
+            format="image/jpeg",
+            bytes=10**15 - 1,
+            models=[],
+            added_at=datetime(9999, 12, 31, 23, 59, 59, 999_000, UTC),
+            **own,
+        )
+    )
+
+
+BIG_METADATA: list[Metadata] = [
+    dict.fromkeys(MOST[:2_354], 1),
+    {"city": "x" * 16_373},
+    {"city": "北" * 5_457},
+    {"x" * 16_378: 1},
     {"city": int("9" * 4_300)},
-    {"city": [f"{n:x}" for n in range(2_400)]},
-    dict(list(MOST.items())[:2_300]),
+    {"city": [f"{n:x}" for n in range(2_774)]},
 ]
+BIG = [largest(metadata=metadata) for metadata in BIG_METADATA]
 
 
 class Server(NamedTuple):
@@ -117,7 +168,7 @@ def server(request: pytest.FixtureRequest) -> Server:
 
 @pytest.fixture(scope="module")
 def find(server: Server) -> Iterator[Find]:
-    """What finds the places in ROWS and BIG of the metadata that a filter is true of."""
+    """What finds the places in ROWS and BIG of the images that a filter is true of."""
     client = MilvusClient(uri=server.uri, timeout=30)
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("id", DataType.INT64, is_primary=True)
@@ -131,8 +182,8 @@ def find(server: Server) -> Iterator[Find]:
     client.upsert(
         NAME,
         [
-            {"id": i, "embedding": [0.0, 1.0], METADATA_FIELD: to_stored(metadata)}
-            for i, metadata in enumerate(ROWS + BIG)
+            {"id": i, "embedding": [0.0, 1.0], METADATA_FIELD: to_stored(fields)}
+            for i, fields in enumerate(ROWS + BIG)
         ],
         timeout=30,
     )
@@ -152,18 +203,18 @@ def find(server: Server) -> Iterator[Find]:
 
 
 def expected(wanted: Filter) -> set[int]:
-    return {i for i, metadata in enumerate(ROWS + BIG) if matches(wanted, metadata)}
+    return {i for i, fields in enumerate(ROWS + BIG) if matches(wanted, fields)}
 
 
-def literals_of(random: Random, field: str) -> list[Scalar]:
+def literals_of(random: Random, field: Field) -> list[Scalar]:
     """Returns values of one kind, which the field of some images has."""
-    kind = random.choice(KINDS)
+    kind = random.choice(kinds_of(field))
     there: list[Any] = [v for row in ROWS if type(v := row.get(field)) in {type(k) for k in kind}]
     return [v for v in there if not isinstance(v, list)] + [random.choice(kind)]
 
 
 def comparison(random: Random) -> Filter:
-    field = random.choice([*FIELDS, "nowhere"])
+    field: Field = random.choice([*FIELDS, *OwnField, "nowhere"])
     literals = literals_of(random, field)
     negated = random.random() < 0.5
     match random.randrange(6):
@@ -186,17 +237,18 @@ def generated(random: Random, depth: int) -> Filter:
 
 
 @pytest.mark.parametrize("field", FIELDS)
-@pytest.mark.parametrize("values", KINDS, ids=["strings", "numbers", "booleans"])
-def test_every_value_is_found_in_its_order(find: Find, field: str, values: list[Scalar]) -> None:
+@pytest.mark.parametrize("kind", range(len(KINDS)))
+def test_every_value_is_found_in_its_order(find: Find, field: Field, kind: int) -> None:
     there = [v for row in ROWS if (v := row.get(field)) is not None and not isinstance(v, list)]
-    for value in [v for v in values if v in there][:3]:
-        for sign in ("==", "<", ">", "!="):
-            wanted = Compare(field, sign, value)
-            assert find(wanted) == expected(wanted), wanted
+    for values in kinds_of(field)[kind : kind + 1]:
+        for value in [v for v in values if v in there][:3]:
+            for sign in ("==", "<", ">", "!="):
+                wanted = Compare(field, sign, value)
+                assert find(wanted) == expected(wanted), wanted
 
 
 @pytest.mark.parametrize("field", [*FIELDS, "nowhere"])
-def test_what_is_absent_is_not_there_and_nothing_else(find: Find, field: str) -> None:
+def test_what_is_absent_is_not_there_and_nothing_else(find: Find, field: Field) -> None:
     for wanted in (Exists(field), Exists(field, negated=True)):
         assert find(wanted) == expected(wanted)
 
@@ -220,14 +272,19 @@ def test_any_filter_finds_what_it_is_true_of(find: Find, seed: int) -> None:
     assert n_telling > 30
 
 
-def test_metadata_of_the_largest_size_are_found(find: Find) -> None:
-    for i, metadata in enumerate(BIG, start=len(ROWS)):
+def test_images_with_the_longest_name_and_the_largest_metadata_are_found(find: Find) -> None:
+    for i, metadata in enumerate(BIG_METADATA, start=len(ROWS)):
+        written = json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))
+        assert len(written.encode()) > MAX_METADATA_BYTES - 8 or i == len(ROWS) + 4
         field, value = next(iter(metadata.items()))
         wanted = (
             Contains(field, value[-1]) if isinstance(value, list) else Compare(field, "==", value)
         )
         assert find(wanted) == {i}
     assert find(Not(Exists("nowhere"))) == set(range(len(ROWS + BIG)))
+    name = BIG[0][OwnField.NAME]
+    assert isinstance(name, str)
+    assert find(Compare(OwnField.NAME, "==", name)) == set(range(len(ROWS), len(ROWS + BIG)))
 
 
 def test_the_longest_and_deepest_filters_are_taken(find: Find) -> None:
@@ -239,3 +296,5 @@ def test_the_longest_and_deepest_filters_are_taken(find: Find) -> None:
         text = f"({f' {word} '.join([text] + ['k!=2'] * 22)})"
     deep = parse_filter(f"not {text}")
     assert find(deep) == expected(deep)
+    fine = parse_filter(f'added_at > "2026-11-28T12:00:00.24{"9" * 4000}Z"')
+    assert find(fine) == expected(fine)

@@ -16,9 +16,8 @@ from twinlens.models.card import Card, load_card
 from twinlens.models.cards import SHIPPED_CARDS
 from twinlens.models.distances import pairwise_distances
 from twinlens.shared.errors import Unavailable, ValidationFailed
-from twinlens.shared.filters import parse_filter
+from twinlens.shared.filters.language import parse_filter
 from twinlens.shared.libraries import FloatMetric, Index, IndexType, new_library
-from twinlens.shared.messages import Metadata
 from twinlens.shared.settings import Settings
 from twinlens.workers.milvus.collection import ID_FIELD, VECTOR_FIELD, Collection, collection_of
 from twinlens.workers.milvus.expressions import METADATA_FIELD
@@ -263,8 +262,7 @@ def test_a_filter_loses_none_however_few_fit_it(
     for start in range(0, N_MANY, 5000):
         rows = many[start : start + 5000]
         ids = [id_of(start + i) for i in range(len(rows))]
-        metadata: list[Metadata] = [{"place": start + i} for i in range(len(rows))]
-        vectors.upsert(collection, ids, rows, metadata)
+        vectors.upsert(collection, ids, rows, [{"place": start + i} for i in range(len(rows))])
     fit = range(7000, 7100)
     truth = pairwise_distances(many[:1], many[fit], card)[0]
     expected = {id_of(i): far for i, far in zip(fit, truth, strict=True)}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 import pytest
 
 from twinlens.shared.errors import BadFilter
-from twinlens.shared.filters import (
-    MAX_CHARS,
-    MAX_DEPTH,
+from twinlens.shared.filters.fields import Fields, OwnField, fields_of, read_moment
+from twinlens.shared.filters.language import MAX_CHARS, MAX_DEPTH, parse_filter
+from twinlens.shared.filters.tree import (
     AllOf,
     AnyOf,
     Compare,
@@ -19,14 +20,24 @@ from twinlens.shared.filters import (
     Not,
     OneOf,
     matches,
-    parse_filter,
     push_down,
 )
-from twinlens.shared.messages import Metadata
+from twinlens.shared.messages import Image
 from twinlens.workers.milvus.expressions import to_milvus, to_stored
 
+WIDTH, ADDED_AT = OwnField.WIDTH, OwnField.ADDED_AT
+NOON = Decimal(1795867200)  # of 28 November 2026, as `date -d 2026-11-28T12:00Z +%s` says
 A1, B2, C3 = (Compare(field, "==", value) for field, value in [("a", 1), ("b", 2), ("c", 3)])
-ROME: Metadata = {"city": "Rome", "year": 2019, "score": 0.5, "is_draft": False, "tags": ["red"]}
+LATER = Compare("added_at", ">", 3)
+ROME: Fields = {"city": "Rome", "year": 2019, "score": 0.5, "is_draft": False, "tags": ["red"]}
+
+
+OR_METADATA = "; for metadata of this name, write `%s` in backquotes"
+NO_LIST = f"name is no list, and `contains` looks for an item of one{OR_METADATA % 'name'}"
+A_MOMENT = (
+    'added_at is compared with a date or a time, like "2026-11-28" or "2026-11-28T12:00:00Z"'
+    + OR_METADATA % "added_at"
+)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +67,14 @@ ROME: Metadata = {"city": "Rome", "year": 2019, "score": 0.5, "is_draft": False,
         (r'a == "\"\\\/\b\f\n\r\t\u00e9\ud83d\ude00"', Compare("a", "==", '"\\/\b\f\n\r\té😀')),
         (r"""a == 'it\'s "so"'""", Compare("a", "==", 'it\'s "so"')),
         ('a == "two\nlines"', Compare("a", "==", "two\nlines")),
+        ("width >= 1000", Compare(WIDTH, ">=", 1000)),
+        ("`width` == 'big'", Compare("width", "==", "big")),
+        ("Width == 'big'", Compare("Width", "==", "big")),
+        ("format not in ['image/png']", OneOf(OwnField.FORMAT, ("image/png",), negated=True)),
+        ("exists name or exists `name`", AnyOf((Exists(OwnField.NAME), Exists("name")))),
+        ("added_at < '2026-11-28T12:00:00Z'", Compare(ADDED_AT, "<", NOON)),
+        ("added_at in ['2026-11-28T13:00:00+01:00']", OneOf(ADDED_AT, (NOON,))),
+        ("`added_at` > 3 and `name` contains 'x'", AllOf((LATER, Contains("name", "x")))),
     ],
 )
 def test_what_is_written_is_read(text: str, tree: Filter) -> None:
@@ -87,6 +106,25 @@ def test_what_is_written_is_read(text: str, tree: Filter) -> None:
         (r'a == "x\q"', r"At character 8: there is no escape '\\q'."),
         (r'a == "\u12"', r"At character 7: there is no escape '\\u'."),
         (r'a == "\ud800"', "At character 6: half a surrogate pair is not a character."),
+        (
+            'width == "big"',
+            f"At character 1: width is compared with a number{OR_METADATA % 'width'}.",
+        ),
+        (
+            "a == 1 and format > 2",
+            f"At character 12: format is compared with a string{OR_METADATA % 'format'}.",
+        ),
+        (
+            "bytes in [true]",
+            f"At character 1: bytes is compared with a number{OR_METADATA % 'bytes'}.",
+        ),
+        ("added_at > 3", f"At character 1: {A_MOMENT}."),
+        ('added_at > "yesterday"', f"At character 1: {A_MOMENT}."),
+        ('not added_at in ["2026-11-28", "28.11.2026"]', f"At character 5: {A_MOMENT}."),
+        (
+            'name contains "cat"',
+            f"At character 1: {NO_LIST}.",
+        ),
     ],
 )
 def test_a_mistake_is_told_with_its_place(text: str, detail: str) -> None:
@@ -171,6 +209,76 @@ def test_what_is_not_true_of_an_image(text: str) -> None:
     assert not matches(parse_filter(text), ROME)
 
 
+IMAGE = Image(
+    id="0" * 64,
+    name="2026/cat.jpg",
+    library="default",
+    width=1024,
+    height=768,
+    format="image/jpeg",
+    bytes=70_000,
+    metadata={"width": "wide", "year": 2019},
+    models=[],
+    added_at="2026-11-28T12:00:00.25Z",
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "width == 1024.0 and height < 1024 and bytes in [1, 7e4]",
+        '`width` == "wide" and not exists `height`',
+        'name == "2026/cat.jpg" and name > "2026/" and name < "2026/d" and exists name',
+        'format == "image/jpeg" and format not in ["image/png"]',
+        "exists width and exists added_at and year == 2019",
+        'added_at > "2026-11-28" and added_at < "2026-11-29" and added_at != "2026-11-28"',
+        'added_at == "2026-11-28T12:00:00.250Z"',
+        'added_at == "2026-11-28t21:00:00.25+09:00"',
+        'added_at < "2026-11-28T12:00:00.25000000000000000000000000000000001Z"',
+        'added_at > "2026-11-28 12:00:00.2499999999999999999999999999999999999Z"',
+    ],
+)
+def test_what_is_true_of_what_is_the_images_own(text: str) -> None:
+    assert matches(parse_filter(text), fields_of(IMAGE))
+
+
+def test_an_image_that_was_sent_without_a_name_has_none() -> None:
+    nameless = fields_of(IMAGE.model_copy(update={"name": ""}))
+    assert matches(parse_filter("not exists name"), nameless)
+    assert not matches(parse_filter('name == "" or name != "a"'), nameless)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        *("", "2026", "2026-11", "2026-13-01", "2026-02-29", "20261128", "2026-11-28T12:00"),
+        *("2026-11-28T12:00:00", "2026-11-28T24:00:00Z", "2026-11-28T23:59:60Z", "1795867200"),
+        *("2026-11-28Z", "2026-11-28T12:00:00+0100", "2026-11-28T12:00:00+01:60", " 2026-11-28"),
+        *("2026-11-28T12:00:00.Z", "2026-11-28T12:00:00,5Z", "0000-01-01", "\uff12026-11-28"),
+    ],
+)
+def test_what_is_no_date_or_time_is_refused(written: str) -> None:
+    with pytest.raises(BadFilter, match=re.escape(A_MOMENT)):
+        parse_filter(f'added_at < "{written}"')
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"),
+        ("1969-12-31T23:59:59.9Z", "1970-01-01"),
+        ("1969-12-31T23:59:58.9Z", "1969-12-31T23:59:59.1Z"),
+        ("2026-11-28T12:00:00.10Z", "2026-11-28T12:00:00.9Z"),
+        ("2026-11-28T00:30:00+01:00", "2026-11-28"),
+    ],
+)
+def test_dates_and_times_are_in_the_order_of_time(earlier: str, later: str) -> None:
+    first, second = map(read_moment, (earlier, later))
+    assert first is not None
+    assert second is not None
+    assert first < second
+
+
 @pytest.mark.parametrize(
     ("number", "other"),
     [(2**53 + 1, 2**53), (2**53 + 1, 2.0**53), (10**400, 10**400 + 1), (0.1, 0)],
@@ -220,11 +328,19 @@ def test_only_a_server_that_has_exists_is_asked_for_it() -> None:
     assert to_milvus(wanted, has_exists=True).count("(not (exists ") == 2
 
 
-def test_metadata_are_stored_as_filters_need_them() -> None:
+def test_fields_are_stored_as_filters_need_them() -> None:
     assert to_stored({}) == {}
     assert to_stored({"city": "Rome", "year": 2019, "tags": ["red"], "": False}) == {
         "Y2l0eQ": {"k": 1, "s": "526f6d65"},
         "eWVhcg": {"k": 1, "n": "150032019"},
         "dGFncw": {"k": 1, "l": 1, "e726564": 1},
         "=": {"k": 1, "b": "0"},
+    }
+
+
+def test_what_is_the_images_own_is_stored_beside_metadata_of_the_same_name() -> None:
+    assert to_stored({WIDTH: 1024, "width": "wide", OwnField.FORMAT: "image/jpeg"}) == {
+        "=width": {"k": 1, "n": "150031024"},
+        "d2lkdGg": {"k": 1, "s": "77696465"},
+        "=format": {"k": 1, "s": "D5MM2PR55TL70PB7"},
     }

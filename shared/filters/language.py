@@ -1,6 +1,6 @@
-r"""How a search can be narrowed: a small language over an image's metadata.
+r"""How a search can be narrowed: a small language over an image's metadata, and what is its own.
 
-    city == "Paris" and year >= 2019
+    city == "Paris" and year >= 2019 and width > 1000
     not (tags contains "draft" or `shot at` in ["night", "dusk"])
 
 | written | true of an image |
@@ -16,6 +16,12 @@ A field is a name of letters, digits and `_`, or any text in backquotes. Strings
 double quotes. In all of them, the escapes are those of JSON, and `\'` and `` \` ``. Keywords are in
 lower case; a field with a keyword's name goes in backquotes.
 
+`name`, `width`, `height`, `format`, `bytes` and `added_at` are the image's own; a field in
+backquotes is always metadata, of these names too. `name` and `format` (`"image/jpeg"`) are strings;
+an image that was sent without a name has none. `added_at` is compared with a date or a time of
+RFC 3339 in quotes (`added_at >= "2026-11-28T12:00:00.5+01:00"`); a date is its first moment in UTC.
+The others are numbers.
+
 - A comparison is never true of a field that is absent or of another kind, and neither are `!=` and
   `not in`. A boolean is not a number, and a list is compared only by `contains`.
 - `not` reverses each comparison after it: `not city == "Paris"` is `city != "Paris"`, true of
@@ -29,14 +35,10 @@ lower case; a field with a keyword's name goes in backquotes.
 from __future__ import annotations
 
 import functools
-import operator
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from decimal import Decimal
-from enum import StrEnum
+from dataclasses import replace
 from math import isinf
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from lark import (
     Lark,
@@ -48,87 +50,22 @@ from lark import (
 )
 
 from twinlens.shared.errors import BadFilter
-from twinlens.shared.messages import Metadata, MetadataValue
+from twinlens.shared.filters.fields import Field, OwnField, read_moment
+from twinlens.shared.filters.tree import (
+    AllOf,
+    AnyOf,
+    Compare,
+    Contains,
+    Exists,
+    Filter,
+    Not,
+    OneOf,
+    Operator,
+)
+from twinlens.shared.values import Kind, Scalar, kind_of
 
 MAX_CHARS = 4096
 MAX_DEPTH = 16  # of `and`, `or` and `not` within each other; brackets alone do not count
-
-Scalar = str | bool | int | float
-Operator = Literal["==", "!=", "<", "<=", ">", ">="]
-
-
-@dataclass(frozen=True, slots=True)
-class Compare:
-    field: str
-    operator: Operator
-    value: Scalar
-
-
-@dataclass(frozen=True, slots=True)
-class OneOf:
-    """There is at least one value, and all are of one kind."""
-
-    field: str
-    values: tuple[Scalar, ...]
-    negated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Contains:
-    field: str
-    text: str
-    negated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Exists:
-    field: str
-    negated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class AllOf:
-    parts: tuple[Filter, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AnyOf:
-    parts: tuple[Filter, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Not:
-    part: Filter
-
-
-Condition = Compare | OneOf | Contains | Exists
-Filter = Condition | AllOf | AnyOf | Not
-
-
-class Kind(StrEnum):
-    """What is compared with what."""
-
-    STRING = "s"
-    NUMBER = "n"
-    BOOLEAN = "b"
-    LIST = "l"
-
-
-def kind_of(value: MetadataValue) -> Kind:
-    match value:
-        case str():
-            return Kind.STRING
-        case bool():
-            return Kind.BOOLEAN
-        case int() | float():
-            return Kind.NUMBER
-        case _:
-            return Kind.LIST
-
-
-def exact(number: float) -> Decimal:
-    """Returns a number as it is written: 0.1 is a tenth, and no whole number is rounded."""
-    return Decimal(number) if isinstance(number, int) else Decimal(repr(number))
 
 
 def parse_filter(text: str) -> Filter:
@@ -137,86 +74,13 @@ def parse_filter(text: str) -> Filter:
     Raises:
         BadFilter: It is not a filter, or is too long or too deep. The detail says where and why.
     """
-    if len(text) > MAX_CHARS:
-        raise BadFilter(f"A filter has at most {MAX_CHARS:,} characters; this has {len(text):,}.")
-    try:
-        parsed = cast("Filter", _parser().parse(text))
-    except (UnexpectedCharacters, UnexpectedToken) as error:
-        raise _explained(error, text) from error
+    parsed = cast("Filter", _parse(text, "filter"))
     _check_depth(parsed)
     return parsed
 
 
-def push_down(wanted: Filter, *, negated: bool = False) -> Filter:
-    """Returns the same filter, or its negation, without any `Not` in it."""
-    match wanted:
-        case Not(part):
-            return push_down(part, negated=not negated)
-        case AllOf(parts) | AnyOf(parts):
-            kind = AllOf if isinstance(wanted, AllOf) is not negated else AnyOf
-            return kind(tuple(push_down(part, negated=negated) for part in parts))
-        case Compare(field, sign, value):
-            return Compare(field, _OPPOSITE[sign] if negated else sign, value)
-        case _:
-            return replace(wanted, negated=wanted.negated is not negated)
-
-
-def matches(wanted: Filter, metadata: Metadata) -> bool:
-    """Returns whether a filter is true of an image's metadata.
-
-    >>> matches(parse_filter("not year < 2019"), {"year": 2019.5})
-    True
-    """
-    match wanted:
-        case AllOf(parts) | AnyOf(parts):
-            combine = all if isinstance(wanted, AllOf) else any
-            return combine(matches(part, metadata) for part in parts)
-        case Not():
-            return matches(push_down(wanted), metadata)
-        case Exists(field, negated):
-            return (field in metadata) is not negated
-        case Contains(field, text, negated):
-            texts = metadata.get(field)
-            return isinstance(texts, list) and (text in texts) is not negated
-        case OneOf(field, values, negated):
-            value = _comparable(metadata, field, values[0])
-            return value is not None and (value in map(_ordered, values)) is not negated
-        case Compare(field, sign, literal):
-            value = _comparable(metadata, field, literal)
-            return value is not None and _HOLDS[sign](value, _ordered(literal))
-
-
-def _comparable(metadata: Metadata, field: str, literal: Scalar) -> Any:
-    """Returns a field's value; None if it is absent or not of the same kind as a literal."""
-    value = metadata.get(field)
-    if value is None or isinstance(value, list) or kind_of(value) is not kind_of(literal):
-        return None
-    return _ordered(value)
-
-
-def _ordered(value: Scalar) -> Any:
-    return value if isinstance(value, str | bool) else exact(value)
-
-
-_HOLDS: dict[Operator, Callable[[Any, Any], bool]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
-_OPPOSITE: dict[Operator, Operator] = {
-    "==": "!=",
-    "!=": "==",
-    "<": ">=",
-    ">=": "<",
-    ">": "<=",
-    "<=": ">",
-}
-
 _GRAMMAR = r"""
-?start: any
+?filter: any
 ?any: every | every (_OR every)+ -> any_of
 ?every: term | term (_AND term)+ -> all_of
 ?term: comparison | "(" any ")" | _NOT term -> negation
@@ -230,7 +94,7 @@ _GRAMMAR = r"""
 texts: text ("," text)*
 numbers: number ("," number)*
 booleans: boolean ("," boolean)*
-field: NAME | QUOTED
+?field: NAME | QUOTED
 text: STRING
 number: NUMBER
 boolean: BOOLEAN
@@ -274,6 +138,14 @@ _WORDS = {
     "$END": "the end",
 }
 
+_OWN = {own.value for own in OwnField}
+# How a value of what is the image's own is written.
+_WRITTEN = {
+    Kind.STRING: "a string",
+    Kind.NUMBER: "a number",
+    Kind.MOMENT: 'a date or a time, like "2026-11-28" or "2026-11-28T12:00:00Z"',
+}
+
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"} | {c: c for c in "\"'`\\/"}
 
@@ -291,28 +163,27 @@ class _Builder(Transformer[Token, Filter]):
     def negation(self, part: Filter) -> Filter:
         return Not(part)
 
-    def compare(self, field: str, sign: Token, value: Scalar) -> Filter:
-        return Compare(field, cast("Operator", str(sign)), value)
+    def compare(self, field: Token, sign: Token, value: Scalar) -> Filter:
+        return Compare(_field_of(field), cast("Operator", str(sign)), _literal(field, value))
 
-    def is_in(self, field: str, values: tuple[Scalar, ...]) -> Filter:
-        return OneOf(field, values)
+    def is_in(self, field: Token, values: tuple[Scalar, ...]) -> OneOf:
+        return OneOf(_field_of(field), tuple(_literal(field, value) for value in values))
 
-    def is_not_in(self, field: str, values: tuple[Scalar, ...]) -> Filter:
-        return OneOf(field, values, negated=True)
+    def is_not_in(self, field: Token, values: tuple[Scalar, ...]) -> Filter:
+        return replace(self.is_in(field, values), negated=True)
 
-    def contains(self, field: str, text: str) -> Filter:
-        return Contains(field, text)
+    def contains(self, field: Token, text: str) -> Filter:
+        if isinstance(_field_of(field), OwnField):
+            raise _misused(field, "is no list, and `contains` looks for an item of one")
+        return Contains(_field_of(field), text)
 
-    def exists(self, field: str) -> Filter:
-        return Exists(field)
+    def exists(self, field: Token) -> Filter:
+        return Exists(_field_of(field))
 
     def texts(self, *values: Scalar) -> tuple[Scalar, ...]:
         return values
 
     numbers = booleans = texts
-
-    def field(self, token: Token) -> str:
-        return _unquote(token) if token.type == "QUOTED" else str(token)
 
     def text(self, token: Token) -> str:
         return _unquote(token)
@@ -331,7 +202,38 @@ class _Builder(Transformer[Token, Filter]):
 
 @functools.cache
 def _parser() -> Lark:
-    return Lark(_GRAMMAR, parser="lalr", transformer=_Builder())
+    return Lark(_GRAMMAR, start=["filter", "field"], parser="lalr", transformer=_Builder())
+
+
+def _parse(text: str, start: str) -> object:
+    if len(text) > MAX_CHARS:
+        raise BadFilter(f"It has at most {MAX_CHARS:,} characters; this has {len(text):,}.")
+    try:
+        return _parser().parse(text, start)
+    except (UnexpectedCharacters, UnexpectedToken) as error:
+        raise _explained(error, text, start) from error
+
+
+def _field_of(token: Token) -> Field:
+    if token.type == "QUOTED":
+        return _unquote(token)
+    return OwnField(str(token)) if token in _OWN else str(token)
+
+
+def _literal(field: Token, written: Scalar) -> Scalar:
+    """Returns what a field is compared with where this is written."""
+    own = _field_of(field)
+    if isinstance(own, str):
+        return written
+    is_moment = own.kind is Kind.MOMENT and isinstance(written, str)
+    value = read_moment(str(written)) if is_moment else written
+    if value is None or kind_of(value) is not own.kind:
+        raise _misused(field, f"is compared with {_WRITTEN[own.kind]}")
+    return value
+
+
+def _misused(own: Token, why: str) -> BadFilter:
+    return _refused(own, 0, f"{own} {why}; for metadata of this name, write `{own}` in backquotes")
 
 
 def _unquote(token: Token) -> str:
@@ -355,7 +257,7 @@ def _refused(token: Token, offset: int, why: str) -> BadFilter:
     return BadFilter(f"At character {(token.start_pos or 0) + offset + 1}: {why}.")
 
 
-def _explained(error: UnexpectedCharacters | UnexpectedToken, text: str) -> BadFilter:
+def _explained(error: UnexpectedCharacters | UnexpectedToken, text: str, start: str) -> BadFilter:
     """Returns what the parser says, in terms of the language."""
     position = error.pos_in_stream or 0
     if isinstance(error, UnexpectedCharacters):
@@ -365,14 +267,14 @@ def _explained(error: UnexpectedCharacters | UnexpectedToken, text: str) -> BadF
     else:
         unexpected = str(error.token)
     if not unexpected:
-        return BadFilter(f"At the end: expected {_expected_after(text)}.")
-    wanted = _expected_after(text[:position])
+        return BadFilter(f"At the end: expected {_expected_after(text, start)}.")
+    wanted = _expected_after(text[:position], start)
     return BadFilter(f"At character {position + 1}: expected {wanted}, found {unexpected[:30]!r}.")
 
 
-def _expected_after(beginning: str) -> str:
+def _expected_after(beginning: str, start: str) -> str:
     # Parsed again: the last token has already changed what the parser would have accepted.
-    parser: Any = _parser().parse_interactive(beginning)
+    parser: Any = _parser().parse_interactive(beginning, start)
     parser.exhaust_lexer()
     terminals = parser.accepts()
     *others, last = dict.fromkeys(word for name, word in _WORDS.items() if name in terminals)

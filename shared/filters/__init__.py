@@ -1,0 +1,1 @@
+"""How a search is narrowed: the language, and what its filters are true of."""
