@@ -79,6 +79,15 @@ def parse_filter(text: str) -> Filter:
     return parsed
 
 
+def parse_field(text: str) -> Field:
+    """Reads a field, written as in a filter.
+
+    Raises:
+        BadFilter: It is not a field, or is too long. The detail says where and why.
+    """
+    return _field_of(cast("Token", _parse(text, "field")))
+
+
 _GRAMMAR = r"""
 ?filter: any
 ?any: every | every (_OR every)+ -> any_of

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from twinlens.models.fusion import Fusion, agreement, fuse, shares_of
 from twinlens.models.rerank import N_RERANKED
 from twinlens.models.variants import NEAR_WEIGHT
-from twinlens.shared.filters.language import parse_filter
+from twinlens.shared.filters.fields import fields_of
+from twinlens.shared.filters.language import parse_field, parse_filter
 from twinlens.shared.queries import (
     Agreement,
     Hit,
@@ -18,6 +19,7 @@ from twinlens.shared.queries import (
     SearchResult,
     SearchTiming,
 )
+from twinlens.shared.values import comparable
 from twinlens.workers.library.calibrations import read_calibration
 from twinlens.workers.query.examples import NumSent, Query
 from twinlens.workers.query.neighbours import order_by_neighbours
@@ -208,13 +210,15 @@ class _Ranking:
         # Of the models that count.
         self.shares = shares_of(self._weights, self._cards)
         self._calibrations = calibrations_of(searched, query.targets)
+        group_by = self._query.group_by
+        self._group_field = None if group_by is None else parse_field(group_by)
 
     def page(self) -> tuple[list[FusedEntry], Mapping[str, CatalogEntry]]:
         """Returns the requested hits, and their images."""
         first, n_wanted = self._query.offset, self._query.offset + self._query.k
         kept: list[FusedEntry] = []
         images: dict[str, CatalogEntry] = {}
-        groups: set[str] = set()
+        groups: set[object] = set()
         for block in self._blocks():
             place = 0
             while place < len(block) and len(kept) < n_wanted:
@@ -232,14 +236,14 @@ class _Ranking:
                 break
         return kept[first:n_wanted], images
 
-    def _is_first_of_group(self, entry: CatalogEntry, groups: set[str]) -> bool:
+    def _is_first_of_group(self, entry: CatalogEntry, groups: set[object]) -> bool:
         """Returns whether it is the first of its group. One without the field is always first."""
-        field = self._query.group_by
-        value = None if field is None else entry.image.metadata.get(field)
+        if self._group_field is None:
+            return True
+        value = fields_of(entry.image).get(self._group_field)
         if value is None:
             return True
-        # As text, since a set cannot hold lists, and takes True for 1.
-        group = f"{type(value).__name__} {value}"
+        group = comparable(value)
         is_first = group not in groups
         groups.add(group)
         return is_first

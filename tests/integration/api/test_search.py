@@ -265,7 +265,23 @@ def test_a_filter_that_cannot_be_read_is_refused_saying_where(
     worker.serve("lite0")
     problem = assert_problem(search(client, {"filter": "city == "}), 422, "bad-filter")
     assert problem["detail"].startswith("At the end: expected a string")
-    assert search(client, {"filter": 'city == "Paris"'}).status_code == 202
+    problem = assert_problem(search(client, {"filter": "width == '2'"}), 422, "bad-filter")
+    assert problem["detail"].startswith("At character 1: width is compared with a number")
+    long = assert_problem(search(client, {"filter": "a == 1" + " " * 4096}), 422, "bad-filter")
+    assert "at most 4,096 characters" in long["detail"]
+    assert search(client, {"filter": 'city == "Paris" and width > 2'}).status_code == 202
+
+
+def test_a_field_to_group_by_is_read_as_in_a_filter(client: Client, worker: StandIn) -> None:
+    worker.serve("lite0")
+    for unread, told in (("shot at", "expected the end, found 'at'"), ("in", "expected a field")):
+        problem = assert_problem(search(client, {"group_by": unread}), 422, "validation-failed")
+        [error] = problem["errors"]
+        assert error["location"].endswith("/group_by")
+        assert told in error["message"]
+        assert "goes in backquotes" in error["message"]
+    for field in ("city", "`shot at`", "format"):
+        assert search(client, {"group_by": field}).status_code == 202
 
 
 def test_two_pictures_are_compared_or_it_is_said_why_not(client: Client, worker: StandIn) -> None:

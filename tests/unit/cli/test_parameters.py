@@ -60,7 +60,9 @@ def test_a_region_is_four_finite_numbers_or_is_refused(text: str) -> None:
         (["--min-score", "2"], "--min-score"),
         (["--fusion", "best"], "--fusion"),
         (["--offset", "10001"], "offset: "),
+        (["--filter", "width > 'big'"], "filter: At character 1: width is compared with a number"),
         (["--group-by", ""], "group_by: "),
+        (["--group-by", "shot at"], "group_by: At character 6: expected the end, found 'at'."),
         (["--text", "a cat"], "give either FILE or --text"),
     ],
 )

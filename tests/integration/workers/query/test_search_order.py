@@ -497,27 +497,30 @@ def test_of_a_group_the_best_alone_is_shown_and_kinds_of_values_are_told_apart(
     runtime: Runtime, write: Callable[..., Known]
 ) -> None:
     values: list[Any] = [0, True, 1, "1", 1.5, True, None, ["a"], None, ["a", "b"], ["a"], 1, "1"]
+    values += [1.0, -0.0, 2**53 + 1, 2.0**53, 1e23, 10**23, False]
     fields = [{} if value is None else {"album": value} for value in values]
     known = write({COLOURS: at_angles(range(len(values)))}, metadata=fields)
     known.put(runtime)
     for n_candidates in (2, 100):
         deep = with_small_blocks(runtime, n_candidates)
         grouped = find(deep, image_id=id_of(0), group_by="album")
-        assert numbers(known, grouped) == [1, 2, 3, 4, 6, 7, 8, 9]
-        assert [hit.rank for hit in grouped.hits] == list(range(1, 9))
+        assert numbers(known, grouped) == [1, 2, 3, 4, 6, 7, 8, 9, 14, 15, 16, 17, 19]
+        assert [hit.rank for hit in grouped.hits] == list(range(1, 14))
         some = find(deep, image_id=id_of(0), group_by="album", k=3, offset=3)
         assert numbers(known, some) == [4, 6, 7]
 
 
-def test_what_is_the_images_own_is_filtered_unless_it_is_in_backquotes(
+def test_what_is_the_images_own_makes_groups_unless_it_is_in_backquotes(
     runtime: Runtime, write: Callable[..., Known]
 ) -> None:
     formats = ["a", "b", "a", "c", "b"]
     known = write({COLOURS: at_angles(range(5))}, metadata=[{"format": one} for one in formats])
     known.put(runtime)
+    asked: dict[str, Any] = {"image_id": id_of(0), "include_query": True}
+    for group_by, shown in (("format", [0]), ("`format`", [0, 1, 3]), ("name", [0, 1, 2, 3, 4])):
+        assert numbers(known, find(runtime, group_by=group_by, **asked)) == shown
     wanted = 'format == "image/jpeg" and `format` == "b" and width == 2 and name > "1"'
-    result = find(runtime, image_id=id_of(0), filter=wanted)
-    assert numbers(known, result) == [1, 4]
+    assert numbers(known, find(runtime, filter=wanted, **asked)) == [1, 4]
 
 
 # How deep --------------------------------------------------------------------------------------

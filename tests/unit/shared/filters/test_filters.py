@@ -8,8 +8,8 @@ from decimal import Decimal
 import pytest
 
 from twinlens.shared.errors import BadFilter
-from twinlens.shared.filters.fields import Fields, OwnField, fields_of, read_moment
-from twinlens.shared.filters.language import MAX_CHARS, MAX_DEPTH, parse_filter
+from twinlens.shared.filters.fields import Field, Fields, OwnField, fields_of, read_moment
+from twinlens.shared.filters.language import MAX_CHARS, MAX_DEPTH, parse_field, parse_filter
 from twinlens.shared.filters.tree import (
     AllOf,
     AnyOf,
@@ -277,6 +277,28 @@ def test_dates_and_times_are_in_the_order_of_time(earlier: str, later: str) -> N
     assert first is not None
     assert second is not None
     assert first < second
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [("city", "city"), ("`shot at`", "shot at"), ("`name`", "name"), (" name ", OwnField.NAME)],
+)
+def test_a_field_is_read_as_in_a_filter(text: str, field: Field) -> None:
+    assert parse_field(text) == field
+
+
+@pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        ("", "At the end: expected a field."),
+        ("shot at", "At character 6: expected the end, found 'at'."),
+        ("in", "At character 1: expected a field, found 'in'."),
+        ("a == 1", "At character 3: expected the end, found '=='."),
+    ],
+)
+def test_what_is_no_field_is_told(text: str, detail: str) -> None:
+    with pytest.raises(BadFilter, match=f"^{re.escape(detail)}$"):
+        parse_field(text)
 
 
 @pytest.mark.parametrize(
