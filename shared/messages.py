@@ -19,6 +19,7 @@ from pydantic import (
 
 from twinlens.shared.errors import Problem
 from twinlens.shared.names import clean_name, clean_text
+from twinlens.shared.values import comparable
 
 MAX_PAGE = 1000
 
@@ -83,7 +84,7 @@ class Description(BaseModel):
     def changes(self, image: Image) -> bool:
         """Tells if an image has another name or other metadata."""
         new = self.of(image)
-        return new.name != image.name or _typed(new.metadata) != _typed(image.metadata)
+        return new.name != image.name or _comparable(new.metadata) != _comparable(image.metadata)
 
     def then(self, later: Description) -> Description:
         """Returns what is said when more is said later: the last word on each counts."""
@@ -93,9 +94,8 @@ class Description(BaseModel):
         )
 
 
-def _typed(metadata: Metadata) -> dict[str, tuple[type, MetadataValue]]:
-    # For Python, True is 1 and 1 is 1.0; for a filter they are not.
-    return {key: (type(value), value) for key, value in metadata.items()}
+def _comparable(metadata: Metadata) -> dict[str, object]:
+    return {key: comparable(value) for key, value in metadata.items()}
 
 
 class Image(BaseModel):

@@ -106,11 +106,12 @@ def test_a_picture_that_is_posted_again_with_other_metadata_has_these(
     ("name", "metadata", "outcome", "kept"),
     [
         ("red.png", {"year": 2018}, "skipped", ("red.png", {"year": 2018})),
+        ("red.png", {"year": 2018.0}, "skipped", ("red.png", {"year": 2018})),
         # Nothing is said of the metadata: they stay.
         ("red.png", None, "skipped", ("red.png", {"year": 2018})),
         ("a/red.png", None, "updated", ("a/red.png", {"year": 2018})),
         ("red.png", {}, "updated", ("red.png", {})),
-        ("red.png", {"year": 2018.0}, "updated", ("red.png", {"year": 2018.0})),
+        ("red.png", {"year": True}, "updated", ("red.png", {"year": True})),
         ("red.png", {"year": "2018"}, "updated", ("red.png", {"year": "2018"})),
     ],
 )
