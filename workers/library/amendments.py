@@ -24,14 +24,14 @@ class Amendment(NamedTuple):
 
     description: Description
     tag: str = ""  # the item that says so, job:chunk:index
-    collections: Collection[str] = ()  # that have got its embeddings
+    collections: Collection[str] = ()  # whose rows were written under another record
 
     def of(self, entry: CatalogEntry, library: Library) -> CatalogEntry | None:
-        """Returns an image's record as it is to be; None if it is so."""
+        """Returns an image's record as it is to be; None if it is so, and so are its rows."""
         is_told = not self.description.changes(entry.image)
-        collections = entry.collections.union(self.collections)
-        if is_told and collections == entry.collections:
+        if is_told and not self.collections:
             return None
+        collections = entry.collections.union(self.collections)
         image = self.description.of(entry.image)
         image.models = library.models_of(collections)
         changed_by = entry.changed_by if is_told else self.tag

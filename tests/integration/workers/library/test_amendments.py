@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from support.inside_worker import WorkerProcess
     from support.requests import Client
 
+    from twinlens.models.session import Embeddings, Pixels
     from twinlens.shared.libraries import Library
 
 PHASH = "phash@1"
@@ -173,6 +174,24 @@ def test_two_that_add_the_same_picture_at_once_agree_on_what_is_said(
     process.run_next("bulk")
     assert said_of(client) == ("red.png", {"year": 2019})
     assert where(process, "year == 2019") == {IDS[0]}
+
+
+def test_two_that_add_the_same_picture_at_once_agree_on_when(
+    client: Client, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [post_described(client, ("red.png", RED, None)) for _ in range(2)]
+    runtime = process.runtime
+    [target] = runtime.targets.of(runtime.catalog.library("default"))
+    embed = target.model.embed_batch
+
+    def after_the_other(pixels: Pixels) -> Embeddings:
+        monkeypatch.setattr(target.model, "embed_batch", embed)
+        runtime.chunks.run(jobs[1], 0)
+        return embed(pixels)
+
+    monkeypatch.setattr(target.model, "embed_batch", after_the_other)
+    runtime.chunks.run(jobs[0], 0)
+    assert where(process, as_told(client)) == {IDS[0]}
 
 
 def test_what_is_the_images_own_is_what_the_catalogue_tells(
