@@ -5,7 +5,6 @@ Nothing is fetched here. The worker decides which roots and hosts are allowed.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -14,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from twinlens.api.problems import fields_of
 from twinlens.api.reading.uploads import (
-    MAX_METADATA_BYTES,
     Entry,
+    metadata_json,
     parse_metadata,
     refused_entry,
     without_mark,
@@ -110,10 +109,7 @@ def _parse_line(line: bytes) -> _Line:
 def _metadata_of(given: _Line) -> Metadata | None:
     if given.metadata is None:
         return None
-    text = json.dumps(given.metadata, ensure_ascii=False, separators=(",", ":")).encode()
-    if len(text) > MAX_METADATA_BYTES:
-        raise ValidationFailed(f"The metadata has more than {MAX_METADATA_BYTES} bytes.")
-    return parse_metadata(text)
+    return parse_metadata(metadata_json(given.metadata))
 
 
 def _parse_uri(uri: str) -> SplitResult:

@@ -6,6 +6,7 @@ Nothing here looks into a picture: the worker decides what the bytes are.
 from __future__ import annotations
 
 import codecs
+import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -248,6 +249,18 @@ def _lone_metadata() -> ValidationFailed:
 def without_mark(text: bytes) -> bytes:
     """Returns JSON without the byte order mark that some programs begin it with."""
     return text.removeprefix(codecs.BOM_UTF8)
+
+
+def metadata_json(metadata: Mapping[str, object]) -> bytes:
+    """Returns metadata that are a part of some JSON, as JSON of their own.
+
+    Raises:
+        ValidationFailed: They are over their limit.
+    """
+    text = json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode()
+    if len(text) > MAX_METADATA_BYTES:
+        raise ValidationFailed(f"The metadata has more than {MAX_METADATA_BYTES} bytes.")
+    return text
 
 
 def parse_metadata(text: bytes) -> Metadata:

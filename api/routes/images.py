@@ -19,6 +19,7 @@ from twinlens.api.reading.uploads import (
     Entry,
     FormRules,
     as_chunks,
+    metadata_json,
     parse_json,
     parse_metadata,
     read_form,
@@ -213,10 +214,12 @@ def change_image(path: ImagePath, query: InLibrary) -> Response:
     services.readiness.check("search")
     _find(services.libraries, query.library, path.image_id)
     text = read_json(request.stream, request.mimetype, MAX_CHANGE_BYTES, "The change has")
+    description = parse_json(Description, text, location="")
+    metadata_json(description.metadata or {})  # for its limit: the body may be larger
     wanted = {
         "library": query.library,
         "image_id": path.image_id,
-        "description": parse_json(Description, text, location="").model_dump(),
+        "description": description.model_dump(),
     }
     reply = services.calls.call(CHANGE_IMAGE, wanted, CHANGE_TIMEOUT_S)
     if reply.error is not None:

@@ -13,6 +13,7 @@ from support.between import before_pipeline, before_transaction
 from support.plain_uploads import IDS, PICTURES, job_of, outcomes, upload
 from support.requests import assert_problem
 
+from twinlens.api.reading.uploads import MAX_METADATA_BYTES
 from twinlens.shared.errors import ImageNotFound
 from twinlens.shared.filters.language import parse_filter
 from twinlens.shared.libraries import NextEdition, new_collection
@@ -269,6 +270,8 @@ def test_a_change_is_asked_for(client: Client, process: WorkerProcess, red: str)
     assert where(process, "year == 2021") == {red}
     assert ask(client, process, red, {"name": "z.png"}).json["metadata"] == {"year": 2021}
     assert ask(client, process, red, {}).json["name"] == "z.png"
+    most = {"metadata": {"a": "x" * (MAX_METADATA_BYTES - 8)}}
+    assert ask(client, process, red, most).json["metadata"] == most["metadata"]
     assert where(process, as_told(client)) == {red}
     assert where(process, 'name == "x/y.png" or not exists name') == set()
 
@@ -279,6 +282,7 @@ def test_a_change_is_asked_for(client: Client, process: WorkerProcess, red: str)
         ({"metadata": {"a": {"b": 1}}}, 422, "validation-failed"),
         ({"name": ""}, 422, "validation-failed"),
         ({"title": "a"}, 422, "validation-failed"),
+        ({"metadata": {"a": "x" * (MAX_METADATA_BYTES - 7)}}, 422, "validation-failed"),
         ([], 422, "validation-failed"),
     ],
 )
