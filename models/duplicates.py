@@ -32,6 +32,22 @@ Confirm = Callable[[int, NDArray[np.intp]], NDArray[np.bool_]]
 """Tells which of some pictures are duplicates of one: (its place, their places [k]) to bool [k]."""
 
 
+def are_copies(
+    embedding: NDArray[np.floating], others: NDArray[np.floating], min_cosine: float = MIN_COSINE
+) -> NDArray[np.bool_]:
+    """Tells which pictures are so near to one that a near hash is no chance.
+
+    Args:
+        embedding: float [dim], of length 1.
+        others: float [k, dim], each row of length 1, or 0 where there is no embedding.
+        min_cosine: The lowest cosine between duplicates.
+
+    Returns:
+        bool [k].
+    """
+    return others @ embedding >= min_cosine
+
+
 def group_duplicates(
     image_ids: Sequence[str],
     hashes: NDArray[np.uint8],

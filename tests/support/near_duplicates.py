@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from twinlens.models.duplicates import MIN_COSINE
+from twinlens.models.duplicates import MIN_COSINE, are_copies
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,4 +20,4 @@ def confirm_by_cosine(rows: NDArray[np.floating], min_cosine: float = MIN_COSINE
         rows: float [n, dim] of length 1, in the order of the pictures.
         min_cosine: The lowest cosine between duplicates.
     """
-    return lambda place, places: rows[places] @ rows[place] >= min_cosine
+    return lambda place, places: are_copies(rows[place], rows[places], min_cosine)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from twinlens.models.card import OutputKind
-from twinlens.models.duplicates import MAX_DISTANCE, MIN_COSINE, group_duplicates
+from twinlens.models.duplicates import MAX_DISTANCE, are_copies, group_duplicates
 from twinlens.shared.errors import BadRequest
 from twinlens.shared.queries import Duplicates
 
@@ -59,14 +59,10 @@ class NearDuplicates:
                 return np.ones(len(places), np.bool_)
             wanted = [ids[place], *(ids[one] for one in places.tolist())]
             stored = self.vectors.fetch(confirming[0], wanted)
-            own = stored.get(ids[place])
-            return np.array(
-                [
-                    own is not None and i in stored and stored[i] @ own >= MIN_COSINE
-                    for i in wanted[1:]
-                ],
-                np.bool_,
-            )
+            # One that has just been removed is nobody's copy.
+            absent = np.zeros(confirming[0].card.dimension, np.float32)
+            own, *others = (stored.get(image_id, absent) for image_id in wanted)
+            return are_copies(own, np.stack(others))
 
         groups = group_duplicates(ids, hashes, max_distance, confirm)
         return Duplicates(
