@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-N_CORES = os.cpu_count() or 1
+from twinlens.models.cores import n_cores
+
+N_CORES = n_cores()
 Results = dict[str, float]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from twinlens.cli.service.background import Running, running_service
+from twinlens.models.cores import n_cores
 from twinlens.models.registry import DEFAULT_MODELS, ensure_models
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ settings.load_profile("fixed")
 
 def pytest_xdist_auto_num_workers() -> int:
     """One process more than there are cores: tests wait for servers a quarter of their time."""
-    return len(os.sched_getaffinity(0)) + 1
+    return n_cores() + 1
 
 
 @pytest.fixture(scope="session")

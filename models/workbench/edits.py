@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
 from twinlens.models.bits import Embeddings
 from twinlens.models.card import InputSpec, Resample
+from twinlens.models.cores import n_cores
 from twinlens.models.pictures import open_picture
 from twinlens.models.session import Embedder
 from twinlens.models.workbench.embeddings import Embedded, EmbeddingCache, EmbeddingRun
@@ -75,7 +75,7 @@ def embed_edits(
     paths = dict(zip(embedded.image_ids, embedded.files, strict=True))
     n_chosen = min(N_EDITED, len(paths))
     chosen = np.random.default_rng(seed).choice(sorted(paths), n_chosen, replace=False).tolist()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(n_cores()) as pool:
         made_of_each = pool.map(_edit_file, [paths[image_id] for image_id in chosen])
         edits = [
             (image_id, kind, content)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from twinlens.models.bits import Embeddings
 from twinlens.models.calibration import Measured
 from twinlens.models.card import Card, OutputKind
+from twinlens.models.cores import n_cores
 from twinlens.models.errors import BadInput
 from twinlens.models.pictures import open_picture
 from twinlens.models.session import Embedder
@@ -193,7 +194,7 @@ class EmbeddingRun:
     ) -> list[tuple[str, str | None]]:
         """Returns the id of each content, and the reason if it has no embedding."""
         outcomes: list[tuple[str, str | None]] = []
-        n_threads = n_threads or os.cpu_count() or 1
+        n_threads = n_threads or n_cores()
         with ThreadPoolExecutor(n_threads) as pool:
             for start in range(0, len(contents), CHUNK):
                 prepared = list(pool.map(self._prepare, contents[start : start + CHUNK]))

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
+from twinlens.models.cores import n_cores
 from twinlens.models.session import is_cpu
 from twinlens.shared import log
 from twinlens.shared.messages import Lane
 from twinlens.shared.queue import EMBED_CHUNK, LANES, make_celery
 from twinlens.shared.redis.client import WORKER_RETRIES, connect
 from twinlens.shared.settings import Settings
-from twinlens.workers.process.cores import n_cores
 from twinlens.workers.process.heartbeat import Heartbeat
 from twinlens.workers.process.lease import LeaseRenewal
 from twinlens.workers.process.runtime import Runtime, build_runtime

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from twinlens.models.cores import n_cores
 from twinlens.models.registry import DEFAULT_MODELS, Registry, ensure_models
 from twinlens.models.session import is_cpu
 from twinlens.shared.blobs import BlobStore
@@ -33,7 +34,6 @@ from twinlens.workers.library.calibrations import Calibrations
 from twinlens.workers.library.editions import Editions
 from twinlens.workers.library.images import Images
 from twinlens.workers.milvus.vectors import Vectors
-from twinlens.workers.process.cores import n_cores
 from twinlens.workers.process.sweeper import Sweeper
 from twinlens.workers.query.comparisons import Comparisons
 from twinlens.workers.query.duplicates import NearDuplicates
