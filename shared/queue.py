@@ -30,6 +30,7 @@ FIND_DUPLICATES = "twinlens.find_duplicates"
 LANES: dict[Lane, tuple[str, ...]] = {"search": ("search",), "bulk": ("single", "bulk")}
 QUEUES = tuple(queue for queues in LANES.values() for queue in queues)
 
+DAY_S = 86_400
 SEARCH_TIME_LIMIT_S = 60
 # For a task that goes through a whole library by itself: planning, near-duplicates, removal.
 LIBRARY_TIME_LIMIT_S = 6 * 3_600
@@ -70,9 +71,13 @@ def make_celery(settings: Settings, result_backend: str | None = None) -> Celery
         result_backend_always_retry=True,
         result_backend_max_retries=20,
         task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_max": 0.2},
+        # Redis may read its append-only file for longer than any number of tries.
         broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        worker_proc_alive_timeout=120,  # models are loaded and verified as a process starts
+        # As a process starts, it verifies models, and waits for Milvus to load collections: minutes
+        # where they are large. One that waits is not to be killed for it.
+        worker_proc_alive_timeout=DAY_S,
         worker_hijack_root_logger=False,
         # Three names for one thing; where they differ, the shortest wins.
         visibility_timeout=settings.visibility_timeout_s,

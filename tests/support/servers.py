@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,25 @@ def running_valkey(folder: Path, port: int | None = None) -> Iterator[str]:
     port = port or free_port()
     with _running(parts.valkey(folder / "valkey", port), folder):
         yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextlib.contextmanager
+def loading_valkey(folder: Path, port: int) -> Iterator[Callable[[], None]]:
+    """Runs one that reads what it has, and answers LOADING, until it is told to be quick."""
+    with running_valkey(folder, port) as url, connect(url) as redis:
+        redis.mset({f"filler {n}": "x" * 1000 for n in range(30_000)})
+        # In the form that this makes, it takes calls between two keys.
+        redis.bgrewriteaof()
+        wait_until(lambda: not _is_rewriting(redis), 60)
+    service = parts.valkey(folder / "valkey", port)
+    options = ("--key-load-delay", "10000", "--loading-process-events-interval-bytes", "1024")
+    slow = replace(
+        service,
+        command=[*service.command, *options],
+        is_ready=lambda: ask(port, "PING").startswith("-LOADING"),
+    )
+    with _running(slow, folder):
+        yield lambda: wait_until(lambda: ask(port, "CONFIG SET key-load-delay 0") == "+OK", 60)
 
 
 @contextlib.contextmanager
@@ -97,6 +117,21 @@ def running_worker(settings: Settings, folder: Path) -> Iterator[psutil.Process]
 def has_workers(redis_url: str) -> bool:
     with connect(redis_url) as redis:
         return bool(live_workers(redis))
+
+
+def ask(port: int, words: str) -> str:
+    """Returns the first line that a Valkey answers; redis-py would wait until it has loaded."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            connection.sendall(f"{words}\r\n".encode())
+            return connection.makefile().readline().strip()
+    except OSError:
+        return ""
+
+
+def _is_rewriting(redis: Redis) -> bool:
+    state: Any = redis.info("persistence")
+    return bool(state["aof_rewrite_in_progress"] or state["aof_rewrite_scheduled"])
 
 
 @contextlib.contextmanager

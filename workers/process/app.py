@@ -22,6 +22,7 @@ from twinlens.shared.settings import Settings
 from twinlens.workers.process.heartbeat import Heartbeat
 from twinlens.workers.process.lease import LeaseRenewal
 from twinlens.workers.process.runtime import Runtime, build_runtime
+from twinlens.workers.process.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +63,7 @@ def redis_of_parent() -> Redis:
 
 
 def run_worker(lanes: Sequence[Lane], n_processes: int | None) -> None:
-    """Runs a Celery worker until it is told to stop.
+    """Runs a Celery worker until it is told to stop, once Redis answers.
 
     SIGTERM stops it once its tasks are done, or after a grace time; then its tasks go back into
     the queue.
@@ -79,6 +80,10 @@ def run_worker(lanes: Sequence[Lane], n_processes: int | None) -> None:
         is_one_a_core = "bulk" in lanes and is_cpu(settings.execution_providers)
         n_processes = n_cores() if is_one_a_core else 1
     queues = [queue for lane in lanes for queue in LANES[lane]]
+    log.configure_logging(settings.log_level)
+    # Here, where a signal ends it: Celery's shutdown waits for processes that wait.
+    with connect(settings.redis_url) as redis:
+        wait_for(redis)
     celery_app.worker_main(
         [
             "worker",
@@ -104,8 +109,8 @@ def _bound_shutdown(how: str, **_: Any) -> None:
 
 
 @signals.setup_logging.connect
-def _set_up_logging(**_: Any) -> None:
-    log.configure_logging(settings.log_level)
+def _leave_logging(**_: Any) -> None:
+    """Celery sets up logging of its own, unless someone listens here."""
 
 
 @signals.worker_process_init.connect
