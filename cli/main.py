@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415 (imports wait until they are used, so that --help takes 60 ms)
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,9 @@ def api(**options: object) -> None:
 )
 def worker(lanes: str, processes: int | None) -> None:
     """Run a worker alone; settings come from the environment."""
+    # Each process computes on one core; more threads would only wait for each other. Read as numpy
+    # is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from twinlens.shared.queue import LANES
 
     by_name = {str(lane): lane for lane in LANES}

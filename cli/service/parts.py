@@ -126,8 +126,7 @@ def _worker(lane: Lane, n_processes: int | None, settings: Settings) -> Service:
     return Service(
         f"worker-{lane}",
         _twinlens("worker", "--lanes", lane, *wanted),
-        # Each process computes on one core; more threads would only wait for each other.
-        {**_env_of(settings), "OMP_NUM_THREADS": "1"},
+        _env_of(settings),
         grace_s=settings.worker_grace_s + HAND_BACK_S,
     )
 

@@ -105,7 +105,7 @@ def running_worker(settings: Settings, folder: Path) -> Iterator[psutil.Process]
     worker = Service(
         "worker",
         [sys.executable, "-P", *words],
-        os.environ | env | {"OMP_NUM_THREADS": "1"},
+        os.environ | env,
         is_ready=lambda: has_workers(settings.redis_url),
         start_s=120,
         grace_s=settings.worker_grace_s + 10,

@@ -52,11 +52,6 @@ def test_each_lane_has_a_worker_and_bulk_as_many_processes_as_are_wanted(
         assert "--processes" not in service.command
 
 
-def test_a_process_of_a_worker_computes_on_one_core(settings: Settings) -> None:
-    assert {one.env["OMP_NUM_THREADS"] for one in parts.workers(settings, None)} == {"1"}
-    assert parts.api(settings).env.get("OMP_NUM_THREADS") == os.environ.get("OMP_NUM_THREADS")
-
-
 def test_parts_are_told_where_the_others_are(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
