@@ -32,6 +32,8 @@ check: $(VENV)/.installed-test
 	$(BIN)/deptry .
 	$(BIN)/codespell
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/compose-lint check --no-env --strict-config --fail-on low --skip-suppressed -q docker-compose.yml
+	$(BIN)/hadolint Dockerfile
 
 # Files side by side, each process with servers of its own: tests wait for these most of the time.
 test: check
