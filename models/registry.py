@@ -133,17 +133,23 @@ class Registry:
             ModelRefused: A file is missing or differs from the card, or the encoder does not fit.
         """
         card = self.card(ref)
-        text = card.text
+        text = self.read_text(card)
         if text is None:
             raise ModelNotFound(f"model {card.ref} has no text encoder")
-        graph = self._read(card, text.file, text.sha256)
-        tokenizer = self._read(card, text.tokenizer, text.tokenizer_sha256)
-        return TextEncoder(card, graph, tokenizer)
+        return TextEncoder(card, *text)
 
     def read(self, ref: str) -> tuple[Card, bytes]:
         """Reads a model's card and its ONNX file, checked by its SHA-256."""
         card = self.card(ref)
         return card, self._read(card, card.file, card.sha256)
+
+    def read_text(self, card: Card) -> tuple[bytes, bytes] | None:
+        """Reads the ONNX file and the tokenizer of a model's text encoder, where it has one."""
+        text = card.text
+        if text is None:
+            return None
+        graph = self._read(card, text.file, text.sha256)
+        return graph, self._read(card, text.tokenizer, text.tokenizer_sha256)
 
     def add(self, card: Card, model: bytes, text: tuple[bytes, bytes] | None = None) -> Card:
         """Adds a model, with golden embeddings of its own. Its card is written last, in one step.

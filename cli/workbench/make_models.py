@@ -135,7 +135,11 @@ def add_network(
 
 
 def quantize(registry: Registry, ref: str, photos: Path, version: str | None) -> str:
-    """Makes an int8 version of a model, calibrated with photos, and compares it."""
+    """Makes an int8 version of a model, calibrated with photos, and compares it.
+
+    A text encoder goes with it as it is: the embeddings are of the same space, and a text is
+    embedded once a search, pictures by the million.
+    """
     from twinlens.models.build.quantize import measure_ranges, quantize_model  # noqa: PLC0415 (slow)
 
     card, model = registry.read(ref)
@@ -152,7 +156,10 @@ def quantize(registry: Registry, ref: str, photos: Path, version: str | None) ->
 def project(
     registry: Registry, ref: str, *, dim: int, whiten: bool, photos: Path, version: str | None
 ) -> str:
-    """Makes a version of a model with shorter embeddings, and compares it."""
+    """Makes a version of a model with shorter embeddings, and compares it.
+
+    A text encoder stays behind: its embeddings are of the space before.
+    """
     from twinlens.models.workbench.project import project_model  # noqa: PLC0415 (onnx)
 
     card, model = registry.read(ref)
@@ -167,18 +174,24 @@ def project(
             "title": f"{card.title} ({kind} {dim})",
             "dimension": dim,
             "calibration": None,
+            "text": None,
         }
     )
+    if card.text:
+        click.echo(
+            f"words are not embedded under {made.ref}: the text encoder stays with {card.ref}"
+        )
     return _add_compared(registry, card, made, changed, pixels[:N_COMPARED_PHOTOS])
 
 
 def _add_compared(
     registry: Registry, card: Card, made: Card, model: bytes, pixels: list[Pixels]
 ) -> str:
-    made = made.model_copy(update={"golden": (), "text": None})
+    made = made.model_copy(update={"golden": ()})
     original = registry.open(card.ref)
     comparison = compare_models(original, OnnxEmbedder(made, model), pixels)
-    ref = _add(registry, made.model_copy(update={"comparison": comparison}), model)
+    text = registry.read_text(made)
+    ref = _add(registry, made.model_copy(update={"comparison": comparison}), model, text)
     _print_comparison(comparison)
     return ref
 

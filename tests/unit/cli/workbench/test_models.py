@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 from support.photos import make_photos
 from support.played import Service, as_json, as_json_page, listening
-from support.tiny_pair import text_graph, tokenizer_file
+from support.tiny_pair import pair_card, text_graph, tokenizer_file
 
 from twinlens.cli.main import main
 from twinlens.models.card import load_card
@@ -122,6 +122,24 @@ def test_a_projected_version_has_shorter_vectors(
     blank = np.zeros((2, 224, 224, 3), np.uint8)
     assert embedder.embed_batch(blank).shape == (2, 16)
     assert fail("models", "project", *asked, "--dim", "1000")
+
+
+def test_an_int8_version_keeps_its_words_and_a_shorter_one_says_that_it_has_none(
+    models: Path, photos: Path, tmp_path: Path
+) -> None:
+    registry = Registry(models)
+    card, model = registry.read("efficientnet-lite0@1")
+    pair = card.model_copy(update={"name": "pair", "text": pair_card().text})
+    registry.add(pair, model, (text_graph(card.dimension), tokenizer_file()))
+    asked = ("pair@1", "--photos", photos, "--dir", models, "--cache", tmp_path)
+    assert "text encoder" not in succeed("models", "quantize", *asked)
+    float_row, row = (registry.open_text(f"pair@{v}").encode("green") for v in ("1", "1-int8"))
+    assert np.array_equal(row, float_row)
+    assert "ok       pair@1-int8" in succeed("models", "verify", "pair@1-int8", "--dir", models)
+    said = succeed("models", "project", *asked, "--dim", "8")
+    assert "added pair@1-pca8: 8-d" in said
+    assert "words are not embedded under pair@1-pca8" in said
+    assert load_card(models / "pair@1-pca8.toml").text is None
 
 
 def test_a_network_from_elsewhere_is_added_with_its_words(models: Path, tmp_path: Path) -> None:
