@@ -13,6 +13,7 @@ from twinlens import __version__
 from twinlens.cli.output import INTERRUPTED, json_option, say
 from twinlens.cli.parameters import (
     ExampleParameter,
+    FileToWrite,
     NamedNumber,
     RegionParameter,
     library_option,
@@ -252,9 +253,7 @@ def index(
 )
 @click.option("--group-by", metavar="FIELD", help="Keep the best hit of each value of this field.")
 @click.option("--exclude", multiple=True, metavar="ID", help="Image to leave out; repeatable.")
-@click.option(
-    "--save", type=click.Path(dir_okay=False, path_type=Path), help="Write a contact sheet, PNG."
-)
+@click.option("--save", type=FileToWrite(".png"), help="Write a contact sheet, PNG.")
 @click.option("--open", "is_opened", is_flag=True, help="Open the contact sheet.")
 @json_option
 @url_option
@@ -322,7 +321,7 @@ def compare(
 )
 @click.option(
     "--save",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FileToWrite(".json"),
     help="Write all groups, as ids, to this JSON file.",
 )
 @json_option

@@ -6,12 +6,13 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import click
 
 from twinlens.cli.files import STDIN
 from twinlens.cli.service.addresses import DEFAULT_URL
+from twinlens.shared.names import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,6 +147,55 @@ class RegionParameter(click.ParamType[tuple[float, ...]]):
         if len(edges) != 4:
             self.fail(f"{value!r} is not four numbers with commas between", param, ctx)
         return edges
+
+
+class CardText(click.ParamType[str]):
+    """Words for a model's card, as the card takes them."""
+
+    def __init__(self, name: Literal["name", "version", "text"]) -> None:
+        """Takes what the words are."""
+        self.name = name
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Checks the words."""
+        from twinlens.models import card  # noqa: PLC0415 (numpy, which --help is spared)
+
+        checks = {"name": card.check_name, "version": card.check_version, "text": card.check_text}
+        try:
+            return checks[self.name](printable(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class FileToWrite(click.Path[Path]):
+    """A file that is written at the end: it is known at the beginning that it can be."""
+
+    def __init__(self, *suffixes: str) -> None:
+        """Takes the endings of the kind of file that is written, the usual one first."""
+        super().__init__(dir_okay=False, readable=False, writable=True, path_type=Path)
+        self._suffixes = suffixes
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Path:
+        """Checks the ending, and the folder."""
+        path = super().convert(value, param, ctx)
+        if path.suffix.lower() not in self._suffixes:
+            self.fail(f"{str(path)!r} does not end in {self._suffixes[0]}: rename it", param, ctx)
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            self.fail(f"{str(path)!r} cannot be written: {error.strerror}", param, ctx)
+        if not path.parent.is_dir():
+            self.fail(f"there is no folder {str(path.parent)!r}: make it first", param, ctx)
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            self.fail(f"the folder {str(path.parent)!r} cannot be written to", param, ctx)
+        return path
 
 
 def read_as(kind: type[Model], **fields: object) -> Model:

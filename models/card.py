@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Self
 
 import tomli_w
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,16 +24,64 @@ from twinlens.models.calibration import Calibration
 from twinlens.models.distances import Metric
 from twinlens.shared.errors import BadCard
 
+MAX_NAME_CHARS, MAX_VERSION_CHARS = 64, 32
 # Milvus takes letters, digits and underscores in a collection's name. Single separators only,
 # so that two underscores can part name and version in it.
-_NAME = r"^[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*$"
-_VERSION = r"^[A-Za-z0-9]+([_-][A-Za-z0-9]+)*$"
+_NAME = re.compile("[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*")
+_VERSION = re.compile("[A-Za-z0-9]+([_-][A-Za-z0-9]+)*")
 # A plain file name: a card from elsewhere must not reach outside its directory.
 _FILE = r"^[A-Za-z0-9_][A-Za-z0-9._@-]*$"
 
 _SHA256 = r"^[0-9a-f]{64}$"
 
 _FileName = Annotated[str, StringConstraints(pattern=_FILE, max_length=128)]
+
+
+def check_name(name: str) -> str:
+    """Returns a model's name, if it can be one.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if len(name) > MAX_NAME_CHARS or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} cannot be a model's name: give a letter, then letters and digits (A to Z, 0 "
+            f"to 9) with single - or _ between them, {MAX_NAME_CHARS} characters at most"
+        )
+    return name
+
+
+def check_version(version: str) -> str:
+    """Returns a model's version, if it can be one.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if len(version) > MAX_VERSION_CHARS or not _VERSION.fullmatch(version):
+        raise ValueError(
+            f"{version!r} cannot be a model's version: give letters and digits (A to Z, 0 to 9) "
+            f"with single - or _ between them, {MAX_VERSION_CHARS} characters at most"
+        )
+    return version
+
+
+def check_text(text: str) -> str:
+    """Returns what a card says in words, if it says something.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if not text.strip():
+        raise ValueError("it is empty: give some words")
+    return text
+
+
+def collection_key(name: str, version: str) -> str:
+    """Returns name and version as part of a Milvus collection's name: efficientnet_lite0__1."""
+    return f"{name}__{version}".replace("-", "_")
+
+
+_Text = Annotated[str, AfterValidator(check_text)]
 
 
 class OutputKind(StrEnum):
@@ -123,9 +173,9 @@ class ModelComparison(_Strict):
 class Card(_Strict):
     """A model's card, as its TOML file gives it."""
 
-    name: str = Field(pattern=_NAME, max_length=64)
-    version: str = Field(pattern=_VERSION, max_length=32)
-    title: str = Field(min_length=1)
+    name: Annotated[str, AfterValidator(check_name)]
+    version: Annotated[str, AfterValidator(check_version)]
+    title: _Text
     file: _FileName
     sha256: str = Field(pattern=_SHA256)
     output: OutputKind
@@ -133,8 +183,8 @@ class Card(_Strict):
     metric: Metric
     weight: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
     min_cosine: float = Field(default=0.9999, gt=0.0, le=1.0)
-    licence: str = Field(min_length=1)
-    source: str = Field(min_length=1)
+    licence: _Text
+    source: _Text
     input: InputSpec
     text: TextSpec | None = None
     comparison: ModelComparison | None = None
@@ -148,8 +198,8 @@ class Card(_Strict):
 
     @property
     def key(self) -> str:
-        """Name and version as part of a Milvus collection's name: efficientnet_lite0__1."""
-        return f"{self.name}__{self.version}".replace("-", "_")
+        """See `collection_key`."""
+        return collection_key(self.name, self.version)
 
     @model_validator(mode="after")
     def _metric_fits_output(self) -> Self:

@@ -21,8 +21,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twinlens.models.build import build_model
-from twinlens.models.card import Card, TextSpec, dump_card, load_card
+from twinlens.models.card import (
+    Card,
+    TextSpec,
+    check_name,
+    check_version,
+    collection_key,
+    dump_card,
+    load_card,
+)
 from twinlens.models.cards import SHIPPED_CARDS, shipped_refs
+from twinlens.models.errors import BadInput
 from twinlens.models.session import CPU_BATCH_SIZE, CPU_PROVIDERS, OnnxEmbedder
 from twinlens.models.text import TextEncoder
 from twinlens.models.verify import GOLDEN_DIRECTORY, check_golden, make_golden
@@ -47,6 +56,9 @@ def ensure_models(directory: Path, refs: Iterable[str] | None = None) -> list[Ca
 
     Returns:
         Their cards as they lie in `directory`.
+
+    Raises:
+        BadInput: The directory cannot be written to.
     """
     _ensure_golden_pictures(directory)
     with _building(directory):
@@ -151,6 +163,24 @@ class Registry:
         graph = self._read(card, text.file, text.sha256)
         return graph, self._read(card, text.tokenizer, text.tokenizer_sha256)
 
+    def check_new(self, name: str, version: str) -> None:
+        """Makes sure that a model can be added under this name and version.
+
+        Raises:
+            BadInput: It cannot be called so.
+            ModelExists: There is one that is called so.
+        """
+        try:
+            key = collection_key(check_name(name), check_version(version)).lower()
+        except ValueError as error:
+            raise BadInput(str(error)) from None
+        for card in self.cards():
+            if card.key.lower() == key:
+                raise ModelExists(
+                    f"model {card.ref} is there already; remove it first, or add the new one under "
+                    "another name or version"
+                )
+
     def add(self, card: Card, model: bytes, text: tuple[bytes, bytes] | None = None) -> Card:
         """Adds a model, with golden embeddings of its own. Its card is written last, in one step.
 
@@ -163,14 +193,10 @@ class Registry:
             The card as written.
 
         Raises:
-            ModelExists: There is one of this name and version.
+            BadInput, ModelExists: See `check_new`.
             ModelRefused: The model does not run, or is not what the card says.
         """
-        if any(one.key.lower() == card.key.lower() for one in self.cards()):
-            raise ModelExists(
-                f"model {card.ref} is there already; remove it first, or add the new one under "
-                "another name or version"
-            )
+        self.check_new(card.name, card.version)
         _ensure_golden_pictures(self._directory)
         files = {f"{card.ref}.onnx": model}
         filled = {"file": f"{card.ref}.onnx", "sha256": _sha256(model)}
@@ -193,11 +219,12 @@ class Registry:
     def remove(self, ref: str) -> Card:
         """Removes a model. Its card goes first, so that nobody finds half a model."""
         card = self.card(ref)
-        for path in self._directory.glob("*.toml"):
-            if load_card(path).ref == card.ref:
-                path.unlink()
-        for name in _files_of(card):
-            (self._directory / name).unlink(missing_ok=True)
+        with _changing(self._directory):
+            for path in self._directory.glob("*.toml"):
+                if load_card(path).ref == card.ref:
+                    path.unlink()
+            for name in _files_of(card):
+                (self._directory / name).unlink(missing_ok=True)
         return card
 
     def _write(self, card: Card, files: Mapping[str, bytes]) -> None:
@@ -245,7 +272,8 @@ def _named_text(card: Card, spec: TextSpec, text: tuple[bytes, bytes]) -> TextSp
 
 
 def _ensure_golden_pictures(directory: Path) -> None:
-    (directory / GOLDEN_DIRECTORY).mkdir(parents=True, exist_ok=True)
+    with _changing(directory):
+        (directory / GOLDEN_DIRECTORY).mkdir(parents=True, exist_ok=True)
     for picture in sorted((SHIPPED_CARDS / GOLDEN_DIRECTORY).glob("*.png")):
         target = directory / GOLDEN_DIRECTORY / picture.name
         if not target.exists():
@@ -255,7 +283,9 @@ def _ensure_golden_pictures(directory: Path) -> None:
 @contextmanager
 def _building(directory: Path) -> Iterator[None]:
     """Lets one process build while the others wait for the result: each would take seconds."""
-    with (directory / ".lock").open("ab") as file:
+    with _changing(directory):
+        file = (directory / ".lock").open("ab")
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -275,8 +305,24 @@ def _ensure_model(ref: str, directory: Path) -> Card:
     return load_card(card_path)
 
 
+@contextmanager
+def _changing(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(
+            f"the models in {directory} cannot be changed ({error.strerror}); make it writable, or "
+            "name another directory"
+        ) from error
+
+
 def _write_whole(path: Path, content: bytes) -> None:
     """Writes a file in one step: nobody reads half of it, and the last of several writers wins."""
+    with _changing(path.parent):
+        _replace(path, content)
+
+
+def _replace(path: Path, content: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:

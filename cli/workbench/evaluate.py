@@ -22,7 +22,7 @@ from twinlens.models.pictures import thumbnail
 from twinlens.models.workbench.edits import EDITS, N_EDITED, embed_edits
 from twinlens.models.workbench.embeddings import EmbeddingCache, embed_all
 from twinlens.models.workbench.evaluate import Estimate, evaluate, label_codes
-from twinlens.models.workbench.labels import read_labels
+from twinlens.models.workbench.labels import Labelled, read_labels
 from twinlens.models.workbench.report import ComparedRankings, compare_rankings, render_report
 from twinlens.models.workbench.scores import RARE_SCORE, Method
 from twinlens.shared.answers import LibraryPlan
@@ -105,28 +105,36 @@ def run_compare(
     say(f"saved {save}")
 
 
-def run_calibrate(registry: Registry, ref: str, photos: Path, cache: Path) -> None:
+def read_photos(photos: Path) -> list[Labelled]:
+    """Finds the pictures to calibrate with: a folder's, or those of a CSV of `file` and `label`.
+
+    Labels say which pairs are unrelated. Without them the nearest are taken to be related, as in a
+    library.
+    """
+    if photos.is_dir():
+        return [Labelled(path, "") for path in find_pictures(photos)]
+    return read_labels(photos)
+
+
+def run_calibrate(registry: Registry, ref: str, pictures: Sequence[Labelled], cache: Path) -> None:
     """Measures how far apart a model puts unrelated pictures, and writes it into its card.
 
     Args:
         registry: The models.
         ref: Which model.
-        photos: A folder, or a CSV of `file` and `label`. Labels say which pairs are unrelated;
-            without them the nearest are taken to be related, as in a library.
+        pictures: From `read_photos`.
         cache: Keeps embeddings.
 
     Raises:
         CommandFailed: The labelled pictures are too few, or the model sees no difference.
     """
-    pictures = [] if photos.is_dir() else read_labels(photos)
-    files = [picture.path for picture in pictures] or find_pictures(photos)
-    chosen = np.random.default_rng(0).permutation(len(files))[:N_CALIBRATED]
+    chosen = np.random.default_rng(0).permutation(len(pictures))[:N_CALIBRATED]
     embedder = registry.open(ref)
     with _progress("embedding", len(chosen)) as on_progress:
-        some = [files[place] for place in sorted(chosen)]
+        some = [pictures[place].path for place in sorted(chosen)]
         embedded = embed_all([embedder], some, EmbeddingCache(cache), on_progress)
     [rows] = embedded.rows.values()
-    if pictures:
+    if any(picture.label for picture in pictures):
         try:
             calibration = measure_model(rows, label_codes(embedded, pictures))
         except ValueError as error:
@@ -140,7 +148,9 @@ def run_calibrate(registry: Registry, ref: str, photos: Path, cache: Path) -> No
         say(f"{name} = {value}")
 
 
-def calibrate_new(registry: Registry, ref: str, photos: Path | None, cache: Path) -> None:
+def calibrate_new(
+    registry: Registry, ref: str, pictures: Sequence[Labelled] | None, cache: Path
+) -> None:
     """Measures a model that was just added, unless its card knows already; or says it should be.
 
     Raises:
@@ -148,8 +158,8 @@ def calibrate_new(registry: Registry, ref: str, photos: Path | None, cache: Path
     """
     if registry.card(ref).calibration is not None:
         return
-    if photos is not None:
-        run_calibrate(registry, ref, photos, cache)
+    if pictures is not None:
+        run_calibrate(registry, ref, pictures, cache)
         return
     say(
         "no calibration: scores are rough until a library has some 100 pictures; "

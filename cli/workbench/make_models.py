@@ -13,6 +13,7 @@ from twinlens.models.card import Card, Fit, OutputKind, Resample, TextSpec
 from twinlens.models.distances import Metric
 from twinlens.models.session import OnnxEmbedder
 from twinlens.models.workbench.compare import compare_models, embed_each, read_pixels
+from twinlens.shared.names import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +30,7 @@ N_CALIBRATION_PHOTOS = 100
 N_COMPARED_PHOTOS = 200
 # PCA needs more pictures than dimensions; past this many it gains nothing.
 N_PROJECTION_PHOTOS = 10_000
+FIRST_VERSION = "1"
 # What the registry fills in, in a form that a card accepts.
 UNKNOWN_FILE, UNKNOWN_SHA256 = "x", "0" * 64
 
@@ -69,12 +71,14 @@ def export_network(
 
     from twinlens.models.build.keras import export_keras  # noqa: PLC0415 (TensorFlow)
 
+    name, version = name or network.lower(), version or FIRST_VERSION
+    registry.check_new(name, version)
     source = weights if weights in ("imagenet", "random") else Path(weights)
     say(f"exporting {network}, which takes a minute", is_error=True)
     exported = export_keras(network, weights=source, seed=seed, pooling=pooling)
     origins = {"imagenet": "ImageNet", "random": f"random weights, seed {seed}"}
     card = _new_card(
-        name=name or network.lower(),
+        name=name,
         version=version,
         title=f"{network}, {origins.get(weights, weights)}, {pooling}-pooled",
         spec=exported.input,
@@ -100,9 +104,9 @@ def add_network(
     """
     from twinlens.models.build.adapt import adapt_graph, read_network  # noqa: PLC0415 (onnx)
 
-    text, tokenizer, crop = options["text"], options["tokenizer"], options["crop"]
-    if (text is None) != (tokenizer is None):
-        raise CommandFailed("a text encoder needs both --text and --tokenizer")
+    version, crop = options["version"] or FIRST_VERSION, options["crop"]
+    registry.check_new(options["name"], version)
+    text = _read_text(options["text"], options["tokenizer"])
     adapted = adapt_graph(
         read_network(checked(file)),
         preprocessing,
@@ -115,23 +119,22 @@ def add_network(
     )
     card = _new_card(
         name=options["name"],
-        version=options["version"],
-        title=options["title"] or file.name,
+        version=version,
+        title=options["title"] or printable(file.name),
         spec=adapted.input,
         dimension=adapted.dimension,
         licence=options["licence"],
         source=options["source"],
     )
-    if text is None or tokenizer is None:
-        return _add(registry, card, adapted.model)
-    encoder = TextSpec(
-        file=UNKNOWN_FILE,
-        sha256=UNKNOWN_SHA256,
-        tokenizer=UNKNOWN_FILE,
-        tokenizer_sha256=UNKNOWN_SHA256,
-    )
-    card = card.model_copy(update={"text": encoder})
-    return _add(registry, card, adapted.model, (read_network(checked(text)), read_json(tokenizer)))
+    if text is not None:
+        encoder = TextSpec(
+            file=UNKNOWN_FILE,
+            sha256=UNKNOWN_SHA256,
+            tokenizer=UNKNOWN_FILE,
+            tokenizer_sha256=UNKNOWN_SHA256,
+        )
+        card = card.model_copy(update={"text": encoder})
+    return _add(registry, card, adapted.model, text)
 
 
 def quantize(registry: Registry, ref: str, photos: Path, version: str | None) -> str:
@@ -143,13 +146,13 @@ def quantize(registry: Registry, ref: str, photos: Path, version: str | None) ->
     from twinlens.models.build.quantize import measure_ranges, quantize_model  # noqa: PLC0415 (slow)
 
     card, model = registry.read(ref)
-    pixels = _photos(photos, card.input, N_COMPARED_PHOTOS)
+    version = version or f"{card.version}-int8"
+    registry.check_new(card.name, version)
+    pixels = read_pixels(find_pictures(photos), card.input, N_COMPARED_PHOTOS)
     say(f"calibrating with {min(len(pixels), N_CALIBRATION_PHOTOS)} photos", is_error=True)
     ranges = measure_ranges(model, (one[None] for one in pixels[:N_CALIBRATION_PHOTOS]))
     changed = quantize_model(model, ranges)
-    made = card.model_copy(
-        update={"version": version or f"{card.version}-int8", "title": f"{card.title} (int8)"}
-    )
+    made = card.model_copy(update={"version": version, "title": f"{card.title} (int8)"})
     return _add_compared(registry, card, made, changed, pixels)
 
 
@@ -160,17 +163,24 @@ def project(
 
     A text encoder stays behind: its embeddings are of the space before.
     """
-    from twinlens.models.workbench.project import project_model  # noqa: PLC0415 (onnx)
+    from twinlens.models.workbench.project import (  # noqa: PLC0415 (onnx)
+        check_projection,
+        project_model,
+    )
 
     card, model = registry.read(ref)
+    kind = "white" if whiten else "pca"
+    version = version or f"{card.version}-{kind}{dim}"
+    registry.check_new(card.name, version)
+    files = find_pictures(photos)[:N_PROJECTION_PHOTOS]
+    check_projection(model, card.dimension, dim, len(files))
     embedder = registry.open(ref)
-    pixels = _photos(photos, card.input, N_PROJECTION_PHOTOS)
+    pixels = read_pixels(files, card.input, N_PROJECTION_PHOTOS)
     say(f"embedding {len(pixels)} photos", is_error=True)
     changed = project_model(model, embed_each(embedder, pixels), dim, whiten=whiten)
-    kind = "white" if whiten else "pca"
     made = card.model_copy(
         update={
-            "version": version or f"{card.version}-{kind}{dim}",
+            "version": version,
             "title": f"{card.title} ({kind} {dim})",
             "dimension": dim,
             "calibration": None,
@@ -205,14 +215,20 @@ def _print_comparison(comparison: ModelComparison) -> None:
     say(f"  bytes per vector  {comparison.bytes_per_vector}")
 
 
-def _photos(folder: Path, spec: InputSpec, at_most: int) -> list[Pixels]:
-    return read_pixels(find_pictures(folder), spec, at_most)
+def _read_text(graph: Path | None, tokenizer: Path | None) -> tuple[bytes, bytes] | None:
+    from twinlens.models.build.adapt import read_network  # noqa: PLC0415 (onnx)
+
+    if graph is not None and tokenizer is not None:
+        return read_network(checked(graph)), read_json(tokenizer)
+    if graph is not None or tokenizer is not None:
+        raise CommandFailed("a text encoder needs both --text and --tokenizer")
+    return None
 
 
 def _new_card(
     *,
     name: str,
-    version: str | None,
+    version: str,
     title: str,
     spec: InputSpec,
     dimension: int,
@@ -222,7 +238,7 @@ def _new_card(
     """Returns the card of a new model; the registry fills in what it lacks."""
     return Card(
         name=name,
-        version=version or "1",
+        version=version,
         title=title,
         file=UNKNOWN_FILE,
         sha256=UNKNOWN_SHA256,

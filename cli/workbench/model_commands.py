@@ -13,7 +13,7 @@ import click
 
 from twinlens.cli.output import confirm, json_option, say
 from twinlens.cli.output import show as show_result
-from twinlens.cli.parameters import library_option, url_option
+from twinlens.cli.parameters import CardText, FileToWrite, library_option, url_option
 from twinlens.cli.workbench.pixel_options import Triple, preprocessing_of
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ measured_option = click.option(
     type=click.Path(exists=True, path_type=Path),
     help="Folder, or CSV of file,label: how far apart the model puts these goes into its card.",
 )
-version_option = click.option("--version", help="Version of the new model.")
+version_option = click.option(
+    "--version", type=CardText("version"), help="Version of the new model."
+)
 ref_argument = click.argument("ref", metavar="NAME[@VERSION]")
 cache_option = click.option(
     "--cache",
@@ -120,7 +122,13 @@ def bench(refs: tuple[str, ...], directory: Path | None) -> None:
 @click.option(
     "--weights", default="imagenet", show_default=True, help="imagenet, random, or a file."
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of random weights.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 2**32 - 1),
+    help="Seed of random weights.",
+)
 @click.option(
     "--pooling",
     type=click.Choice(["max", "avg"]),
@@ -128,7 +136,9 @@ def bench(refs: tuple[str, ...], directory: Path | None) -> None:
     show_default=True,
     help="How to pool the last feature maps.",
 )
-@click.option("--name", help="Name of the new model.  [default: the network's]")
+@click.option(
+    "--name", type=CardText("name"), help="Name of the new model.  [default: the network's]"
+)
 @version_option
 @measured_option
 @cache_option
@@ -148,6 +158,7 @@ def export(
     """Export a network of keras.applications, such as resnet50 or vgg16."""
     from twinlens.cli.workbench import evaluate, inspect_models, make_models
 
+    pictures = evaluate.read_photos(photos) if photos else None
     registry = inspect_models.registry_of(directory)
     ref = make_models.export_network(
         registry,
@@ -158,16 +169,30 @@ def export(
         name=name,
         version=version,
     )
-    evaluate.calibrate_new(registry, ref, photos, cache or _cache_dir())
+    evaluate.calibrate_new(registry, ref, pictures, cache or _cache_dir())
     inspect_models.show_made(registry, ref)
 
 
 @models.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--name", required=True, help="Name of the new model.")
-@click.option("--title", help="Title on its card.  [default: the file's name]")
-@click.option("--licence", default="unknown", show_default=True, help="Licence on its card.")
-@click.option("--source", default="unknown", show_default=True, help="Where it comes from.")
+@click.option("--name", required=True, type=CardText("name"), help="Name of the new model.")
+@click.option(
+    "--title", type=CardText("text"), help="Title on its card.  [default: the file's name]"
+)
+@click.option(
+    "--licence",
+    type=CardText("text"),
+    default="unknown",
+    show_default=True,
+    help="Licence on its card.",
+)
+@click.option(
+    "--source",
+    type=CardText("text"),
+    default="unknown",
+    show_default=True,
+    help="Where it comes from.",
+)
 @click.option("--preset", help="torchvision, caffe, tf or keras-caffe; the next five override it.")
 @click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Order of dimensions.")
 @click.option("--channels", type=click.Choice(["rgb", "bgr"]), help="Order of colours.")
@@ -196,11 +221,13 @@ def export(
     help="How to pool: max or avg of feature maps, mean or cls (the first) of tokens.",
 )
 @click.option(
-    "--text", type=click.Path(exists=True, path_type=Path), help="Its text encoder, ONNX."
+    "--text",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Its text encoder, ONNX.",
 )
 @click.option(
     "--tokenizer",
-    type=click.Path(exists=True, path_type=Path),
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The encoder's tokenizer.json.",
 )
 @version_option
@@ -227,9 +254,10 @@ def add(
     preprocessing = preprocessing_of(
         preset, {"layout": layout, "channels": channels, "scale": scale, "mean": mean, "std": std}
     )
+    pictures = evaluate.read_photos(photos) if photos else None
     registry = inspect_models.registry_of(directory)
     ref = make_models.add_network(registry, file, preprocessing, **options)
-    evaluate.calibrate_new(registry, ref, photos, cache or _cache_dir())
+    evaluate.calibrate_new(registry, ref, pictures, cache or _cache_dir())
     inspect_models.show_made(registry, ref)
 
 
@@ -248,7 +276,8 @@ def quantize(
 
     registry = inspect_models.registry_of(directory)
     made = make_models.quantize(registry, ref, photos, version)
-    evaluate.calibrate_new(registry, made, photos, cache or _cache_dir())
+    pictures = evaluate.read_photos(photos)
+    evaluate.calibrate_new(registry, made, pictures, cache or _cache_dir())
     inspect_models.show_made(registry, made)
 
 
@@ -281,7 +310,8 @@ def project(
     made = make_models.project(
         registry, ref, dim=dim, whiten=whiten, photos=photos, version=version
     )
-    evaluate.calibrate_new(registry, made, photos, cache or _cache_dir())
+    pictures = evaluate.read_photos(photos)
+    evaluate.calibrate_new(registry, made, pictures, cache or _cache_dir())
     inspect_models.show_made(registry, made)
 
 
@@ -299,8 +329,9 @@ def calibrate(ref: str, photos: Path, cache: Path | None, directory: Path | None
     """
     from twinlens.cli.workbench import evaluate, inspect_models
 
+    pictures = evaluate.read_photos(photos)
     registry = inspect_models.registry_of(directory)
-    evaluate.run_calibrate(registry, ref, photos, cache or _cache_dir())
+    evaluate.run_calibrate(registry, ref, pictures, cache or _cache_dir())
     inspect_models.show_made(registry, ref)
 
 
@@ -316,7 +347,7 @@ models_option = click.option(
     "--report",
     default="evaluation.html",
     show_default=True,
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FileToWrite(".html", ".htm"),
     help="HTML file to write.",
 )
 @click.option(
@@ -354,7 +385,7 @@ def evaluate_models(
     "--save",
     default="compared.png",
     show_default=True,
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FileToWrite(".png"),
     help="PNG file to write.",
 )
 @cache_option

@@ -127,6 +127,11 @@ def export_keras(
     """
     if pooling not in POOLINGS:
         raise ModelError(f"pooling {pooling!r} gives no embedding; pass one of {list(POOLINGS)}")
+    # Path.is_file raises on a name that is too long; os.path.isfile says no.
+    if weights not in (IMAGENET, RANDOM) and not os.path.isfile(weights):  # noqa: PTH113
+        raise ModelError(
+            f"there is no weights file {str(weights)!r}; pass a file, {IMAGENET!r} or {RANDOM!r}"
+        )
     tf = _import_tensorflow()
     network = _find_network(tf.keras, name)
     keras_model = _build(tf.keras, network, weights, seed, pooling)
@@ -207,10 +212,6 @@ def _build(keras: Any, network: _Network, weights: str | Path, seed: int, poolin
         return network.build(weights=None, **options)
     if weights == IMAGENET:
         return _download(network, options)
-    if not Path(weights).is_file():
-        raise ModelError(
-            f"there is no weights file {str(weights)!r}; pass a file, {IMAGENET!r} or {RANDOM!r}"
-        )
     try:
         with warnings.catch_warnings():
             # Layers that a file does not name keep what they were drawn with, and Keras warns.

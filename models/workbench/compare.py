@@ -27,7 +27,7 @@ N_TIMED_PICTURES = 8
 
 
 def read_pixels(files: Iterable[Path], spec: InputSpec, at_most: int) -> list[Pixels]:
-    """Decodes pictures for a model, and skips files that are not pictures.
+    """Decodes pictures for a model, and skips files that cannot be read or are not pictures.
 
     Args:
         files: Pictures.
@@ -46,7 +46,7 @@ def read_pixels(files: Iterable[Path], spec: InputSpec, at_most: int) -> list[Pi
             break
         try:
             picture = open_picture(path.read_bytes(), wanted_px=spec.wanted_px)
-        except PictureError:
+        except (OSError, PictureError):
             continue
         decoded.append(picture.pixels_for(spec))
     if not decoded:

@@ -50,14 +50,9 @@ def project_model(
         BadInput: `dimension` is not from 1 to d - 1, or the pictures are too few or too alike.
     """
     parsed = parse_network(model)
-    if parsed.graph.output[0].type.tensor_type.elem_type != TensorProto.FLOAT:
-        raise ModelError(
-            "the model gives bits, which have no principal components. Project a model with "
-            "float32 embeddings"
-        )
-    if any(tensor.name.startswith(PREFIX) for tensor in parsed.graph.initializer):
-        raise ModelError("the model is projected already. Pass the model it was made from")
-    _check_sample(parsed.graph, embeddings, dimension)
+    _check_model(parsed.graph)
+    _check_sample(parsed.graph, embeddings)
+    _check_dimension(dimension, embeddings.shape[1], len(embeddings))
     mean, matrix = _find_projection(embeddings, dimension, whiten=whiten)
     # From opset 13 on, ReduceSum takes its axes as an input.
     projected = convert_opset(parsed, np.dtype(np.float32))
@@ -66,19 +61,48 @@ def project_model(
     return content
 
 
-def _check_sample(graph: GraphProto, embeddings: Embeddings, dimension: int) -> None:
+def check_projection(model: bytes, n_numbers: int, dimension: int, n_pictures: int) -> None:
+    """Refuses what `project_model` would, as far as it is known before pictures are embedded.
+
+    Args:
+        model: As there.
+        n_numbers: Numbers of the model's embeddings.
+        dimension: As there.
+        n_pictures: How many pictures there are at most.
+
+    Raises:
+        ModelError, BadInput: As there.
+    """
+    _check_model(parse_network(model).graph)
+    _check_dimension(dimension, n_numbers, n_pictures)
+
+
+def _check_model(graph: GraphProto) -> None:
+    if graph.output[0].type.tensor_type.elem_type != TensorProto.FLOAT:
+        raise ModelError(
+            "the model gives bits, which have no principal components. Project a model with "
+            "float32 embeddings"
+        )
+    if any(tensor.name.startswith(PREFIX) for tensor in graph.initializer):
+        raise ModelError("the model is projected already. Pass the model it was made from")
+
+
+def _check_sample(graph: GraphProto, embeddings: Embeddings) -> None:
     if embeddings.ndim != 2 or not np.isfinite(embeddings).all():
         raise ModelError(
             f"embeddings of shape {list(embeddings.shape)} were passed, and finite numbers "
             "[pictures, dimension] are expected. Embed the pictures with the model itself"
         )
-    n_pictures, n_numbers = embeddings.shape
+    n_numbers = embeddings.shape[1]
     n_given = (find_dims(graph.output[0]) or [0])[-1]
     if n_given not in (0, n_numbers):  # 0: the graph does not say
         raise ModelError(
             f"the embeddings have {n_numbers} numbers and the model gives {n_given}. Embed the "
             "pictures with the model itself"
         )
+
+
+def _check_dimension(dimension: int, n_numbers: int, n_pictures: int) -> None:
     if not 1 <= dimension < n_numbers:
         raise BadInput(
             f"embeddings of {n_numbers} numbers cannot be projected to {dimension}; pass a "

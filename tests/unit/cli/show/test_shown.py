@@ -425,9 +425,10 @@ def test_a_sheet_that_cannot_be_written_is_told(
     service: Service, run: Run, picture: Path, tmp_path: Path
 ) -> None:
     answer_search(service, result())
-    done = run("search", picture, "--save", tmp_path / "none" / "found.png")
+    (tmp_path / "found.png").symlink_to("/dev/full")
+    done = run("search", picture, "--save", tmp_path / "found.png")
     assert done.exit_code == 1
-    assert "found.png: No such file or directory" in done.stderr
+    assert "found.png: No space left on device" in done.stderr
 
 
 def test_a_sheet_has_a_row_for_each_ranking_and_the_query_above() -> None:
@@ -640,9 +641,10 @@ def test_where_there_are_no_duplicates_it_is_told(service: Service, run: Run) ->
 
 def test_groups_that_cannot_be_saved_are_told(service: Service, run: Run, tmp_path: Path) -> None:
     answer_duplicates(service, 2)
-    done = run("duplicates", "--save", tmp_path / "none" / "found.json")
+    (tmp_path / "found.json").symlink_to("/dev/full")
+    done = run("duplicates", "--save", tmp_path / "found.json")
     assert done.exit_code == 1
-    assert "found.json: No such file or directory" in done.stderr
+    assert "found.json: No space left on device" in done.stderr
 
 
 def test_two_pictures_are_compared(service: Service, run: Run, picture: Path) -> None:
