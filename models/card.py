@@ -110,27 +110,51 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class InputSpec(_Strict):
-    """The pixels that a model takes: uint8 [height, width, 3], RGB.
+class Resizing(_Strict):
+    """How a picture becomes as large as a model's.
 
-    `crop_fraction` is the part of the shorter side that CROP keeps, from the middle.
+    `crop_fraction` is the part of the shorter side that CROP keeps, from the middle. Frameworks
+    resize to whole pixels first, and cut out the middle of those: CROP makes the shorter side
+    `resized_px` long, SQUASH both.
     """
 
-    width: int = Field(ge=8, le=4096)
-    height: int = Field(ge=8, le=4096)
     resample: Resample = Resample.BICUBIC
     fit: Fit = Fit.SQUASH
     crop_fraction: float = Field(default=1.0, gt=0.0, le=1.0)
+    resized_px: int | None = Field(default=None, ge=8, le=8192)
+
+    @model_validator(mode="after")
+    def _crop_only_when_cropping(self) -> Self:
+        if self.crop_fraction == 1.0:
+            return self
+        if self.fit is Fit.SQUASH:
+            raise ValueError("crop_fraction is for fit = 'crop'; a squashed picture is kept whole")
+        if self.resized_px is not None:
+            raise ValueError(
+                "crop_fraction (--crop) and resized_px (--resize-to) both say what is cut off: "
+                "give one"
+            )
+        return self
+
+
+class InputSpec(Resizing):
+    """The pixels that a model takes: uint8 [height, width, 3], RGB."""
+
+    width: int = Field(ge=8, le=4096)
+    height: int = Field(ge=8, le=4096)
 
     @property
     def wanted_px(self) -> int:
         """How long the shorter side of the decoded picture must be so that no detail is lost."""
-        return math.ceil(max(self.width, self.height) / self.crop_fraction)
+        return self.resized_px or math.ceil(max(self.width, self.height) / self.crop_fraction)
 
     @model_validator(mode="after")
-    def _crop_only_when_cropping(self) -> Self:
-        if self.fit is Fit.SQUASH and self.crop_fraction != 1.0:
-            raise ValueError("crop_fraction is for fit = 'crop'; a squashed picture is kept whole")
+    def _cut_out_of_more(self) -> Self:
+        if self.resized_px is not None and self.resized_px < max(self.width, self.height):
+            raise ValueError(
+                f"a picture of {self.width} x {self.height} cannot be cut out of one that is "
+                f"resized to {self.resized_px} pixels"
+            )
         return self
 
 
@@ -233,8 +257,11 @@ def load_card(path: Path) -> Card:
     except tomllib.TOMLDecodeError as error:
         raise BadCard(f"{path.name} is not TOML: {error}") from error
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'card'}: {fault['msg']}"
-            for fault in error.errors()
-        )
-        raise BadCard(f"{path.name}: {faults}") from error
+        raise BadCard(f"{path.name}: {'; '.join(describe_faults(error))}") from error
+
+
+def describe_faults(error: ValidationError) -> list[str]:
+    """Says of each field what is wrong with it."""
+    # pydantic puts "Value error, " before what a rule of ours says.
+    said = [(fault["loc"], fault["msg"].removeprefix("Value error, ")) for fault in error.errors()]
+    return [f"{'.'.join(map(str, place))}: {text}" if place else text for place, text in said]

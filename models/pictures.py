@@ -52,6 +52,10 @@ THUMBNAIL_QUALITY = 82
 # 0.9996 to decoding in full; 6.6 times faster for a JPEG of 12 MP). To once the size: 0.997.
 _OVERSAMPLING = 2
 
+# Of a longer picture the ends are cut off before it is resized to whole pixels: what is cut out of
+# it lies in the middle, and nothing large is made of one row of pixels.
+MAX_ASPECT = 8
+
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -122,11 +126,18 @@ class Picture:
 
         Returns:
             uint8 [spec.height, spec.width, 3], RGB. However long and thin the picture is, no
-            step makes more pixels than it has or the model takes.
+            step makes more pixels than it has or the model takes, or MAX_ASPECT times
+            `resized_px` squared.
         """
-        fraction = spec.crop_fraction if spec.fit is Fit.CROP else None
-        size = (spec.width, spec.height)
-        return np.array(self._resize(size, _FILTERS[spec.resample], fraction), np.uint8)
+        if spec.resized_px is not None:
+            aspect = max(self.width, self.height) / min(self.width, self.height)
+            if spec.fit is Fit.CROP and aspect > MAX_ASPECT:
+                return self._without_ends().pixels_for(spec)
+            return np.array(self._cut_out(spec, spec.resized_px), np.uint8)
+        size, box = (spec.width, spec.height), self.box
+        if spec.fit is Fit.CROP:
+            box = _crop_box(self.box, self._unturned(size), spec.crop_fraction)
+        return np.array(self._resize(size, _FILTERS[spec.resample], box), np.uint8)
 
     def part(self, region: Region) -> Picture:
         """Returns a region, in the detail that was decoded: `open_picture` may give more."""
@@ -143,21 +154,40 @@ class Picture:
         """Makes a JPEG whose longer side is at most `max_px`, without any metadata."""
         scale = min(1.0, max_px / max(self.width, self.height))
         size = (max(1, round(self.width * scale)), max(1, round(self.height * scale)))
-        small = self._resize(size, Image.Resampling.LANCZOS)
+        small = self._resize(size, Image.Resampling.LANCZOS, self.box)
         stream = io.BytesIO()
         # Image made of the pixels alone: a resized one carries the file's comment and profile.
         Image.fromarray(np.asarray(small)).save(stream, "JPEG", quality=THUMBNAIL_QUALITY)
         return stream.getvalue()
 
-    def _resize(
-        self, size: tuple[int, int], resample: Image.Resampling, fraction: float | None = None
-    ) -> Image.Image:
-        """Resizes the whole picture, or the middle `fraction` of it, and turns the result."""
-        turned = size[::-1] if self.orientation in _SIDES_SWAPPED else size
-        box = self.box if fraction is None else _crop_box(self.box, turned, fraction)
-        resized = self.stored.resize(turned, resample, box)
+    def _resize(self, size: tuple[int, int], resample: Image.Resampling, box: _Box) -> Image.Image:
+        """Resizes what is in the box, and turns the result."""
+        resized = self.stored.resize(self._unturned(size), resample, box)
         turn = _TURNS.get(self.orientation)
         return resized if turn is None else resized.transpose(turn)
+
+    def _cut_out(self, spec: InputSpec, resized_px: int) -> Image.Image:
+        """Resizes to whole pixels, then cuts out the middle.
+
+        Source: torchvision/transforms/functional.py, `_compute_resized_output_size` and
+        `center_crop`.
+        """
+        width = height = resized_px
+        if spec.fit is Fit.CROP:
+            shorter = min(self.width, self.height)
+            width, height = (int(resized_px * px / shorter) for px in (self.width, self.height))
+        left, top = round((width - spec.width) / 2), round((height - spec.height) / 2)
+        resized = self._resize((width, height), _FILTERS[spec.resample], self.box)
+        return resized.crop((left, top, left + spec.width, top + spec.height))
+
+    def _without_ends(self) -> Picture:
+        """Returns the middle of a long picture, MAX_ASPECT times as long as it is wide."""
+        longest = MAX_ASPECT * min(self.width, self.height)
+        x, y = (min(1.0, longest / px) / 2 for px in (self.width, self.height))
+        return self.part(Region(0.5 - x, 0.5 - y, 0.5 + x, 0.5 + y))
+
+    def _unturned(self, size: tuple[int, int]) -> tuple[int, int]:
+        return size[::-1] if self.orientation in _SIDES_SWAPPED else size
 
 
 def thumbnail(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from twinlens.models.card import Card, Fit, InputSpec, OutputKind, Resample
+from twinlens.models.card import Card, InputSpec, OutputKind, Resample
 from twinlens.models.pictures import Picture, Region
 from twinlens.models.session import Pixels
 
@@ -47,8 +47,9 @@ def variants_of(picture: Picture, card: Card, *, has_hash: bool = True) -> Pixel
         return np.stack([*turned, *mirrored, trim(picture).pixels_for(spec)])
     variants = [picture.pixels_for(spec)] if has_hash else _turn(picture, spec)
     variants.append(picture.part(_MIDDLE).pixels_for(spec))
-    if spec.fit is Fit.CROP and spec.crop_fraction < 1.0:
-        variants.append(picture.pixels_for(spec.model_copy(update={"crop_fraction": 1.0})))
+    largest = spec.model_copy(update={"crop_fraction": 1.0, "resized_px": None})
+    if spec != largest:
+        variants.append(picture.pixels_for(largest))
     return np.stack(variants)
 
 

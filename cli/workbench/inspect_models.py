@@ -17,7 +17,7 @@ from twinlens.shared.errors import TwinlensError
 from twinlens.shared.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 N_BENCH_ROUNDS = 9
@@ -66,7 +66,7 @@ def show_served_models(url: str) -> None:
 
 
 def show_model(registry: Registry, ref: str) -> None:
-    """Prints a card without its golden embeddings."""
+    """Prints a card without its golden embeddings, with all defaults, and names what it lacks."""
     card = registry.card(ref)
     show(_described(card), lambda: _print_card(card))
 
@@ -164,8 +164,21 @@ def _described(card: Card) -> dict[str, Any]:
 
 
 def _print_card(card: Card) -> None:
-    for line in dump_card(card.model_copy(update={"golden": ()})).splitlines():
+    card = card.model_copy(update={"golden": ()})
+    for line in dump_card(card).splitlines():
         say(line)
+    if lacking := ", ".join(_lacking(card.model_dump())):
+        say()
+        say(f"# none: {lacking}")
+
+
+def _lacking(fields: Mapping[str, object]) -> Iterator[str]:
+    """Gives the names of fields that are None, with a point before those of a part."""
+    for name, value in fields.items():
+        if value is None:
+            yield name
+        elif isinstance(value, dict):
+            yield from (f"{name}.{inner}" for inner in _lacking(value))
 
 
 def _print_cards(registry: Registry, cards: Sequence[Card]) -> None:

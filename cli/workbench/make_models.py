@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict
 
 from twinlens.cli.errors import CommandFailed
 from twinlens.cli.files import checked, read_json
 from twinlens.cli.output import say
 from twinlens.cli.upload.files import find_pictures
 from twinlens.cli.workbench.inspect_models import BYTES_PER_MB
-from twinlens.models.card import Card, Fit, OutputKind, Resample, TextSpec
+from twinlens.models.card import Card, OutputKind, TextSpec
 from twinlens.models.distances import Metric
 from twinlens.models.session import OnnxEmbedder
 from twinlens.models.workbench.compare import compare_models, embed_each, read_pixels
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from twinlens.models.build.adapt import Pool
-    from twinlens.models.build.presets import Preprocessing
+    from twinlens.models.build.presets import Preset
     from twinlens.models.card import InputSpec, ModelComparison
     from twinlens.models.registry import Registry
     from twinlens.models.session import Pixels
@@ -43,8 +43,6 @@ class NetworkOptions(TypedDict):
     licence: str
     source: str
     size: int | None
-    resize: str
-    crop: float | None
     output: str | None
     pool: Pool
     text: Path | None
@@ -94,8 +92,8 @@ def export_network(
 def add_network(
     registry: Registry,
     file: Path,
-    preprocessing: Preprocessing,
-    **options: Unpack[NetworkOptions],
+    preset: Preset,
+    options: NetworkOptions,
 ) -> str:
     """Rewrites any ONNX network into the one form, and adds it.
 
@@ -104,16 +102,14 @@ def add_network(
     """
     from twinlens.models.build.adapt import adapt_graph, read_network  # noqa: PLC0415 (onnx)
 
-    version, crop = options["version"] or FIRST_VERSION, options["crop"]
+    version = options["version"] or FIRST_VERSION
     registry.check_new(options["name"], version)
     text = _read_text(options["text"], options["tokenizer"])
     adapted = adapt_graph(
         read_network(checked(file)),
-        preprocessing,
+        preset.preprocessing,
+        resizing=preset.resizing,
         size_px=options["size"],
-        resample=Resample(options["resize"]),
-        fit=Fit.SQUASH if crop is None else Fit.CROP,
-        crop_fraction=crop or 1.0,
         output=options["output"],
         pool=options["pool"],
     )

@@ -14,11 +14,15 @@ import click
 from twinlens.cli.output import confirm, json_option, say
 from twinlens.cli.output import show as show_result
 from twinlens.cli.parameters import CardText, FileToWrite, library_option, url_option
-from twinlens.cli.workbench.pixel_options import Triple, preprocessing_of
+from twinlens.cli.workbench.pixel_options import Triple, preset_of
 
 if TYPE_CHECKING:
     from twinlens.cli.workbench.make_models import NetworkOptions
-    from twinlens.models.build.presets import Channels, Layout, PerChannel
+    from twinlens.cli.workbench.pixel_options import PixelOptions
+
+    class AddOptions(PixelOptions, NetworkOptions):
+        """The options of `models add`."""
+
 
 dir_option = click.option(
     "--dir",
@@ -193,25 +197,38 @@ def export(
     show_default=True,
     help="Where it comes from.",
 )
-@click.option("--preset", help="torchvision, caffe, tf or keras-caffe; the next five override it.")
+@click.option(
+    "--preset",
+    help="torchvision, caffe, tf, keras-caffe or keras-torch; the next nine override it.",
+)
 @click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Order of dimensions.")
 @click.option("--channels", type=click.Choice(["rgb", "bgr"]), help="Order of colours.")
 @click.option("--scale", type=float, help="Pixels become (pixel * scale - mean) / std.")
 @click.option("--mean", type=Triple(), help="One number per channel, in the order of --channels.")
 @click.option("--std", type=Triple(), help="Like --mean.")
 @click.option(
-    "--size", type=click.IntRange(8, 4096), help="Side in pixels, if the graph takes any."
-)
-@click.option(
     "--resize",
     type=click.Choice(["bilinear", "bicubic", "lanczos"]),
-    default="bicubic",
-    help="Filter that resizes pictures.",
+    help="Filter that resizes pictures.  [default: bicubic]",
+)
+@click.option(
+    "--fit",
+    type=click.Choice(["squash", "crop"]),
+    help="Keep all of a picture, or its proportions.  [default: squash]",
 )
 @click.option(
     "--crop",
     type=click.FloatRange(0, 1, min_open=True),
     help="Keep this part of the middle, instead of squashing.",
+)
+@click.option(
+    "--resize-to",
+    "resized_px",
+    type=click.IntRange(8, 8192),
+    help="Resize the shorter side (--fit squash: both) to so many pixels, then cut out the middle.",
+)
+@click.option(
+    "--size", type=click.IntRange(8, 4096), help="Side in pixels, if the graph takes any."
 )
 @click.option("--output", help="Tensor to take the embedding from.")
 @click.option(
@@ -241,22 +258,15 @@ def add(
     photos: Path | None,
     cache: Path | None,
     preset: str | None,
-    layout: Layout | None,
-    channels: Channels | None,
-    scale: float | None,
-    mean: PerChannel | None,
-    std: PerChannel | None,
-    **options: Unpack[NetworkOptions],
+    **options: Unpack[AddOptions],
 ) -> None:
     """Add any ONNX network, rewritten into the form that all models have."""
     from twinlens.cli.workbench import evaluate, inspect_models, make_models
 
-    preprocessing = preprocessing_of(
-        preset, {"layout": layout, "channels": channels, "scale": scale, "mean": mean, "std": std}
-    )
+    asked = preset_of(preset, options)
     pictures = evaluate.read_photos(photos) if photos else None
     registry = inspect_models.registry_of(directory)
-    ref = make_models.add_network(registry, file, preprocessing, **options)
+    ref = make_models.add_network(registry, file, asked, options)
     evaluate.calibrate_new(registry, ref, pictures, cache or _cache_dir())
     inspect_models.show_made(registry, ref)
 

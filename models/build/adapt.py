@@ -35,7 +35,7 @@ from twinlens.models.build.trial import (
     probe_pictures,
     run_network,
 )
-from twinlens.models.card import Fit, InputSpec, Resample
+from twinlens.models.card import InputSpec, Resizing, describe_faults
 from twinlens.models.session import INPUT_NAME, OUTPUT_NAME
 from twinlens.shared.errors import ModelError
 
@@ -43,6 +43,8 @@ __all__ = ["PRESETS", "Adapted", "Pool", "Preprocessing", "adapt_graph", "read_n
 
 # Of feature maps; of the tokens of a transformer, the first or the mean of all; of a vector.
 Pool = Literal["max", "avg", "cls", "mean", "none"]
+
+SQUASHED = Resizing()
 
 # Of card.py's `Card.dimension`, which has it from Milvus.
 LARGEST_DIMENSION = 32768
@@ -111,10 +113,8 @@ def adapt_graph(  # noqa: PLR0913 - each is an option of `models add`, and passe
     model: bytes,
     preprocessing: Preprocessing,
     *,
+    resizing: Resizing = SQUASHED,
     size_px: int | None = None,
-    resample: Resample = Resample.BICUBIC,
-    fit: Fit = Fit.SQUASH,
-    crop_fraction: float = 1.0,
     output: str | None = None,
     pool: Pool = "none",
 ) -> Adapted:
@@ -124,10 +124,8 @@ def adapt_graph(  # noqa: PLR0913 - each is an option of `models add`, and passe
         model: An ONNX file with its weights inside (`read_network` takes them in). It takes one
             picture: float32, float16 or uint8 of rank 4 with 3 channels.
         preprocessing: What the network wants done to pixels: one of `PRESETS`, or your own.
+        resizing: How a picture becomes as large as the network's.
         size_px: The side of the picture, needed where the graph takes any size.
-        resample: The filter that resizes a picture to it.
-        fit: What is done with a picture of another shape.
-        crop_fraction: See `InputSpec`.
         output: The tensor to take the embedding from; None for the graph's only output.
         pool: How [N, channels, height, width] becomes [N, channels] ("max", "avg"), or
             [N, tokens, dimension] [N, dimension] ("cls", which is the first token, or "mean");
@@ -146,7 +144,7 @@ def adapt_graph(  # noqa: PLR0913 - each is an option of `models add`, and passe
     network = parse_network(model)
     cut_network(network, output)
     image = _find_image(network.graph, preprocessing, size_px)
-    spec = _input_spec(image, resample, fit, crop_fraction)
+    spec = _input_spec(image, resizing)
     pictures = probe_pictures(spec)
     batch = image.batch_of(preprocessing.apply(pictures[NOISE]))
     values = run_network(network, batch)[:1]
@@ -209,21 +207,12 @@ def _side(subject: str, dim: int, size_px: int | None) -> int:
     return dim or size_px or 0
 
 
-def _input_spec(image: _Image, resample: Resample, fit: Fit, crop_fraction: float) -> InputSpec:
+def _input_spec(image: _Image, resizing: Resizing) -> InputSpec:
     try:
-        return InputSpec(
-            width=image.width_px,
-            height=image.height_px,
-            resample=resample,
-            fit=fit,
-            crop_fraction=crop_fraction,
-        )
+        return InputSpec(width=image.width_px, height=image.height_px, **resizing.model_dump())
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'input'}: {fault['msg']}"
-            for fault in error.errors()
-        )
-        raise ModelError(f"{faults}. Correct --size, --resize or --crop") from error
+        faults = "; ".join(describe_faults(error))
+        raise ModelError(f"{faults}. Pass another --size, --resize-to or --crop") from error
 
 
 def _find_features(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from twinlens.models.build.nodes import Attribute, make_node
+from twinlens.models.card import Fit, Resample, Resizing
 from twinlens.models.session import INPUT_NAME
 from twinlens.shared.errors import ModelError
 
@@ -92,22 +93,46 @@ class Preprocessing:
         return values.transpose(0, 3, 1, 2) if self.layout == "nchw" else values
 
 
+class Preset(NamedTuple):
+    """What a framework does to a picture: how it is resized, then the arithmetic on its pixels."""
+
+    preprocessing: Preprocessing
+    resizing: Resizing
+
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# `preprocess_input` resizes nothing, and `keras.utils.load_img` squashes, by the nearest pixel.
+# That drops pixels; Keras's other loaders are bilinear, and so is `export` (keras.py).
+_KERAS = Resizing(resample=Resample.BILINEAR, fit=Fit.SQUASH)
 # Sources:
-#   torchvision   torchvision/transforms/_presets.py, `ImageClassification`: pixels / 255, then the
-#                 mean and deviation of ImageNet.
-#   caffe         BVLC, models/bvlc_googlenet/train_val.prototxt, `transform_param`: mean_value
-#                 104, 117, 123, no scale. Yahoo's open_nsfw takes the same.
+#   torchvision   torchvision/transforms/_presets.py, `ImageClassification` with its defaults:
+#                 bilinear, the shorter side to 256, the middle, pixels / 255, then the mean and
+#                 deviation of ImageNet. So are the weights IMAGENET1K_V1 of most networks of 224
+#                 pixels. Others have a `resize_size` or an `interpolation` of their own: V2 of
+#                 ResNet-50 and most others of 2021 on have 232.
+#   caffe         BVLC, examples/imagenet/create_imagenet.sh: squashed to 256 x 256;
+#                 models/bvlc_googlenet/train_val.prototxt, `transform_param`: the middle,
+#                 mean_value 104, 117, 123, no scale. Yahoo's open_nsfw does the same, bilinear.
 #   tf            keras/src/applications/imagenet_utils.py, mode "tf": x / 127.5 - 1.
 #   keras-caffe   the same file, mode "caffe": RGB to BGR, then the mean of VGG's authors.
-# The layout is that of the framework; what went through a converter may have another:
-# `dataclasses.replace(PRESETS["caffe"], layout="nhwc")`.
-PRESETS: dict[str, Preprocessing] = {
-    "torchvision": Preprocessing(
-        "nchw", "rgb", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+#   keras-torch   the same file, mode "torch": as torchvision.
+# The layout is that of the framework; what went through a converter may have another.
+PRESETS: dict[str, Preset] = {
+    "torchvision": Preset(
+        Preprocessing("nchw", "rgb", 1 / 255, _IMAGENET_MEAN, _IMAGENET_STD),
+        Resizing(resample=Resample.BILINEAR, fit=Fit.CROP, resized_px=256),
     ),
-    "caffe": Preprocessing("nchw", "bgr", 1.0, (104.0, 117.0, 123.0), _NO_STD),
-    "tf": Preprocessing("nhwc", "rgb", 1 / 127.5, (1.0, 1.0, 1.0), _NO_STD),
-    "keras-caffe": Preprocessing("nhwc", "bgr", 1.0, (103.939, 116.779, 123.68), _NO_STD),
+    "caffe": Preset(
+        Preprocessing("nchw", "bgr", 1.0, (104.0, 117.0, 123.0), _NO_STD),
+        Resizing(resample=Resample.BILINEAR, fit=Fit.SQUASH, resized_px=256),
+    ),
+    "tf": Preset(Preprocessing("nhwc", "rgb", 1 / 127.5, (1.0, 1.0, 1.0), _NO_STD), _KERAS),
+    "keras-caffe": Preset(
+        Preprocessing("nhwc", "bgr", 1.0, (103.939, 116.779, 123.68), _NO_STD), _KERAS
+    ),
+    "keras-torch": Preset(
+        Preprocessing("nhwc", "rgb", 1 / 255, _IMAGENET_MEAN, _IMAGENET_STD), _KERAS
+    ),
 }
 
 

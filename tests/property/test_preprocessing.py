@@ -54,15 +54,16 @@ FORMULAS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "caffe": lambda rgb: rgb[..., ::-1] - [104, 117, 123],
     "tf": lambda rgb: rgb / 127.5 - 1,
     "keras-caffe": lambda rgb: rgb[..., ::-1] - [103.939, 116.779, 123.68],
+    "keras-torch": lambda rgb: (rgb / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225],
 }
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_what_its_framework_does(name: str) -> None:
     pixels = noise(5, SIDE_PX)
-    layout = "nhwc" if name in ("tf", "keras-caffe") else "nchw"
+    layout = "nchw" if name in ("torchvision", "caffe") else "nhwc"
 
-    adapted = adapt_graph(anchored(layout), PRESETS[name])
+    adapted = adapt_graph(anchored(layout), PRESETS[name].preprocessing)
 
     expected = with_anchor(FORMULAS[name](pixels.astype(np.float64)), layout)
     assert embed(adapted, pixels, 5) == pytest.approx(expected, abs=1e-6)
@@ -71,12 +72,12 @@ def test_a_preset_is_what_its_framework_does(name: str) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_numpy_and_the_graph_do_the_same(name: str) -> None:
     pixels = noise(2, SIDE_PX)
-    layout = PRESETS[name].layout
-    values = PRESETS[name].apply(pixels)
+    preprocessing = PRESETS[name].preprocessing
+    values = preprocessing.apply(pixels)
 
     assert values.dtype == np.float32
     in_numpy = np.pad(values.reshape(2, -1), ((0, 0), (0, 1)), constant_values=1.0)
-    adapted = adapt_graph(anchored(layout), PRESETS[name])
+    adapted = adapt_graph(anchored(preprocessing.layout), preprocessing)
     assert embed(adapted, pixels, 1) == pytest.approx(unit(in_numpy), abs=1e-6)
 
 

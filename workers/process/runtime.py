@@ -220,5 +220,6 @@ def _n_decoders(settings: Settings) -> int:
 
 def summary_of(card: Card) -> ModelSummary:
     """Returns what clients are told about a model."""
-    fields = card.model_dump(mode="json", include=set(ModelSummary.model_fields))
+    told = set(ModelSummary.model_fields)
+    fields = card.model_dump(mode="json", include=told, exclude_none=True)
     return ModelSummary(**fields, has_text=card.text is not None)

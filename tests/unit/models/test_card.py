@@ -66,6 +66,12 @@ def test_a_card_is_read_with_its_defaults(tmp_path: Path) -> None:
         ('metric = "L2"', 'metric = "euclid"', "metric"),
         ("dimension = 4", "dimension = 0", "dimension"),
         ("width = 32", "width = 32\ncrop_fraction = 0.5", "crop_fraction is for fit = 'crop'"),
+        (
+            "width = 32",
+            'width = 32\nfit = "crop"\ncrop_fraction = 0.5\nresized_px = 40',
+            "both say what is cut off: give one",
+        ),
+        ("width = 32", "width = 32\nresized_px = 31", "32 x 24 cannot be cut out of one that is"),
         ("width = 32", "width = 32\ncolour = 1", "input.colour"),
         ('licence = "MIT"', "", "licence: Field required"),
         ('licence = "MIT"', 'licence = "MIT"\nlicense = "MIT"', "license"),
@@ -115,6 +121,8 @@ def test_the_crop_needs_a_larger_picture() -> None:
     spec = InputSpec(width=224, height=224, fit=Fit.CROP, crop_fraction=0.875)
 
     assert spec.wanted_px == 256
+    resized = InputSpec(width=224, height=224, fit=Fit.CROP, resized_px=232)
+    assert resized.wanted_px == 232
     # By the longer side, and never a part of a pixel too small.
     wide = InputSpec(width=300, height=100, fit=Fit.CROP, crop_fraction=0.7)
     assert wide.wanted_px == 429

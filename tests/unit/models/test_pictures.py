@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-from twinlens.models.card import Fit, InputSpec
+from twinlens.models.card import Fit, InputSpec, Resample
 from twinlens.models.cards import SHIPPED_CARDS
 from twinlens.models.formats import SERVED
 from twinlens.models.pictures import (
@@ -306,6 +306,80 @@ def test_a_crop_never_leaves_the_picture() -> None:
             left, top, right, bottom = _crop_box((0, 0, width, height), (224, 224), 1.0)
             assert 0 <= left < right <= width
             assert 0 <= top < bottom <= height
+
+
+def as_torchvision(image: Image.Image, resize: int, crop: int, filter_: Image.Resampling) -> Any:
+    """`Resize(resize)`, then `CenterCrop(crop)`, as torchvision does them to a picture of Pillow's.
+
+    Source: torchvision/transforms/functional.py.
+    """
+    width, height = image.size
+    short, long = (width, height) if width <= height else (height, width)
+    new_short, new_long = resize, int(resize * long / short)
+    new_size = (new_short, new_long) if width <= height else (new_long, new_short)
+    resized = image.resize(new_size, filter_)
+    crop_top = int(round((resized.height - crop) / 2.0))  # noqa: RUF046 (as they write it)
+    crop_left = int(round((resized.width - crop) / 2.0))  # noqa: RUF046
+    return np.asarray(resized.crop((crop_left, crop_top, crop_left + crop, crop_top + crop)))
+
+
+SIZES = [
+    (451, 300),
+    (300, 451),
+    (257, 301),
+    (301, 257),
+    (224, 224),
+    (90, 700),
+    (31, 20),
+    (900, 801),
+]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("resize", "crop"), [(256, 224), (232, 224), (342, 299), (384, 384)])
+@pytest.mark.parametrize("resample", list(Resample))
+def test_a_picture_is_resized_and_cropped_to_the_last_bit_as_by_torchvision(
+    size: tuple[int, int], resize: int, crop: int, resample: Resample
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    image = Image.fromarray(pixels)
+    spec = InputSpec(width=crop, height=crop, fit=Fit.CROP, resized_px=resize, resample=resample)
+
+    picture = open_picture(save(image, "PNG"), wanted_px=spec.wanted_px)
+
+    expected = as_torchvision(image, resize, crop, Image.Resampling[resample.name])
+    assert np.array_equal(picture.pixels_for(spec), expected)
+
+
+def test_a_turned_picture_is_cropped_as_it_is_looked_at(cat: Image.Image) -> None:
+    spec = InputSpec(
+        width=224, height=224, fit=Fit.CROP, resized_px=256, resample=Resample.BILINEAR
+    )
+    expected = as_torchvision(cat, 256, 224, Image.Resampling.BILINEAR).astype(int)
+    for orientation, unturn in UNTURN.items():
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        picture = open_picture(save(cat.transpose(unturn), "PNG", exif=exif), wanted_px=256)
+        # Columns and rows are resized one after the other, each time rounded.
+        assert np.abs(picture.pixels_for(spec) - expected).max() <= 1, orientation
+
+
+def test_of_a_long_picture_the_middle_is_cut_out() -> None:
+    long = np.zeros((10, 40_000, 3), np.uint8)
+    long[:, 19_995:20_005] = 255
+    picture = open_picture(save(Image.fromarray(long), "PNG"), wanted_px=256)
+    sides = {"width": 224, "height": 224, "resized_px": 256}
+    for fit, is_white in ((Fit.CROP, True), (Fit.SQUASH, False)):
+        pixels = picture.pixels_for(InputSpec(**sides, fit=fit))
+        assert pixels.shape == (224, 224, 3)
+        assert bool(pixels[:, 8:-8].mean() > 250) is is_white
+
+
+def test_caffe_squashes_a_picture_before_it_crops(cat: Image.Image) -> None:
+    squashed = cat.resize((256, 256), Image.Resampling.BILINEAR).crop((16, 16, 240, 240))
+    spec = InputSpec(width=224, height=224, resized_px=256, resample=Resample.BILINEAR)
+    picture = open_picture(save(cat, "PNG"), wanted_px=spec.wanted_px)
+    assert np.array_equal(picture.pixels_for(spec), np.asarray(squashed))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

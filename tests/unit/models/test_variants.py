@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 from support.small_models import COLOUR_CARD, open_phash
 
-from twinlens.models.card import Card, Fit
+from twinlens.models.card import Card, Fit, InputSpec
 from twinlens.models.cards import SHIPPED_CARDS
 from twinlens.models.pictures import Picture, open_picture
 from twinlens.models.session import OnnxEmbedder, Pixels
@@ -140,6 +140,16 @@ def test_a_network_sees_the_middle_and_all(cat: Image.Image) -> None:
     # And the other way round: all of the copy is nearly what it took of the whole.
     assert distance(variants_of(opened(middle), network), variants[:1]) < 2
     assert distance(variants[:1], opened(middle).pixels_for(spec)[None]) > 10
+
+
+def test_what_is_cut_out_of_a_resized_picture_has_a_larger_crop_too(cat: Image.Image) -> None:
+    cut_out = card(input={"width": 56, "height": 56, "fit": "crop", "resized_px": 70})
+
+    variants = variants_of(opened(cat), cut_out)
+
+    assert len(variants) == 3
+    whole = InputSpec(width=56, height=56, fit=Fit.CROP)
+    assert (variants[-1] == opened(cat).pixels_for(whole)).all()
 
 
 def test_a_network_gets_the_turns_where_no_hash_is_asked(cat: Image.Image) -> None:

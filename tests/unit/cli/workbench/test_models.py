@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,16 @@ def mean_colour(path: Path) -> Path:
 def test_models_are_listed_shown_verified_and_removed(models: Path) -> None:
     listed = succeed("models", "list", "--dir", models)
     assert "efficientnet-lite0@1" in listed
-    assert 'name = "phash"' in succeed("models", "show", "phash", "--dir", models)
+    shown = succeed("models", "show", "phash", "--dir", models)
+    assert tomllib.loads(shown)["input"] == {
+        "resample": "lanczos",
+        "fit": "squash",
+        "crop_fraction": 1.0,
+        "width": 32,
+        "height": 32,
+    }
+    assert "\n# none: " in shown
+    assert shown.splitlines()[-1] == "# none: input.resized_px, text, comparison"
     assert "ok       phash@1" in succeed("models", "verify", "phash", "--dir", models)
     assert "removed phash@1" in succeed("models", "remove", "phash", "--yes", "--dir", models)
     assert not list(models.glob("phash*"))
@@ -161,6 +171,48 @@ def test_a_network_from_elsewhere_is_added_with_its_words(models: Path, tmp_path
     assert row == pytest.approx([0, 1, 0], abs=0.02)
     assert registry.open_text("colour").encode("green") == pytest.approx([0, 1, 0], abs=1e-6)
     assert "both --text and --tokenizer" in fail(*asked, *words[:2], "--version", 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), {"resample": "bicubic", "fit": "squash"}),
+        (("--crop", 0.8), {"resample": "bicubic", "fit": "crop", "crop_fraction": 0.8}),
+        (
+            ("--preset", "torchvision"),
+            {"resample": "bilinear", "fit": "crop", "resized_px": 256},
+        ),
+        (
+            ("--preset", "torchvision", "--resize-to", 232, "--resize", "bicubic"),
+            {"resample": "bicubic", "fit": "crop", "resized_px": 232},
+        ),
+        (
+            ("--preset", "torchvision", "--crop", 1),
+            {"resample": "bilinear", "fit": "crop"},
+        ),
+        (
+            ("--preset", "torchvision", "--fit", "squash"),
+            {"resample": "bilinear", "fit": "squash"},
+        ),
+        (
+            ("--preset", "caffe"),
+            {"resample": "bilinear", "fit": "squash", "resized_px": 256},
+        ),
+        (
+            ("--preset", "keras-torch", "--layout", "nchw"),
+            {"resample": "bilinear", "fit": "squash"},
+        ),
+    ],
+)
+def test_a_preset_is_its_frameworks_until_options_override_it(
+    options: tuple[object, ...], expected: dict[str, object], models: Path, tmp_path: Path
+) -> None:
+    network = mean_colour(tmp_path / "colour.onnx")
+    pixels = ("--scale", 1 / 255, "--mean", "-0.01,-0.01,-0.01", "--std", "1,1,1")
+    asked = ("models", "add", network, "--name", "colour", "--dir", models, *pixels)
+    succeed(*asked, *options)
+    plain = {"width": 32, "height": 32, "crop_fraction": 1.0, "resized_px": None}
+    assert load_card(models / "colour@1.toml").input.model_dump(mode="json") == plain | expected
 
 
 def test_a_new_model_is_calibrated_on_photos(models: Path, photos: Path, tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from support.paths import FIXTURES
 from support.tiny_networks import Floats, Pixels, embed, noise, run, unit
 
 from twinlens.models.build.adapt import PRESETS, adapt_graph
-from twinlens.models.card import Fit, Resample
 
 # This one went through TensorFlow, which put channels last.
-CAFFE_NHWC = replace(PRESETS["caffe"], layout="nhwc")
+CAFFE = PRESETS["caffe"]
+CAFFE_NHWC = replace(CAFFE.preprocessing, layout="nhwc")
 NEAR_TORCH = 1e-5
 
 
@@ -41,16 +41,14 @@ def test_a_network_born_in_caffe_gives_its_own_features(
         CAFFE_NHWC,
         output=output,
         pool=pool,
-        resample=Resample.BILINEAR,
-        fit=Fit.CROP,
-        crop_fraction=0.875,
+        resizing=CAFFE.resizing,
     )
 
     bgr = pixels[..., ::-1].astype(np.float32) - np.array([104, 117, 123], np.float32)
     features = run(open_nsfw, output, bgr)
     if pool != "none":
         features = features.max((2, 3)) if pool == "max" else features.mean((2, 3))
-    assert (adapted.dimension, adapted.input.width, adapted.input.fit) == (1024, 224, Fit.CROP)
+    assert (adapted.dimension, adapted.input.width, adapted.input.resized_px) == (1024, 224, 256)
     for batch_size in (1, 5):
         embeddings = embed(adapted, pixels, batch_size)
         assert embeddings == pytest.approx(unit(features), abs=1e-6)
@@ -72,7 +70,7 @@ def test_a_network_of_pytorch_gives_what_pytorch_gives(
 ) -> None:
     model, pictures, features = torch_small
 
-    adapted = adapt_graph(model, PRESETS["torchvision"], output=output, pool=pool)
+    adapted = adapt_graph(model, PRESETS["torchvision"].preprocessing, output=output, pool=pool)
 
     assert adapted.dimension == features.shape[1]
     embeddings = embed(adapted, pictures, batch_size)
@@ -85,7 +83,7 @@ def test_pooling_the_largest_takes_the_largest(torch_small: tuple[bytes, Pixels,
     mean, std = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)
     values = (values - mean[:, np.newaxis, np.newaxis]) / std[:, np.newaxis, np.newaxis]
 
-    adapted = adapt_graph(model, PRESETS["torchvision"], output="relu_6", pool="max")
+    adapted = adapt_graph(model, PRESETS["torchvision"].preprocessing, output="relu_6", pool="max")
 
     expected = unit(run(model, "relu_6", values).max((2, 3)))
     assert embed(adapted, pictures, 5) == pytest.approx(expected, abs=NEAR_TORCH)
@@ -102,7 +100,7 @@ def test_what_pytorch_exports_today_gives_what_pytorch_gives(dynamo: bool) -> No
     model = fixture.export_small_network(dynamo=dynamo)
     output = next(each for each in ("view", "/Reshape_output_0") if each.encode() in model)
 
-    adapted = adapt_graph(model, PRESETS["torchvision"], output=output)
+    adapted = adapt_graph(model, PRESETS["torchvision"].preprocessing, output=output)
 
     expected = unit(fixture.torch_features(pictures))
     for batch_size in (1, 5):

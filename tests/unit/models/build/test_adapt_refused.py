@@ -24,6 +24,7 @@ from support.tiny_networks import (
 
 from twinlens.models.build.adapt import PRESETS, adapt_graph
 from twinlens.models.build.trial import check_embeddings, probe_pictures
+from twinlens.models.card import Resizing
 from twinlens.shared.errors import ModelError, ModelRefused
 
 CONVOLVED = network([CONV, POOLED, FLAT], weights=CONV_WEIGHTS)
@@ -52,7 +53,11 @@ def tiny(*nodes: onnx.NodeProto, **options: Any) -> bytes:
         (CONVOLVED, {"pool": "mean"}, "leave --pool out"),
         (CONVOLVED, {"pool": "avg"}, "leave --pool out"),
         (CONVOLVED, {"size_px": 9}, "--size 9 does not fit"),
-        (CONVOLVED, {"crop_fraction": 0.9}, "crop_fraction is for fit.*--crop"),
+        (
+            tiny(POOLED, FLAT, inputs={"x": ["b", 3, "h", "w"]}),
+            {"size_px": 9, "resizing": Resizing(resized_px=8)},
+            "9 x 9 cannot be cut out of one that is resized to 8 pixels.*--resize-to",
+        ),
         (tiny(POOLED, FLAT, inputs={"x": ["b", 3, "h", 8]}), {}, "pass --size"),
         (
             tiny(POOLED, FLAT, inputs={"x": ["b", 3, "h", "w"]}),
@@ -97,7 +102,7 @@ def tiny(*nodes: onnx.NodeProto, **options: Any) -> bytes:
         ),
         (
             network([node("Flatten", "x", "y")], dtype=TensorProto.UINT8),
-            {"preprocessing": PRESETS["caffe"]},
+            {"preprocessing": PRESETS["caffe"].preprocessing},
             "--scale 1 --mean 0,0,0 --std 1,1,1",
         ),
         (
