@@ -18,11 +18,12 @@ from benchmarks.labelled import embed_labelled, part_of
 from twinlens.models.workbench.embeddings import Embedded
 from twinlens.models.workbench.evaluate import evaluate
 from twinlens.models.workbench.labels import Labelled, read_labels
-from twinlens.models.workbench.scores import Method
+from twinlens.models.workbench.recipes import Method
 
 N_OF_LABEL = (3, 4, 6, 8, 10, 15, 24)
 N_DRAWS = 4
-SHOWN = (Method.SINGLE, Method.CALIBRATED, Method.NEIGHBOURS)
+# Method, and whether its rankings are re-ranked.
+SHOWN = ((Method.SINGLE, False), (Method.CALIBRATED, False), (Method.CALIBRATED, True))
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
     pictures = read_labels(parser.parse_args().labels)
     with tempfile.TemporaryDirectory(prefix="twinlens-bench-") as folder:
         whole = embed_labelled(pictures, Path(folder))
-    print("of each label", *SHOWN, sep=" | ")
+    print("of each label", "single", "fused", "re-ranked", sep=" | ")
     rng = random.Random(0)
     for n_of_label in N_OF_LABEL:
         draws = [measure(whole, draw(pictures, n_of_label, rng)) for _ in range(N_DRAWS)]
@@ -60,9 +61,9 @@ def measure(whole: Embedded, pictures: Sequence[Labelled]) -> list[float]:
         max(
             one.mean_average_precision.value
             for one in evaluation.contenders
-            if one.recipe.method is method and one.recipe.is_equal
+            if (one.recipe.method, one.recipe.is_reranked) == shown and one.recipe.is_equal
         )
-        for method in SHOWN
+        for shown in SHOWN
     ]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from twinlens.models.bits import Embeddings, is_packed, signs_of
+
 # The paper's 20, 6 and 0.3 are for sets a hundred times as large as the photos this was chosen on.
 N_NEIGHBOURS = 10  # k1
 N_AVERAGED = 6  # k2
@@ -13,6 +15,25 @@ OWN_SHARE = 0.3  # λ: of the similarity itself, beside that of the neighbourhoo
 N_RERANKED = 100
 # A neighbour's own neighbours join where so many of them are shared.
 SHARED = 2 / 3
+
+
+def pairwise_similarity(rows: Embeddings) -> NDArray[np.float32]:
+    """Returns what `fusion.similarity` gives for each pair of embeddings, which have length 1.
+
+    Args:
+        rows: float32 [n, dim], or uint8 [n, dim / 8] of packed bits.
+
+    Returns:
+        float32 [n, n], from 0 to 1.
+    """
+    if is_packed(rows):
+        signs = signs_of(rows)
+        # Divided last: whole numbers until then, so that equal ones stay equal.
+        cosines = signs @ signs.T / np.float32(signs.shape[1])
+    else:
+        cosines = rows @ rows.T
+    similarity: NDArray[np.float32] = np.clip(cosines, 0, 1)
+    return similarity
 
 
 def rerank(

@@ -21,10 +21,10 @@ from twinlens.models.calibration import calibrate, measure_model, prior_of
 from twinlens.models.pictures import thumbnail
 from twinlens.models.workbench.edits import EDITS, N_EDITED, embed_edits
 from twinlens.models.workbench.embeddings import EmbeddingCache, embed_all
-from twinlens.models.workbench.evaluate import Estimate, evaluate, label_codes
+from twinlens.models.workbench.evaluate import evaluate, label_codes
 from twinlens.models.workbench.labels import Labelled, read_labels
 from twinlens.models.workbench.report import ComparedRankings, compare_rankings, render_report
-from twinlens.models.workbench.scores import RARE_SCORE, Method
+from twinlens.models.workbench.scores import RARE_SCORE
 from twinlens.shared.answers import LibraryPlan
 from twinlens.shared.libraries import Library
 
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
     from twinlens.models.registry import Registry
     from twinlens.models.session import Embedder
-    from twinlens.models.workbench.evaluate import Contender, Evaluation, Recommendation
+    from twinlens.models.workbench.evaluate import Evaluation
+    from twinlens.models.workbench.recommend import Contender, Estimate, Recommendation
 
 # How many of the best have their figures by source printed too.
 N_BY_SOURCE = 8
@@ -68,7 +69,8 @@ def run_evaluate(
         embedded = embed_all(embedders, files, kept, on_progress)
     with _progress("edited copies", min(N_EDITED, len(files)) * len(EDITS)) as on_progress:
         edits = embed_edits(embedders, embedded, kept, on_progress)
-    evaluation = evaluate(embedded, pictures, edits)
+    with _progress("rankings", len(embedded.files)) as on_progress:
+        evaluation = evaluate(embedded, pictures, edits, on_progress=on_progress)
     show(evaluation, lambda: _print_evaluation(evaluation))
     try:
         report.write_text(
@@ -182,7 +184,7 @@ def _print_evaluation(evaluation: Evaluation) -> None:
         columns,
         [_row(contender) for contender in evaluation.contenders],
         f"{evaluation.n_queries} queries of {evaluation.n_query_labels} labels,"
-        f" {evaluation.n_pictures} pictures",
+        f" {evaluation.n_pictures} pictures; re-ranked by neighbours as searches are",
     )
     _print_sources(evaluation.contenders)
     # Two labels at least, or the list would have been refused; but not all may be embedded.
@@ -209,9 +211,7 @@ def _row(contender: Contender) -> tuple[str, ...]:
 def _print_sources(contenders: Sequence[Contender]) -> None:
     """Prints the mAP by source of each model and of the best combinations."""
     shown = [
-        one
-        for place, one in enumerate(contenders)
-        if place < N_BY_SOURCE or one.recipe.method is Method.SINGLE
+        one for place, one in enumerate(contenders) if place < N_BY_SOURCE or one.recipe.is_baseline
     ]
     if shown[0].by_source:
         rows = [

@@ -22,10 +22,12 @@ from twinlens.models.distances import Metric, pairwise_distances
 from twinlens.models.errors import BadInput
 from twinlens.models.fusion import RRF_K, agreement
 from twinlens.models.pictures import thumbnail
+from twinlens.models.rerank import N_RERANKED
 from twinlens.models.workbench.embeddings import Embedded, sort_by_id
-from twinlens.models.workbench.evaluate import Contender, Estimate, Evaluation, label_codes
+from twinlens.models.workbench.evaluate import Evaluation, label_codes
 from twinlens.models.workbench.labels import MIN_PICTURES, Labelled
-from twinlens.models.workbench.scores import Method, blocks_of, order_by_score, view_of
+from twinlens.models.workbench.recommend import Contender, Estimate
+from twinlens.models.workbench.scores import blocks_of, order_by_score, view_of
 from twinlens.shared.errors import PictureError
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -159,7 +161,7 @@ def render_report(
         pictures: Their labels.
         title: The title of the page, such as the name of the list of labels.
     """
-    singles = [c for c in evaluation.contenders if c.recipe.method is Method.SINGLE]
+    singles = [c for c in evaluation.contenders if c.recipe.is_baseline]
     names = [name for single in singles for name in single.recipe.models]
     disagreements = []
     if len(names) > 1:
@@ -181,6 +183,7 @@ def render_report(
         left_out=embedded.left_out,
         min_pictures=MIN_PICTURES,
         rrf_k=RRF_K,
+        n_reranked=N_RERANKED,
     )
     # A file's name may have bytes that are no UTF-8; the page cannot.
     return page.encode("utf-8", "replace").decode("utf-8")

@@ -5,11 +5,9 @@ Distances are as Milvus defines them, equal ones are ranked by image id: as the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
-from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,89 +21,18 @@ from twinlens.models.calibration import (
     score_of,
 )
 from twinlens.models.distances import pairwise_distances
-from twinlens.models.fusion import RRF_K, line_of
-from twinlens.models.rerank import N_RERANKED, rerank
+from twinlens.models.fusion import RRF_K, line_of, shares_of
+from twinlens.models.rerank import N_RERANKED, pairwise_similarity, rerank
 from twinlens.models.workbench.embeddings import Embedded
-
-# What a model may weigh beside the heaviest, which weighs 1.
-WEIGHTS = (1.0, 0.5, 0.2)
-
-# Beyond it, the pairs and all together: 6 models have 57 subsets.
-MAX_MODELS_OF_ALL_SUBSETS = 4
+from twinlens.models.workbench.recipes import Method, Recipe
 
 # A score that one unrelated pair of a hundred should have, or a higher one.
 RARE_SCORE = 0.99
 
-# Scores of a block of queries: some 8 MB each, a few of them by model.
+# Scores of a block of queries: some 8 MB each, a few of them by model. Of the neighbourhoods of a
+# query there are some 400 kB a model.
 _BLOCK_SCORES = 1_000_000
-
-
-class Method(StrEnum):
-    """How several models' distances become one score: as `fusion.Fusion`, or one model alone."""
-
-    SINGLE = "single"
-    CALIBRATED = "calibrated"
-    WEIGHTED = "weighted"
-    NEIGHBOURS = "neighbours"
-    RRF = "rrf"
-    MAX = "max"
-    MIN = "min"
-
-
-# What is measured with every choice of weights.
-TUNED = (Method.CALIBRATED, Method.WEIGHTED)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Models, and how they are combined. `weights` are 1 for the heaviest; some methods have none.
-
-    NEIGHBOURS re-ranks what CALIBRATED gives.
-    """
-
-    models: tuple[str, ...]
-    method: Method
-    weights: tuple[float, ...] = ()
-
-    @property
-    def is_equal(self) -> bool:
-        """Whether all models weigh the same."""
-        return len(set(self.weights)) <= 1
-
-    @property
-    def title(self) -> str:
-        """For people: `a + b, calibrated, 1 : 0.5`.
-
-        >>> Recipe(("a", "b"), Method.CALIBRATED, (1.0, 0.2)).title
-        'a + b, calibrated, 1 : 0.2'
-        """
-        names = " + ".join(self.models)
-        if self.method is Method.SINGLE:
-            return names
-        if self.method is Method.NEIGHBOURS:
-            return f"{names}, re-ranked by neighbours"
-        if self.is_equal:
-            return f"{names}, {self.method.value}"
-        weights = " : ".join(f"{weight:g}" for weight in self.weights)
-        return f"{names}, {self.method.value}, {weights}"
-
-
-def list_recipes(models: Iterable[str]) -> list[Recipe]:
-    """Lists what is measured of these models: each alone, and every way to combine them.
-
-    All subsets of 2 or more; of more than MAX_MODELS_OF_ALL_SUBSETS models the pairs and all.
-    Of the methods of TUNED with WEIGHTS: each beside each for up to 3 models, for more at most one
-    below 1.
-    """
-    names = sorted(models)
-    n_names = len(names)
-    sizes = range(2, n_names + 1) if n_names <= MAX_MODELS_OF_ALL_SUBSETS else (2, n_names)
-    recipes = [Recipe((name,), Method.SINGLE) for name in names]
-    for subset in (chosen for size in sizes for chosen in combinations(names, size)):
-        recipes += [Recipe(subset, m, w) for m in TUNED for w in _weight_grid(len(subset))]
-        recipes.append(Recipe(subset, Method.NEIGHBOURS, (1.0,) * len(subset)))
-        recipes += [Recipe(subset, m) for m in (Method.RRF, Method.MAX, Method.MIN)]
-    return recipes
+_BLOCK_QUERIES = 64
 
 
 def similarities(distances: NDArray[np.float64], model: Measured) -> NDArray[np.float64]:
@@ -183,7 +110,7 @@ def calibrate_all(gallery: Embedded) -> dict[str, Calibration]:
 
 def blocks_of(queries: NDArray[np.intp], n_pictures: int) -> list[NDArray[np.intp]]:
     """Cuts queries into blocks, so that memory stays flat however many there are."""
-    n_block = max(1, _BLOCK_SCORES // n_pictures)
+    n_block = max(1, min(_BLOCK_QUERIES, _BLOCK_SCORES // n_pictures))
     return [queries[start : start + n_block] for start in range(0, len(queries), n_block)]
 
 
@@ -197,8 +124,7 @@ def fuse_scores(recipe: Recipe, views: Mapping[str, View]) -> NDArray[np.float64
 
     SINGLE is the distance with its sign turned. The others order pictures as `fusion.fuse` does:
     CALIBRATED, MAX and MIN by the weighted mean, the largest or the smallest evidence, WEIGHTED by
-    the weighted mean of similarities, RRF by the sum of 1 / (RRF_K + rank). NEIGHBOURS is
-    CALIBRATED until `rerank_scores` has reordered its first.
+    the weighted mean of similarities, RRF by the sum of 1 / (RRF_K + rank). None is re-ranked.
 
     Args:
         recipe: The models, and how they are combined.
@@ -212,7 +138,7 @@ def fuse_scores(recipe: Recipe, views: Mapping[str, View]) -> NDArray[np.float64
     match recipe.method:
         case Method.SINGLE:
             scores = seen[0].nearness
-        case Method.CALIBRATED | Method.NEIGHBOURS:
+        case Method.CALIBRATED:
             scores = _weighted_mean(recipe.weights, [view.evidence for view in seen])
         case Method.WEIGHTED:
             scores = _weighted_mean(recipe.weights, [view.similarity for view in seen])
@@ -225,37 +151,57 @@ def fuse_scores(recipe: Recipe, views: Mapping[str, View]) -> NDArray[np.float64
     return scores
 
 
-def rerank_scores(
-    scores: NDArray[np.float64],
-    recipe: Recipe,
-    gallery: Embedded,
-    queries: NDArray[np.intp],
-) -> NDArray[np.float64]:
-    """Reorders each query's first pictures by their neighbours, as a search does.
+class Neighbourhoods:
+    """How similar the pictures are that models list as nearest, for each query of a block.
 
-    Pictures are neighbours by the weighted mean of their similarities.
-
-    Args:
-        scores: The scores of a NEIGHBOURS recipe, from `fuse_scores`, [m, n].
-        recipe: That recipe.
-        gallery: The pictures.
-        queries: [m] places of the queries among the pictures.
-
-    Returns:
-        float64 [m, n]: scores by which the reordered come first; the rest as it was.
+    A search asks each model for its nearest, as many as it re-ranks, and re-ranks the best of all
+    that are listed.
     """
-    first = order_by_score(scores)[:, : min(N_RERANKED, scores.shape[1] - 1)]
-    changed = scores.copy()
-    for row, (query, places) in enumerate(zip(queries, first, strict=True)):
-        some = np.r_[query, places]
-        alike = [
-            similarities(pairwise_distances(rows, rows, model), model)
-            for name in recipe.models
-            for rows, model in [(gallery.rows[name][some], gallery.models[name])]
+
+    def __init__(
+        self, gallery: Embedded, views: Mapping[str, View], queries: NDArray[np.intp]
+    ) -> None:
+        """Compares the listed with each other, once for all recipes.
+
+        Args:
+            gallery: The pictures.
+            views: What each model sees of the queries.
+            queries: [m] their places among the pictures.
+        """
+        self._listed = {name: view.ranks <= N_RERANKED for name, view in views.items()}
+        any_listed = np.logical_or.reduce([*self._listed.values()])
+        self._places = [np.flatnonzero(row) for row in any_listed]
+        self._similarities = [
+            {
+                name: pairwise_similarity(rows[np.r_[query, places]])
+                for name, rows in gallery.rows.items()
+            }
+            for query, places in zip(queries, self._places, strict=True)
         ]
-        order = rerank(_weighted_mean(recipe.weights, alike))
-        changed[row, places[order]] = scores[row].max() + np.arange(len(order), 0, -1)
-    return changed
+
+    def rerank(self, scores: NDArray[np.float64], recipe: Recipe) -> NDArray[np.float64]:
+        """Reorders each query's first pictures by their neighbours, as a search does.
+
+        Args:
+            scores: The recipe's scores, from `fuse_scores`, [m, n].
+            recipe: The recipe.
+
+        Returns:
+            float64 [m, n]: scores by which the reordered come first; the rest as it was.
+        """
+        is_listed = np.logical_or.reduce([self._listed[name] for name in recipe.models])
+        n_first = min(N_RERANKED, scores.shape[1] - 1)
+        first = order_by_score(np.where(is_listed, scores, -np.inf))[:, :n_first]
+        weights = recipe.weights or (1.0,) * len(recipe.models)
+        shares = shares_of(dict(zip(recipe.models, weights, strict=True)), recipe.models)
+        changed = scores.copy()
+        for row, places in enumerate(first):
+            own = np.r_[0, 1 + np.searchsorted(self._places[row], places)]
+            among = np.ix_(own, own)
+            parts = [s * self._similarities[row][name][among] for name, s in shares.items()]
+            order = rerank(np.add.reduce(parts))
+            changed[row, places[order]] = scores[row].max() + np.arange(n_first, 0, -1)
+        return changed
 
 
 def rare_shares(
@@ -306,11 +252,3 @@ def _weighted_mean(
     weighted = [(w, part) for w, part in zip(weights, parts, strict=True) if w > 0]
     total: NDArray[np.float64] = np.add.reduce([weight * part for weight, part in weighted])
     return total / sum(weight for weight, _ in weighted)
-
-
-def _weight_grid(n_models: int) -> list[tuple[float, ...]]:
-    """Weights to try, the heaviest 1; equal ones first, so that they win a tie."""
-    grid = [weights for weights in product(WEIGHTS, repeat=n_models) if max(weights) == 1.0]
-    if n_models <= 3:
-        return grid
-    return [weights for weights in grid if weights.count(1.0) >= n_models - 1]

@@ -17,11 +17,11 @@ from twinlens.models.calibration import Calibration
 from twinlens.models.distances import Metric, pairwise_distances
 from twinlens.models.workbench.edits import Edits
 from twinlens.models.workbench.embeddings import Embedded
-from twinlens.models.workbench.evaluate import Estimate, Evaluation, evaluate
+from twinlens.models.workbench.evaluate import Evaluation, evaluate
 from twinlens.models.workbench.labels import Labelled
+from twinlens.models.workbench.recipes import Method, Recipe
+from twinlens.models.workbench.recommend import Estimate
 from twinlens.models.workbench.scores import (
-    Method,
-    Recipe,
     View,
     fuse_scores,
     measure_rankings,
@@ -142,6 +142,7 @@ def test_what_is_recommended_was_measured_and_can_be_set_as_weights(case: Case) 
 
     assert recipe in [contender.recipe for contender in evaluation.contenders]
     assert recipe.method in (Method.SINGLE, Method.CALIBRATED)
+    assert recipe.is_reranked
     assert tuple(evaluation.recommendation.weights) == recipe.models
     assert max(evaluation.recommendation.weights.values()) == 1.0
     assert min(evaluation.recommendation.weights.values()) > 0.0

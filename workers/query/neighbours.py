@@ -6,16 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from twinlens.models.bits import signs_of
-from twinlens.models.card import OutputKind
-from twinlens.models.rerank import rerank
+from twinlens.models.rerank import pairwise_similarity, rerank
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from twinlens.models.card import Card
     from twinlens.models.fusion import FusedEntry
 
 Stored = dict[str, dict[str, Any]]  # model → image id → embedding
@@ -25,7 +22,6 @@ def order_by_neighbours(
     fused: Sequence[FusedEntry],
     stored: Stored,
     query: Mapping[str, Any],
-    cards: Mapping[str, Card],
     shares: Mapping[str, float],
 ) -> list[FusedEntry]:
     """Returns the fused ranking with its first candidates re-ranked among themselves.
@@ -35,7 +31,6 @@ def order_by_neighbours(
         stored: Embeddings of its first candidates. One that is just being removed has none, and
             comes after the others.
         query: The query's embedding, by model.
-        cards: The models.
         shares: Shares of the models that count, with a sum of 1.
     """
     first = [one for one in fused if all(one.image_id in stored[name] for name in shares)]
@@ -45,13 +40,5 @@ def order_by_neighbours(
     similarity: NDArray[np.float32] = np.zeros((len(first) + 1,) * 2, np.float32)
     for name, share in shares.items():
         rows = np.stack([query[name], *(stored[name][one.image_id] for one in first)])
-        similarity += np.float32(share) * _similarities(rows, cards[name])
+        similarity += np.float32(share) * pairwise_similarity(rows)
     return [first[place] for place in rerank(similarity)] + rest
-
-
-def _similarities(rows: NDArray[Any], card: Card) -> NDArray[np.float32]:
-    """Returns what `fusion.similarity` gives for each pair: embeddings have length 1."""
-    if card.output is OutputKind.BITS:
-        rows = signs_of(rows) / np.sqrt(np.float32(card.dimension))
-    similarities: NDArray[np.float32] = np.clip(rows @ rows.T, 0, 1)
-    return similarities

@@ -284,7 +284,7 @@ class _Ranking:
         stored = self._ports.examples.fetch(counted, ids)
         self._watch.lap("search")
         rows = {name: row[0] for name, row in self._rows.items()}
-        reranked = order_by_neighbours(block[:N_RERANKED], stored, rows, self._cards, self.shares)
+        reranked = order_by_neighbours(block[:N_RERANKED], stored, rows, self.shares)
         self._watch.lap("rerank")
         return reranked + block[N_RERANKED:]
 

@@ -281,6 +281,8 @@ def test_models_are_evaluated_on_labelled_photos(
     # Nothing was measured that says they should be others.
     assert (put["metric"], put["index"]["type"]) == ("IP", "FLAT")
     assert "40 queries of 5 labels" in said
+    assert said.count("re-ranked by neighbours as searches are") == 2
+    assert "phash, not re-ranked" in said
     assert "pairs of different labels that score 0.99 or more: efficientnet-lite0 " in said
     assert "efficientnet-lite0" in said
     assert "<html" in report.read_text(encoding="utf-8")

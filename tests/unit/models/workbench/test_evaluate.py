@@ -13,13 +13,14 @@ from twinlens.models.distances import Metric, pairwise_distances
 from twinlens.models.errors import BadInput
 from twinlens.models.fusion import line_of
 from twinlens.models.workbench.embeddings import sort_by_id
-from twinlens.models.workbench.evaluate import Contender, Evaluation, evaluate
+from twinlens.models.workbench.evaluate import Evaluation, evaluate
 from twinlens.models.workbench.labels import Labelled
+from twinlens.models.workbench.recipes import Method, list_recipes
+from twinlens.models.workbench.recommend import Contender
 from twinlens.models.workbench.scores import (
-    Method,
+    Neighbourhoods,
     calibrate_all,
     fuse_scores,
-    list_recipes,
     measure_rankings,
     view_of,
 )
@@ -91,8 +92,11 @@ def test_many_models_are_combined_in_pairs_and_all_together() -> None:
     assert subsets(3) == [1, 1, 1, 2, 2, 2, 3]
     assert subsets(5) == [1] * 5 + [2] * 10 + [5]
     listed = list_recipes("ab")
-    weights = [recipe.weights for recipe in listed if recipe.method is Method.CALIBRATED]
+    calibrated = [recipe for recipe in listed if recipe.method is Method.CALIBRATED]
+    weights = [recipe.weights for recipe in calibrated if recipe.is_reranked]
     assert weights == [(1, 1), (1, 0.5), (1, 0.2), (0.5, 1), (0.2, 1)]
+    plain = [recipe.title for recipe in listed if not recipe.is_reranked]
+    assert plain == ["a + b, calibrated, not re-ranked", "a, not re-ranked", "b, not re-ranked"]
 
 
 def noisy_set(noises: dict[str, float], sizes: tuple[int, ...] = (10,) * 12) -> Any:
@@ -184,7 +188,7 @@ def test_a_query_is_measured_with_the_weights_that_are_best_for_the_other_labels
     rng = np.random.default_rng(1)
     for name in "ab":
         rows = embedded.rows[name] + rng.normal(size=(len(codes), 24)) * np.where(
-            (codes < n_labels - 1) == (name == "a"), 0.05, 0.3
+            (codes < n_labels - 1) == (name == "a"), 0.05, 0.4
         ).reshape(-1, 1)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         embedded.rows[name] = rows.astype(np.float32)
@@ -200,11 +204,11 @@ def test_a_query_is_measured_with_the_weights_that_are_best_for_the_other_labels
     views = {name: view_of(gallery, name, queries, calibrations[name]) for name in "ab"}
     tuned = [one for one in evaluation.contenders if one.is_tuned]
     assert tuned
+    near = Neighbourhoods(gallery, views, queries)
     for one in tuned:
-        recipes = [r for r in list_recipes("ab") if r.method is one.recipe.method]
-        precisions = np.array(
-            [measure_rankings(fuse_scores(r, views), is_relevant)[0] for r in recipes]
-        )
+        grid = [r for r in list_recipes("ab") if r.method is one.recipe.method and r.is_reranked]
+        scores = [near.rerank(fuse_scores(recipe, views), recipe) for recipe in grid]
+        precisions = np.array([measure_rankings(each, is_relevant)[0] for each in scores])
         best = {label: precisions[:, named != label].mean(axis=1).argmax() for label in set(named)}
         expected = np.mean([precisions[best[label], i] for i, label in enumerate(named)])
         assert one.mean_average_precision.value == pytest.approx(expected)

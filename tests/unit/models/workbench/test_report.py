@@ -143,6 +143,7 @@ def test_the_page_has_every_contender_and_all_that_was_measured(case: Case) -> N
     n_thumbnails = N_DISAGREEMENTS * (1 + 2 * 8)
     assert len(page.all("img")) == n_thumbnails
     assert "Near duplicates: 5 edited copies" in page.words
+    assert "The first 100 of each ranking were re-ranked by their neighbours" in page.words
 
 
 def test_the_page_needs_nothing_else(case: Case) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from math import fsum, log10
 from typing import Any
@@ -18,30 +20,35 @@ from twinlens.models.workbench.edits import Edits
 from twinlens.models.workbench.embeddings import Embedded, sort_by_id
 from twinlens.models.workbench.evaluate import evaluate
 from twinlens.models.workbench.labels import Labelled
+from twinlens.models.workbench.recipes import Method, Recipe
 from twinlens.models.workbench.scores import (
-    TUNED,
-    Method,
-    Recipe,
+    Neighbourhoods,
     View,
     blocks_of,
     calibrate_all,
     fuse_scores,
+    order_by_score,
     similarities,
+    view_of,
 )
+from twinlens.shared.settings import Settings
 
 
 def slow_distance(left: Any, right: Any, model: Measured) -> float:
-    if model.metric is Metric.HAMMING:
-        return float(sum((int(a) ^ int(b)).bit_count() for a, b in zip(left, right, strict=True)))
-    pairs = [(float(a), float(b)) for a, b in zip(left, right, strict=True)]
-    if model.metric is Metric.L2:
+    return _distance(tuple(left.tolist()), tuple(right.tolist()), model.metric)
+
+
+@cache  # of the same pairs for every recipe
+def _distance(left: tuple[Any, ...], right: tuple[Any, ...], metric: Metric) -> float:
+    pairs = [*zip(left, right, strict=True)]
+    if metric is Metric.HAMMING:
+        return float(sum((a ^ b).bit_count() for a, b in pairs))
+    if metric is Metric.L2:
         return fsum((a - b) ** 2 for a, b in pairs)
     product = fsum(a * b for a, b in pairs)
-    if model.metric is Metric.IP:
+    if metric is Metric.IP:
         return product
-    return float(
-        product / fsum(a * a for a, _ in pairs) ** 0.5 / fsum(b * b for _, b in pairs) ** 0.5
-    )
+    return float(product / fsum(a * a for a in left) ** 0.5 / fsum(b * b for b in right) ** 0.5)
 
 
 def slow_evidence(distance: float, model: Measured, calibration: Calibration) -> float:
@@ -67,6 +74,10 @@ def slow_scores(embedded: Embedded, row: dict[str, Any], recipe: Recipe) -> dict
         }
         for name in recipe.models
     }
+    if recipe.method is Method.SINGLE:
+        [name] = recipe.models
+        sign = 1 if MODELS[name].metric in (Metric.IP, Metric.COSINE) else -1
+        return {i: sign * d for i, d in distances[name].items()}
     similar = {
         name: {
             i: similarity(d, MODELS[name].metric, MODELS[name].dimension) for i, d in by_id.items()
@@ -81,11 +92,7 @@ def slow_scores(embedded: Embedded, row: dict[str, Any], recipe: Recipe) -> dict
     seen = [evidence[name] for name in recipe.models]
     weights = recipe.weights or (1.0,) * len(seen)
     match recipe.method:
-        case Method.SINGLE:
-            [name] = recipe.models
-            sign = 1 if MODELS[name].metric in (Metric.IP, Metric.COSINE) else -1
-            return {i: sign * d for i, d in distances[name].items()}
-        case Method.CALIBRATED | Method.NEIGHBOURS | Method.WEIGHTED:
+        case Method.CALIBRATED | Method.WEIGHTED:
             parts = similar if recipe.method is Method.WEIGHTED else evidence
             return {
                 i: fsum(w * parts[name][i] for w, name in zip(weights, recipe.models, strict=True))
@@ -115,39 +122,46 @@ def slow_rrf(embedded: Embedded, row: dict[str, Any], recipe: Recipe, own: str |
 
 
 def slow_reranking(
-    embedded: Embedded, row: dict[str, Any], recipe: Recipe, own: str | None
+    embedded: Embedded, row: dict[str, Any], recipe: Recipe, ranking: list[str], own: str | None
 ) -> list[str]:
-    """The first N_RERANKED of a ranking by `rerank`, whose own tests compare it with the paper."""
-    ranking = slow_ranking(slow_scores(embedded, row, recipe), own)
+    """A ranking with its first re-ranked: those that a model has among its own N_RERANKED.
+
+    `rerank` has tests of its own, which compare it with the paper.
+    """
+    singles = [slow_scores(embedded, row, Recipe((n,), Method.SINGLE)) for n in recipe.models]
+    listed = {i for single in singles for i in slow_ranking(single, own)[:N_RERANKED]}
+    first = [image_id for image_id in ranking if image_id in listed][:N_RERANKED]
     rows = [row]
-    for image_id in ranking[:N_RERANKED]:
+    for image_id in first:
         place = embedded.image_ids.index(image_id)
         rows.append({name: embedded.rows[name][place] for name in recipe.models})
+    weights = dict(zip(recipe.models, recipe.weights or (1.0,) * len(recipe.models), strict=True))
     alike = [
         [
             fsum(
-                similarity(
+                weights[n]
+                * similarity(
                     slow_distance(a[n], b[n], MODELS[n]), MODELS[n].metric, MODELS[n].dimension
                 )
                 for n in recipe.models
             )
-            / len(recipe.models)
+            / fsum(weights.values())
             for b in rows
         ]
         for a in rows
     ]
-    first = [ranking[place] for place in rerank(np.array(alike))]
-    return first + ranking[N_RERANKED:]
+    reranked = [first[place] for place in rerank(np.array(alike))]
+    return reranked + [image_id for image_id in ranking if image_id not in first]
 
 
 def slow_order(
     embedded: Embedded, row: dict[str, Any], recipe: Recipe, own: str | None
 ) -> list[str]:
     if recipe.method is Method.RRF:
-        return slow_rrf(embedded, row, recipe, own)
-    if recipe.method is Method.NEIGHBOURS:
-        return slow_reranking(embedded, row, recipe, own)
-    return slow_ranking(slow_scores(embedded, row, recipe), own)
+        ranking = slow_rrf(embedded, row, recipe, own)
+    else:
+        ranking = slow_ranking(slow_scores(embedded, row, recipe), own)
+    return slow_reranking(embedded, row, recipe, ranking, own) if recipe.is_reranked else ranking
 
 
 def slow_measures(
@@ -202,14 +216,43 @@ def test_every_recipe_measures_what_a_slow_computation_does(seed: int) -> None:
     assert (evaluation.n_labels, evaluation.n_query_labels) == (5, 3)
 
 
+def test_what_no_model_lists_is_not_re_ranked() -> None:
+    models = {name: MODELS[name] for name in ("bits", "l2")}
+    embedded, _ = random_set((4,) * N_RERANKED, models=models)
+    gallery = sort_by_id(embedded)
+    queries = np.arange(3)
+    calibrations = calibrate_all(gallery)
+    views = {name: view_of(gallery, name, queries, calibrations[name]) for name in models}
+    # Of that, whose smaller evidence is the largest, much is far down in both lists.
+    recipe = Recipe(("bits", "l2"), Method.MIN)
+    scores = fuse_scores(recipe, views)
+
+    order = order_by_score(Neighbourhoods(gallery, views, queries).rerank(scores, recipe))
+
+    is_unlisted_among_first = False
+    for place, own in enumerate(gallery.image_ids[:3]):
+        row = {name: rows[place] for name, rows in gallery.rows.items()}
+        ranking = [gallery.image_ids[i] for i in order[place][:-1]]
+        assert ranking == slow_order(gallery, row, recipe, own)
+        best_rank = np.minimum(views["bits"].ranks[place], views["l2"].ranks[place])
+        first = order_by_score(scores)[place, :N_RERANKED]
+        is_unlisted_among_first |= bool((best_rank[first] > N_RERANKED).any())
+    assert is_unlisted_among_first
+
+
+def test_as_many_are_listed_as_a_search_asks_each_model_for() -> None:
+    assert Settings.model_fields["search_candidates"].default == N_RERANKED
+
+
 def test_more_queries_than_one_block_are_all_measured() -> None:
     embedded, pictures = random_set((101,) * 10, models={"l2": MODELS["l2"]})
     blocks = blocks_of(np.arange(1010), 1010)
-    assert len(blocks) == 2
+    assert [len(block) for block in blocks] == [64] * 15 + [50]
     assert np.concatenate(blocks).tolist() == list(range(1010))
 
-    [contender] = evaluate(embedded, pictures, n_bootstrap=5).contenders
+    contenders = evaluate(embedded, pictures, n_bootstrap=5).contenders
 
+    [contender] = [one for one in contenders if not one.recipe.is_reranked]
     nearness = embedded.rows["l2"] @ embedded.rows["l2"].T
     np.fill_diagonal(nearness, -2.0)
     labels = np.array([picture.label for picture in pictures])
@@ -228,8 +271,10 @@ def test_near_duplicates_must_find_their_original_first() -> None:
 
     assert evaluation.n_edits == 40
     for contender in evaluation.contenders:
+        # Whatever is re-ranked, the first stays.
+        recipe = replace(contender.recipe, is_reranked=False)
         firsts = [
-            slow_order(embedded, {n: r[i] for n, r in rows.items()}, contender.recipe, None)[0]
+            slow_order(embedded, {n: r[i] for n, r in rows.items()}, recipe, None)[0]
             for i in range(40)
         ]
         slow = sum(a == b for a, b in zip(firsts, edits.originals, strict=True)) / 40
@@ -270,7 +315,7 @@ def test_the_order_of_a_method_is_that_of_a_search(method: Method, fusion: Fusio
         )
         for name in names
     }
-    weights = (1.0, 0.2, 0.5, 1.0) if method in TUNED else (1.0,) * 4
+    weights = (1.0, 0.2, 0.5, 1.0) if method in (Method.CALIBRATED, Method.WEIGHTED) else (1.0,) * 4
 
     scores = fuse_scores(Recipe(names, method, weights), views)[0]
 

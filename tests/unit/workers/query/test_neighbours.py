@@ -43,7 +43,7 @@ def expected(numbers: list[int]) -> list[int]:
 
 def test_all_that_are_there_are_put_into_order() -> None:
     numbers = list(range(1, len(ROWS)))
-    ranking = order(order_by_neighbours(entries(), stored(), QUERY, CARDS, EQUAL))
+    ranking = order(order_by_neighbours(entries(), stored(), QUERY, EQUAL))
     assert ranking == expected(numbers)
     assert ranking != numbers
 
@@ -52,7 +52,7 @@ def test_opposites_under_one_model_count_as_nothing_and_not_as_less() -> None:
     wide = np.stack([np.cos(7 * RADIANS), np.sin(7 * RADIANS)], axis=1).astype(np.float32)
     some = stored() | {"two": {f"{n:02d}": wide[n] for n in range(1, len(wide))}}
     query = {"one": ROWS[0], "two": wide[0]}
-    ranking = order(order_by_neighbours(entries(), some, query, CARDS, EQUAL))
+    ranking = order(order_by_neighbours(entries(), some, query, EQUAL))
     each = [np.clip(rows @ rows.T, 0, 1) for rows in (ROWS, wide)]
     signed = [rows @ rows.T for rows in (ROWS, wide)]
     assert ranking == [int(place) + 1 for place in rerank(0.5 * each[0] + 0.5 * each[1])]
@@ -62,17 +62,17 @@ def test_opposites_under_one_model_count_as_nothing_and_not_as_less() -> None:
 def test_those_whose_embedding_is_gone_under_any_model_come_last() -> None:
     some = stored()
     del some["one"]["04"], some["two"]["01"], some["two"]["20"]
-    ranking = order(order_by_neighbours(entries(), some, QUERY, CARDS, EQUAL))
+    ranking = order(order_by_neighbours(entries(), some, QUERY, EQUAL))
     there = [n for n in range(1, len(ROWS)) if n not in (1, 4, 20)]
     assert ranking == [*expected(there), 1, 4, 20]
 
 
 def test_a_model_that_does_not_count_need_not_have_them() -> None:
     some: Stored = {"one": stored()["one"], "two": {}}
-    ranking = order(order_by_neighbours(entries(), some, QUERY, CARDS, {"one": 1.0}))
+    ranking = order(order_by_neighbours(entries(), some, QUERY, {"one": 1.0}))
     assert ranking == expected(list(range(1, len(ROWS))))
 
 
 def test_where_all_are_gone_the_order_stays() -> None:
     none: Stored = {"one": {}, "two": {}}
-    assert order_by_neighbours(entries(), none, QUERY, CARDS, EQUAL) == entries()
+    assert order_by_neighbours(entries(), none, QUERY, EQUAL) == entries()
