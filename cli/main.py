@@ -23,7 +23,8 @@ from twinlens.cli.parameters import (
 )
 from twinlens.cli.show.image_commands import images
 from twinlens.cli.show.library_commands import libraries
-from twinlens.cli.workbench.model_commands import compare_models, evaluate_models, models
+from twinlens.cli.workbench.evaluate_commands import compare_models, evaluate_models
+from twinlens.cli.workbench.model_commands import models
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -184,9 +184,7 @@ def project(
         }
     )
     if card.text:
-        click.echo(
-            f"words are not embedded under {made.ref}: the text encoder stays with {card.ref}"
-        )
+        say(f"words are not embedded under {made.ref}: the text encoder stays with {card.ref}")
     return _add_compared(registry, card, made, changed, pixels[:N_COMPARED_PHOTOS])
 
 

@@ -1,4 +1,4 @@
-"""`twinlens models …`, `evaluate` and `compare-models`: the options.
+"""`twinlens models …`: the options.
 
 The work is done in the other modules of this package, imported when used.
 """
@@ -13,7 +13,7 @@ import click
 
 from twinlens.cli.output import confirm, json_option, say
 from twinlens.cli.output import show as show_result
-from twinlens.cli.parameters import CardText, FileToWrite, library_option, url_option
+from twinlens.cli.parameters import CardText
 from twinlens.cli.workbench.pixel_options import Triple, preset_of
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def export(
         name=name,
         version=version,
     )
-    evaluate.calibrate_new(registry, ref, pictures, cache or _cache_dir())
+    evaluate.calibrate_new(registry, ref, pictures, cache or cache_dir())
     inspect_models.show_made(registry, ref)
 
 
@@ -267,7 +267,7 @@ def add(
     pictures = evaluate.read_photos(photos) if photos else None
     registry = inspect_models.registry_of(directory)
     ref = make_models.add_network(registry, file, asked, options)
-    evaluate.calibrate_new(registry, ref, pictures, cache or _cache_dir())
+    evaluate.calibrate_new(registry, ref, pictures, cache or cache_dir())
     inspect_models.show_made(registry, ref)
 
 
@@ -287,7 +287,7 @@ def quantize(
     registry = inspect_models.registry_of(directory)
     made = make_models.quantize(registry, ref, photos, version)
     pictures = evaluate.read_photos(photos)
-    evaluate.calibrate_new(registry, made, pictures, cache or _cache_dir())
+    evaluate.calibrate_new(registry, made, pictures, cache or cache_dir())
     inspect_models.show_made(registry, made)
 
 
@@ -321,7 +321,7 @@ def project(
         registry, ref, dim=dim, whiten=whiten, photos=photos, version=version
     )
     pictures = evaluate.read_photos(photos)
-    evaluate.calibrate_new(registry, made, pictures, cache or _cache_dir())
+    evaluate.calibrate_new(registry, made, pictures, cache or cache_dir())
     inspect_models.show_made(registry, made)
 
 
@@ -341,88 +341,12 @@ def calibrate(ref: str, photos: Path, cache: Path | None, directory: Path | None
 
     pictures = evaluate.read_photos(photos)
     registry = inspect_models.registry_of(directory)
-    evaluate.run_calibrate(registry, ref, pictures, cache or _cache_dir())
+    evaluate.run_calibrate(registry, ref, pictures, cache or cache_dir())
     inspect_models.show_made(registry, ref)
 
 
-models_option = click.option(
-    "--models", "refs", help="Models: NAME[@VERSION],…  [default: those of a new library]"
-)
-
-
-@click.command("evaluate")
-@click.argument("labels", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@models_option
-@click.option(
-    "--report",
-    default="evaluation.html",
-    show_default=True,
-    type=FileToWrite(".html", ".htm"),
-    help="HTML file to write.",
-)
-@click.option(
-    "--apply", "is_applied", is_flag=True, help="Make the recommendation the library's plan."
-)
-@url_option
-@library_option
-@cache_option
-@json_option
-@dir_option
-def evaluate_models(
-    labels: Path,
-    refs: str | None,
-    report: Path,
-    is_applied: bool,
-    url: str,
-    library: str,
-    cache: Path | None,
-    directory: Path | None,
-) -> None:
-    """Measure models and their fusions on labelled photos: a CSV of file,label."""
-    from twinlens.cli.workbench import evaluate, inspect_models
-
-    registry = inspect_models.registry_of(directory)
-    apply = evaluate.run_evaluate(registry, labels, _refs(refs), cache or _cache_dir(), report)
-    if is_applied:
-        apply(url, library)
-
-
-@click.command("compare-models")
-@click.argument("query", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@models_option
-@click.option(
-    "--save",
-    default="compared.png",
-    show_default=True,
-    type=FileToWrite(".png"),
-    help="PNG file to write.",
-)
-@cache_option
-@json_option
-@dir_option
-def compare_models(
-    query: Path,
-    folder: Path,
-    refs: str | None,
-    save: Path,
-    cache: Path | None,
-    directory: Path | None,
-) -> None:
-    """Show what each model finds in FOLDER for the picture QUERY, side by side."""
-    from twinlens.cli.workbench import evaluate, inspect_models
-
-    registry = inspect_models.registry_of(directory)
-    evaluate.run_compare(registry, query, folder, _refs(refs), cache or _cache_dir(), save)
-
-
-def _refs(text: str | None) -> list[str]:
-    from twinlens.models.registry import DEFAULT_MODELS
-
-    return text.split(",") if text else list(DEFAULT_MODELS)
-
-
-def _cache_dir() -> Path:
+def cache_dir() -> Path:
+    """Returns where embeddings are kept if no directory is named."""
     from platformdirs import user_cache_path
 
     return user_cache_path("twinlens") / "embeddings"

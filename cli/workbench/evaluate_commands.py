@@ -1,0 +1,88 @@
+"""`twinlens evaluate` and `compare-models`: the options. The work is done in `evaluate.py`."""
+
+# ruff: noqa: PLC0415 (imports wait until they are used)
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from twinlens.cli.output import json_option
+from twinlens.cli.parameters import FileToWrite, library_option, url_option
+from twinlens.cli.workbench.model_commands import cache_dir, cache_option, dir_option
+
+models_option = click.option(
+    "--models", "refs", help="Models: NAME[@VERSION],…  [default: those of a new library]"
+)
+
+
+@click.command("evaluate")
+@click.argument("labels", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@models_option
+@click.option(
+    "--report",
+    default="evaluation.html",
+    show_default=True,
+    type=FileToWrite(".html", ".htm"),
+    help="HTML file to write.",
+)
+@click.option(
+    "--apply", "is_applied", is_flag=True, help="Make the recommendation the library's plan."
+)
+@url_option
+@library_option
+@cache_option
+@json_option
+@dir_option
+def evaluate_models(
+    labels: Path,
+    refs: str | None,
+    report: Path,
+    is_applied: bool,
+    url: str,
+    library: str,
+    cache: Path | None,
+    directory: Path | None,
+) -> None:
+    """Measure models and their fusions on labelled photos: a CSV of file,label."""
+    from twinlens.cli.workbench import evaluate, inspect_models
+
+    registry = inspect_models.registry_of(directory)
+    apply = evaluate.run_evaluate(registry, labels, _refs(refs), cache or cache_dir(), report)
+    if is_applied:
+        apply(url, library)
+
+
+@click.command("compare-models")
+@click.argument("query", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@models_option
+@click.option(
+    "--save",
+    default="compared.png",
+    show_default=True,
+    type=FileToWrite(".png"),
+    help="PNG file to write.",
+)
+@cache_option
+@json_option
+@dir_option
+def compare_models(
+    query: Path,
+    folder: Path,
+    refs: str | None,
+    save: Path,
+    cache: Path | None,
+    directory: Path | None,
+) -> None:
+    """Show what each model finds in FOLDER for the picture QUERY, side by side."""
+    from twinlens.cli.workbench import evaluate, inspect_models
+
+    registry = inspect_models.registry_of(directory)
+    evaluate.run_compare(registry, query, folder, _refs(refs), cache or cache_dir(), save)
+
+
+def _refs(text: str | None) -> list[str]:
+    from twinlens.models.registry import DEFAULT_MODELS
+
+    return text.split(",") if text else list(DEFAULT_MODELS)
