@@ -17,7 +17,7 @@ from twinlens.api import problems
 from twinlens.api.accepting import rates
 from twinlens.api.routes.bulk import bulk
 from twinlens.api.routes.health import docs, health
-from twinlens.api.routes.images import images
+from twinlens.api.routes.images import ImageIdConverter, images
 from twinlens.api.routes.jobs import jobs
 from twinlens.api.routes.libraries import libraries
 from twinlens.api.routes.models import models
@@ -57,8 +57,10 @@ def create_app(settings: Settings, services: Services) -> Flask:
     )
     app.openapi_version = "3.1.0"
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.url_map.converters["image_id"] = ImageIdConverter
     app.extensions[EXTENSION] = services
     _identify_requests(app)
+    _refuse_unknown_methods(app)
     rates.install(app, settings)
     _refuse_large_bodies(app, settings.max_body_bytes)
     _refuse_encoded_bodies(app)
@@ -85,6 +87,15 @@ def _identify_requests(app: Flask) -> None:
         took_ms = (time.perf_counter() - g.began_at) * 1000
         log.info("%s %s %d %.1f ms", request.method, request.path, response.status_code, took_ms)
         return response
+
+
+def _refuse_unknown_methods(app: Flask) -> None:
+    """Refuses what no route answers (404, 405) before anything else is looked at."""
+
+    @app.before_request
+    def refuse() -> None:
+        if request.routing_exception is not None:
+            app.raise_routing_exception(request)
 
 
 def _refuse_large_bodies(app: Flask, max_bytes: int) -> None:

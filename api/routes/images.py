@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from flask import Response, request, send_file
 from flask_openapi.blueprint import APIBlueprint
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
+from werkzeug.routing import BaseConverter
 
 from twinlens.api.accepting.idempotency import scoped_key
 from twinlens.api.answers import answer, answer_accepted, read_cursor
@@ -63,6 +64,13 @@ MAX_CHANGE_BYTES = MAX_METADATA_BYTES + 4096
 MAX_MISSING_BYTES = 8 * 1024 * 1024
 # The bytes under an id never change: the id is their hash.
 IMMUTABLE = "private, max-age=31536000, immutable"
+
+class ImageIdConverter(BaseConverter):
+    """Any word, except those of the paths beside it: these have methods of their own."""
+
+    regex = "(?!(?:bulk|missing)$)[^/]+"
+    part_isolating = True
+
 
 images = APIBlueprint(
     "images",
@@ -148,7 +156,7 @@ def list_missing(query: InLibrary) -> Response:
     )
 
 
-@images.get("/<image_id>", operation_id="getImage", responses={200: Image, **problems(404)})
+@images.get("/<image_id:image_id>", operation_id="getImage", responses={200: Image, **problems(404)})
 def get_image(path: ImagePath, query: InLibrary) -> Response:
     """Get an image's record."""
     return answer(
@@ -157,7 +165,7 @@ def get_image(path: ImagePath, query: InLibrary) -> Response:
 
 
 @images.get(
-    "/<image_id>/content",
+    "/<image_id:image_id>/content",
     operation_id="getImageContent",
     responses={200: {"content": binary("image/*")}, **problems(404, 416)},
 )
@@ -175,7 +183,7 @@ def get_content(path: ImagePath, query: InLibrary) -> Response:
 
 
 @images.get(
-    "/<image_id>/thumbnail",
+    "/<image_id:image_id>/thumbnail",
     operation_id="getImageThumbnail",
     responses={200: {"content": binary("image/jpeg")}, **problems(404, 503)},
 )
@@ -197,7 +205,7 @@ def get_thumbnail(path: ImagePath, query: InLibrary) -> Response:
 
 
 @images.patch(
-    "/<image_id>",
+    "/<image_id:image_id>",
     operation_id="changeImage",
     responses={200: Image, **problems(400, 404, 413, 415, 422, 503)},
     request_body={
@@ -228,7 +236,7 @@ def change_image(path: ImagePath, query: InLibrary) -> Response:
 
 
 @images.delete(
-    "/<image_id>",
+    "/<image_id:image_id>",
     operation_id="deleteImage",
     responses={200: JobAnswer, 202: JobAnswer, **problems(404, 503)},
 )

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 import kombu.exceptions
@@ -138,15 +139,59 @@ def test_a_status_without_a_kind_of_its_own_keeps_its_headers(
     assert int(answer.headers["Content-Length"]) == len(answer.data)
 
 
-def test_every_path_answers_other_methods_with_those_that_it_has(client: Client) -> None:
+METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
+
+
+def documented(client: Client) -> dict[str, set[str]]:
+    """The methods of each path, with names in place of its parameters."""
     paths = client.get("/openapi.json").json["paths"]
     assert len(paths) > 15
-    for path, methods in paths.items():
-        answer = client.open(path.replace("{", "").replace("}", ""), method="TRACE")
-        assert (answer.status_code, answer.json["status"]) == (405, 405), path
-        allowed = set(answer.headers["Allow"].split(", ")) - {"HEAD", "OPTIONS"}
-        assert allowed >= {method.upper() for method in methods}, path
-        assert "TRACE" not in allowed, path
+    return {
+        re.sub("[{}]", "", path): {method.upper() for method in methods}
+        for path, methods in paths.items()
+    }
+
+
+def allowed(answer: Any) -> set[str]:
+    return set(answer.headers["Allow"].split(", "))
+
+
+def test_every_path_answers_other_methods_with_those_that_it_has(
+    client: Client, settings: Settings
+) -> None:
+    strict = client_of(settings.model_copy(update={"requests_per_minute": 1}))
+    assert strict.get("/v1/models").status_code == 200
+    for path, methods in documented(client).items():
+        automatic = {"HEAD", "OPTIONS"} if "GET" in methods else {"OPTIONS"}
+        for method in [*(METHODS - methods), "TRACE", "LOCK"]:
+            for asked in (client, strict):
+                answer = asked.open(
+                    path,
+                    method=method,
+                    data=b"x" * 1_000_001,
+                    headers={"Content-Encoding": "gzip"},
+                    query_string={"no": "parameter"},
+                )
+                assert (answer.status_code, answer.json["status"]) == (405, 405), path
+                assert answer.content_type == "application/problem+json"
+                assert allowed(answer) == methods | automatic, path
+
+
+def test_every_path_tells_its_options_and_heads(client: Client) -> None:
+    for path, methods in documented(client).items():
+        options = client.open(path, method="OPTIONS")
+        assert (options.status_code, options.data) == (200, b"")
+        assert options.headers["Content-Length"] == "0"
+        head = client.open(path, method="HEAD")
+        assert head.data == b""
+        if "GET" in methods:
+            assert allowed(options) == methods | {"HEAD", "OPTIONS"}
+            same = client.get(path)
+            assert head.status_code == same.status_code
+            assert head.content_type == same.content_type
+        else:
+            assert allowed(options) == methods | {"OPTIONS"}
+            assert head.status_code == 405
 
 
 @pytest.mark.parametrize(
