@@ -56,7 +56,8 @@ def create_app(settings: Settings, services: Services) -> Flask:
         static_folder=None,
     )
     app.openapi_version = "3.1.0"
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    # Werkzeug refuses a body of unknown length that reaches its limit, though it may end there.
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
     app.url_map.converters["image_id"] = ImageIdConverter
     app.extensions[EXTENSION] = services
     _identify_requests(app)

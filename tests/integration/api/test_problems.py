@@ -256,7 +256,7 @@ def test_a_body_of_unknown_length_is_cut_off_at_the_limit(settings: Settings, re
             },
         )
 
-    assert post(99).status_code == 202
+    assert post(100).status_code == 202
     assert_problem(post(101), 413, "payload-too-large")
 
 
