@@ -112,9 +112,14 @@ def _refuse_encoded_bodies(app: Flask) -> None:
     """Refuses a body that would have to be unpacked before it is read."""
 
     @app.before_request
-    def refuse() -> None:
-        if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-            raise UnsupportedMedia("Send the body as it is, without a Content-Encoding.")
+    def refuse() -> Response | None:
+        codings = request.headers.get("Content-Encoding", "").split(",")
+        if {coding.strip().lower() for coding in codings} <= {"", "identity"}:
+            return None
+        error = UnsupportedMedia("Send the body as it is, without a Content-Encoding.")
+        answer = problems.answer_problem(error.to_problem())
+        answer.headers["Accept-Encoding"] = "identity"  # RFC 9110, 15.5.16
+        return answer
 
 
 def _add_schemas(app: OpenAPI) -> None:
