@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from flask import Response, request
 from pydantic import BaseModel
+from werkzeug.exceptions import PreconditionFailed
 
 from twinlens.api.job_views import job_links
 from twinlens.shared.errors import FieldError, ValidationFailed
@@ -69,14 +70,26 @@ def answer_job(views: JobViews, job_id: str, prefer: str | None) -> Response:
     wait_s = wait_of(prefer)
     job = views.jobs.get(job_id) if wait_s is None else views.jobs.wait(job_id, wait_s)
     tag = str(job.revision)
-    if request.if_none_match.contains_weak(tag):
-        response = Response(status=304)
-    else:
-        response = answer(views.answer(job))
+    response = Response(status=304) if is_known(tag) else answer(views.answer(job))
     response.set_etag(tag)
     response.cache_control.private = True
     response.cache_control.no_cache = True
     return _told_preference(response, job, wait_s)
+
+
+def is_known(tag: str) -> bool:
+    """Returns whether the client has this version already, so that 304 is the answer.
+
+    Raises:
+        PreconditionFailed: It wants another version.
+
+    Source:
+        RFC 9110, 13.2.2. Nothing has a date of change here, so that conditions on it are ignored.
+    """
+    wanted = request.if_match
+    if "If-Match" in request.headers and not (wanted.star_tag or wanted.is_strong(tag)):
+        raise PreconditionFailed
+    return request.if_none_match.contains_weak(tag)
 
 
 def read_cursor(text: str | None) -> Cursor | None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING
 
-from flask import Response, request, send_file
+from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
-from werkzeug.exceptions import RequestedRangeNotSatisfiable
 from werkzeug.routing import BaseConverter
 
 from twinlens.api.accepting.idempotency import scoped_key
@@ -37,6 +35,7 @@ from twinlens.api.schemas import (
     WaitHeaders,
 )
 from twinlens.api.services import current_services
+from twinlens.api.stored_bytes import send_stored
 from twinlens.shared.answers import ImagePage, JobAnswer, MissingImages, MissingQuery
 from twinlens.shared.blobs import thumbnail_key
 from twinlens.shared.errors import (
@@ -47,12 +46,9 @@ from twinlens.shared.errors import (
     ValidationFailed,
 )
 from twinlens.shared.messages import CatalogEntry, Description, Image
-from twinlens.shared.names import clean_name, last_part
 from twinlens.shared.queue import CHANGE_IMAGE, MAKE_THUMBNAIL
 
 if TYPE_CHECKING:
-    from typing import BinaryIO
-
     from twinlens.api.accepting.libraries import Libraries
 
 # A thumbnail of the largest picture takes about a second, once the waiting searches are done.
@@ -62,8 +58,7 @@ CHANGE_TIMEOUT_S = 10
 MAX_CHANGE_BYTES = MAX_METADATA_BYTES + 4096
 # A thousand ids, and as much metadata as a batch of files has that is sent at once.
 MAX_MISSING_BYTES = 8 * 1024 * 1024
-# The bytes under an id never change: the id is their hash.
-IMMUTABLE = "private, max-age=31536000, immutable"
+
 
 class ImageIdConverter(BaseConverter):
     """Any word, except those of the paths beside it: these have methods of their own."""
@@ -156,7 +151,9 @@ def list_missing(query: InLibrary) -> Response:
     )
 
 
-@images.get("/<image_id:image_id>", operation_id="getImage", responses={200: Image, **problems(404)})
+@images.get(
+    "/<image_id:image_id>", operation_id="getImage", responses={200: Image, **problems(404)}
+)
 def get_image(path: ImagePath, query: InLibrary) -> Response:
     """Get an image's record."""
     return answer(
@@ -179,7 +176,7 @@ def get_content(path: ImagePath, query: InLibrary) -> Response:
         raise ContentMissing(
             f"The bytes of image {path.image_id!r} are no longer stored."
         ) from None
-    return _send(file, entry.image.format, path.image_id, entry.image.name)
+    return send_stored(file, entry.image.format, path.image_id, entry.image.name)
 
 
 @images.get(
@@ -201,7 +198,7 @@ def get_thumbnail(path: ImagePath, query: InLibrary) -> Response:
         if reply.error is not None:
             return answer_problem(reply.error)
         file = services.blobs.open(key)
-    return _send(file, "image/jpeg", f"{path.image_id}-thumbnail", f"{entry.image.name}.jpg")
+    return send_stored(file, "image/jpeg", f"{path.image_id}-thumbnail", f"{entry.image.name}.jpg")
 
 
 @images.patch(
@@ -274,26 +271,3 @@ def _uploaded(name: str | None, max_bytes: int) -> Entry:
         "Send multipart/form-data with a part `file`, or the bytes as image/* or"
         " application/octet-stream."
     )
-
-
-def _send(file: BinaryIO, media_type: str, tag: str, name: str) -> Response:
-    """Sends stored bytes, or the range of them that is asked for; never as a page or script."""
-    n_bytes = os.fstat(file.fileno()).st_size
-    response = send_file(
-        file,
-        mimetype=media_type,
-        # Names that were kept by an earlier version are cleaned here.
-        download_name=last_part(clean_name(name)) or "image",
-        conditional=False,
-        etag=tag,
-    )
-    response.content_length = n_bytes
-    response.headers["Cache-Control"] = IMMUTABLE
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
-    try:
-        response.make_conditional(request, accept_ranges=True, complete_length=n_bytes)
-    except RequestedRangeNotSatisfiable:
-        file.close()
-        raise
-    return response

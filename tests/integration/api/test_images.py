@@ -31,6 +31,7 @@ PICTURE = b"\xff\xd8 the API never looks into a picture"
 FORM = "multipart/form-data"
 MULTIPART = {"content_type": FORM}
 ID = hashlib.sha256(PICTURE).hexdigest()
+N_BYTES = len(PICTURE)
 
 
 def upload(client: Client, content: bytes = PICTURE, **options: Any) -> Any:
@@ -295,18 +296,106 @@ def test_content_is_sent_safely(client: Client) -> None:
 
 
 @pytest.mark.usefixtures("stored")
-def test_content_is_conditional_and_has_ranges(client: Client) -> None:
-    path = f"/v1/images/{ID}/content"
-    same = client.get(path, headers={"If-None-Match": f'"{ID}"'})
-    assert (same.status_code, same.data) == (304, b"")
-    part = client.get(path, headers={"Range": "bytes=2-4"})
-    assert (part.status_code, part.data) == (206, PICTURE[2:5])
-    assert part.headers["Content-Range"] == f"bytes 2-4/{len(PICTURE)}"
-    past = client.get(path, headers={"Range": "bytes=9999-"})
-    assert (past.status_code, past.content_type) == (416, "application/problem+json")
-    assert past.headers["Content-Range"] == f"bytes */{len(PICTURE)}"
-    head = client.head(path)
-    assert (head.headers["Content-Length"], head.data) == (str(len(PICTURE)), b"")
+@pytest.mark.parametrize(
+    ("asked", "first", "last"),
+    [
+        ("bytes=2-4", 2, 4),
+        ("BYTES= 2-4 ", 2, 4),
+        ("bytes=0-", 0, N_BYTES - 1),
+        ("bytes=3-999999999999999999999", 3, N_BYTES - 1),
+        ("bytes=-2", N_BYTES - 2, N_BYTES - 1),
+        (f"bytes=-{N_BYTES + 5}", 0, N_BYTES - 1),
+        (f"bytes={N_BYTES - 1}-", N_BYTES - 1, N_BYTES - 1),
+    ],
+)
+def test_a_range_of_content_is_sent(client: Client, asked: str, first: int, last: int) -> None:
+    part = client.get(f"/v1/images/{ID}/content", headers={"Range": asked})
+    assert (part.status_code, part.data) == (206, PICTURE[first : last + 1])
+    assert part.headers["Content-Length"] == str(last - first + 1)
+    assert part.headers["Content-Range"] == f"bytes {first}-{last}/{N_BYTES}"
+    assert part.headers["Accept-Ranges"] == "bytes"
+    assert part.headers["ETag"] == f'"{ID}"'
+
+
+@pytest.mark.usefixtures("stored")
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Range": "pages=0-1"},
+        {"Range": "bytes=0-1,3-4"},
+        {"Range": "bytes=4-2"},
+        {"Range": "bytes=-"},
+        {"Range": "bytes=a-b"},
+        {"Range": "bytes"},
+        {"Range": "bytes=0-1", "If-Range": '"another"'},
+        {"Range": "bytes=0-1", "If-Range": f'W/"{ID}"'},
+        {"Range": "bytes=0-1", "If-Range": "Sat, 01 Jan 2050 00:00:00 GMT"},
+        {"If-Match": "*"},
+        {"If-Match": f'"another", "{ID}"'},
+        {"If-None-Match": '"another"'},
+        {"If-Unmodified-Since": "Sat, 01 Jan 2000 00:00:00 GMT"},
+        {"If-Modified-Since": "Sat, 01 Jan 2050 00:00:00 GMT"},
+    ],
+)
+def test_all_of_content_is_sent_where_no_condition_holds(
+    client: Client, headers: dict[str, str]
+) -> None:
+    answer = client.get(f"/v1/images/{ID}/content", headers=headers)
+    assert (answer.status_code, answer.data) == (200, PICTURE)
+    assert "Content-Range" not in answer.headers
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_range_of_the_same_content_is_continued(client: Client) -> None:
+    headers = {"Range": "bytes=1-2", "If-Range": f'"{ID}"'}
+    answer = client.get(f"/v1/images/{ID}/content", headers=headers)
+    assert (answer.status_code, answer.data) == (206, PICTURE[1:3])
+
+
+@pytest.mark.usefixtures("stored")
+@pytest.mark.parametrize("asked", [f"bytes={N_BYTES}-", "bytes=999999999999999999999-", "bytes=-0"])
+def test_a_range_past_the_end_is_refused(client: Client, asked: str) -> None:
+    answer = client.get(f"/v1/images/{ID}/content", headers={"Range": asked})
+    assert (answer.status_code, answer.content_type) == (416, "application/problem+json")
+    assert answer.headers["Content-Range"] == f"bytes */{N_BYTES}"
+
+
+@pytest.mark.usefixtures("stored")
+@pytest.mark.parametrize("asked", ['"another"', f'W/"{ID}"'])
+def test_another_version_of_content_is_refused_without_it(client: Client, asked: str) -> None:
+    headers = {"If-Match": asked, "If-None-Match": "*", "Range": "bytes=0-1"}
+    answer = client.get(f"/v1/images/{ID}/content", headers=headers)
+    assert (answer.status_code, answer.content_type) == (412, "application/problem+json")
+    assert answer.json["status"] == 412
+
+
+@pytest.mark.usefixtures("stored")
+@pytest.mark.parametrize("known", [f'"{ID}"', f'W/"{ID}"', "*", f'"another", "{ID}"'])
+def test_content_that_is_known_is_not_sent_again(client: Client, known: str) -> None:
+    headers = {"If-None-Match": known, "Range": "bytes=9999-"}
+    answer = client.get(f"/v1/images/{ID}/content", headers=headers)
+    assert (answer.status_code, answer.data) == (304, b"")
+    assert answer.headers["ETag"] == f'"{ID}"'
+    assert answer.headers["Cache-Control"] == "private, max-age=31536000, immutable"
+
+
+@pytest.mark.usefixtures("stored")
+def test_the_head_of_content_is_that_of_all_of_it(client: Client) -> None:
+    head = client.head(f"/v1/images/{ID}/content", headers={"Range": "bytes=0-1"})
+    assert (head.status_code, head.data) == (200, b"")
+    assert head.headers["Content-Length"] == str(N_BYTES)
+
+
+@pytest.mark.usefixtures("stored")
+def test_content_is_of_the_type_that_is_accepted(client: Client) -> None:
+    def content_type(accept: str) -> str:
+        answer = client.get(f"/v1/images/{ID}/content", headers={"Accept": accept})
+        assert (answer.data, answer.headers["Vary"]) == (PICTURE, "Accept")
+        return str(answer.content_type)
+
+    assert content_type("application/octet-stream") == "application/octet-stream"
+    for accept in ("", "*/*", "image/*", "image/webp,*/*;q=0.8", "text/html"):
+        assert content_type(accept) == "image/jpeg"
 
 
 @pytest.mark.usefixtures("stored")
