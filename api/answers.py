@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from werkzeug.exceptions import PreconditionFailed
 
 from twinlens.api.job_views import job_links
-from twinlens.shared.errors import FieldError, ValidationFailed
+from twinlens.shared.errors import FieldError, ValidationFailed, place
 from twinlens.shared.messages import Cursor
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def bad_cursor() -> ValidationFailed:
     """Returns the error for a cursor that we never gave out."""
     message = "Use a `next_cursor` of this list."
     return ValidationFailed(
-        "The cursor is not valid.", [FieldError(location="cursor", message=message)]
+        "The cursor is not valid.", [FieldError(location=place("query", "cursor"), message=message)]
     )
 
 

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from twinlens.api.job_views import progress_of
-from twinlens.shared.errors import FieldError, ValidationFailed
+from twinlens.shared.errors import FieldError, ValidationFailed, place
 from twinlens.shared.redis.jobs import ENDED, Event
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def place_of(last_event_id: str | None) -> Place:
         message = "Use the id of an event of this job."
         raise ValidationFailed(
             "The Last-Event-ID is not valid.",
-            [FieldError(location="Last-Event-ID", message=message)],
+            [FieldError(location=place("header", "Last-Event-ID"), message=message)],
         )
     return Place(match[1], None if match[2] is None else int(match[2]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 import kombu.exceptions
@@ -24,11 +25,14 @@ from twinlens.shared.errors import (
     Unavailable,
     UnsupportedMedia,
     ValidationFailed,
+    place,
+    pointer,
 )
 from twinlens.shared.log import request_id
-from twinlens.shared.names import clean_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flask import Flask
     from pydantic import ValidationError
 
@@ -74,24 +78,17 @@ def answer_problem(problem: Problem) -> Response:
     return response
 
 
-def fields_of(error: ValidationError, prefix: str = "", *, as_pointer: bool) -> list[FieldError]:
+def fields_of(error: ValidationError, locate: Callable[..., str] = pointer) -> list[FieldError]:
     """Returns what pydantic refused, field by field.
 
     Args:
         error: What pydantic raised.
-        prefix: Goes before each location, e.g. the name of the part that was validated.
-        as_pointer: Whether locations are JSON pointers (bodies) or plain names (parameters).
+        locate: Makes a location of the steps to a field; by default it is in JSON.
     """
     return [
-        FieldError(location=_location(prefix, problem["loc"], as_pointer), message=problem["msg"])
+        FieldError(location=locate(*problem["loc"]), message=problem["msg"])
         for problem in error.errors(include_url=False, include_context=False, include_input=False)
     ]
-
-
-def _location(prefix: str, steps: tuple[int | str, ...], as_pointer: bool) -> str:
-    # A step may be a key that the client made up.
-    names = [clean_text(str(step)) for step in steps]
-    return prefix + ("".join(f"/{name}" for name in names) if as_pointer else ".".join(names))
 
 
 def refuse_parameters(error: ValidationError) -> Response:
@@ -101,7 +98,7 @@ def refuse_parameters(error: ValidationError) -> Response:
         ValidationFailed: Always.
     """
     raise ValidationFailed(
-        "A parameter of the request is not valid.", fields_of(error, as_pointer=False)
+        "A parameter of the request is not valid.", fields_of(error, partial(place, error.title))
     ) from error
 
 

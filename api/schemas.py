@@ -18,7 +18,7 @@ LibraryName = Annotated[str, Field(description="the library; `default` exists fr
 
 
 class Parameters(BaseModel):
-    """Fields of a request that flask-openapi validates."""
+    """Fields of a request that flask-openapi validates. The title says where they are."""
 
     @classmethod
     @functools.cache
@@ -30,7 +30,7 @@ class Parameters(BaseModel):
 class NoParameters(Parameters):
     """Accepts no query parameters."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", title="query")
 
 
 class InLibrary(NoParameters):
@@ -72,25 +72,37 @@ class ItemListParameters(PageParameters):
     outcome: Outcome | None = None
 
 
-class ImagePath(Parameters):
+class PathParameters(Parameters):
+    """Names what is asked for."""
+
+    model_config = ConfigDict(title="path")
+
+
+class Headers(Parameters):
+    """Says how it is to be answered."""
+
+    model_config = ConfigDict(title="header")
+
+
+class ImagePath(PathParameters):
     """Names an image."""
 
     image_id: str = Field(description="lower-case hex SHA-256 of the file")
 
 
-class JobPath(Parameters):
+class JobPath(PathParameters):
     """Names a job."""
 
     job_id: str
 
 
-class ModelPath(Parameters):
+class ModelPath(PathParameters):
     """Names a model."""
 
     name: str
 
 
-class WaitHeaders(Parameters):
+class WaitHeaders(Headers):
     """Headers of a request that may wait for a job."""
 
     prefer: str | None = Field(
@@ -98,7 +110,7 @@ class WaitHeaders(Parameters):
     )
 
 
-class EventHeaders(Parameters):
+class EventHeaders(Headers):
     """Headers of a stream of events."""
 
     last_event_id: str | None = Field(
@@ -118,7 +130,7 @@ class SubmitHeaders(WaitHeaders):
     )
 
 
-class LibraryPath(Parameters):
+class LibraryPath(PathParameters):
     """Names a library. The name becomes part of its collections' names in Milvus."""
 
     name: str = Field(pattern="^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)

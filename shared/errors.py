@@ -6,6 +6,7 @@
     │   └── BadFilter              422  a filter that cannot be read
     ├── NotFound                   404
     │   ├── ImageNotFound, JobNotFound, LibraryNotFound, ModelNotFound
+    │   │                          wherever it is named: in the path, a parameter or a body
     │   └── ContentMissing         404  catalogued, but its bytes are gone from the store
     ├── LibraryConflict            409  it is being changed, or cannot be changed like that
     ├── ReindexFailed              500  the new edition of a library is not complete
@@ -40,13 +41,43 @@ Workers pass errors on as data (`Problem`), never as pickled exceptions.
 
 from __future__ import annotations
 
+from typing import Self
+
 from pydantic import BaseModel, Field
+
+from twinlens.shared.names import clean_text
+
+
+def pointer(*steps: str | int) -> str:
+    """Returns where something is in the JSON that was sent: in the body, or in a part of a form.
+
+    >>> pointer("weights", "a/b", 0)
+    '/weights/a~1b/0'
+
+    Source:
+        RFC 6901. A step may be a key that the client made up.
+    """
+    escaped = (clean_text(str(step)).replace("~", "~0").replace("/", "~1") for step in steps)
+    return "".join(f"/{step}" for step in escaped)
+
+
+def place(source: str, name: str) -> str:
+    """Returns where something is that is not in JSON.
+
+    Args:
+        source: `path`, `query`, `header` or `form`.
+        name: Of the parameter, the header or the part.
+    """
+    return f"{source}:{clean_text(name)}"
 
 
 class FieldError(BaseModel):
-    """One bad field: where, as a JSON pointer or a parameter's name, and what is wrong."""
+    """One bad field: where it is, and what is wrong."""
 
-    location: str
+    location: str = Field(
+        description="`/models/0`, a JSON pointer into the JSON that was sent, in the body or in a"
+        " part of a form; else `query:limit`, `path:name`, `header:Prefer` or `form:file`"
+    )
     message: str
 
 
@@ -80,6 +111,11 @@ class TwinlensError(Exception):
         self.detail = detail
         self.errors = errors or []
         self.retry_after_s = retry_after_s  # where it is known better than by the class
+
+    def at(self, location: str) -> Self:
+        """Returns this error, which is about one field, with the field's location."""
+        self.errors = [FieldError(location=location, message=f"{self.title}.")]
+        return self
 
     def to_problem(self) -> Problem:
         """Returns this error as data, to be stored or answered."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from twinlens.shared.errors import FieldError
+from twinlens.shared.errors import FieldError, pointer
 from twinlens.shared.libraries import Index, IndexType
 
 if TYPE_CHECKING:
@@ -183,10 +183,10 @@ def _type_error(index: Index, server: Server | None) -> FieldError | None:
         return None
     if not types:
         message = f"{server.title} has no reliable {index.vector} vectors; use FLOAT32."
-        return FieldError(location="/index/vector", message=message)
+        return FieldError(location=pointer("index", "vector"), message=message)
     there = ", ".join(name for name in get_args(IndexType) if name in types)
     return FieldError(
-        location="/index/type",
+        location=pointer("index", "type"),
         message=f"{server.title} has no {index.type} of {index.vector} vectors; it has: {there}.",
     )
 
@@ -200,7 +200,7 @@ def _recall_error(index: Index) -> FieldError | None:
         message = "It sets ef; give only one of the two."
     else:
         return None
-    return FieldError(location="/index/recall", message=message)
+    return FieldError(location=pointer("index", "recall"), message=message)
 
 
 def _relation_errors(index: Index, dimensions: Mapping[str, int]) -> list[FieldError]:
@@ -215,9 +215,9 @@ def _relation_errors(index: Index, dimensions: Mapping[str, int]) -> list[FieldE
             errors.append(_param_error("m", message))
         if index.type == "SCANN" and dimension % 2:
             message = f"SCANN needs an even number of dimensions; {model} has {dimension}."
-            errors.append(FieldError(location="/index/type", message=message))
+            errors.append(FieldError(location=pointer("index", "type"), message=message))
     return errors
 
 
 def _param_error(name: str, message: str) -> FieldError:
-    return FieldError(location=f"/index/params/{name}", message=message)
+    return FieldError(location=pointer("index", "params", name), message=message)

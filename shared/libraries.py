@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from twinlens.shared.errors import ModelNotFound
+from twinlens.shared.errors import ModelNotFound, pointer
 from twinlens.shared.messages import Moment
 
 if TYPE_CHECKING:
@@ -121,15 +121,26 @@ class Library(Edition):
         """
         if wanted is None:
             return self.models
+        refs = [self.ref_of(one, pointer("models", place)) for place, one in enumerate(wanted)]
+        return list(dict.fromkeys(refs))
+
+    def ref_of(self, name: str, location: str) -> str:
+        """Returns a model of the library as name@version.
+
+        Args:
+            name: With or without version.
+            location: Where the name stands in what a client sent.
+
+        Raises:
+            ModelNotFound: The library does not have it.
+        """
         by_name = {ref.partition("@")[0]: ref for ref in self.models}
         known = by_name | {ref: ref for ref in self.models}
-        for name in wanted:
-            if name not in known:
-                there = ", ".join(by_name) or "none yet"
-                raise ModelNotFound(
-                    f"Library {self.name!r} has no model {name!r}; it has: {there}."
-                )
-        return list(dict.fromkeys(known[name] for name in wanted))
+        if name not in known:
+            there = ", ".join(by_name) or "none yet"
+            detail = f"Library {self.name!r} has no model {name!r}; it has: {there}."
+            raise ModelNotFound(detail).at(location)
+        return known[name]
 
 
 def new_library(

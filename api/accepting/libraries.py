@@ -7,7 +7,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from twinlens.api.accepting.publisher import TaskMessage
-from twinlens.shared.errors import FieldError, LibraryConflict, LibraryNotFound, ValidationFailed
+from twinlens.shared.errors import (
+    FieldError,
+    LibraryConflict,
+    LibraryNotFound,
+    ModelNotFound,
+    ValidationFailed,
+    pointer,
+)
 from twinlens.shared.indexes import check_index, layout_of
 from twinlens.shared.libraries import (
     DEFAULT_LIBRARY,
@@ -79,12 +86,14 @@ class Libraries:
                 Milvus could not build the index.
             LibraryConflict: Another plan is being carried out.
         """
-        models = [self.catalog.model(ref) for ref in plan.models]
+        models = [
+            self._model(ref, pointer("models", index)) for index, ref in enumerate(plan.models)
+        ]
         names = [model.name for model in models]
         if len(set(names)) < len(names):
-            raise _bad_field("/models", "A model is named twice; name one version of each.")
+            raise _bad_field(pointer("models"), "A model is named twice; name one version of each.")
         for unknown in plan.weights.keys() - set(names):
-            raise _bad_field(f"/weights/{unknown}", "The plan does not name this model.")
+            raise _bad_field(pointer("weights", unknown), "The plan does not name this model.")
         dimensions = {one.ref: one.dimension for one in models if one.metric != "HAMMING"}
         if errors := check_index(plan.index, dimensions, self.catalog.server()):
             raise ValidationFailed(BAD_PLAN, errors)
@@ -140,6 +149,12 @@ class Libraries:
             self.jobs.cancel(library.next.job_id)
         self.intake.submit(job, TaskMessage(DELETE_LIBRARY, kwargs, job.id, "single"))
         return job
+
+    def _model(self, ref: str, location: str) -> ModelSummary:
+        try:
+            return self.catalog.model(ref)
+        except ModelNotFound as error:
+            raise error.at(location) from None
 
     def _change(self, name: str, models: list[ModelSummary], plan: Library) -> Planned:
         job = self.intake.new_job("reindex", name)

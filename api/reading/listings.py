@@ -19,7 +19,7 @@ from twinlens.api.reading.uploads import (
     refused_entry,
     without_mark,
 )
-from twinlens.shared.errors import FieldError, PayloadTooLarge, ValidationFailed
+from twinlens.shared.errors import FieldError, PayloadTooLarge, ValidationFailed, pointer
 from twinlens.shared.names import MAX_NAME_CHARS, clean_name, clean_text
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ def _parse_line(line: bytes) -> _Line:
     except ValidationError as error:
         if error.errors()[0]["type"] == "json_invalid":  # whose message counts lines of its own
             raise ValidationFailed("It is not JSON in UTF-8.") from None
-        fields = fields_of(error, "line", as_pointer=True)
-        where = fields[0].location[:MAX_NAME_CHARS]
+        fields = fields_of(error)
+        where = fields[0].location[:MAX_NAME_CHARS] or "line"
         raise ValidationFailed(f"{where}: {fields[0].message}.", fields) from None
 
 
@@ -154,5 +154,5 @@ def _reason_of_scheme(scheme: str) -> str:
 
 def _bad_uri(reason: str) -> ValidationFailed:
     return ValidationFailed(
-        f"The URI is refused. {reason}", [FieldError(location="line/uri", message=reason)]
+        f"The URI is refused. {reason}", [FieldError(location=pointer("uri"), message=reason)]
     )

@@ -25,6 +25,8 @@ from twinlens.shared.errors import (
     TwinlensError,
     UnsupportedMedia,
     ValidationFailed,
+    place,
+    pointer,
 )
 from twinlens.shared.messages import Metadata, SentMetadata
 from twinlens.shared.names import MAX_NAME_CHARS, clean_text
@@ -242,7 +244,8 @@ def _read_metadata(part: Part) -> Metadata | ValidationFailed:
 def _lone_metadata() -> ValidationFailed:
     message = "Put it before the `files` part that it belongs to."
     return ValidationFailed(
-        "A `metadata` part has no picture.", [FieldError(location="metadata", message=message)]
+        "A `metadata` part has no picture.",
+        [FieldError(location=place("form", "metadata"), message=message)],
     )
 
 
@@ -273,44 +276,41 @@ def parse_metadata(text: bytes) -> Metadata:
         return _METADATA.validate_json(without_mark(text))
     except ValidationError as error:
         # One error a key, where pydantic has one for each type that the value might have had.
-        keys = dict.fromkeys(
-            problem["loc"][0] if problem["loc"] else "" for problem in error.errors()
-        )
+        keys = dict.fromkeys(problem["loc"][:1] for problem in error.errors())
         raise ValidationFailed(
             f"The metadata is not valid. {METADATA_RULE}",
-            [
-                FieldError(location=f"metadata/{clean_text(str(key))}", message=METADATA_RULE)
-                for key in keys
-            ],
+            [FieldError(location=pointer("metadata", *key), message=METADATA_RULE) for key in keys],
         ) from error
 
 
-def parse_json(model: type[Model], text: bytes, location: str) -> Model:
+def parse_json(model: type[Model], text: bytes, part: str | None = None) -> Model:
     """Reads a JSON text as one of our types.
 
     Args:
         model: The type.
         text: JSON.
-        location: Name of the part that holds it; empty for the whole body.
+        part: Name of the part of a form that holds it, if it is not the whole body.
 
     Raises:
         BadRequest: The whole body is not JSON.
-        ValidationFailed: A field is missing, unknown or out of range.
+        ValidationFailed: The part is not JSON; a field is missing, unknown or out of range.
     """
     try:
         return model.model_validate_json(without_mark(text))
     except ValidationError as error:
-        if not location and error.errors()[0]["type"] == "json_invalid":
-            raise BadRequest("The body is not JSON.") from error
-        raise ValidationFailed(
-            f"The {location or 'body'} is not valid.", fields_of(error, location, as_pointer=True)
-        ) from error
+        fields = fields_of(error)
+        if error.errors()[0]["type"] == "json_invalid":
+            if part is None:
+                raise BadRequest("The body is not JSON.") from error
+            fields[0].location = place("form", part)
+        raise ValidationFailed(f"The {part or 'body'} is not valid.", fields) from error
 
 
 def _unexpected(part: Part, message: str) -> ValidationFailed:
     name = clean_text(part.name)[:MAX_NAME_CHARS]
     return ValidationFailed(
-        f"The part {name!r} is refused. {message}", [FieldError(location=name, message=message)]
+        f"The part {name!r} is refused. {message}",
+        [FieldError(location=place("form", name), message=message)],
     )
 
 

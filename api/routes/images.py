@@ -44,6 +44,7 @@ from twinlens.shared.errors import (
     ImageNotFound,
     UnsupportedMedia,
     ValidationFailed,
+    place,
 )
 from twinlens.shared.messages import CatalogEntry, Description, Image
 from twinlens.shared.queue import CHANGE_IMAGE, MAKE_THUMBNAIL
@@ -134,7 +135,7 @@ def list_missing(query: InLibrary) -> Response:
     # A plan's other collections are filled by its job.
     wanted = set(services.libraries.get(query.library).collections.values())
     text = read_json(request.stream, request.mimetype, MAX_MISSING_BYTES, "The list of ids has")
-    asked = parse_json(MissingQuery, text, location="")
+    asked = parse_json(MissingQuery, text)
     entries = services.catalog.find(query.library, asked.ids)
     known = {
         image_id: entry.image for image_id, entry in entries.items() if wanted <= entry.collections
@@ -219,7 +220,7 @@ def change_image(path: ImagePath, query: InLibrary) -> Response:
     services.readiness.check("search")
     _find(services.libraries, query.library, path.image_id)
     text = read_json(request.stream, request.mimetype, MAX_CHANGE_BYTES, "The change has")
-    description = parse_json(Description, text, location="")
+    description = parse_json(Description, text)
     metadata_json(description.metadata or {})  # for its limit: the body may be larger
     wanted = {
         "library": query.library,
@@ -260,7 +261,7 @@ def _uploaded(name: str | None, max_bytes: int) -> Entry:
         rules = FormRules("metadata", MAX_METADATA_BYTES, max_bytes, {"file": 1})
         upload = read_form(request.content_type or "", body, rules)
         if not upload.files["file"]:
-            missing = FieldError(location="file", message="The part is missing.")
+            missing = FieldError(location=place("form", "file"), message="The part is missing.")
             raise ValidationFailed("The form has no picture.", [missing])
         [(sent_name, content)] = upload.files["file"]
         metadata = None if upload.json is None else parse_metadata(upload.json)

@@ -59,7 +59,7 @@ def put_library(path: LibraryPath, query: NoParameters, header: WaitHeaders) -> 
     """
     text = read_json(request.stream, request.mimetype, MAX_QUERY_BYTES, "The library's plan has")
     services = current_services()
-    planned = services.libraries.plan(path.name, parse_json(LibraryPlan, text, location=""))
+    planned = services.libraries.plan(path.name, parse_json(LibraryPlan, text))
     if planned.job is not None:
         accepted = Accepted(planned.job, is_new=True)
         return answer_accepted(services.job_views, accepted, header.prefer)

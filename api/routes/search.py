@@ -28,6 +28,8 @@ from twinlens.shared.errors import (
     FieldError,
     UnsupportedMedia,
     ValidationFailed,
+    place,
+    pointer,
 )
 from twinlens.shared.filters.language import parse_filter
 from twinlens.shared.queries import (
@@ -111,12 +113,14 @@ def compare(query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
     services = current_services()
     services.readiness.check("search")
     body = _read_body(services.settings.max_picture_bytes, {"file": 2})
-    wanted = parse_json(CompareQuery, body.json or b"{}", location=_location())
+    wanted = parse_json(CompareQuery, body.json or b"{}", _json_part())
     files = [content for _, content in body.files["file"]]
     library = services.libraries.get(wanted.library)
     library.choose(wanted.models)
     if len(files) + len(wanted.image_ids) != 2:
-        raise _bad_field("image_ids", "Send exactly two pictures: files, or ids of stored images.")
+        raise _bad_query(
+            pointer("image_ids"), "Send exactly two pictures: files, or ids of stored images."
+        )
     services.catalog.get_all(library.name, wanted.image_ids)
     reply = services.calls.call(COMPARE, {"query": wanted.model_dump()}, COMPARE_TIMEOUT_S, files)
     if reply.error is not None:
@@ -140,14 +144,14 @@ def find_duplicates(query: NoParameters, header: SubmitHeaders) -> Response:  # 
     """
     services = current_services()
     services.readiness.check("single")
-    wanted = parse_json(DuplicatesQuery, _read_json() or b"{}", location="")
+    wanted = parse_json(DuplicatesQuery, _read_json() or b"{}")
     library = services.libraries.get(wanted.library)
     models = services.catalog.models()
     if not any(ref in models and models[ref].metric == "HAMMING" for ref in library.models):
         message = "Add a model that makes hashes, such as phash."
         raise ValidationFailed(
             f"Library {library.name!r} cannot be searched for duplicates.",
-            [FieldError(location="/library", message=message)],
+            [FieldError(location=pointer("library"), message=message)],
         )
     key = scoped_key(request.method, request.path, header.idempotency_key)
     accepted = services.intake.accept_duplicates(wanted, key)
@@ -170,22 +174,22 @@ def _read_json() -> bytes:
 
 def _read_search(max_picture: int) -> SearchRequest:
     body = _read_body(max_picture, {"file": MAX_EXAMPLES, "negative": MAX_EXAMPLES})
-    wanted = parse_json(SearchQuery, body.json or b"{}", location=_location())
+    wanted = parse_json(SearchQuery, body.json or b"{}", _json_part())
     positive, negative = ([content for _, content in body.files[n]] for n in ("file", "negative"))
     n_examples = len(positive) + len(wanted.example_ids)
     n_all = n_examples + len(negative) + len(wanted.negative)
-    if _location() and not positive:
-        raise _bad_field(None, "The part is missing.")
+    if _json_part() is not None and not positive:
+        raise _bad_query(place("form", "file"), "The part is missing.")
     if wanted.text is not None and n_all:
-        raise _bad_field("text", "Send either text or example pictures, not both.")
+        raise _bad_query(pointer("text"), "Send either text or example pictures, not both.")
     if wanted.text is None and not n_examples:
         message = "Send a picture, a stored image or a text to search with."
-        raise _bad_field("image_id", message)
+        raise _bad_query(pointer("image_id"), message)
     if n_all > MAX_EXAMPLES:
-        raise _bad_field("positive", f"Send at most {MAX_EXAMPLES} examples.")
+        raise _bad_query(pointer("positive"), f"Send at most {MAX_EXAMPLES} examples.")
     for name, is_asked in (("region", wanted.region), ("mode", wanted.mode == "near")):
         if is_asked and (n_all != 1 or wanted.text is not None):
-            raise _bad_field(name, "Use this with exactly one query picture.")
+            raise _bad_query(pointer(name), "Use this with exactly one query picture.")
     return SearchRequest(wanted, positive, negative)
 
 
@@ -200,8 +204,9 @@ def _check_search(wanted: SearchQuery, library: Library, catalog: Catalog) -> No
     refs = library.choose(wanted.models)
     names = {ref.partition("@")[0] for ref in refs}
     for field in ("weights", "max_distance"):
-        for unknown in getattr(wanted, field).keys() - names:
-            raise _bad_query(f"/{field}/{unknown}", "The query does not ask this model.")
+        for name in getattr(wanted, field).keys() - names:
+            library.ref_of(name, location := pointer(field, name))
+            raise _bad_query(location, "The query does not ask this model.")
     if wanted.filter is not None:
         parse_filter(wanted.filter)
     if wanted.text is not None:
@@ -213,16 +218,12 @@ def _check_text(models: Mapping[str, ModelSummary], refs: list[str], *, is_named
     """Refuses words if no model understands them, or if a model that was named does not."""
     deaf = [ref for ref in refs if ref not in models or not models[ref].has_text]
     if len(deaf) == len(refs) or (deaf and is_named):
-        raise _bad_query("/text", f"No text encoder in: {', '.join(deaf) or 'any model'}.")
+        raise _bad_query(pointer("text"), f"No text encoder in: {', '.join(deaf) or 'any model'}.")
 
 
-def _location() -> str:
-    """Returns where a query's fields are: in the part `query`, or in the body itself."""
-    return "" if request.mimetype == "application/json" else "query"
-
-
-def _bad_field(field: str | None, message: str) -> ValidationFailed:
-    return _bad_query("file" if field is None else f"{_location()}/{field}", message)
+def _json_part() -> str | None:
+    """Returns the part of a form that the query is in; None where it is the body itself."""
+    return None if request.mimetype == "application/json" else "query"
 
 
 def _bad_query(location: str, message: str) -> ValidationFailed:

@@ -10,7 +10,7 @@ from pymilvus import DataType, MilvusException
 
 from twinlens.models.card import Card, OutputKind
 from twinlens.models.distances import Metric
-from twinlens.shared.errors import FieldError, ValidationFailed
+from twinlens.shared.errors import FieldError, ValidationFailed, pointer
 from twinlens.shared.indexes import Server, build_params, check_index, resolve
 from twinlens.shared.libraries import Index
 from twinlens.workers.milvus.expressions import METADATA_FIELD
@@ -138,5 +138,5 @@ def _build_index(
         client.drop_collection(name, timeout=timeout_s)
         raise ValidationFailed(
             f"{server.title} refuses the index.",
-            [FieldError(location="/index", message=error.message)],
+            [FieldError(location=pointer("index"), message=error.message)],
         ) from error

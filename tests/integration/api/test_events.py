@@ -136,7 +136,7 @@ def test_an_id_that_was_never_given_is_refused(client: Client, last: str) -> Non
     job_id = post(client, 1)
     answer = client.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": last})
     problem = assert_problem(answer, 422, "validation-failed")
-    assert problem["errors"][0]["location"] == "Last-Event-ID"
+    assert problem["errors"][0]["location"] == "header:Last-Event-ID"
 
 
 def test_events_of_no_job_are_not_found(client: Client) -> None:

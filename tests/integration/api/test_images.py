@@ -114,16 +114,17 @@ def test_a_name_that_is_asked_for_goes_before_the_name_of_the_file(
         ({"data": b"x" * 1_000_001, "content_type": "image/png"}, 413, "payload-too-large", None),
         ({"data": b"x", "content_type": "text/plain"}, 415, "unsupported-media", None),
         ({"data": b"x"}, 415, "unsupported-media", None),
-        ({"data": {"metadata": "{}"}} | MULTIPART, 422, "validation-failed", "file"),
-        (form(note="hello"), 422, "validation-failed", "note"),
-        (form(metadata="{"), 422, "validation-failed", "metadata/"),
-        (form(metadata="[1]"), 422, "validation-failed", "metadata/"),
-        (form(metadata='{"a": {"b": 1}}'), 422, "validation-failed", "metadata/a"),
-        (form(metadata='{"a": NaN}'), 422, "validation-failed", "metadata/a"),
-        (form(metadata='{"a": 1e999}'), 422, "validation-failed", "metadata/a"),
-        (form(metadata='{"a": null}'), 422, "validation-failed", "metadata/a"),
-        (form(metadata='{"a": "\\ud800"}'), 422, "validation-failed", "metadata/"),
-        (form(metadata=json.dumps({"a": "x" * 16_384})), 422, "validation-failed", "metadata"),
+        ({"data": {"metadata": "{}"}} | MULTIPART, 422, "validation-failed", "form:file"),
+        (form(note="hello"), 422, "validation-failed", "form:note"),
+        (form(metadata="{"), 422, "validation-failed", "/metadata"),
+        (form(metadata="[1]"), 422, "validation-failed", "/metadata"),
+        (form(metadata='{"a": {"b": 1}}'), 422, "validation-failed", "/metadata/a"),
+        (form(metadata='{"a": NaN}'), 422, "validation-failed", "/metadata/a"),
+        (form(metadata='{"a": 1e999}'), 422, "validation-failed", "/metadata/a"),
+        (form(metadata='{"a~/b": null}'), 422, "validation-failed", "/metadata/a~0~1b"),
+        (form(metadata='{"a": null}'), 422, "validation-failed", "/metadata/a"),
+        (form(metadata='{"a": "\\ud800"}'), 422, "validation-failed", "/metadata"),
+        (form(metadata=json.dumps({"a": "x" * 16_384})), 422, "validation-failed", "form:metadata"),
         ({"data": b"--x\r\n", "content_type": f"{FORM}; boundary=x"}, 400, "bad-request", None),
         ({"data": b"x"} | MULTIPART, 400, "bad-request", None),
     ],
@@ -145,7 +146,7 @@ def test_a_bad_upload_is_refused_and_leaves_no_job(
 
 def test_an_unknown_parameter_is_refused(client: Client) -> None:
     problem = assert_problem(upload(client, query_string={"naem": "x"}), 422, "validation-failed")
-    assert problem["errors"][0]["location"] == "naem"
+    assert problem["errors"][0]["location"] == "query:naem"
 
 
 def test_an_unknown_library_is_refused(client: Client) -> None:
@@ -220,7 +221,7 @@ def test_a_long_idempotency_key_is_refused(client: Client) -> None:
     problem = assert_problem(
         upload(client, headers={"Idempotency-Key": "k" * 256}), 422, "validation-failed"
     )
-    assert problem["errors"][0]["location"] == "Idempotency-Key"
+    assert problem["errors"][0]["location"] == "header:Idempotency-Key"
 
 
 def test_manifests_of_repeated_requests_are_taken_back(client: Client, settings: Settings) -> None:
@@ -254,7 +255,9 @@ def test_images_are_listed_newest_first(client: Client, worker: StandIn) -> None
 def test_bad_page_parameters_are_refused(client: Client, query: dict[str, Any]) -> None:
     for path in ("/v1/images", "/v1/jobs"):
         problem = assert_problem(client.get(path, query_string=query), 422, "validation-failed")
-        assert [error["location"] for error in problem["errors"]] == list(query)
+        assert [error["location"] for error in problem["errors"]] == [
+            f"query:{name}" for name in query
+        ]
 
 
 def test_an_image_has_links_within_its_library(client: Client, worker: StandIn) -> None:

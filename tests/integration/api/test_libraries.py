@@ -62,7 +62,7 @@ def test_a_version_must_be_named_where_there_are_several(client: Client, worker:
     ("name", "plan", "status", "location"),
     [
         ("art", {"models": []}, 422, "/models"),
-        ("art", {"models": ["none"]}, 404, None),
+        ("art", {"models": ["none"]}, 404, "/models/0"),
         ("art", {"models": ["lite0"], "weights": {"phash": 1}}, 422, "/weights/phash"),
         ("art", {"models": ["lite0"], "weights": {"lite0": -1}}, 422, "/weights/lite0"),
         ("art", {"models": ["lite0"], "colour": 1}, 422, "/colour"),
@@ -81,10 +81,10 @@ def test_a_version_must_be_named_where_there_are_several(client: Client, worker:
             422,
             "/index/params/m",
         ),
-        ("Art", {"models": ["lite0"]}, 422, "name"),
-        ("a_b", {"models": ["lite0"]}, 422, "name"),
-        ("a--b", {"models": ["lite0"]}, 422, "name"),
-        ("a" * 65, {"models": ["lite0"]}, 422, "name"),
+        ("Art", {"models": ["lite0"]}, 422, "path:name"),
+        ("a_b", {"models": ["lite0"]}, 422, "path:name"),
+        ("a--b", {"models": ["lite0"]}, 422, "path:name"),
+        ("a" * 65, {"models": ["lite0"]}, 422, "path:name"),
     ],
 )
 def test_a_bad_plan_is_refused_and_makes_nothing(
@@ -93,14 +93,13 @@ def test_a_bad_plan_is_refused_and_makes_nothing(
     name: str,
     plan: dict[str, Any],
     status: int,
-    location: str | None,
+    location: str,
 ) -> None:
     worker.serve("lite0", "phash")
     worker.catalog.publish_server(server_of("v2.3.5-lite"))
     response = put(client, name, **plan)
     assert response.status_code == status, response.text
-    if location is not None:
-        assert response.json["errors"][0]["location"] == location
+    assert response.json["errors"][0]["location"] == location
     assert [one["name"] for one in client.get("/v1/libraries").json["items"]] == ["default"]
 
 

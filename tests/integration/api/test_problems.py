@@ -317,7 +317,34 @@ def test_a_json_part_is_read_up_to_its_limit(client: Client, path: str, part: st
     assert post(limit).status_code == 202
     problem = assert_problem(post(limit + 1), 422, "validation-failed")
     [error] = problem["errors"]
-    assert error == {"location": part, "message": f"It has more than {limit} bytes."}
+    assert error == {"location": f"form:{part}", "message": f"It has more than {limit} bytes."}
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "location"),
+    [
+        ("/v1/search", {"json": {"k": 0}}, "/k"),
+        ("/v1/search", {"json": {"positive": ["x"]}}, "/positive/0"),
+        ("/v1/search", {"json": {"weights": {"a/b~": -1}}}, "/weights/a~1b~0"),
+        ("/v1/search", {"data": {"query": '{"k": 0}'}}, "/k"),
+        ("/v1/search", {"data": {"query": "{"}}, "form:query"),
+        ("/v1/search", {"data": {"note": "hello"}}, "form:note"),
+        ("/v1/search", {"data": {"query": "{}"}}, "form:file"),
+        ("/v1/images", {"data": {"metadata": '{"a": {}}'}}, "/metadata/a"),
+        ("/v1/images?naem=x", {"data": b"x", "content_type": "image/png"}, "query:naem"),
+        ("/v1/images", {"headers": {"Idempotency-Key": "k" * 256}}, "header:Idempotency-Key"),
+        ("/v1/libraries/A/rollback", {}, "path:name"),
+    ],
+)
+def test_every_location_has_one_form(
+    client: Client, path: str, options: dict[str, Any], location: str
+) -> None:
+    if isinstance(options.get("data"), dict):
+        options = {"content_type": "multipart/form-data"} | options
+        if location != "form:file":
+            options["data"] = {"file": (io.BytesIO(b"x"), "x.png")} | options["data"]
+    problem = assert_problem(client.post(path, **options), 422, "validation-failed")
+    assert [error["location"] for error in problem["errors"]] == [location]
 
 
 def test_a_form_has_each_part_as_often_as_is_taken(client: Client) -> None:
@@ -334,7 +361,7 @@ def test_a_form_has_each_part_as_often_as_is_taken(client: Client) -> None:
         ("/v1/compare", {"file": pictures(3)}, "file"),
     ):
         problem = assert_problem(post(path, **parts), 422, "validation-failed")
-        assert [error["location"] for error in problem["errors"]] == [location]
+        assert [error["location"] for error in problem["errors"]] == [f"form:{location}"]
         assert "Send at most" in problem["detail"]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -115,10 +116,9 @@ def test_a_stored_image_is_searched_with(
 def test_bad_queries_are_refused_with_their_place(
     client: Client, query: Any, location: str
 ) -> None:
-    as_part = assert_problem(search(client, query), 422, "validation-failed")
-    assert [error["location"] for error in as_part["errors"]] == ["query" + location]
-    as_body = assert_problem(client.post("/v1/search", json=query), 422, "validation-failed")
-    assert [error["location"] for error in as_body["errors"]] == [location]
+    for answer in (search(client, query), client.post("/v1/search", json=query)):
+        problem = assert_problem(answer, 422, "validation-failed")
+        assert [error["location"] for error in problem["errors"]] == [location]
 
 
 @pytest.mark.parametrize(
@@ -144,13 +144,29 @@ def test_other_requests_are_refused(
     assert client.get("/v1/jobs?kind=search").json["items"] == []
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "location"),
+    [
+        ("GET", "/v1/models/vgg", None, None),
+        ("POST", "/v1/search", {"models": ["phash", "vgg"]}, "/models/1"),
+        ("POST", "/v1/search", {"weights": {"vgg": 1}}, "/weights/vgg"),
+        ("POST", "/v1/search", {"max_distance": {"vgg": 1}}, "/max_distance/vgg"),
+        ("POST", "/v1/compare", {"image_ids": [ID, ID], "models": ["vgg"]}, "/models/0"),
+        ("PUT", "/v1/libraries/art", {"models": ["phash", "vgg"]}, "/models/1"),
+    ],
+)
 def test_an_unknown_model_is_refused_naming_those_there_are(
-    client: Client, worker: StandIn
+    client: Client, worker: StandIn, method: str, path: str, body: Any, location: str | None
 ) -> None:
     worker.serve("lite0", "phash")
-    problem = assert_problem(search(client, {"models": ["vgg"]}), 404, "model-not-found")
+    worker.add(image(ID))
+    if path == "/v1/search":
+        body["image_id"] = ID
+    answer = client.open(path, method=method, json=body)
+    problem = assert_problem(answer, 404, "model-not-found")
     assert "'vgg'" in problem["detail"]
-    assert "lite0, phash" in problem["detail"]
+    assert re.search("lite0.*, phash", problem["detail"])
+    assert [error["location"] for error in problem["errors"]] == ([location] if location else [])
     assert worker.queued() == []
 
 
@@ -198,8 +214,8 @@ def test_several_examples_are_searched_with(
 @pytest.mark.parametrize(
     ("query", "location"),
     [
-        ({"weights": {"phash": 1}}, "/weights/phash"),
-        ({"max_distance": {"phash": 1}}, "/max_distance/phash"),
+        ({"models": ["lite0"], "weights": {"phash": 1}}, "/weights/phash"),
+        ({"models": ["lite0"], "max_distance": {"phash": 1}}, "/max_distance/phash"),
         ({"region": [0.5, 0, 0.5, 1]}, ""),
         ({"region": [0, 0, 1, 2]}, "/region/3"),
         ({"region": [0, 0, 1, 1], "positive": [ID]}, "/region"),
@@ -214,11 +230,10 @@ def test_several_examples_are_searched_with(
 def test_what_does_not_fit_together_is_refused_with_its_place(
     client: Client, worker: StandIn, query: Any, location: str
 ) -> None:
-    worker.serve("lite0")
+    worker.serve("lite0", "phash")
     worker.add(image(ID))
     problem = assert_problem(search(client, query), 422, "validation-failed")
-    places = {error["location"].removeprefix("query") for error in problem["errors"]}
-    assert places == {location}
+    assert {error["location"] for error in problem["errors"]} == {location}
     assert worker.queued() == []
 
 

@@ -80,4 +80,4 @@ def test_pages_by_name_cover_all_once() -> None:
 def test_a_foreign_cursor_is_refused(cursor: str) -> None:
     with pytest.raises(ValidationFailed) as caught:
         page_by_name([("a", 1)], 1, cursor)
-    assert caught.value.errors[0].location == "cursor"
+    assert caught.value.errors[0].location == "query:cursor"

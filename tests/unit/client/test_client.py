@@ -32,7 +32,7 @@ PROBLEM = {
     "detail": "The archive is cut short.",
     "instance": "/v1/images/bulk",
     "request_id": "r-17",
-    "errors": [{"location": "query.k", "message": "too many"}],
+    "errors": [{"location": "/k", "message": "too many"}],
 }
 
 
@@ -162,7 +162,7 @@ def test_a_refused_upload_is_told_apart(tmp_path: Path, status: int) -> None:
     service = Service([httpx.Response(status, json=PROBLEM)])
     with service.client() as client, pytest.raises(UploadRefused) as raised:
         client.add_archive(tmp_path / "a.zip", "application/zip", "default", lambda _: None)
-    assert str(raised.value) == ("The archive is cut short. query.k: too many (request r-17)")
+    assert str(raised.value) == ("The archive is cut short. /k: too many (request r-17)")
 
 
 @pytest.mark.parametrize("status", [400, 404, 500])

@@ -89,7 +89,7 @@ def test_metadata_of_no_picture_are_refused(text: str, is_last: bool) -> None:
     lone = [metadata(text)] if is_last else [metadata(text), metadata("{}"), file("b.jpg")]
     with pytest.raises(ValidationFailed, match="has no picture") as raised:
         read([file("a.jpg"), *lone])
-    assert raised.value.errors[0].location == "metadata"
+    assert raised.value.errors[0].location == "form:metadata"
 
 
 def test_an_empty_picture_keeps_its_own_reason() -> None:
@@ -114,4 +114,4 @@ def test_words_are_cleaned() -> None:
 def test_a_key_that_is_refused_is_told_cleaned() -> None:
     [entry] = read([metadata('{"bad\\u001b[2J\\n": null}'), file("a.jpg")])
     assert entry.error is not None
-    assert [error.location for error in entry.error.errors] == ["metadata/bad[2J "]
+    assert [error.location for error in entry.error.errors] == ["/metadata/bad[2J "]

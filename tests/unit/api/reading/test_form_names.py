@@ -36,7 +36,7 @@ def test_the_name_of_a_file(raw: bytes, name: str, form: bytes) -> None:
 def test_the_name_of_a_part_that_is_refused() -> None:
     with pytest.raises(ValidationFailed) as caught:
         read(b'name="fil\xe9\x1b[2J"')
-    assert caught.value.errors[0].location == "fil\ufffd[2J"
+    assert caught.value.errors[0].location == "form:fil\ufffd[2J"
     assert "'fil\ufffd[2J'" in caught.value.detail
 
 
