@@ -106,7 +106,7 @@ class JobAnswer(BaseModel):
 
 
 class JobPage(BaseModel):
-    """A page of jobs, newest first."""
+    """A page of jobs, newest first. It may be short, or empty: go on to a null cursor."""
 
     items: list[JobAnswer]
     next_cursor: str | None

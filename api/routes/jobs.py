@@ -44,7 +44,11 @@ jobs = APIBlueprint(
 
 @jobs.get("", operation_id="listJobs", responses={200: JobPage, **problems(422)})
 def list_jobs(query: JobListParameters) -> Response:
-    """List jobs, newest first."""
+    """List jobs, newest first.
+
+    A page looks at 1,000 jobs at most. If few of them are wanted it is short, or empty, and
+    `next_cursor` goes on.
+    """
     services = current_services()
     wanted = query.model_dump(include={"library", "kind", "status"}, exclude_none=True)
     page, cursor = services.jobs.page(query.limit, read_cursor(query.cursor), wanted)

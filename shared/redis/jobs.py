@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from pydantic import BaseModel, Field
 
 from twinlens.shared.errors import JobExpired, JobNotFound, Problem
-from twinlens.shared.messages import Cursor, Item, JobKind, JobStatus, Moment, Outcome, now
+from twinlens.shared.messages import (
+    MAX_PAGE,
+    Cursor,
+    Item,
+    JobKind,
+    JobStatus,
+    Moment,
+    Outcome,
+    now,
+)
 from twinlens.shared.redis import keys, scripts
 from twinlens.shared.redis.scripts import Changes
 from twinlens.shared.redis.timeline import page_of
@@ -36,6 +45,8 @@ SEARCH_TTL_S = 3_600
 # A waiting caller wakes up this often to see whether it is still wanted.
 WAIT_SLICE_S = 2.0
 WAIT_EVENTS = 1000
+# For one page of the list: a filter that few jobs pass must not read a million of them.
+MAX_READ = MAX_PAGE
 _N_FAILED_AS = "n_failed_as:"
 
 
@@ -288,12 +299,14 @@ class Jobs:
         Searches are listed only where the kind `search` is wanted.
 
         Returns:
-            At most `limit` jobs, and where the next page begins.
+            At most `limit` jobs, and where the next page begins. There may be fewer, and none, with
+            more to come: no more than MAX_READ are looked at.
         """
         jobs: list[Job] = []
-        key = _list_of(wanted.get("kind"))
+        key, n_left = _list_of(wanted.get("kind")), MAX_READ
         while True:
-            ids, after = page_of(self._redis, key, limit - len(jobs), after)
+            ids, after = page_of(self._redis, key, min(n_left, limit - len(jobs)), after)
+            n_left -= len(ids)
             for job_id in ids:
                 try:
                     job = self.get(job_id)
@@ -302,7 +315,7 @@ class Jobs:
                     continue
                 if all(getattr(job, name) == value for name, value in wanted.items()):
                     jobs.append(job)
-            if after is None or len(jobs) == limit:
+            if after is None or len(jobs) == limit or n_left == 0:
                 return jobs, after
 
     def read_events(self, job_id: str, after: str, *, count: int, block_s: float) -> list[Event]:

@@ -16,8 +16,9 @@ from support.uploading import END, parts, post_pieces
 
 from twinlens.api.routes import jobs as job_routes
 from twinlens.shared.errors import BrokenPicture
-from twinlens.shared.messages import Item
+from twinlens.shared.messages import Item, now
 from twinlens.shared.redis import keys
+from twinlens.shared.redis.jobs import MAX_READ, Job
 
 if TYPE_CHECKING:
     from support.requests import Client
@@ -130,6 +131,31 @@ def listed(client: Client, **query: Any) -> list[str]:
         if page["next_cursor"] is None:
             return ids
         query["cursor"] = page["next_cursor"]
+
+
+@pytest.mark.parametrize(
+    "wanted", [{"kind": "embed"}, {"library": "default"}, {"status": "succeeded"}]
+)
+@pytest.mark.parametrize("limit", [1, MAX_READ])
+def test_a_page_looks_at_so_many_jobs_however_few_are_wanted(
+    client: Client, worker: StandIn, wanted: dict[str, Any], limit: int
+) -> None:
+    oldest = submit(client)
+    worker.jobs.finish(oldest)
+    for n in range(MAX_READ):
+        job = Job(id=f"{n}", kind="delete", library="other", created_at=now(), ttl_s=60)
+        worker.jobs.create(job)
+
+    def page(**query: Any) -> tuple[dict[str, Any], int]:
+        worker.redis.config_resetstat()
+        answer = client.get("/v1/jobs", query_string={"limit": limit} | wanted | query).json
+        return answer, worker.redis.info("commandstats")["cmdstat_hgetall"]["calls"]
+
+    first, n_read = page()
+    assert (first["items"], n_read) == ([], MAX_READ)
+    last, n_read = page(cursor=first["next_cursor"])
+    assert ([job["id"] for job in last["items"]], n_read) == ([oldest], 1)
+    assert last["next_cursor"] is None
 
 
 @pytest.mark.parametrize("query", [{"kind": "x"}, {"status": "x"}, {"sort": "x"}, {"limit": -1}])
