@@ -24,9 +24,10 @@ from twinlens.api.routes.models import models
 from twinlens.api.routes.search import search
 from twinlens.api.routes.stats import stats
 from twinlens.api.services import EXTENSION
-from twinlens.shared.answers import LibraryPlan, ProblemDetails
+from twinlens.shared.answers import LibraryPlan, MissingQuery, ProblemDetails
 from twinlens.shared.errors import PayloadTooLarge, UnsupportedMedia
 from twinlens.shared.log import request_id
+from twinlens.shared.messages import Description
 from twinlens.shared.queries import CompareQuery, DuplicatesQuery, SearchQuery
 
 if TYPE_CHECKING:
@@ -125,7 +126,14 @@ def _refuse_encoded_bodies(app: Flask) -> None:
 def _add_schemas(app: OpenAPI) -> None:
     """Adds the schemas that the document names, but that no view takes as its body."""
     template = "#/components/schemas/{model}"
-    for model in (SearchQuery, CompareQuery, DuplicatesQuery, LibraryPlan):
+    for model in (
+        CompareQuery,
+        Description,
+        DuplicatesQuery,
+        LibraryPlan,
+        MissingQuery,
+        SearchQuery,
+    ):
         schema = model.model_json_schema(ref_template=template)
         app.components_schemas |= schema.pop("$defs", {})
         app.components_schemas[model.__name__] = schema

@@ -6,10 +6,14 @@ import functools
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from twinlens.shared.messages import MAX_PAGE, JobKind, JobStatus, Outcome
 
 MAX_KEY_CHARS = 255
+
+# A parameter that is not sent. Null, which pydantic's schema would allow, cannot be sent.
+Absent = SkipJsonSchema[None]
 
 LibraryName = Annotated[str, Field(description="the library; `default` exists from the start")]
 
@@ -42,14 +46,14 @@ class InLibrary(NoParameters):
 class UploadParameters(InLibrary):
     """Parameters of a single upload."""
 
-    name: str | None = Field(None, description="file name of a picture that is sent as raw bytes")
+    name: str | Absent = Field(None, description="file name of a picture that is sent as raw bytes")
 
 
 class PageParameters(NoParameters):
     """Selects a page of a list."""
 
     limit: int = Field(100, ge=1, le=MAX_PAGE)
-    cursor: str | None = Field(None, description="`next_cursor` of the page before")
+    cursor: str | Absent = Field(None, description="`next_cursor` of the page before")
 
 
 class ImageListParameters(PageParameters):
@@ -61,15 +65,15 @@ class ImageListParameters(PageParameters):
 class JobListParameters(PageParameters):
     """Selects jobs. Searches are listed only with `kind=search`."""
 
-    library: str | None = None
-    kind: JobKind | None = None
-    status: JobStatus | None = None
+    library: str | Absent = None
+    kind: JobKind | Absent = None
+    status: JobStatus | Absent = None
 
 
 class ItemListParameters(PageParameters):
     """Selects outcomes."""
 
-    outcome: Outcome | None = None
+    outcome: Outcome | Absent = None
 
 
 class PathParameters(Parameters):
@@ -105,7 +109,7 @@ class ModelPath(PathParameters):
 class WaitHeaders(Headers):
     """Headers of a request that may wait for a job."""
 
-    prefer: str | None = Field(
+    prefer: str | Absent = Field(
         None, alias="Prefer", description="`wait=S` (RFC 7240): answer when the job has ended"
     )
 
@@ -113,7 +117,7 @@ class WaitHeaders(Headers):
 class EventHeaders(Headers):
     """Headers of a stream of events."""
 
-    last_event_id: str | None = Field(
+    last_event_id: str | Absent = Field(
         None, alias="Last-Event-ID", description="continue after this event"
     )
 
@@ -121,7 +125,7 @@ class EventHeaders(Headers):
 class SubmitHeaders(WaitHeaders):
     """Headers of a request that creates a job."""
 
-    idempotency_key: str | None = Field(
+    idempotency_key: str | Absent = Field(
         None,
         alias="Idempotency-Key",
         min_length=1,

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+
+from twinlens.shared.messages import SentMetadata
+
 if TYPE_CHECKING:
     from flask_openapi.types import ResponseDict
 
-_PROBLEM: dict[str, Any] = {
-    "content": {
-        "application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}
-    }
-}
+FILE: dict[str, Any] = {"type": "string", "format": "binary"}
+FILES: dict[str, Any] = {"type": "array", "items": FILE}
+METADATA = TypeAdapter(SentMetadata).json_schema()
+
+
+def ref(name: str) -> dict[str, Any]:
+    """Returns a reference to a schema of the OpenAPI document."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+_PROBLEM = {"content": {"application/problem+json": {"schema": ref("ProblemDetails")}}}
 DEFAULT_PROBLEM: ResponseDict = {
     "default": {"description": "Every error is a problem (RFC 9457)", **_PROBLEM}
 }
@@ -24,12 +34,31 @@ def problems(*statuses: int) -> ResponseDict:
 
 def binary(*media_types: str) -> dict[str, Any]:
     """Returns the content of the OpenAPI document for raw bytes of these types."""
+    return {media_type: {"schema": FILE} for media_type in media_types}
+
+
+def stored(media_type: str) -> ResponseDict:
+    """Returns the responses of the OpenAPI document for stored bytes of this type."""
+    content = binary(media_type, "application/octet-stream")
     return {
-        media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in media_types
+        200: {"content": content},
+        206: {"description": "The range that was asked for", "content": content},
+        304: {"description": "Not changed"},
+        **problems(404, 412, 416),
     }
+
+
+def json_body(name: str) -> dict[str, Any]:
+    """Returns the content of the OpenAPI document for a JSON body of this schema."""
+    return {"application/json": {"schema": ref(name)}}
 
 
 def form(required: str, **parts: dict[str, Any]) -> dict[str, Any]:
     """Returns the content of the OpenAPI document for a multipart form."""
-    schema = {"type": "object", "properties": parts, "required": [required]}
+    schema = {
+        "type": "object",
+        "properties": parts,
+        "required": [required],
+        "additionalProperties": False,
+    }
     return {"multipart/form-data": {"schema": schema}}

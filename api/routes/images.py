@@ -25,7 +25,16 @@ from twinlens.api.reading.uploads import (
     read_json,
     read_picture,
 )
-from twinlens.api.routes import DEFAULT_PROBLEM, binary, form, problems
+from twinlens.api.routes import (
+    DEFAULT_PROBLEM,
+    FILE,
+    METADATA,
+    binary,
+    form,
+    json_body,
+    problems,
+    stored,
+)
 from twinlens.api.schemas import (
     ImageListParameters,
     ImagePath,
@@ -83,11 +92,7 @@ images = APIBlueprint(
     responses={200: JobAnswer, 202: JobAnswer, **problems(404, 413, 415, 422, 503, 507)},
     request_body={
         "required": True,
-        "content": form(
-            "file",
-            file={"type": "string", "format": "binary"},
-            metadata={"type": "object", "additionalProperties": True},
-        )
+        "content": form("file", metadata=METADATA, file=FILE)
         | binary("image/*", "application/octet-stream"),
     },
 )
@@ -120,10 +125,7 @@ def list_images(query: ImageListParameters) -> Response:
     "/missing",
     operation_id="listMissingImages",
     responses={200: MissingImages, **problems(400, 404, 413, 415, 422)},
-    request_body={
-        "required": True,
-        "content": {"application/json": {"schema": MissingQuery.model_json_schema()}},
-    },
+    request_body={"required": True, "content": json_body("MissingQuery")},
 )
 def list_missing(query: InLibrary) -> Response:
     """Find out which pictures are worth an upload.
@@ -165,7 +167,7 @@ def get_image(path: ImagePath, query: InLibrary) -> Response:
 @images.get(
     "/<image_id:image_id>/content",
     operation_id="getImageContent",
-    responses={200: {"content": binary("image/*")}, **problems(404, 416)},
+    responses=stored("image/*"),
 )
 def get_content(path: ImagePath, query: InLibrary) -> Response:
     """Get an image's bytes, as they were uploaded."""
@@ -183,7 +185,7 @@ def get_content(path: ImagePath, query: InLibrary) -> Response:
 @images.get(
     "/<image_id:image_id>/thumbnail",
     operation_id="getImageThumbnail",
-    responses={200: {"content": binary("image/jpeg")}, **problems(404, 503)},
+    responses={**stored("image/jpeg"), **problems(503)},
 )
 def get_thumbnail(path: ImagePath, query: InLibrary) -> Response:
     """Get a JPEG of at most 256 px. The first request makes it."""
@@ -206,10 +208,7 @@ def get_thumbnail(path: ImagePath, query: InLibrary) -> Response:
     "/<image_id:image_id>",
     operation_id="changeImage",
     responses={200: Image, **problems(400, 404, 413, 415, 422, 503)},
-    request_body={
-        "required": True,
-        "content": {"application/json": {"schema": Description.model_json_schema()}},
-    },
+    request_body={"required": True, "content": json_body("Description")},
 )
 def change_image(path: ImagePath, query: InLibrary) -> Response:
     """Change an image's name or replace its metadata.

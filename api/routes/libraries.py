@@ -8,7 +8,7 @@ from flask_openapi.blueprint import APIBlueprint
 from twinlens.api.accepting.submission import Accepted
 from twinlens.api.answers import answer, answer_accepted, page_by_name
 from twinlens.api.reading.uploads import MAX_QUERY_BYTES, parse_json, read_json
-from twinlens.api.routes import DEFAULT_PROBLEM, problems
+from twinlens.api.routes import DEFAULT_PROBLEM, json_body, problems
 from twinlens.api.schemas import LibraryPath, NoParameters, PageParameters, WaitHeaders
 from twinlens.api.services import current_services
 from twinlens.shared.answers import (
@@ -46,10 +46,7 @@ def list_libraries(query: PageParameters) -> Response:
         202: JobAnswer,
         **problems(400, 404, 409, 415, 422, 503),
     },
-    request_body={
-        "required": True,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/LibraryPlan"}}},
-    },
+    request_body={"required": True, "content": json_body("LibraryPlan")},
 )
 def put_library(path: LibraryPath, query: NoParameters, header: WaitHeaders) -> Response:  # noqa: ARG001 (refuses any)
     """Create a library, or change its models, weights, index or metric.

@@ -20,7 +20,7 @@ from twinlens.api.reading.uploads import (
     read_form,
     read_json,
 )
-from twinlens.api.routes import DEFAULT_PROBLEM, form, problems
+from twinlens.api.routes import DEFAULT_PROBLEM, FILES, form, json_body, problems, ref
 from twinlens.api.schemas import NoParameters, SubmitHeaders
 from twinlens.api.services import current_services
 from twinlens.shared.answers import JobAnswer
@@ -51,14 +51,6 @@ if TYPE_CHECKING:
 # Two pictures of the largest size, once the waiting searches are done.
 COMPARE_TIMEOUT_S = 15
 
-_FILE = {"type": "string", "format": "binary"}
-_FILES = {"type": "array", "items": _FILE}
-
-
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
 search = APIBlueprint(
     "search",
     __name__,
@@ -74,8 +66,8 @@ search = APIBlueprint(
     responses={200: JobAnswer, 202: JobAnswer, **problems(400, 404, 413, 415, 422, 503)},
     request_body={
         "required": True,
-        "content": form("file", file=_FILES, negative=_FILES, query=_ref("SearchQuery"))
-        | {"application/json": {"schema": _ref("SearchQuery")}},
+        "content": form("file", file=FILES, negative=FILES, query=ref("SearchQuery"))
+        | json_body("SearchQuery"),
     },
 )
 def search_images(query: NoParameters, header: SubmitHeaders) -> Response:  # noqa: ARG001 (refuses any)
@@ -101,8 +93,7 @@ def search_images(query: NoParameters, header: SubmitHeaders) -> Response:  # no
     responses={200: Comparison, **problems(400, 404, 413, 415, 422, 503)},
     request_body={
         "required": True,
-        "content": form("file", file=_FILES, query=_ref("CompareQuery"))
-        | {"application/json": {"schema": _ref("CompareQuery")}},
+        "content": form("file", file=FILES, query=ref("CompareQuery")) | json_body("CompareQuery"),
     },
 )
 def compare(query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
@@ -132,10 +123,7 @@ def compare(query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
     "/duplicates",
     operation_id="findDuplicates",
     responses={200: JobAnswer, 202: JobAnswer, **problems(400, 404, 413, 415, 422, 503)},
-    request_body={
-        "required": True,
-        "content": {"application/json": {"schema": _ref("DuplicatesQuery")}},
-    },
+    request_body={"required": True, "content": json_body("DuplicatesQuery")},
 )
 def find_duplicates(query: NoParameters, header: SubmitHeaders) -> Response:  # noqa: ARG001 (refuses any)
     """Group a library's near-duplicates: copies and edits of one picture.
