@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 MAX_METADATA_BYTES = 16 * 1024
-MAX_QUERY_BYTES = 64 * 1024
+# As much as the largest query that fits its schema, with a thousand ids to leave out.
+MAX_QUERY_BYTES = 256 * 1024
 READ_BYTES = 64 * 1024
 # Gunicorn receives up to this much at once, and copies what it holds with each smaller read.
 BODY_BYTES = 1024 * 1024

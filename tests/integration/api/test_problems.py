@@ -17,6 +17,7 @@ from werkzeug import exceptions as http
 from werkzeug.datastructures import WWWAuthenticate
 
 from twinlens.api.app import create_app
+from twinlens.api.reading.uploads import MAX_QUERY_BYTES
 from twinlens.api.services import build_services
 from twinlens.shared import errors
 from twinlens.shared.errors import FieldError, TwinlensError
@@ -288,9 +289,9 @@ def test_a_body_of_unknown_length_is_cut_off_at_the_limit(settings: Settings, re
 @pytest.mark.parametrize(
     ("path", "limit"),
     [
-        ("/v1/search", 64 * 1024),
-        ("/v1/compare", 64 * 1024),
-        ("/v1/duplicates", 64 * 1024),
+        ("/v1/search", MAX_QUERY_BYTES),
+        ("/v1/compare", MAX_QUERY_BYTES),
+        ("/v1/duplicates", MAX_QUERY_BYTES),
     ],
 )
 def test_a_query_is_read_up_to_its_limit(
@@ -307,7 +308,7 @@ def test_a_query_is_read_up_to_its_limit(
 
 @pytest.mark.parametrize(("path", "part"), [("/v1/search", "query"), ("/v1/images", "metadata")])
 def test_a_json_part_is_read_up_to_its_limit(client: Client, path: str, part: str) -> None:
-    limit = {"query": 64 * 1024, "metadata": 16 * 1024}[part]
+    limit = {"query": MAX_QUERY_BYTES, "metadata": 16 * 1024}[part]
 
     def post(n_bytes: int) -> Any:
         text = json.dumps({}).ljust(n_bytes)

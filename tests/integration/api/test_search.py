@@ -9,7 +9,7 @@ import pytest
 from support.records import image, summary
 from support.requests import assert_problem, counts, form_body
 
-from twinlens.shared.queries import SearchQuery
+from twinlens.shared.queries import MAX_K, SearchQuery
 from twinlens.shared.queue import SEARCH
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.client import connect, connect_raw
@@ -126,7 +126,7 @@ def test_bad_queries_are_refused_with_their_place(
     [
         ({"json": {}}, 422, "validation-failed"),
         ({"data": "{", "content_type": "application/json"}, 400, "bad-request"),
-        ({"data": " " * 70_000, "content_type": "application/json"}, 413, "payload-too-large"),
+        ({"data": " " * 300_000, "content_type": "application/json"}, 413, "payload-too-large"),
         ({"data": "x", "content_type": "image/png"}, 415, "unsupported-media"),
         ({"data": {"query": "{}"}} | FORM, 422, "validation-failed"),
         (form_body({"file": ("q", b"")}), 422, "empty-picture"),
@@ -168,6 +168,14 @@ def test_an_unknown_model_is_refused_naming_those_there_are(
     assert re.search("lite0.*, phash", problem["detail"])
     assert [error["location"] for error in problem["errors"]] == ([location] if location else [])
     assert worker.queued() == []
+
+
+def test_the_longest_query_is_taken(client: Client, worker: StandIn) -> None:
+    worker.serve("lite0")
+    worker.add(image(ID))
+    query = {"image_id": ID, "exclude": ["f" * 64] * MAX_K, "filter": f"{'a' * 4000} == 1"}
+    assert client.post("/v1/search", json=query).status_code == 202
+    assert search(client, query).status_code == 202
 
 
 def test_an_idempotency_key_gives_the_first_search(
