@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import kombu.exceptions
 import redis
 from flask import Response, request
+from pydantic import TypeAdapter
 from werkzeug.exceptions import HTTPException
 
 from twinlens.shared.answers import ProblemDetails
@@ -31,12 +31,16 @@ from twinlens.shared.errors import (
 from twinlens.shared.log import request_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from flask import Flask
     from pydantic import ValidationError
 
 log = logging.getLogger(__name__)
+
+# From what was sent to one of its fields, as pydantic tells it.
+Steps: TypeAlias = tuple[int | str, ...]
+_JSON = TypeAdapter(Any)
 
 # Long enough for a restart of Redis or Milvus Lite, short enough that a client is not idle.
 RETRY_AFTER_S = 5
@@ -78,17 +82,10 @@ def answer_problem(problem: Problem) -> Response:
     return response
 
 
-def fields_of(error: ValidationError, locate: Callable[..., str] = pointer) -> list[FieldError]:
-    """Returns what pydantic refused, field by field.
-
-    Args:
-        error: What pydantic raised.
-        locate: Makes a location of the steps to a field; by default it is in JSON.
-    """
-    return [
-        FieldError(location=locate(*problem["loc"]), message=problem["msg"])
-        for problem in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
+def fields_of(error: ValidationError, text: bytes) -> list[FieldError]:
+    """Returns what pydantic refused in a JSON text, field by field."""
+    sent = _JSON.validate_json(text)
+    return _told(error, lambda *problem: pointer(*_steps_within(sent, *problem)))
 
 
 def refuse_parameters(error: ValidationError) -> Response:
@@ -97,9 +94,34 @@ def refuse_parameters(error: ValidationError) -> Response:
     Raises:
         ValidationFailed: Always.
     """
-    raise ValidationFailed(
-        "A parameter of the request is not valid.", fields_of(error, partial(place, error.title))
-    ) from error
+    fields = _told(error, lambda steps, _: place(error.title, str(steps[0])))
+    raise ValidationFailed("A parameter of the request is not valid.", fields) from error
+
+
+def _told(error: ValidationError, locate: Callable[[Steps, str], str]) -> list[FieldError]:
+    """Returns one error a location: of a value of several types, pydantic tells one a type."""
+    reasons: dict[str, list[str]] = {}
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        location = locate(problem["loc"], problem["type"])
+        reasons.setdefault(location, []).append(problem["msg"])
+    return [
+        FieldError(location=location, message="; ".join(dict.fromkeys(messages)))
+        for location, messages in reasons.items()
+    ]
+
+
+def _steps_within(sent: Any, steps: Steps, kind: str) -> Iterator[str | int]:
+    """Yields those of pydantic's steps that are in what was sent, or missing there.
+
+    The others name types, or say that it is a key that is refused.
+    """
+    for step in steps:
+        try:
+            sent = sent[step]
+        except (LookupError, TypeError):
+            if kind != "missing":
+                return
+        yield step
 
 
 def as_own(error: Exception) -> TwinlensError:

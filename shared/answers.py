@@ -64,6 +64,7 @@ class MissingQuery(BaseModel):
         default_factory=dict,
         max_length=MAX_PAGE,
         description="name and metadata that images are to have, by id",
+        json_schema_extra={"additionalProperties": False},
     )
 
 

@@ -101,7 +101,7 @@ def _parse_line(line: bytes) -> _Line:
     except ValidationError as error:
         if error.errors()[0]["type"] == "json_invalid":  # whose message counts lines of its own
             raise ValidationFailed("It is not JSON in UTF-8.") from None
-        fields = fields_of(error)
+        fields = fields_of(error, line)
         where = fields[0].location[:MAX_NAME_CHARS] or "line"
         raise ValidationFailed(f"{where}: {fields[0].message}.", fields) from None
 

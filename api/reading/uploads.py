@@ -296,14 +296,18 @@ def parse_json(model: type[Model], text: bytes, part: str | None = None) -> Mode
         BadRequest: The whole body is not JSON.
         ValidationFailed: The part is not JSON; a field is missing, unknown or out of range.
     """
+    text = without_mark(text)
     try:
-        return model.model_validate_json(without_mark(text))
+        # As the document says: a number is no string, and 1 is not true.
+        return model.model_validate_json(text, strict=True)
     except ValidationError as error:
-        fields = fields_of(error)
-        if error.errors()[0]["type"] == "json_invalid":
-            if part is None:
-                raise BadRequest("The body is not JSON.") from error
-            fields[0].location = place("form", part)
+        [first, *_] = error.errors()
+        if first["type"] != "json_invalid":
+            fields = fields_of(error, text)
+        elif part is None:
+            raise BadRequest("The body is not JSON.") from error
+        else:
+            fields = [FieldError(location=place("form", part), message=first["msg"])]
         raise ValidationFailed(f"The {part or 'body'} is not valid.", fields) from error
 
 

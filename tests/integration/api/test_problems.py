@@ -321,12 +321,21 @@ def test_a_json_part_is_read_up_to_its_limit(client: Client, path: str, part: st
     assert error == {"location": f"form:{part}", "message": f"It has more than {limit} bytes."}
 
 
+MANY_TYPES = {"ids": [], "described": {"a" * 64: {"metadata": {"b": {}}}}}
+
+
 @pytest.mark.parametrize(
     ("path", "options", "location"),
     [
         ("/v1/search", {"json": {"k": 0}}, "/k"),
         ("/v1/search", {"json": {"positive": ["x"]}}, "/positive/0"),
         ("/v1/search", {"json": {"weights": {"a/b~": -1}}}, "/weights/a~1b~0"),
+        ("/v1/search", {"json": {"k": "3"}}, "/k"),
+        ("/v1/search", {"json": {"region": [0, 0, 1]}}, "/region/3"),
+        ("/v1/search", {"json": {"include_query": 1}}, "/include_query"),
+        ("/v1/images/missing", {"json": {}}, "/ids"),
+        ("/v1/images/missing", {"json": {"ids": [], "described": {"x": {}}}}, "/described/x"),
+        ("/v1/images/missing", {"json": MANY_TYPES}, f"/described/{'a' * 64}/metadata/b"),
         ("/v1/search", {"data": {"query": '{"k": 0}'}}, "/k"),
         ("/v1/search", {"data": {"query": "{"}}, "form:query"),
         ("/v1/search", {"data": {"note": "hello"}}, "form:note"),
