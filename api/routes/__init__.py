@@ -12,8 +12,14 @@ if TYPE_CHECKING:
     from flask_openapi.types import ResponseDict
 
 FILE: dict[str, Any] = {"type": "string", "format": "binary"}
-FILES: dict[str, Any] = {"type": "array", "items": FILE}
 METADATA = TypeAdapter(SentMetadata).json_schema()
+
+
+def files(n_most: int | None = None) -> dict[str, Any]:
+    """Returns the schema of the OpenAPI document for parts of one name: one, or more."""
+    return {"type": "array", "items": FILE, "minItems": 1} | (
+        {} if n_most is None else {"maxItems": n_most}
+    )
 
 
 def ref(name: str) -> dict[str, Any]:

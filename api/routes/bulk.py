@@ -14,7 +14,7 @@ from twinlens.api.reading.spools import Spooler
 from twinlens.api.reading.tars import tar_entries
 from twinlens.api.reading.uploads import BODY_BYTES, as_chunks, form_entries
 from twinlens.api.reading.zips import zip_entries
-from twinlens.api.routes import DEFAULT_PROBLEM, FILES, METADATA, binary, form, problems
+from twinlens.api.routes import DEFAULT_PROBLEM, METADATA, binary, files, form, problems
 from twinlens.api.schemas import InLibrary, SubmitHeaders
 from twinlens.api.services import current_services
 from twinlens.shared.answers import JobAnswer
@@ -52,7 +52,7 @@ bulk = APIBlueprint(
     responses={200: JobAnswer, 202: JobAnswer, **problems(400, 404, 409, 413, 415, 422, 503, 507)},
     request_body={
         "required": True,
-        "content": form("files", metadata=METADATA, files=FILES)
+        "content": form("files", metadata=METADATA, files=files())
         | binary(*ZIP_TYPES, *TAR_TYPES)
         | {media_type: {"schema": {"type": "string"}} for media_type in LISTING_TYPES},
     },

@@ -70,7 +70,7 @@ def get_job(path: JobPath, query: NoParameters, header: WaitHeaders) -> Response
     "/<job_id>/events",
     operation_id="streamJobEvents",
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"content": {"text/event-stream": {}}},
         204: {"description": "Nothing more will come"},
         **problems(404, 410, 422, 503),
     },

@@ -20,7 +20,7 @@ from twinlens.api.reading.uploads import (
     read_form,
     read_json,
 )
-from twinlens.api.routes import DEFAULT_PROBLEM, FILES, form, json_body, problems, ref
+from twinlens.api.routes import DEFAULT_PROBLEM, files, form, json_body, problems, ref
 from twinlens.api.schemas import NoParameters, SubmitHeaders
 from twinlens.api.services import current_services
 from twinlens.shared.answers import JobAnswer
@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 # Two pictures of the largest size, once the waiting searches are done.
 COMPARE_TIMEOUT_S = 15
 
+# Without files.
+_TWO_IDS = {"properties": {"image_ids": {"minItems": 2}}, "required": ["image_ids"]}
+
 search = APIBlueprint(
     "search",
     __name__,
@@ -66,7 +69,9 @@ search = APIBlueprint(
     responses={200: JobAnswer, 202: JobAnswer, **problems(400, 404, 413, 415, 422, 503)},
     request_body={
         "required": True,
-        "content": form("file", file=FILES, negative=FILES, query=ref("SearchQuery"))
+        "content": form(
+            "file", file=files(MAX_EXAMPLES), negative=files(MAX_EXAMPLES), query=ref("SearchQuery")
+        )
         | json_body("SearchQuery"),
     },
 )
@@ -93,7 +98,8 @@ def search_images(query: NoParameters, header: SubmitHeaders) -> Response:  # no
     responses={200: Comparison, **problems(400, 404, 413, 415, 422, 503)},
     request_body={
         "required": True,
-        "content": form("file", file=FILES, query=ref("CompareQuery")) | json_body("CompareQuery"),
+        "content": form("file", file=files(2), query=ref("CompareQuery"))
+        | {"application/json": {"schema": {"allOf": [ref("CompareQuery"), _TWO_IDS]}}},
     },
 )
 def compare(query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
@@ -105,15 +111,15 @@ def compare(query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
     services.readiness.check("search")
     body = _read_body(services.settings.max_picture_bytes, {"file": 2})
     wanted = parse_json(CompareQuery, body.json or b"{}", _json_part())
-    files = [content for _, content in body.files["file"]]
+    sent = [content for _, content in body.files["file"]]
     library = services.libraries.get(wanted.library)
     library.choose(wanted.models)
-    if len(files) + len(wanted.image_ids) != 2:
+    if len(sent) + len(wanted.image_ids) != 2:
         raise _bad_query(
             pointer("image_ids"), "Send exactly two pictures: files, or ids of stored images."
         )
     services.catalog.get_all(library.name, wanted.image_ids)
-    reply = services.calls.call(COMPARE, {"query": wanted.model_dump()}, COMPARE_TIMEOUT_S, files)
+    reply = services.calls.call(COMPARE, {"query": wanted.model_dump()}, COMPARE_TIMEOUT_S, sent)
     if reply.error is not None:
         return answer_problem(reply.error)
     return answer(Comparison.model_validate(reply.value))
