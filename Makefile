@@ -39,9 +39,10 @@ check: $(VENV)/.installed-test
 test: check
 	$(BIN)/pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder --cov --cov-report=
 
-# Looks for examples that break a property, among others in each run. Before a release.
+# Looks for examples that break a property, or requests whose answers are not as the document says,
+# among others in each run. Before a release.
 fuzz: $(VENV)/.installed-test
-	$(BIN)/pytest tests/property --hypothesis-profile=fuzz
+	$(BIN)/pytest tests/property tests/e2e/test_document.py --hypothesis-profile=fuzz
 
 # Puts small faults into the code, and counts those that tests see.
 mutants: $(VENV)/.installed-mutants
