@@ -63,6 +63,9 @@ def test_a_poll_answers_304_until_something_changes(client: Client, worker: Stan
     assert (same.status_code, same.data, same.headers["ETag"]) == (304, b"", tag)
     assert same.headers["Vary"] == "Prefer"
 
+    other = client.get(path, headers={"If-Match": '"another"', "If-None-Match": tag})
+    assert (other.status_code, other.content_type) == (412, "application/problem+json")
+
     worker.jobs.start(path.rpartition("/")[2])
     changed = client.get(path, headers={"If-None-Match": tag})
     assert (changed.status_code, changed.json["status"]) == (200, "running")

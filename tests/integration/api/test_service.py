@@ -16,6 +16,7 @@ from support.stand_in import read_task
 
 from twinlens.api.app import create_app
 from twinlens.api.probe import PROBE_TIMEOUT_S, is_listening
+from twinlens.api.routes.bulk import LISTING_TYPES, TAR_TYPES, ZIP_TYPES
 from twinlens.api.services import build_services
 from twinlens.shared.queue import COUNT_VECTORS, Reply
 from twinlens.shared.redis import keys
@@ -209,6 +210,24 @@ def test_the_document_is_valid_and_says_what_is_served(client: Client) -> None:
         "GET /livez",
         "GET /readyz",
     }
+
+
+def test_the_document_has_every_body_and_pictures_first(client: Client) -> None:
+    paths = client.get("/openapi.json").json["paths"]
+
+    def body(path: str) -> list[str]:
+        return list(paths[path]["post"]["requestBody"]["content"])
+
+    forms = {"multipart/form-data"}
+    assert set(body("/v1/images")) == {*forms, "image/*", "application/octet-stream"}
+    assert set(body("/v1/search")) == {*forms, "application/json"}
+    assert set(body("/v1/compare")) == {*forms, "application/json"}
+    kinds = {*forms, *ZIP_TYPES, *TAR_TYPES, *LISTING_TYPES}
+    assert set(body("/v1/images/bulk")) == kinds
+    for name, media_type in (("content", "image/*"), ("thumbnail", "image/jpeg")):
+        answers = paths[f"/v1/images/{{image_id}}/{name}"]["get"]["responses"]
+        for status in ("200", "206"):
+            assert list(answers[status]["content"]) == [media_type, "application/octet-stream"]
 
 
 def test_every_error_in_the_document_is_a_problem(client: Client) -> None:
