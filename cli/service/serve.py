@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import uuid
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.http import errors as unread
+from gunicorn.util import write_nonblock
+from gunicorn.workers.gthread import ThreadWorker
 
 from twinlens.cli.service.addresses import check_host, check_port
+from twinlens.shared.answers import ProblemDetails
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -18,6 +24,14 @@ N_THREADS = 32
 # Longer than clients keep a connection (httpx: 5 s): else one is closed just as it is used.
 KEEP_ALIVE_S = 30
 GRACE_S = 5
+
+# Of requests that are not read; all others are 400.
+_STATUSES: dict[type[Exception], HTTPStatus] = {
+    unread.ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
+    unread.LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    unread.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
+    unread.UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
+}
 
 
 def serve(settings: Settings) -> None:
@@ -46,11 +60,49 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
         return app
 
 
+class ProblemWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no types
+    """Answers with a problem what cannot be read as a request, which no app sees."""
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        """Answers a request that cannot be read; gunicorn would in HTML."""
+        if not isinstance(exc, unread.ParseException):
+            super().handle_error(req, client, addr, exc)
+            return
+        self.log.warning("a request cannot be read: %s", exc)
+        status = _STATUSES.get(type(exc), HTTPStatus.BAD_REQUEST)
+        try:
+            write_nonblock(client, _unread_answer(status, str(exc)))
+        except OSError:
+            self.log.debug("the client did not wait for its answer")
+
+
+def _unread_answer(status: HTTPStatus, detail: str) -> bytes:
+    request_id = uuid.uuid4().hex
+    body = ProblemDetails(
+        type="about:blank",
+        title=status.phrase,
+        status=status,
+        detail=detail,
+        instance="",
+        request_id=request_id,
+        errors=[],
+    ).model_dump_json()
+    content = body.encode()
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}",
+        "Connection: close",
+        "Content-Type: application/problem+json",
+        f"Content-Length: {len(content)}",
+        f"X-Request-ID: {request_id}",
+    )
+    return "\r\n".join((*head, "", "")).encode() + content
+
+
 def _gunicorn_options(settings: Settings) -> dict[str, object]:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return {
         "bind": f"{host}:{settings.port}",
-        "worker_class": "gthread",
+        "worker_class": ProblemWorker,
         "workers": 1,
         "threads": N_THREADS,
         # The app is there before the port is, and a crashed process is replaced in no time.

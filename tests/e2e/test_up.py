@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from http.client import HTTPResponse
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -54,6 +56,29 @@ def is_ready(url: str) -> bool:
         return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
     except httpx.TransportError:
         return False
+
+
+@pytest.mark.parametrize(
+    ("request_text", "status"),
+    [
+        (f"GET /{'x' * 5000} HTTP/1.1", 414),
+        (f"GET / HTTP/1.1\r\nX-Long: {'x' * 10_000}", 431),
+        ("GET / HTTP/1.1\r\nbad header", 400),
+    ],
+    ids=["line", "header", "broken"],
+)
+def test_what_is_no_request_is_answered_with_a_problem(
+    service: Running, request_text: str, status: int
+) -> None:
+    address = urlsplit(service.url)
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+        connection.sendall(f"{request_text}\r\nHost: twinlens\r\n\r\n".encode())
+        answer = HTTPResponse(connection)
+        answer.begin()
+        problem = json.loads(answer.read())
+    assert (answer.status, problem["status"], problem["type"]) == (status, status, "about:blank")
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["X-Request-ID"] == problem["request_id"]
 
 
 def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
