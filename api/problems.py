@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import kombu.exceptions
 import redis
 from flask import Response, request
+from gunicorn.http.errors import ParseException
 from pydantic import TypeAdapter
 from werkzeug.exceptions import HTTPException
 
@@ -49,6 +50,8 @@ RETRY_AFTER_S = 5
 _FOREIGN: tuple[tuple[type[Exception], type[TwinlensError], str], ...] = (
     (redis.RedisError, Unavailable, "Redis does not answer."),
     (kombu.exceptions.OperationalError, Unavailable, "The queue in Redis does not answer."),
+    # What gunicorn raises while a body is read.
+    (ParseException, BadRequest, "The body cannot be read: its chunks are broken."),
 )
 _BY_STATUS: dict[int, type[TwinlensError]] = {
     400: BadRequest,
