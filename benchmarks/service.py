@@ -131,7 +131,7 @@ def serve(setup: Setup, *options: str, name: str = "data") -> Iterator[Service]:
     (data_dir / "models").symlink_to(setup.models)
     with (
         running_service(data_dir, 0, *options) as running,
-        httpx.Client(base_url=running.url, timeout=TIMEOUT_S) as client,
+        httpx.Client(base_url=running.url, timeout=TIMEOUT_S, trust_env=False) as client,
     ):
         connection = connect(client)
         yield Service(client, connection, data_dir)

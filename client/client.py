@@ -12,7 +12,6 @@ from pydantic import BaseModel, ValidationError
 
 from twinlens.client.answering import no_answer, problem_of, read_host, stranger
 from twinlens.client.errors import RequestFailed, UploadRefused
-from twinlens.client.loopback import is_loopback
 from twinlens.client.patience import Patience, may_come_later
 from twinlens.shared.answers import (
     ImagePage,
@@ -28,6 +27,7 @@ from twinlens.shared.answers import (
 )
 from twinlens.shared.files import open_regular
 from twinlens.shared.libraries import Library
+from twinlens.shared.loopback import is_loopback
 from twinlens.shared.messages import Image
 from twinlens.shared.queries import Comparison, Duplicates, SearchResult
 

@@ -7,7 +7,7 @@ import random
 import socket
 
 from twinlens.cli.errors import CommandRefused
-from twinlens.client.loopback import is_loopback
+from twinlens.shared.loopback import is_loopback
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 # Below the ports that systems give to outgoing connections (from 32768 on Linux, 49152 on macOS).

@@ -117,6 +117,20 @@ def test_a_bad_setting_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert_refused(twinlens("up", "--data-dir", str(tmp_path)), "TWINLENS_CHUNK_ITEMS")
 
 
+def test_a_proxy_of_the_environment_is_passed_by(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy"):
+        for variable in (name, name.upper()):
+            monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    [photo] = make_photos(tmp_path / "photos", 1, seed=9)
+    with running_service(data_dir, 0, "--workers", "1") as running:
+        indexed = twinlens("index", str(photo), "--url", running.url)
+        assert indexed.returncode == 0, indexed.stderr
+        found = twinlens("search", str(photo), "--url", running.url)
+        assert photo.name in found.stdout, found.stderr
+
+
 @pytest.mark.parametrize("name", PARTS)
 def test_a_killed_part_comes_back_and_nothing_is_lost(
     service: Running, client: Client, name: str

@@ -18,6 +18,7 @@ import logging
 import threading
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
 import grpc
 import numpy as np
@@ -27,6 +28,7 @@ from pymilvus import MilvusClient, MilvusException
 from twinlens.models.distances import pairwise_distances
 from twinlens.shared.errors import Unavailable
 from twinlens.shared.indexes import COMPRESSED, EXACT, Server, search_params, server_of
+from twinlens.shared.loopback import is_loopback
 from twinlens.workers.milvus.collection import ID_FIELD, VECTOR_FIELD, Collection, make_ready
 from twinlens.workers.milvus.expressions import METADATA_FIELD, to_milvus, to_stored
 
@@ -83,10 +85,15 @@ class Vectors:
     def _client(self) -> MilvusClient:
         # Its errors arrive here as exceptions. In the log, an answer of "no" takes 40 lines.
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+        uri = self._settings.milvus_uri
+        # gRPC takes grpc_proxy, https_proxy and http_proxy for any address, loopback too, unless
+        # no_grpc_proxy or no_proxy names it; all of them in lower case only.
+        has_proxy = not is_loopback(urlsplit(uri).hostname or "")
         return MilvusClient(
-            uri=self._settings.milvus_uri,
+            uri=uri,
             token=self._settings.milvus_token,
             timeout=self._timeout_s,
+            grpc_options={"grpc.enable_http_proxy": int(has_proxy)},
         )
 
     @_needs_milvus

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -112,6 +113,40 @@ def test_a_milvus_that_is_out_of_order_is_unavailable(
 ) -> None:
     with pytest.raises(Unavailable, match="Milvus did not answer"):
         call(vectors_at(broken_port))
+
+
+PROXIES = ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy")
+
+
+def set_proxy(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    for name in PROXIES:
+        for variable in (name, name.upper()):
+            monkeypatch.setenv(variable, f"http://127.0.0.1:{port}")
+    for name in ("no_grpc_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_proxy_is_no_way_to_a_milvus_on_this_machine(
+    door: Door, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    set_proxy(monkeypatch, 9)
+    vectors = Vectors(Settings(milvus_uri=f"http://{host}:{door.port}", milvus_timeout_s=60))
+    vectors.ping(timeout_s=60)
+
+
+def test_a_milvus_elsewhere_is_reached_as_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        set_proxy(monkeypatch, proxy.getsockname()[1])
+        vectors = Vectors(Settings(milvus_uri="http://milvus.invalid:19530", milvus_timeout_s=1))
+        with ThreadPoolExecutor(1) as caller:
+            call = caller.submit(vectors.ping, timeout_s=1)
+            connection, _ = proxy.accept()
+            with connection:
+                assert connection.recv(1024).startswith(b"CONNECT milvus.invalid:19530 HTTP/1.1")
+            assert isinstance(call.exception(), Unavailable)
 
 
 def test_which_server_it_is_is_asked_again_after_an_outage(door: Door, vectors: Vectors) -> None:

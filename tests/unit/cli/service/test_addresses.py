@@ -12,7 +12,7 @@ from support.servers import free_port
 from twinlens.cli.errors import CommandRefused
 from twinlens.cli.service import addresses
 from twinlens.cli.service.addresses import check_host, check_port, is_free, pick_port, url_of
-from twinlens.client.loopback import is_loopback
+from twinlens.shared.loopback import is_loopback
 
 
 @pytest.fixture
@@ -27,7 +27,9 @@ def taken() -> Iterator[int]:
         ("127.0.0.1", True),
         ("127.8.9.1", True),
         ("::1", True),
+        ("::ffff:127.0.0.1", True),
         ("localhost", True),
+        ("LOCALHOST.", True),
         ("0.0.0.0", False),
         ("::", False),
         ("192.168.0.1", False),
