@@ -178,7 +178,7 @@ class _Arrival:
             if self._submission.is_repeat:
                 self._remove_manifest()
         if not self._submission.is_repeat:
-            if not self._feed.add_chunk(self._job.id, n_pictures):
+            if not self._feed.add_chunk(self._job.id, number, n_pictures):
                 raise UploadBroken("The upload stalled for so long that its job was closed.")
             self._n_kept += n_pictures
             self._publisher.feed_workers()

@@ -30,9 +30,18 @@ class Feed:
         self._changes = Changes(redis)
         self._take = redis.register_script(read_script("take"))
 
-    def add_chunk(self, job_id: str, n_pictures: int) -> bool:
-        """Adds a stored chunk to the work. Returns False if the job accepts no more."""
-        return bool(self._changes.make("add_chunk", job_id, n_pictures))
+    def add_chunk(self, job_id: str, chunk: int, n_pictures: int) -> bool:
+        """Adds a stored chunk to the work; repeating it changes nothing.
+
+        Args:
+            job_id: The job.
+            chunk: Its number: that of the chunks that the job has before it.
+            n_pictures: How many it has.
+
+        Returns:
+            False if the job accepts no more.
+        """
+        return bool(self._changes.make("add_chunk", job_id, chunk, n_pictures))
 
     def seal(self, job_id: str, error: Problem | None = None, n_passed_over: int = 0) -> None:
         """Records that an upload was read to its end, or that it broke.

@@ -168,7 +168,7 @@ class Jobs:
         job_id = job.id
         with self._redis.pipeline() as pipeline:
             pipeline.delete(keys.job(job_id), keys.events(job_id), keys.done_chunks(job_id))
-            pipeline.delete(keys.arrival(job_id), *kept)
+            pipeline.delete(keys.arrival(job_id), keys.tries(job_id), *kept)
             pipeline.zrem(keys.open_uploads(job.library), job_id)
             pipeline.zrem(keys.JOBS, job_id)
             pipeline.zrem(keys.SEARCHES, job_id)
@@ -193,8 +193,7 @@ class Jobs:
             0 if there is nothing (more) to do for it; else the number of this try, as of
             `begin_try`.
         """
-        tries = [keys.tries(job_id)]
-        return self._changes.make("begin", job_id, _now(), SEARCH_TTL_S, keys_too=tries)
+        return self._changes.make("begin", job_id, _now(), "task")
 
     def count_chunk(
         self, job_id: str, chunk: int, items: Sequence[Item], stored: StoredResult
@@ -248,10 +247,7 @@ class Jobs:
 
         A count above 1 means that the earlier tries ended their worker process.
         """
-        with self._redis.pipeline() as pipeline:
-            pipeline.hincrby(keys.tries(job_id), part, 1)
-            pipeline.expire(keys.tries(job_id), SEARCH_TTL_S)
-            return int(pipeline.execute()[0])
+        return self._changes.make("try", job_id, part)
 
     def end_try(self, job_id: str, part: str) -> None:
         """Notes that a part of a job came to an end that left its worker alive."""

@@ -27,7 +27,7 @@ RATE_WINDOW_S = 30
 # An upload that has been silent for this long has lost its API process, or its client.
 ARRIVAL_TTL_S = 120
 
-JobChange = Literal["begin", "finish", "add_chunk", "seal", "count"]
+JobChange = Literal["begin", "try", "finish", "add_chunk", "seal", "count"]
 
 
 @functools.cache
@@ -54,7 +54,7 @@ class Changes:
             name: The script.
             job_id: The job.
             args: Its ARGV from 6 on.
-            keys_too: Its KEYS from 9 on.
+            keys_too: Its KEYS from 10 on.
 
         Returns:
             What the script returns.
@@ -64,11 +64,12 @@ class Changes:
 
 
 def _keys_of(job_id: str) -> list[str]:
-    """Returns KEYS 1 to 8 of each change of a job."""
+    """Returns KEYS 1 to 9 of each change of a job."""
     return [
         keys.job(job_id),
         keys.events(job_id),
         keys.done_chunks(job_id),
+        keys.tries(job_id),
         keys.ARRIVING,
         keys.SINGLES,
         keys.FED,

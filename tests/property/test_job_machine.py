@@ -144,12 +144,16 @@ class JobMachine(RuleBasedStateMachine):
         self.jobs.forget(self.model.records[job_id].job)
         self.model.forget(job_id)
 
-    @rule(place=places, chunks=chunks)
-    def add_chunks(self, place: int, chunks: list[int]) -> None:
+    @rule(place=places, chunks=chunks, n_times=st.integers(1, 2))
+    def add_chunks(self, place: int, chunks: list[int], n_times: int = 1) -> None:
+        """As with an answer of Redis that was lost, after which it is asked again."""
         upload = picked(self.uploads, place)
         for n_pictures in chunks:
-            is_taken = self.feed.add_chunk(upload, n_pictures)
-            assert is_taken == self.model.add_chunk(upload, n_pictures)
+            record = self.model.records.get(upload)
+            chunk = len(record.sizes) if record else 0
+            for _ in range(n_times):
+                is_taken = self.feed.add_chunk(upload, chunk, n_pictures)
+                assert is_taken == self.model.add_chunk(upload, chunk, n_pictures)
         self.feed_workers()
 
     @rule(place=places, chunks=chunks)

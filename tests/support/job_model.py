@@ -29,6 +29,7 @@ class Record:
     n_fed: int = 0
     upload_error: Problem | None = None
     speeds: list[float] = field(default_factory=list)  # of each chunk, in pictures a second
+    tries: dict[str, int] = field(default_factory=dict)  # by part, of those that have not ended
 
     @property
     def is_open(self) -> bool:
@@ -82,7 +83,6 @@ class Model:
         self.records: dict[str, Record] = {}
         self.listed: dict[str, list[str]] = {"job": [], "search": []}  # the oldest first
         self.heard_of: set[str] = set()  # uploads that still arrive, as far as is known
-        self.tries: dict[str, dict[str, int]] = {}
         # Libraries, and the jobs of each, that have chunks to give: who is next comes first.
         self.turns: dict[str, list[str]] = {}
         self.fed: dict[tuple[str, int], float] = {}
@@ -130,12 +130,15 @@ class Model:
         return record is not None
 
     def begin_try(self, job_id: str, part: str) -> int:
-        tries = self.tries.setdefault(job_id, {})
-        tries[part] = tries.get(part, 0) + 1
-        return tries[part]
+        record = self.open_record(job_id)
+        if record is None:
+            return 1
+        record.tries[part] = record.tries.get(part, 0) + 1
+        return record.tries[part]
 
     def end_try(self, job_id: str, part: str) -> None:
-        self.tries.get(job_id, {}).pop(part, None)
+        if record := self.open_record(job_id):
+            record.tries.pop(part, None)
 
     def finish(
         self, job_id: str, status: JobStatus, error: Problem | None, result: str | None
@@ -146,10 +149,12 @@ class Model:
             record.job.result = stored_result(job_id, result).text if result else None
             record.announce()
 
-    def add_chunk(self, job_id: str, n_pictures: int) -> bool:
+    def add_chunk(self, job_id: str, chunk: int, n_pictures: int) -> bool:
         record = self.records.get(job_id)
         if record is None or not record.takes_chunks:
             return False
+        if chunk < len(record.sizes):
+            return True
         record.sizes.append(n_pictures)
         record.job.n_chunks += 1
         record.job.received += n_pictures
@@ -222,11 +227,12 @@ class Model:
     def lives(self) -> dict[str, int]:
         """Returns every key of a single job, and how many seconds it was to be kept."""
         lives = {f"tl:job:{job_id}:arrival": ARRIVAL_S for job_id in self.heard_of}
-        lives |= {f"tl:job:{job_id}:tries": HOUR_S for job_id, n in self.tries.items() if n}
         for job_id, record in self.records.items():
             ttl_s = FOR_EVER if record.is_open else record.job.ttl_s
             buried_s = DAY_S if record.job.kind == "search" else 30 * DAY_S
             lives[f"tl:job:{job_id}"] = FOR_EVER if record.is_open else ttl_s + buried_s
+            if record.is_open and record.tries:
+                lives[f"tl:job:{job_id}:tries"] = FOR_EVER
             if record.events:
                 lives[f"tl:job:{job_id}:events"] = ttl_s
             if record.items:

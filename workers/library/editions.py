@@ -75,7 +75,7 @@ class Editions:
         with self.blobs.batch() as batch:
             for items in self._stored(job.library, size):
                 write_manifest(batch, job, chunk, items, is_last=False)
-                if not self.feed.add_chunk(job_id, len(items)):
+                if not self.feed.add_chunk(job_id, chunk, len(items)):
                     return
                 self.feed.still_arrives(job_id)
                 self.feed.top_up(app)

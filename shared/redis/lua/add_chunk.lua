@@ -1,9 +1,10 @@
--- Adds a stored chunk to the work, in its job's and its library's turn.
--- ARGV 6: how many pictures it has.
+-- Adds a stored chunk to the work, in its job's and its library's turn; repeating it changes nothing.
+-- ARGV 6: its number, which is the number of those before it. 7: how many pictures it has.
 -- Returns whether the job still accepts chunks.
-local n_pictures = ARGV[6]
+local chunk, n_pictures = tonumber(ARGV[6]), ARGV[7]
 
 if not is_open or get('total') then return 0 end
+if chunk < number('n_chunks') then return 1 end
 add('n_chunks', 1)
 add('received', n_pictures)
 redis.call('INCRBY', backlog, n_pictures)

@@ -1,11 +1,11 @@
 -- Goes before each change of a job.
--- KEYS 1 to 8: the job's record, its events, its bit for each counted chunk; the uploads that are
---   arriving, the open single pictures; the chunks on their way, the waiting pictures, the
+-- KEYS 1 to 9: the job's record, its events, its bit for each counted chunk, its tries; the uploads
+--   that are arriving, the open single pictures; the chunks on their way, the waiting pictures, the
 --   libraries in turn.
 -- ARGV 1 to 5: the keys of a library's open uploads and of its jobs in turn, `*` for its name; how
 --   long a record is kept past its life, and how long that of a search, and the window of the rate,
 --   all in seconds.
-local record, events, done, arriving, singles, fed, backlog, ring = unpack(KEYS, 1, 8)
+local record, events, done, tries, arriving, singles, fed, backlog, ring = unpack(KEYS, 1, 9)
 local uploads_of, jobs_of, tombstone_s, search_tombstone_s, rate_window_s = unpack(ARGV, 1, 5)
 
 local function get(name) return redis.call('HGET', record, name) end
@@ -33,6 +33,7 @@ local function finish(status, moment, problem)
   local kept_s = get('kind') == 'search' and search_tombstone_s or tombstone_s
   redis.call('EXPIRE', record, ttl_s + kept_s)
   redis.call('EXPIRE', done, ttl_s)
+  redis.call('DEL', tries)
   redis.call('SREM', arriving, get('id'))
   redis.call('SREM', singles, get('id'))
   redis.call('ZREM', of_library(uploads_of), get('id'))

@@ -244,8 +244,8 @@ def test_jobs_and_libraries_take_turns(
     for name, n_chunks in chunks.items():
         library = "other" if name == "elsewhere" else "default"
         jobs.create(Job(id=name, kind="bulk", library=library, created_at=now(), ttl_s=60))
-        for _ in range(n_chunks):
-            services.feed.add_chunk(name, 4)
+        for chunk in range(n_chunks):
+            services.feed.add_chunk(name, chunk, 4)
         services.feed.seal(name)
     assert client.get("/v1/stats").json["backlog"]["pictures"] == 96
 
@@ -268,8 +268,8 @@ def test_jobs_and_libraries_take_turns(
 def test_more_workers_are_fed_more(settings: Settings, redis: Redis, worker: StandIn) -> None:
     services = build_services(settings)
     Jobs(redis).create(Job(id="j", kind="bulk", library="default", created_at=now(), ttl_s=60))
-    for _ in range(9):
-        services.feed.add_chunk("j", 4)
+    for chunk in range(9):
+        services.feed.add_chunk("j", chunk, 4)
     services.publisher.feed_workers()
     assert len(worker.queued()) == 2
     worker.announce("bulk")
@@ -283,12 +283,12 @@ def test_a_job_that_has_ended_is_fed_no_more(
     services = build_services(settings)
     jobs = Jobs(redis)
     jobs.create(Job(id="j", kind="bulk", library="default", created_at=now(), ttl_s=60))
-    for _ in range(3):
-        services.feed.add_chunk("j", 4)
+    for chunk in range(3):
+        services.feed.add_chunk("j", chunk, 4)
     jobs.finish("j")
     services.publisher.feed_workers()
     assert worker.queued() == []
-    assert not services.feed.add_chunk("j", 4)
+    assert not services.feed.add_chunk("j", 3, 4)
     assert client.get("/v1/stats").json["backlog"]["pictures"] == 0
 
 

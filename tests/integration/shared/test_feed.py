@@ -51,8 +51,8 @@ def create(
     kind: JobKind = fields.pop("kind", "bulk")
     job = Job(id=job_id, kind=kind, library=library, created_at=now(), ttl_s=5_000, **fields)
     jobs.create(job)
-    for _ in range(n_chunks):
-        assert feed.add_chunk(job_id, 2)
+    for chunk in range(n_chunks):
+        assert feed.add_chunk(job_id, chunk, 2)
 
 
 def count(redis: Redis, job_id: str, chunk: int, outcome: Any = "succeeded") -> None:
@@ -148,7 +148,7 @@ def test_a_lost_upload_takes_no_more_and_ends_as_failed(
     create(jobs, feed, "j", 1)
     expire_arrival(redis, "j")
     sweep_later()
-    assert not feed.add_chunk("j", 2)
+    assert not feed.add_chunk("j", 1, 2)
     assert feed.lost_arrivals() == []
     count(redis, "j", 0)
     error = jobs.get("j").error
@@ -168,7 +168,7 @@ def test_a_job_is_counted_once_all_its_chunks_are_there_and_counted(
     for chunk in range(2):
         count(redis, "j", chunk)
     assert not jobs.get("j").is_counted, "more may come"
-    feed.add_chunk("j", 2)
+    feed.add_chunk("j", 2, 2)
     feed.seal("j")
     assert not jobs.get("j").is_counted
     count(redis, "j", 2)
@@ -317,8 +317,8 @@ def test_a_job_whose_chunks_are_all_fed_comes_back_with_its_next(
     create(services.jobs, services.feed, "a", 2)
     assert drain(services, redis, worker) == ["a", "a"]
     assert redis.keys("tl:feed:libraries*") == []
-    services.feed.add_chunk("a", 2)
-    services.feed.add_chunk("a", 2)
+    for chunk in (2, 3):
+        services.feed.add_chunk("a", chunk, 2)
     assert drain(services, redis, worker) == ["a", "a"]
     services.feed.seal("a")
     assert services.jobs.get("a").status == "succeeded"

@@ -106,7 +106,7 @@ LIVES: dict[str, Callable[[Seen], float]] = {
     f"tl:job:{ID}:events": of_job,
     f"tl:job:{ID}:done": of_job,
     f"tl:job:{ID}:arrival": lives(ARRIVAL_TTL_S),
-    f"tl:job:{ID}:tries": lives(SEARCH_TTL_S),
+    f"tl:job:{ID}:tries": of_job,
     rf"celery-task-meta-{ID}(\.\d+)?": of_outcomes,
     rf"tl:query:{ID}:\d": of_query,
     f"tl:reply:{ID}": lives(REPLY_TTL_S),
