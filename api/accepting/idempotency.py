@@ -1,9 +1,15 @@
-"""Idempotency keys: the same key with the same request gives the same job, for a day."""
+"""Idempotency keys: the same key with the same request gives the same job, for a day.
+
+Where the job's life is over before, as a search's is after an hour, the key is free again.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from redis import WatchError
 
 from twinlens.shared.errors import IdempotencyConflict, UploadInProgress
 from twinlens.shared.redis import keys
@@ -63,6 +69,17 @@ class IdempotencyKeys:
     def release(self, key: str) -> None:
         """Frees a key: its request came to nothing."""
         self._redis.delete(keys.idempotency(key))
+
+    def release_from(self, key: str, owner: KeyOwner) -> None:
+        """Frees a key of a job that is over, unless it stands for another by now."""
+        with self._redis.pipeline() as pipeline:
+            pipeline.watch(keys.idempotency(key))  # type: ignore[no-untyped-call]
+            if pipeline.get(keys.idempotency(key)) != f"{owner.fingerprint}:{owner.job_id}":
+                return
+            pipeline.multi()
+            pipeline.delete(keys.idempotency(key))
+            with contextlib.suppress(WatchError):
+                pipeline.execute()
 
 
 def check_same_request(owner: KeyOwner, fingerprint: str) -> None:

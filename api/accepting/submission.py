@@ -74,7 +74,7 @@ class Submission:
             self._owner = KeyOwner(self.job.id, fingerprint)
             return
         try:
-            self._owner = self._keys.claim(self._key, self.job.id, fingerprint)
+            self._owner = self._claim(self._key, fingerprint)
         except Exception:
             self._forget()
             raise
@@ -115,6 +115,13 @@ class Submission:
             return Accepted(self.job, is_new=True)
         check_same_request(self._owner, fingerprint)
         return Accepted(self._jobs.get(self._owner.job_id), is_new=False)
+
+    def _claim(self, key: str, fingerprint: str) -> KeyOwner:
+        owner = self._keys.claim(key, self.job.id, fingerprint)
+        while owner.job_id != self.job.id and self._jobs.is_over(owner.job_id):
+            self._keys.release_from(key, owner)
+            owner = self._keys.claim(key, self.job.id, fingerprint)
+        return owner
 
     def _forget(self) -> None:
         self._jobs.forget(self.job, list(self._kept))

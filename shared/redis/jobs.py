@@ -268,6 +268,14 @@ class Jobs:
             pipeline.get(keys.result(job_id))
             return _read(job_id, *pipeline.execute())
 
+    def is_over(self, job_id: str) -> bool:
+        """Tells if a job's life is over, and its result gone."""
+        try:
+            self.get(job_id)
+        except (JobNotFound, JobExpired):
+            return True
+        return False
+
     def wait(self, job_id: str, timeout_s: float) -> Job:
         """Returns the job as soon as it has ended, or as it is when the time is up."""
         deadline = time.monotonic() + timeout_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from twinlens.api.accepting.idempotency import KEY_TTL_S
 from twinlens.shared.errors import UploadBroken
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.feed import Feed
+from twinlens.shared.redis.jobs import SEARCH_TTL_S
 from twinlens.shared.redis.scripts import ARRIVAL_TTL_S
 
 if TYPE_CHECKING:
@@ -277,3 +279,24 @@ def test_a_repeat_that_breaks_off_leaves_the_key_to_the_first_job(
     assert manifests(settings) == kept
     again = post_pieces(client, [*parts(9), END], key="k")
     assert (again.status_code, again.json["id"]) == (202, first["id"])
+
+
+def test_a_search_is_done_again_once_its_result_has_expired(
+    client: Client, worker: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search() -> Any:
+        data = {"file": (io.BytesIO(b"cat"), "cat.png")}
+        answer = client.post("/v1/search", data=data, headers={"Idempotency-Key": "k"})
+        assert answer.status_code in {200, 202}, answer.text
+        return answer.json["id"]
+
+    first = search()
+    assert search() == first, "it waits"
+    worker.jobs.finish(first)
+    assert search() == first, "its result is there"
+    later = time.time() + SEARCH_TTL_S + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    second = search()
+    assert second != first
+    assert search() == second
+    assert [task["id"] for task in worker.queued()] == [first, second]
