@@ -61,9 +61,16 @@ class Feed:
         self._redis.set(keys.arrival(job_id), 1, ex=ARRIVAL_TTL_S)
 
     def lost_arrivals(self) -> list[str]:
-        """Returns the jobs whose upload is no longer being read."""
+        """Returns the jobs whose upload is no longer being read; forgets those without a record."""
         ids = sorted(self._redis.smembers(keys.ARRIVING))
-        return [job_id for job_id in ids if not self._redis.exists(keys.arrival(job_id))]
+        gone = {job_id for job_id in ids if not self._redis.exists(keys.job(job_id))}
+        if gone:
+            self._redis.srem(keys.ARRIVING, *gone)
+        return [
+            job_id
+            for job_id in ids
+            if job_id not in gone and not self._redis.exists(keys.arrival(job_id))
+        ]
 
     def top_up(self, app: Celery) -> None:
         """Queues chunks until there are enough in Celery's queue, or none is waiting.

@@ -177,14 +177,20 @@ class Jobs:
             pipeline.execute()
 
     def open_singles(self) -> list[Job]:
-        """Returns the uploads of one picture that have not ended."""
-        return [self.get(job_id) for job_id in self._redis.smembers(keys.SINGLES)]
+        """Returns the open uploads of one picture; forgets those that have no record."""
+        jobs = []
+        for job_id in self._redis.smembers(keys.SINGLES):
+            try:
+                jobs.append(self.get(job_id))
+            except (JobNotFound, JobExpired):
+                self._redis.srem(keys.SINGLES, job_id)
+        return jobs
 
     # For workers.
 
     def start(self, job_id: str) -> bool:
         """Marks a job as running. Returns False if there is nothing (more) to do for it."""
-        return bool(self._changes.make("begin", job_id, _now()))
+        return bool(self._changes.make("begin", job_id, _now(), ""))
 
     def begin(self, job_id: str) -> int:
         """Marks a job of one task as running, and notes that the task has begun.

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from twinlens.models.calibration import N_SAMPLE, Calibration, calibrate, prior_of
+from twinlens.workers.library.each import look_after_each
 
 if TYPE_CHECKING:
     from twinlens.shared.libraries import Library
@@ -50,15 +51,17 @@ class Calibrations:
 
     def keep(self) -> None:
         """Measures the libraries whose calibrations are missing or out of date."""
-        for library in self.catalog.libraries():
-            n_images = self.catalog.count(library.name)
-            known = {
-                name: read_calibration(text)
-                for name, text in self.catalog.calibrations(library.name).items()
-            }
-            wanted = library.all_collections
-            if n_images and not all(_is_still_right(known.get(name), n_images) for name in wanted):
-                self.measure(library, n_images)
+        look_after_each(self.catalog, self._keep)
+
+    def _keep(self, library: Library) -> None:
+        n_images = self.catalog.count(library.name)
+        known = {
+            name: read_calibration(text)
+            for name, text in self.catalog.calibrations(library.name).items()
+        }
+        wanted = library.all_collections
+        if n_images and not all(_is_still_right(known.get(name), n_images) for name in wanted):
+            self.measure(library, n_images)
 
     def measure(self, library: Library, n_images: int) -> None:
         """Measures a library under all of its models, with one random sample of its images."""

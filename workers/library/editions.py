@@ -19,6 +19,7 @@ from twinlens.shared.chunking import chunk_items
 from twinlens.shared.errors import JobExpired, JobNotFound, ReindexFailed
 from twinlens.shared.manifests import write_manifest
 from twinlens.shared.messages import ManifestItem, now
+from twinlens.workers.library.each import look_after_each
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,14 +133,16 @@ class Editions:
         Raises:
             Unavailable: Milvus does not answer.
         """
-        for library in self.catalog.libraries():
-            if library.next is not None:
-                self._tend_next(library.name, library.next.job_id)
-            if library.previous is not None and library.previous.until < now():
-                self.catalog.change_library(library.name, _forget_previous)
+        look_after_each(self.catalog, self._tend)
         for name in self.catalog.unused_collections():
             self.vectors.drop(name)
             self.catalog.forget_collection(name)
+
+    def _tend(self, library: Library) -> None:
+        if library.next is not None:
+            self._tend_next(library.name, library.next.job_id)
+        if library.previous is not None and library.previous.until < now():
+            self.catalog.change_library(library.name, _forget_previous)
 
     def _tend_next(self, library: str, job_id: str) -> None:
         try:

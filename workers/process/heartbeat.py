@@ -1,10 +1,15 @@
-"""Each worker process reports that it is alive, and looks for work that was lost."""
+"""Each worker process reports that it is alive, and looks for work that was lost.
+
+Each in a thread of its own: a sweep may take minutes, and a process that is silent for seconds
+passes for dead.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from abc import abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -25,29 +30,51 @@ log = logging.getLogger(__name__)
 RATE_WINDOW_S = 60.0
 
 
-class Heartbeat(threading.Thread):
-    """A daemon thread: it beats while the process is alive and Redis can be reached."""
+class _Rounds(threading.Thread):
+    """A daemon thread that does something again and again, whatever goes wrong in one round."""
 
-    def __init__(self, runtime: Runtime, app: Celery) -> None:
-        super().__init__(name="heartbeat", daemon=True)
-        self._runtime = runtime
-        self._app = app
-        self._history = deque([(time.monotonic(), 0, 0)])
+    def __init__(self, name: str, pause_s: float) -> None:
+        super().__init__(name=name, daemon=True)
+        self._pause_s = pause_s
 
     def run(self) -> None:
-        next_sweep = time.monotonic() + SWEEP_S
         while True:
             try:
-                announce(self._runtime.redis, self._status())
-                if time.monotonic() >= next_sweep:
-                    next_sweep += SWEEP_S
-                    self._runtime.publish_models()
-                    self._runtime.sweeper.sweep(self._app)
+                self.go_round()
             except RedisError as error:
-                log.warning("no heartbeat: %s", error)
+                log.warning("no %s: %s", self.name, error)
             except Exception:
-                log.exception("the heartbeat failed")
-            time.sleep(BEAT_S)
+                log.exception("the %s failed", self.name)
+            time.sleep(self._pause_s)
+
+    @abstractmethod
+    def go_round(self) -> None:
+        """Does it once."""
+
+
+class Sweeps(_Rounds):
+    """Tells which models there are, and sweeps where no other process does."""
+
+    def __init__(self, runtime: Runtime, app: Celery) -> None:
+        super().__init__("sweep", SWEEP_S)
+        self._runtime = runtime
+        self._app = app
+
+    def go_round(self) -> None:
+        self._runtime.publish_models()
+        self._runtime.sweeper.sweep(self._app)
+
+
+class Heartbeat(_Rounds):
+    """Beats while the process is alive and Redis can be reached."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__("heartbeat", BEAT_S)
+        self._runtime = runtime
+        self._history = deque([(time.monotonic(), 0, 0)])
+
+    def go_round(self) -> None:
+        announce(self._runtime.redis, self._status())
 
     def _status(self) -> WorkerStatus:
         milvus = "ok"

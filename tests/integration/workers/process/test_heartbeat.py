@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from support.tiny_pair import pair_card, picture_graph, text_graph, tokenizer_fi
 from twinlens.shared.messages import WorkerStatus
 from twinlens.shared.redis.presence import BEAT_S, SILENCE_S, live_workers
 from twinlens.workers.process import heartbeat, sweeper
-from twinlens.workers.process.heartbeat import Heartbeat
+from twinlens.workers.process.heartbeat import Heartbeat, Sweeps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +51,13 @@ class Clock:
 def beat(process: WorkerProcess, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     monkeypatch.setattr(heartbeat, "time", clock)
     with pytest.raises(SystemExit):
-        Heartbeat(process.runtime, process.celery).run()
+        Heartbeat(process.runtime).run()
+
+
+def sweep(process: WorkerProcess, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    monkeypatch.setattr(heartbeat, "time", clock)
+    with pytest.raises(SystemExit):
+        Sweeps(process.runtime, process.celery).run()
 
 
 def told(process: WorkerProcess) -> WorkerStatus:
@@ -115,7 +123,7 @@ def test_it_goes_on_after_a_sweep_that_failed(
     process.lose("bulk")
     failing = Failing(process.runtime.redis, "set", error)
     sweep_with(process, failing)
-    beat(process, monkeypatch, Clock(11))
+    sweep(process, monkeypatch, Clock(2))
     assert failing.n_calls == 2
     assert process.queued("bulk") == [f"{job_id}.0"]
 
@@ -125,10 +133,33 @@ def test_it_sweeps_every_ten_seconds(
 ) -> None:
     watched = Failing(process.runtime.redis, "set")
     sweep_with(process, watched)
-    seen: list[int] = []
-    beat(process, monkeypatch, Clock(16, lambda _: seen.append(watched.n_calls)))
-    # A beat each two seconds: the first at 0 s, the sixth at 10 s.
-    assert seen == [0] * 5 + [1] * 5 + [2] * 5 + [3]
+    clock = Clock(3)
+    sweep(process, monkeypatch, clock)
+    assert (watched.n_calls, clock.now) == (3, 30)
+
+
+def test_it_beats_while_a_sweep_takes_long(
+    process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_begun, is_over = threading.Event(), threading.Event()
+
+    def look_long() -> list[str]:
+        has_begun.set()
+        assert is_over.wait(60)
+        raise SystemExit
+
+    def end_if_it_is_over(n_beats: int) -> None:
+        if is_over.is_set():
+            raise SystemExit
+        if n_beats > 1 and has_begun.is_set():
+            is_over.set()
+
+    monkeypatch.setattr(process.runtime.feed, "lost_arrivals", look_long)
+    monkeypatch.setattr(heartbeat, "time", Clock(100_000, end_if_it_is_over))
+    rounds = (Sweeps(process.runtime, process.celery), Heartbeat(process.runtime))
+    with ThreadPoolExecutor(2) as threads:
+        ends = [threads.submit(one.run).exception for one in rounds]
+    assert [type(end()) for end in ends] == [SystemExit, SystemExit]
 
 
 def test_a_model_that_was_added_is_told_with_the_next_sweep(
@@ -137,7 +168,7 @@ def test_a_model_that_was_added_is_told_with_the_next_sweep(
     own = process.runtime.settings.models_dir
     own.unlink()
     process.runtime.registry.add(pair_card(), picture_graph(), (text_graph(), tokenizer_file()))
-    beat(process, monkeypatch, Clock(6))
+    sweep(process, monkeypatch, Clock(1))
     assert list(process.runtime.catalog.models()) == ["colours@1"]
 
 
@@ -201,4 +232,5 @@ def test_a_silent_milvus_does_not_make_a_process_count_as_dead(
 
 
 def test_it_ends_with_its_process(process: WorkerProcess) -> None:
-    assert Heartbeat(process.runtime, process.celery).daemon
+    assert Heartbeat(process.runtime).daemon
+    assert Sweeps(process.runtime, process.celery).daemon

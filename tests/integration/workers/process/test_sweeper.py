@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.beats import beat
 from support.plain_uploads import ending, job_of, upload, upload_one
+from support.records import image
 from support.requests import post
 from support.servers import wait_until
 from support.tiny_pair import plain_picture
 
-from twinlens.shared.messages import now
+from twinlens.shared.libraries import new_library
+from twinlens.shared.messages import CatalogEntry, now
 from twinlens.shared.redis import feed, keys, scripts
 from twinlens.shared.redis.jobs import Job
 from twinlens.shared.redis.presence import SILENCE_S, announce
@@ -241,7 +243,7 @@ def test_what_arrived_of_a_lost_upload_is_embedded_all_the_same(
     client: Client, process: WorkerProcess, arrival_of_a_second: None
 ) -> None:
     begin_upload(process)
-    process.runtime.feed.add_chunk("lost", 3)
+    process.runtime.feed.add_chunk("lost", 0, 3)
     wait_until(lambda: process.runtime.feed.lost_arrivals() == ["lost"], 30)
     process.runtime.sweeper.sweep(process.celery)
     assert process.queued("bulk") == ["lost.0"]
@@ -318,3 +320,33 @@ def test_a_sweep_outlives_an_outage_of_milvus(
         return process.runtime.catalog.calibrations("default") != {}
 
     wait_until(is_measured, 60)
+
+
+# What is gone, or broken, does not keep the rest from being looked after.
+
+
+@pytest.mark.parametrize("kind", ["bulk", "embed"])
+def test_a_record_that_is_gone_does_not_end_the_sweep(
+    client: Client, process: WorkerProcess, at_once: None, kind: Any
+) -> None:
+    job = Job(id="gone", kind=kind, library="default", created_at=now(), ttl_s=60)
+    process.runtime.jobs.create(job)
+    # As if it had been taken back just as it was listed.
+    process.runtime.redis.delete(keys.job("gone"), keys.arrival("gone"))
+    lost = upload_one(client)
+    process.lose("single")
+    process.runtime.sweeper.sweep(process.celery)
+    assert process.queued("single") == [f"{lost}.0"]
+    left = (keys.ARRIVING, keys.SINGLES)
+    assert [process.runtime.redis.sismember(key, "gone") for key in left] == [0, 0]
+
+
+def test_a_library_whose_model_is_gone_does_not_keep_others_from_being_measured(
+    process: WorkerProcess, filled: list[str]
+) -> None:
+    catalog = process.runtime.catalog
+    broken = new_library("a", ["gone@1"])
+    catalog.ensure_library(broken)
+    catalog.put(broken.name, [CatalogEntry(image=image("1" * 64), path="p", added_by="j:0:0")])
+    process.runtime.sweeper.sweep(process.celery)
+    assert catalog.calibrations("default") != {}
