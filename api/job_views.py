@@ -86,7 +86,7 @@ class JobViews:
             return None
         image_id = items[0].image_id
         # It may have been removed since.
-        entry = self.catalog.find(job.library, [image_id]).get(image_id)
+        entry = self.catalog.find(job.library_id, [image_id]).get(image_id)
         return None if entry is None else with_links(entry.image)
 
 

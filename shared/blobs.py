@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -30,13 +29,13 @@ def image_id_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def image_key(library: str, image_id: str) -> str:
+def image_key(library_id: str, image_id: str) -> str:
     """Returns where a picture is kept. Each library has its own copy, so that removal is local."""
-    return f"images/{library}/{image_id[:2]}/{image_id}"
+    return f"images/{library_id}/{image_id[:2]}/{image_id}"
 
 
-def thumbnail_key(library: str, image_id: str) -> str:
-    return f"thumbnails/{library}/{image_id[:2]}/{image_id}.jpg"
+def thumbnail_key(library_id: str, image_id: str) -> str:
+    return f"thumbnails/{library_id}/{image_id[:2]}/{image_id}.jpg"
 
 
 def manifest_key(job_id: str, chunk: int) -> str:
@@ -74,16 +73,17 @@ class BlobStore:
         """Returns a writer of many blobs, durable when its `with` block ends."""
         return BlobBatch(self._root)
 
-    def delete_library(self, library: str) -> None:
-        """Removes a library's pictures; what is put from now on is for a new one of its name."""
+    def delete_library(self, library_id: str) -> None:
+        """Removes a library's pictures. Several may do so at once.
+
+        Raises:
+            OSError: Something cannot be removed, or is being written; to be done again.
+        """
         for kind in ("images", "thumbnails"):
-            folder = self._root / kind / library
-            if folder.is_dir():
-                # Moved out of the way in one step: removing a million files takes minutes.
-                removed = self._root / "removed" / f"{kind}-{library}-{secrets.token_hex(4)}"
-                removed.parent.mkdir(exist_ok=True)
-                folder.rename(removed)
-        shutil.rmtree(self._root / "removed", ignore_errors=True)
+            folder = self._root / kind / library_id
+            while folder.is_dir():
+                with contextlib.suppress(FileNotFoundError):  # another was quicker
+                    shutil.rmtree(folder)
 
     def delete(self, key: str, *, unless_touched_since: float | None = None) -> None:
         """Removes a blob, if it exists.

@@ -75,6 +75,11 @@ class Library(Edition):
     """A named set of images that are searched together."""
 
     name: str
+    # The first libraries had none: what is theirs lies under their name.
+    id: str = Field(
+        default_factory=lambda fields: fields["name"],
+        description="of its own: one that gets the name after its removal has another",
+    )
     next: NextEdition | None = None
     previous: PreviousEdition | None = None
 
@@ -108,7 +113,8 @@ class Library(Edition):
         previous = self.previous
         if kept_until is not None:
             previous = PreviousEdition(**self.model_dump(include=fields), until=kept_until)
-        return Library(name=self.name, previous=previous, **to.model_dump(include=fields))
+        fresh = to.model_dump(include=fields)
+        return Library(name=self.name, id=self.id, previous=previous, **fresh)
 
     def choose(self, wanted: Iterable[str] | None = None) -> list[str]:
         """Returns the models that are wanted, as name@version; all by default.
@@ -163,12 +169,18 @@ def new_library(
     refs = list(models)
     return Library(
         name=name,
+        id=_new_id(name),
         models=refs,
         metric=metric,
         index=index or Index(),
         weights=dict(weights or {}),
         collections={ref: new_collection(name, ref) for ref in refs},
     )
+
+
+def _new_id(name: str) -> str:
+    # Pictures are accepted for it before a worker has made it, and it cannot be removed.
+    return name if name == DEFAULT_LIBRARY else f"{name}.{secrets.token_hex(8)}"
 
 
 def new_collection(library: str, ref: str) -> str:

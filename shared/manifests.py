@@ -22,6 +22,7 @@ def write_manifest(
         job_id=job.id,
         kind=job.kind,
         library=job.library,
+        library_id=job.library_id,
         chunk=chunk,
         is_last=is_last,
         created_at=job.created_at,

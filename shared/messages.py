@@ -150,6 +150,7 @@ class ManifestHead(BaseModel):
     job_id: str
     kind: str = Field(description="of the job: embed, bulk or reindex")
     library: str
+    library_id: str = Field(default_factory=lambda fields: fields["library"])
     chunk: int
     is_last: bool
     created_at: Moment

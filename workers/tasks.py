@@ -217,11 +217,10 @@ def search(
 
 
 @celery_app.task(name=queue.DELETE_IMAGE, base=JobTask, bind=True, max_retries=None)
-def delete_image(self: BaseTask, job_id: str, library: str, image_id: str) -> None:
+def delete_image(self: BaseTask, job_id: str, image_id: str) -> None:
     with _tried_again(self, job_id):
         _begin(job_id)
-        asked_at = runtime().jobs.get(job_id).created_at
-        runtime().images.delete(library, image_id, asked_at)
+        runtime().images.delete(runtime().jobs.get(job_id), image_id)
 
 
 @celery_app.task(
@@ -243,10 +242,17 @@ def compare(self: BaseTask, query: dict[str, Any]) -> dict[str, Any]:
     return runtime().comparisons.compare(str(self.request.id), asked).model_dump()
 
 
-@celery_app.task(name=queue.DELETE_LIBRARY, base=JobTask, time_limit=queue.LIBRARY_TIME_LIMIT_S)
-def delete_library(job_id: str, library: str) -> None:
-    _begin(job_id)
-    runtime().blobs.delete_library(library)
+@celery_app.task(
+    name=queue.DELETE_LIBRARY,
+    base=JobTask,
+    bind=True,
+    max_retries=None,
+    time_limit=queue.LIBRARY_TIME_LIMIT_S,
+)
+def delete_library(self: BaseTask, job_id: str) -> None:
+    with _tried_again(self, job_id):
+        _begin(job_id)
+        runtime().removals.remove(runtime().jobs.get(job_id))
 
 
 @celery_app.task(name=queue.CHANGE_IMAGE, base=CallTask, time_limit=queue.SEARCH_TIME_LIMIT_S)
@@ -257,8 +263,8 @@ def change_image(library: str, image_id: str, description: dict[str, Any]) -> di
 
 
 @celery_app.task(name=queue.MAKE_THUMBNAIL, base=CallTask, time_limit=queue.SEARCH_TIME_LIMIT_S)
-def make_thumbnail(library: str, image_id: str) -> None:
-    runtime().images.make_thumbnail(library, image_id)
+def make_thumbnail(library_id: str, image_id: str) -> None:
+    runtime().images.make_thumbnail(library_id, image_id)
 
 
 @celery_app.task(name=queue.COUNT_VECTORS, base=CallTask, time_limit=queue.SEARCH_TIME_LIMIT_S)

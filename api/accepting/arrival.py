@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from twinlens.api.accepting.limits import Limits
     from twinlens.api.reading.uploads import Entry
     from twinlens.shared.blobs import BlobBatch
+    from twinlens.shared.libraries import Library
     from twinlens.shared.messages import ManifestItem
     from twinlens.shared.redis.catalog import Catalog
     from twinlens.shared.settings import Settings
@@ -55,7 +56,7 @@ class Arrivals:
 
     def accept(
         self,
-        library: str,
+        library: Library,
         body: Iterable[bytes],
         read: Callable[[Iterable[bytes]], Iterator[Entry]],
         key: str | None,
@@ -63,7 +64,7 @@ class Arrivals:
         """Stores an upload of many pictures, and queues their embedding as they arrive.
 
         Args:
-            library: Name of an existing library.
+            library: Where it goes.
             body: The upload, in pieces.
             read: Turns it into entries.
             key: The caller's idempotency key, scoped.
@@ -79,7 +80,7 @@ class Arrivals:
 class _Arrival:
     """One upload. From its first chunk on it belongs to a job; before that it may be refused."""
 
-    def __init__(self, ports: Arrivals, library: str, key: str | None) -> None:
+    def __init__(self, ports: Arrivals, library: Library, key: str | None) -> None:
         self._blobs = ports.intake.blobs
         self._jobs = ports.intake.jobs
         self._publisher = ports.intake.publisher
@@ -88,8 +89,8 @@ class _Arrival:
         self._job = ports.intake.new_job("bulk", library)
         # Once it is open, this job or an earlier one exists.
         self._submission = Submission(self._jobs, ports.intake.idempotency, self._job, key)
-        self._chunk_items = chunk_items(ports.settings, ports.catalog.cost_s(library))
-        self._digest = hashlib.sha256(f"bulk {library}".encode())
+        self._chunk_items = chunk_items(ports.settings, ports.catalog.cost_s(library.id))
+        self._digest = hashlib.sha256(f"bulk {library.id}".encode())
         self._chunk: list[ManifestItem] = []
         self._n_chunks = 0
         self._n_kept = 0
@@ -161,7 +162,7 @@ class _Arrival:
     def _store(self, batch: BlobBatch, entry: Entry) -> ManifestItem:
         # A repeat is read only to compare it with the first.
         is_kept = not self._submission.is_repeat
-        item = store_entry(batch, self._job.library, entry, is_kept=is_kept)
+        item = store_entry(batch, self._job.library_id, entry, is_kept=is_kept)
         self._digest.update(item.model_dump_json().encode())
         return item
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from twinlens.api.accepting.idempotency import IdempotencyKeys
     from twinlens.api.reading.uploads import Entry
     from twinlens.shared.blobs import BlobBatch, BlobStore
+    from twinlens.shared.libraries import Library
     from twinlens.shared.redis.jobs import Jobs
 
 # The one chunk of a single upload.
@@ -69,31 +70,32 @@ class Intake:
     publisher: Publisher
     job_ttl_s: int
 
-    def new_job(self, kind: JobKind, library: str) -> Job:
+    def new_job(self, kind: JobKind, library: Library) -> Job:
         """Returns a job that is not recorded anywhere yet."""
         return Job(
             id=uuid.uuid4().hex,
             kind=kind,
-            library=library,
+            library=library.name,
+            library_id=library.id,
             request_id=request_id.get(),
             created_at=now(),
             ttl_s=SEARCH_TTL_S if kind == "search" else self.job_ttl_s,
         )
 
-    def accept_picture(self, library: str, entry: Entry, key: str | None) -> Accepted:
+    def accept_picture(self, library: Library, entry: Entry, key: str | None) -> Accepted:
         """Stores one picture and queues its embedding.
 
         Args:
-            library: Name of an existing library.
+            library: Where it goes.
             entry: The picture.
             key: The caller's idempotency key, scoped.
         """
         job = self.new_job("embed", library)
         job.n_chunks = job.received = job.total = 1
         with self.blobs.batch() as batch:
-            item = store_entry(batch, library, entry)
+            item = store_entry(batch, library.id, entry)
             write_manifest(batch, job, CHUNK, [item], is_last=True)
-        fingerprint = _hash(f"embed {library}".encode(), item.model_dump_json().encode())
+        fingerprint = _hash(f"embed {library.id}".encode(), item.model_dump_json().encode())
         kwargs = {"job_id": job.id, "chunk": CHUNK}
         task = TaskMessage(EMBED_CHUNK, kwargs, chunk_task_id(job.id, CHUNK), "single")
         try:
@@ -108,10 +110,10 @@ class Intake:
             self.blobs.delete(manifest_key(job.id, CHUNK))
         return accepted
 
-    def accept_search(self, asked: SearchRequest, key: str | None) -> Accepted:
+    def accept_search(self, library: Library, asked: SearchRequest, key: str | None) -> Accepted:
         """Queues a search. Its pictures wait in Redis, the positive ones first."""
         query = asked.query
-        job = self.new_job("search", query.library)
+        job = self.new_job("search", library)
         kwargs = {
             "job_id": job.id,
             "query": query.model_dump(mode="json"),
@@ -122,17 +124,19 @@ class Intake:
         pictures = [*asked.positive, *asked.negative]
         return self.submit(job, task, key, _fingerprint_of(asked), pictures)
 
-    def accept_duplicates(self, query: DuplicatesQuery, key: str | None) -> Accepted:
+    def accept_duplicates(
+        self, library: Library, query: DuplicatesQuery, key: str | None
+    ) -> Accepted:
         """Queues the search for a library's near-duplicates."""
-        job = self.new_job("duplicates", query.library)
+        job = self.new_job("duplicates", library)
         kwargs = {"job_id": job.id, "query": query.model_dump(mode="json")}
         task = TaskMessage(FIND_DUPLICATES, kwargs, job.id, "single")
         return self.submit(job, task, key, _hash(query.model_dump_json().encode()))
 
-    def accept_removal(self, library: str, image_id: str) -> Accepted:
+    def accept_removal(self, library: Library, image_id: str) -> Accepted:
         """Queues the removal of an image."""
         job = self.new_job("delete", library)
-        kwargs = {"job_id": job.id, "library": library, "image_id": image_id}
+        kwargs = {"job_id": job.id, "image_id": image_id}
         return self.submit(job, TaskMessage(DELETE_IMAGE, kwargs, job.id, "single"))
 
     def submit(
@@ -172,7 +176,7 @@ class Intake:
 
 
 def store_entry(
-    batch: BlobBatch, library: str, entry: Entry, *, is_kept: bool = True
+    batch: BlobBatch, library_id: str, entry: Entry, *, is_kept: bool = True
 ) -> ManifestItem:
     """Stores a picture's bytes, and returns its line of the manifest."""
     item = ManifestItem(
@@ -184,7 +188,7 @@ def store_entry(
         item.image_id = entry.image_id
         item.n_bytes = len(entry.content)
         if is_kept:
-            batch.put(image_key(library, item.image_id), entry.content)
+            batch.put(image_key(library_id, item.image_id), entry.content)
     return item
 
 

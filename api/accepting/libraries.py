@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
@@ -133,7 +134,9 @@ class Libraries:
         return library
 
     def remove(self, name: str) -> Job:
-        """Forgets a library at once, and queues the removal of its pictures.
+        """Queues the removal of a library with its pictures, and forgets it at once.
+
+        It is queued first: then it is removed whole, whatever fails here.
 
         Raises:
             LibraryNotFound: There is no library of this name.
@@ -142,12 +145,12 @@ class Libraries:
         if name == DEFAULT_LIBRARY:
             raise LibraryConflict(f"Library {name!r} cannot be removed; remove its images instead.")
         library = self.catalog.library(name)
-        job = self.intake.new_job("delete", name)
-        kwargs = {"job_id": job.id, "library": name}
-        self.catalog.remove_library(name)
+        job = self.intake.new_job("delete", library)
+        self.intake.submit(job, TaskMessage(DELETE_LIBRARY, {"job_id": job.id}, job.id, "single"))
+        with contextlib.suppress(LibraryNotFound):  # a worker was quicker
+            self.catalog.remove_library(name, library.id)
         if library.next is not None:
             self.jobs.cancel(library.next.job_id)
-        self.intake.submit(job, TaskMessage(DELETE_LIBRARY, kwargs, job.id, "single"))
         return job
 
     def _model(self, ref: str, location: str) -> ModelSummary:
@@ -157,8 +160,9 @@ class Libraries:
             raise error.at(location) from None
 
     def _change(self, name: str, models: list[ModelSummary], plan: Library) -> Planned:
-        job = self.intake.new_job("reindex", name)
-        is_empty = self.catalog.count(name) == 0
+        there = self.catalog.library(name)
+        job = self.intake.new_job("reindex", there)
+        is_empty = self.catalog.count(there.id) == 0
 
         def change(library: Library) -> Library | None:
             edition = _edition_of(library, models, plan)
@@ -178,7 +182,7 @@ class Libraries:
             library.next = NextEdition(**edition.model_dump(), job_id=job.id)
             return library
 
-        library = self.catalog.change_library(name, change)
+        library = self.catalog.change_library(name, change, there.id)
         if library.next is None:
             return Planned(library)
         if library.next.job_id != job.id:

@@ -71,12 +71,12 @@ def add_images(query: InLibrary, header: SubmitHeaders) -> Response:
     """
     services = current_services()
     services.readiness.check_bulk(request.content_length or 0)
-    services.libraries.get(query.library)
+    library = services.libraries.get(query.library)
     settings = services.settings
     read = _reader(settings, Spooler(settings.blob_dir, services.limits.check_disk))
     body = as_chunks(request.stream, BODY_BYTES)
     key = scoped_key(request.method, request.path, header.idempotency_key)
-    accepted = services.arrivals.accept(query.library, body, read, key)
+    accepted = services.arrivals.accept(library, body, read, key)
     return answer_accepted(services.job_views, accepted, header.prefer)
 
 

@@ -60,6 +60,7 @@ from twinlens.shared.queue import CHANGE_IMAGE, MAKE_THUMBNAIL
 
 if TYPE_CHECKING:
     from twinlens.api.accepting.libraries import Libraries
+    from twinlens.shared.libraries import Library
 
 # A thumbnail of the largest picture takes about a second, once the waiting searches are done.
 THUMBNAIL_TIMEOUT_S = 10
@@ -104,10 +105,10 @@ def add_image(query: UploadParameters, header: SubmitHeaders) -> Response:
     services = current_services()
     services.readiness.check("single")
     services.limits.check_disk(request.content_length or 0)
-    services.libraries.get(query.library)
+    library = services.libraries.get(query.library)
     entry = _uploaded(query.name, services.settings.max_picture_bytes)
     key = scoped_key(request.method, request.path, header.idempotency_key)
-    accepted = services.intake.accept_picture(query.library, entry, key)
+    accepted = services.intake.accept_picture(library, entry, key)
     return answer_accepted(services.job_views, accepted, header.prefer)
 
 
@@ -115,8 +116,8 @@ def add_image(query: UploadParameters, header: SubmitHeaders) -> Response:
 def list_images(query: ImageListParameters) -> Response:
     """List a library's images, newest first."""
     services = current_services()
-    services.libraries.get(query.library)
-    entries, cursor = services.catalog.page(query.library, query.limit, read_cursor(query.cursor))
+    library = services.libraries.get(query.library)
+    entries, cursor = services.catalog.page(library.id, query.limit, read_cursor(query.cursor))
     items = [with_links(entry.image) for entry in entries]
     return answer(ImagePage(items=items, next_cursor=cursor.encode() if cursor else None))
 
@@ -135,10 +136,11 @@ def list_missing(query: InLibrary) -> Response:
     """
     services = current_services()
     # A plan's other collections are filled by its job.
-    wanted = set(services.libraries.get(query.library).collections.values())
+    library = services.libraries.get(query.library)
+    wanted = set(library.collections.values())
     text = read_json(request.stream, request.mimetype, MAX_MISSING_BYTES, "The list of ids has")
     asked = parse_json(MissingQuery, text)
-    entries = services.catalog.find(query.library, asked.ids)
+    entries = services.catalog.find(library.id, asked.ids)
     known = {
         image_id: entry.image for image_id, entry in entries.items() if wanted <= entry.collections
     }
@@ -159,9 +161,8 @@ def list_missing(query: InLibrary) -> Response:
 )
 def get_image(path: ImagePath, query: InLibrary) -> Response:
     """Get an image's record."""
-    return answer(
-        with_links(_find(current_services().libraries, query.library, path.image_id).image)
-    )
+    _, entry = _find(current_services().libraries, query.library, path.image_id)
+    return answer(with_links(entry.image))
 
 
 @images.get(
@@ -172,7 +173,7 @@ def get_image(path: ImagePath, query: InLibrary) -> Response:
 def get_content(path: ImagePath, query: InLibrary) -> Response:
     """Get an image's bytes, as they were uploaded."""
     services = current_services()
-    entry = _find(services.libraries, query.library, path.image_id)
+    _, entry = _find(services.libraries, query.library, path.image_id)
     try:
         file = services.blobs.open(entry.path)
     except FileNotFoundError:
@@ -190,13 +191,13 @@ def get_content(path: ImagePath, query: InLibrary) -> Response:
 def get_thumbnail(path: ImagePath, query: InLibrary) -> Response:
     """Get a JPEG of at most 256 px. The first request makes it."""
     services = current_services()
-    entry = _find(services.libraries, query.library, path.image_id)
-    key = thumbnail_key(query.library, path.image_id)
+    library, entry = _find(services.libraries, query.library, path.image_id)
+    key = thumbnail_key(library.id, path.image_id)
     try:
         file = services.blobs.open(key)
     except FileNotFoundError:
         services.readiness.check("search")
-        wanted = {"library": query.library, "image_id": path.image_id}
+        wanted = {"library_id": library.id, "image_id": path.image_id}
         reply = services.calls.call(MAKE_THUMBNAIL, wanted, THUMBNAIL_TIMEOUT_S)
         if reply.error is not None:
             return answer_problem(reply.error)
@@ -241,16 +242,16 @@ def delete_image(path: ImagePath, query: InLibrary, header: WaitHeaders) -> Resp
     """Remove an image from the store, the catalogue and every model's collection."""
     services = current_services()
     services.readiness.check("single")
-    _find(services.libraries, query.library, path.image_id)
-    accepted = services.intake.accept_removal(query.library, path.image_id)
+    library, _ = _find(services.libraries, query.library, path.image_id)
+    accepted = services.intake.accept_removal(library, path.image_id)
     return answer_accepted(services.job_views, accepted, header.prefer)
 
 
-def _find(libraries: Libraries, library: str, image_id: str) -> CatalogEntry:
-    libraries.get(library)
+def _find(libraries: Libraries, name: str, image_id: str) -> tuple[Library, CatalogEntry]:
+    library = libraries.get(name)
     if not re.fullmatch("[0-9a-f]{64}", image_id):
         raise ImageNotFound("An image id has 64 hexadecimal digits, in lower case.")
-    return libraries.catalog.get(library, image_id)
+    return library, libraries.catalog.get(library.id, image_id)
 
 
 def _uploaded(name: str | None, max_bytes: int) -> Entry:

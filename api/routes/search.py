@@ -88,7 +88,7 @@ def search_images(query: NoParameters, header: SubmitHeaders) -> Response:  # no
     library = services.libraries.get(asked.query.library)
     _check_search(asked.query, library, services.catalog)
     key = scoped_key(request.method, request.path, header.idempotency_key)
-    accepted = services.intake.accept_search(asked, key)
+    accepted = services.intake.accept_search(library, asked, key)
     return answer_accepted(services.job_views, accepted, header.prefer)
 
 
@@ -118,7 +118,7 @@ def compare(query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
         raise _bad_query(
             pointer("image_ids"), "Send exactly two pictures: files, or ids of stored images."
         )
-    services.catalog.get_all(library.name, wanted.image_ids)
+    services.catalog.get_all(library.id, wanted.image_ids)
     reply = services.calls.call(COMPARE, {"query": wanted.model_dump()}, COMPARE_TIMEOUT_S, sent)
     if reply.error is not None:
         return answer_problem(reply.error)
@@ -148,7 +148,7 @@ def find_duplicates(query: NoParameters, header: SubmitHeaders) -> Response:  # 
             [FieldError(location=pointer("library"), message=message)],
         )
     key = scoped_key(request.method, request.path, header.idempotency_key)
-    accepted = services.intake.accept_duplicates(wanted, key)
+    accepted = services.intake.accept_duplicates(library, wanted, key)
     return answer_accepted(services.job_views, accepted, header.prefer)
 
 
@@ -205,7 +205,7 @@ def _check_search(wanted: SearchQuery, library: Library, catalog: Catalog) -> No
         parse_filter(wanted.filter)
     if wanted.text is not None:
         _check_text(catalog.models(), refs, is_named=wanted.models is not None)
-    catalog.get_all(library.name, [*wanted.example_ids, *wanted.negative])
+    catalog.get_all(library.id, [*wanted.example_ids, *wanted.negative])
 
 
 def _check_text(models: Mapping[str, ModelSummary], refs: list[str], *, is_named: bool) -> None:

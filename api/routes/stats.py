@@ -52,7 +52,7 @@ def get_stats(query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
         Stats(
             libraries={
                 library.name: LibraryStats(
-                    images=services.catalog.count(library.name), vectors=vectors.get(library.name)
+                    images=services.catalog.count(library.id), vectors=vectors.get(library.name)
                 )
                 for library in libraries
             },

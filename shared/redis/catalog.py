@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,10 +26,13 @@ if TYPE_CHECKING:
     from twinlens.shared.redis.client import Redis
 
 
-def _library_of(name: str, text: str | bytes | None) -> Library:
+def _library_of(name: str, text: str | bytes | None, library_id: str | None = None) -> Library:
     if text is None:
         raise LibraryNotFound(f"There is no library {name!r}; GET /v1/libraries lists all of them.")
-    return Library.model_validate_json(text)
+    library = Library.model_validate_json(text)
+    if library_id not in (None, library.id):
+        raise LibraryNotFound(f"The library {name!r} of then was removed; there is another now.")
+    return library
 
 
 def _entry_of(text: str) -> CatalogEntry:
@@ -105,68 +109,85 @@ class Catalog:
         """Creates a library unless it exists. Returns whether it is new."""
         return bool(self._redis.hsetnx(keys.LIBRARIES, library.name, library.model_dump_json()))
 
-    def library(self, name: str) -> Library:
+    def library(self, name: str, library_id: str | None = None) -> Library:
         """Reads a library.
 
+        Args:
+            name: Its name.
+            library_id: Its id, where another that has its name by now is not meant.
+
         Raises:
-            LibraryNotFound: There is no library of this name.
+            LibraryNotFound: There is no such library.
         """
-        return _library_of(name, self._redis.hget(keys.LIBRARIES, name))
+        return _library_of(name, self._redis.hget(keys.LIBRARIES, name), library_id)
 
     def searched(self, name: str) -> Searched:
-        """Reads what a search must know about a library, in one round trip.
+        """Reads what a search must know about a library.
 
         Raises:
             LibraryNotFound: There is no library of this name.
         """
         moment = now()
+        library = self.library(name)
         with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.hget(keys.LIBRARIES, name)
-            pipeline.hgetall(keys.calibrations(name))
-            pipeline.zrange(keys.open_uploads(name), 0, 0, withscores=True)
-            pipeline.zcard(keys.image_order(name))
-            text, calibrations, oldest, n_images = pipeline.execute()
+            pipeline.hgetall(keys.calibrations(library.id))
+            pipeline.zrange(keys.open_uploads(library.id), 0, 0, withscores=True)
+            pipeline.zcard(keys.image_order(library.id))
+            calibrations, oldest, n_images = pipeline.execute()
         for _, created_at in oldest:
             moment = min(moment, datetime.fromtimestamp(created_at, UTC))
-        return Searched(_library_of(name, text), calibrations, moment, n_images)
+        return Searched(library, calibrations, moment, n_images)
 
-    def calibrations(self, library: str) -> dict[str, str]:
+    def calibrations(self, library_id: str) -> dict[str, str]:
         """Returns the calibrations of a library's collections, as JSON."""
-        return self._redis.hgetall(keys.calibrations(library))
+        return self._redis.hgetall(keys.calibrations(library_id))
 
-    def put_calibrations(self, library: str, by_collection: Mapping[str, str]) -> None:
+    def put_calibrations(self, library_id: str, by_collection: Mapping[str, str]) -> None:
         """Replaces the calibrations of a library's collections, given as JSON."""
         with self._redis.pipeline() as pipeline:
-            pipeline.delete(keys.calibrations(library))
+            pipeline.delete(keys.calibrations(library_id))
             for collection, text in by_collection.items():
-                pipeline.hset(keys.calibrations(library), collection, text)
+                pipeline.hset(keys.calibrations(library_id), collection, text)
             pipeline.execute()
 
-    def watch_library(self, pipeline: Pipeline, name: str) -> Library:
+    def watch_library(
+        self, pipeline: Pipeline, name: str, library_id: str | None = None
+    ) -> Library:
         """Reads a library, so that the pipeline runs only if no library has changed by then.
 
+        Args:
+            pipeline: The pipeline.
+            name: The library's name.
+            library_id: As of `library`.
+
         Raises:
-            LibraryNotFound: There is no library of this name.
+            LibraryNotFound: There is no such library.
         """
         pipeline.watch(keys.LIBRARIES)  # type: ignore[no-untyped-call]
-        return _library_of(name, pipeline.hget(keys.LIBRARIES, name))
+        return _library_of(name, pipeline.hget(keys.LIBRARIES, name), library_id)
 
-    def change_library(self, name: str, change: Callable[[Library], Library | None]) -> Library:
+    def change_library(
+        self,
+        name: str,
+        change: Callable[[Library], Library | None],
+        library_id: str | None = None,
+    ) -> Library:
         """Replaces a library's record with what a function makes of it, whoever else does so.
 
         Args:
             name: The library.
             change: Returns the new record, or None to leave it as it is. It may run again.
+            library_id: As of `library`.
 
         Returns:
             The record as it is afterwards.
 
         Raises:
-            LibraryNotFound: There is no library of this name.
+            LibraryNotFound: There is no such library.
         """
         while True:
             with self._redis.pipeline() as pipeline:
-                before = self.watch_library(pipeline, name)
+                before = self.watch_library(pipeline, name, library_id)
                 after = change(before.model_copy(deep=True))
                 if after is None:
                     return before
@@ -178,25 +199,53 @@ class Catalog:
                     pipeline.execute()
                     return after
 
-    def remove_library(self, name: str) -> None:
+    def remove_library(self, name: str, library_id: str | None = None) -> None:
         """Forgets a library and all of its images.
 
+        Args:
+            name: Its name.
+            library_id: As of `library`.
+
         Raises:
-            LibraryNotFound: There is no library of this name.
+            LibraryNotFound: There is no such library.
         """
         while True:
             with self._redis.pipeline() as pipeline:
-                library = self.watch_library(pipeline, name)
+                library = self.watch_library(pipeline, name, library_id)
                 pipeline.multi()
                 pipeline.hdel(keys.LIBRARIES, name)
-                pipeline.hdel(keys.COSTS, name)
                 if library.all_collections:
                     pipeline.sadd(keys.UNUSED_COLLECTIONS, *library.all_collections)
-                # Another thread of Redis frees what is large.
-                pipeline.unlink(keys.images(name), keys.image_order(name), keys.calibrations(name))
+                pipeline.zadd(keys.REMOVED_LIBRARIES, {library.id: time.time()})
+                self._forget_images(pipeline, library.id)
                 with contextlib.suppress(WatchError):
                     pipeline.execute()
                     return
+
+    def _forget_images(self, pipeline: Pipeline, library_id: str) -> None:
+        pipeline.hdel(keys.COSTS, library_id)
+        # Another thread of Redis frees what is large.
+        pipeline.unlink(
+            keys.images(library_id), keys.image_order(library_id), keys.calibrations(library_id)
+        )
+
+    def removed_libraries(self, min_age_s: float) -> list[str]:
+        """Returns the ids of libraries that were removed at least so long ago."""
+        return self._redis.zrangebyscore(keys.REMOVED_LIBRARIES, "-inf", time.time() - min_age_s)
+
+    def forget_images_of(self, library_id: str) -> None:
+        """Forgets what was still written of a library that has been removed."""
+        with self._redis.pipeline() as pipeline:
+            self._forget_images(pipeline, library_id)
+            pipeline.execute()
+
+    def has_open_uploads(self, library_id: str) -> bool:
+        """Tells if something may still be written of a library, removed or not."""
+        return bool(self._redis.exists(keys.open_uploads(library_id)))
+
+    def forget_removed(self, library_id: str) -> None:
+        """Records that nothing is written any more of a library that has been removed."""
+        self._redis.zrem(keys.REMOVED_LIBRARIES, library_id)
 
     def unused_collections(self) -> set[str]:
         """Returns the Milvus collections that are to be dropped."""
@@ -210,28 +259,30 @@ class Catalog:
         stored = self._redis.hgetall(keys.LIBRARIES)
         return [Library.model_validate_json(text) for _, text in sorted(stored.items())]
 
-    def note_cost(self, pipeline: Pipeline, library: str, picture_s: float) -> None:
+    def note_cost(self, pipeline: Pipeline, library_id: str, picture_s: float) -> None:
         """Records, on a pipeline, how long a picture takes with all its models, on one core."""
-        pipeline.hset(keys.COSTS, library, repr(picture_s))
+        pipeline.hset(keys.COSTS, library_id, repr(picture_s))
 
-    def cost_s(self, library: str) -> float | None:
+    def cost_s(self, library_id: str) -> float | None:
         """Returns how long a picture took lately; None before the first."""
-        text = self._redis.hget(keys.COSTS, library)
+        text = self._redis.hget(keys.COSTS, library_id)
         return None if text is None else float(text)
 
     # Images.
 
-    def queue_put(self, pipeline: Pipeline, library: str, entries: Iterable[CatalogEntry]) -> None:
+    def queue_put(
+        self, pipeline: Pipeline, library_id: str, entries: Iterable[CatalogEntry]
+    ) -> None:
         """Queues the writing of images on a pipeline: each as `put` does, whose answer it gives."""
         pipeline.eval(
             read_script("put_images"),
             2,
-            keys.images(library),
-            keys.image_order(library),
+            keys.images(library_id),
+            keys.image_order(library_id),
             *chain.from_iterable(map(_put_args, entries)),
         )
 
-    def put(self, library: str, entries: Iterable[CatalogEntry]) -> list[str]:
+    def put(self, library_id: str, entries: Iterable[CatalogEntry]) -> list[str]:
         """Writes images, each unless somebody has changed or removed it since it was read.
 
         A new one is written unless it is there.
@@ -240,66 +291,66 @@ class Catalog:
             The ids of those that were not written.
         """
         with self._redis.pipeline(transaction=False) as pipeline:
-            self.queue_put(pipeline, library, entries)
+            self.queue_put(pipeline, library_id, entries)
             [left] = pipeline.execute()
         return list(left)
 
-    def find(self, library: str, image_ids: Sequence[str]) -> dict[str, CatalogEntry]:
+    def find(self, library_id: str, image_ids: Sequence[str]) -> dict[str, CatalogEntry]:
         """Reads those of the images that exist."""
         if not image_ids:
             return {}
-        texts = self._redis.hmget(keys.images(library), list(image_ids))
+        texts = self._redis.hmget(keys.images(library_id), list(image_ids))
         return {
             image_id: _entry_of(text)
             for image_id, text in zip(image_ids, texts, strict=True)
             if text is not None
         }
 
-    def get(self, library: str, image_id: str) -> CatalogEntry:
+    def get(self, library_id: str, image_id: str) -> CatalogEntry:
         """Reads one image.
 
         Raises:
             ImageNotFound: The library has no image with this id.
         """
-        return self.get_all(library, [image_id])[image_id]
+        return self.get_all(library_id, [image_id])[image_id]
 
-    def get_all(self, library: str, image_ids: Sequence[str]) -> dict[str, CatalogEntry]:
+    def get_all(self, library_id: str, image_ids: Sequence[str]) -> dict[str, CatalogEntry]:
         """Reads images, all of which have to exist.
 
         Raises:
             ImageNotFound: The library lacks one of them.
         """
-        entries = self.find(library, image_ids)
+        entries = self.find(library_id, image_ids)
         for image_id in image_ids:
             if image_id not in entries:
-                raise ImageNotFound(f"Library {library!r} has no image {image_id!r}.")
+                raise ImageNotFound(f"The library has no image {image_id!r}.")
         return entries
 
-    def remove(self, library: str, image_id: str) -> None:
+    def remove(self, library_id: str, image_id: str) -> None:
         with self._redis.pipeline() as pipeline:
-            pipeline.hdel(keys.images(library), image_id)
-            pipeline.zrem(keys.image_order(library), image_id)
+            pipeline.hdel(keys.images(library_id), image_id)
+            pipeline.zrem(keys.image_order(library_id), image_id)
             pipeline.execute()
 
-    def count(self, library: str) -> int:
-        return int(self._redis.zcard(keys.image_order(library)))
+    def count(self, library_id: str) -> int:
+        return int(self._redis.zcard(keys.image_order(library_id)))
 
-    def all_ids(self, library: str) -> Iterator[str]:
+    def all_ids(self, library_id: str) -> Iterator[str]:
         """Yields the ids of a library's images, in no order; memory stays flat however many.
 
         An image that comes or goes meanwhile may be left out, and one may come twice.
         """
-        for image_id, _ in self._redis.zscan_iter(keys.image_order(library), count=1000):
+        for image_id, _ in self._redis.zscan_iter(keys.image_order(library_id), count=1000):
             yield str(image_id)
 
-    def random_ids(self, library: str, n_ids: int) -> list[str]:
+    def random_ids(self, library_id: str, n_ids: int) -> list[str]:
         """Returns ids of some of a library's images, none twice; all of them if it has no more."""
-        return self._redis.zrandmember(keys.image_order(library), n_ids)
+        return self._redis.zrandmember(keys.image_order(library_id), n_ids)
 
     def page(
-        self, library: str, limit: int, after: Cursor | None
+        self, library_id: str, limit: int, after: Cursor | None
     ) -> tuple[list[CatalogEntry], Cursor | None]:
         """Lists images, newest first, and where the next page begins."""
-        ids, cursor = page_of(self._redis, keys.image_order(library), limit, after)
-        entries = self.find(library, ids)
+        ids, cursor = page_of(self._redis, keys.image_order(library_id), limit, after)
+        entries = self.find(library_id, ids)
         return [entries[image_id] for image_id in ids if image_id in entries], cursor

@@ -56,6 +56,7 @@ class Job(BaseModel):
     id: str
     kind: JobKind
     library: str
+    library_id: str = Field(default_factory=lambda fields: fields["library"])
     status: JobStatus = "queued"
     request_id: str = ""
     n_chunks: int = 0
@@ -150,7 +151,7 @@ class Jobs:
             pipeline.hset(keys.job(job.id), mapping=fields)
             pipeline.zadd(_list_of(job.kind), {job.id: job.created_at.timestamp()})
             if job.kind in ("embed", "bulk"):
-                uploads = keys.open_uploads(job.library)
+                uploads = keys.open_uploads(job.library_id)
                 pipeline.zadd(uploads, {job.id: job.created_at.timestamp()})
             if job.kind == "embed":
                 pipeline.sadd(keys.SINGLES, job.id)
@@ -169,7 +170,7 @@ class Jobs:
         with self._redis.pipeline() as pipeline:
             pipeline.delete(keys.job(job_id), keys.events(job_id), keys.done_chunks(job_id))
             pipeline.delete(keys.arrival(job_id), keys.tries(job_id), *kept)
-            pipeline.zrem(keys.open_uploads(job.library), job_id)
+            pipeline.zrem(keys.open_uploads(job.library_id), job_id)
             pipeline.zrem(keys.JOBS, job_id)
             pipeline.zrem(keys.SEARCHES, job_id)
             pipeline.srem(keys.SINGLES, job_id)

@@ -12,7 +12,7 @@ ARRIVING = "tl:jobs:arriving"
 SINGLES = "tl:jobs:singles"
 
 # Bulk jobs wait in two rings, so that libraries take turns, and the jobs of a library: a list of
-# libraries, and one list of jobs for each (`jobs_in_turn`).
+# library ids, and one list of jobs for each (`jobs_in_turn`).
 RING = "tl:feed:libraries"
 # Chunks that are queued or running, with the Unix time since when. Only a few at a time.
 FED = "tl:feed:fed"
@@ -27,10 +27,13 @@ LIBRARIES = "tl:libraries"
 MODELS = "tl:models"
 # Which Milvus is connected, and what it has.
 SERVER = "tl:milvus"
-# Seconds that a picture of a library took lately, by library.
+# Seconds that a picture of a library took lately, by library id.
 COSTS = "tl:costs"
 # Milvus collections that no library has any more, to be dropped.
 UNUSED_COLLECTIONS = "tl:collections:unused"
+# Ids of libraries that were removed lately, with the Unix time since when. What was still written
+# of them since is removed as well.
+REMOVED_LIBRARIES = "tl:libraries:removed"
 
 # Where kombu keeps the messages that workers hold: its Redis channel's `unacked_key`.
 UNACKED = "unacked"
@@ -61,29 +64,29 @@ def tries(job_id: str) -> str:
     return f"tl:job:{job_id}:tries"
 
 
-def jobs_in_turn(library: str) -> str:
+def jobs_in_turn(library_id: str) -> str:
     """Returns the key of a library's jobs that have chunks to be queued."""
-    return f"{RING}:{library}"
+    return f"{RING}:{library_id}"
 
 
-def open_uploads(library: str) -> str:
+def open_uploads(library_id: str) -> str:
     """Returns the key of a library's uploads that have not ended, by the time of their creation."""
-    return f"tl:library:{library}:uploads"
+    return f"tl:library:{library_id}:uploads"
 
 
-def images(library: str) -> str:
+def images(library_id: str) -> str:
     """Returns the key of a library's images, by id."""
-    return f"tl:library:{library}:images"
+    return f"tl:library:{library_id}:images"
 
 
-def image_order(library: str) -> str:
+def image_order(library_id: str) -> str:
     """Returns the key of the ids of a library's images, by the time when each was added."""
-    return f"tl:library:{library}:order"
+    return f"tl:library:{library_id}:order"
 
 
-def calibrations(library: str) -> str:
+def calibrations(library_id: str) -> str:
     """Returns the key of a library's calibrations, by collection."""
-    return f"tl:library:{library}:calibrations"
+    return f"tl:library:{library_id}:calibrations"
 
 
 def query_picture(job_id: str, number: int = 0) -> str:

@@ -40,6 +40,11 @@ def outcomes(runtime: Runtime, job_id: str, chunk: int = 0) -> list[str]:
     return [item.outcome for item in embed(runtime, job_id, chunk)]
 
 
-def delete_image(runtime: Runtime, job_id: str, library: str, image_id: str) -> None:
+def library_id(runtime: Runtime, name: str) -> str:
+    """Returns under what a library's images are kept."""
+    return runtime.catalog.library(name).id
+
+
+def delete_image(runtime: Runtime, job_id: str, image_id: str) -> None:
     """Removes an image as its task does."""
-    runtime.images.delete(library, image_id, runtime.jobs.get(job_id).created_at)
+    runtime.images.delete(runtime.jobs.get(job_id), image_id)

@@ -108,7 +108,7 @@ class Known:
             for number, one in enumerate(self.images)
             if number not in without
         ]
-        assert runtime.catalog.put(self.library.name, entries) == []
+        assert runtime.catalog.put(self.library.id, entries) == []
 
 
 def write_known(

@@ -11,7 +11,7 @@ from support.beats import beat
 from support.records import summary
 from support.results import stored_items, stored_result
 
-from twinlens.shared.libraries import new_library
+from twinlens.shared.libraries import Library, new_library
 from twinlens.shared.messages import CatalogEntry, Image, Item
 from twinlens.shared.queue import QUEUES
 from twinlens.shared.redis.catalog import Catalog
@@ -41,11 +41,12 @@ class StandIn:
         self.catalog.ensure_library(new_library(library, refs))
 
     def add(self, image: Image, path: str = "nowhere") -> None:
-        there = {library.name: library.collections for library in self.catalog.libraries()}
-        names = there.get(image.library, {})
+        there = {library.name: library for library in self.catalog.libraries()}
+        library = there.get(image.library) or Library(name=image.library, models=[])
+        names = library.collections
         entry = CatalogEntry(image=image, path=path, added_by="j:0:0")
         entry.collections = {names[ref] for ref in image.models if ref in names}
-        assert self.catalog.put(image.library, [entry]) == []
+        assert self.catalog.put(library.id, [entry]) == []
 
     def finish_chunk(self, job_id: str, chunk: int, items: list[Item]) -> None:
         self.jobs.start(job_id)

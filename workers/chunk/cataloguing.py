@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from redis import WatchError
 
-from twinlens.shared.blobs import image_key
 from twinlens.shared.messages import CatalogEntry
 
 if TYPE_CHECKING:
@@ -30,12 +29,12 @@ class Cataloguing:
     catalog: Catalog
 
     def write(
-        self, library_name: str, pending: Sequence[Pending], took_s: float
+        self, library: Library, pending: Sequence[Pending], took_s: float
     ) -> list[str] | None:
         """Catalogues a chunk's embedded pictures, in one transaction.
 
         Args:
-            library_name: The pictures' library.
+            library: The pictures' library, as it was read before.
             pending: The chunk's pictures.
             took_s: How long it took to embed them, in seconds.
 
@@ -43,19 +42,22 @@ class Cataloguing:
             The images that were not written, because somebody has added, changed or removed them
             since they were read. None, with nothing written, unless all are embedded for every
             edition of the library.
+
+        Raises:
+            LibraryNotFound: The library has been removed.
         """
         # One that was embedded may have been removed before it was embedded for a new edition.
         done = [one for one in pending if one.image is not None and one.error is None]
         if not done:
             return []
         with self.redis.pipeline() as pipeline:
-            library = self.catalog.watch_library(pipeline, library_name)
+            library = self.catalog.watch_library(pipeline, library.name, library.id)
             wanted = library.all_collections
             if not all(wanted <= one.collections for one in done):
                 return None
             pipeline.multi()
             self._put(pipeline, library, done)
-            self.catalog.note_cost(pipeline, library_name, took_s / len(done))
+            self.catalog.note_cost(pipeline, library.id, took_s / len(done))
             try:
                 not_written, _ = pipeline.execute()
             except WatchError:
@@ -71,14 +73,15 @@ class Cataloguing:
 
     def _put(self, pipeline: Pipeline, library: Library, pending: Iterable[Pending]) -> None:
         entries = [_entry_of(library, one, one.image) for one in pending if one.image is not None]
-        self.catalog.queue_put(pipeline, library.name, entries)
+        self.catalog.queue_put(pipeline, library.id, entries)
 
 
 def _entry_of(library: Library, one: Pending, image: Image) -> CatalogEntry:
     image.models = library.models_of(one.collections)
     if one.known is None:
-        path = image_key(library.name, one.image_id)
-        return CatalogEntry(image=image, path=path, added_by=one.tag, collections=one.collections)
+        return CatalogEntry(
+            image=image, path=one.path, added_by=one.tag, collections=one.collections
+        )
     changed_by = one.tag if one.is_changed else one.known.changed_by
     changes = {"image": image, "collections": one.collections, "changed_by": changed_by}
     return one.known.model_copy(update=changes)

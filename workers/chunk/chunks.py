@@ -46,12 +46,13 @@ class Chunks:
             The outcome of each line of the chunk's manifest, in its order.
 
         Raises:
+            LibraryNotFound: The library has been removed; one that has its name by now is another.
             Unavailable: Milvus does not answer; nothing is lost, and the chunk must be run again.
         """
         head, entries = read_manifest(self.blobs, job_id, chunk)
-        self.listed.store(head.library, entries)
-        library = self.catalog.library(head.library)
-        known = self.catalog.find(head.library, [e.image_id for e in entries if e.image_id])
+        library = self.catalog.library(head.library, head.library_id)
+        self.listed.store(library.id, entries)
+        known = self.catalog.find(library.id, [e.image_id for e in entries if e.image_id])
         outcomes = Outcomes(head, entries, known, library.all_collections)
         pending = outcomes.pending
 
@@ -59,9 +60,9 @@ class Chunks:
         self._embed(head, library, pending)
         took_s = time.monotonic() - began
         items = outcomes.items()
-        while (not_written := self.cataloguing.write(head.library, pending, took_s)) is None:
+        while (not_written := self.cataloguing.write(library, pending, took_s)) is None:
             # The library has gained an edition meanwhile, which needs these pictures too.
-            library = self.catalog.library(head.library)
+            library = self.catalog.library(head.library, head.library_id)
             self.embedding.embed(library, [one for one in pending if not one.error])
         if amendments := outcomes.amendments(not_written):
             self.amendments.make(library, amendments)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from twinlens.shared.blobs import image_key
 from twinlens.shared.errors import ContentMissing, Internal, TwinlensError
 from twinlens.shared.filters.fields import fields_of
 from twinlens.shared.messages import Image, now
@@ -107,7 +106,7 @@ class Embedding:
     def _decode(self, models: Sequence[Embedder], one: Pending) -> None:
         """Decodes a picture once, for every model. A failure becomes its outcome."""
         try:
-            content = self.blobs.get(image_key(one.library, one.image_id))
+            content = self.blobs.get(one.path)
             picture, one.pixels = self.decoder.decode(content, models)
         except FileNotFoundError:
             one.error = ContentMissing(

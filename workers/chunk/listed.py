@@ -28,7 +28,7 @@ class Listed:
     sources: Sources
     fetchers: Executor
 
-    def store(self, library: str, entries: Sequence[ManifestItem]) -> None:
+    def store(self, library_id: str, entries: Sequence[ManifestItem]) -> None:
         """Fetches and stores what is listed by URI; gives each entry its id and size, or an error.
 
         A chunk that is run again fetches again, and so may find something else.
@@ -41,7 +41,7 @@ class Listed:
             for entry, content in zip(listed, self.fetchers.map(self._fetch, listed), strict=True):
                 if content is not None:
                     entry.image_id, entry.n_bytes = image_id_of(content), len(content)
-                    batch.put(image_key(library, entry.image_id), content)
+                    batch.put(image_key(library_id, entry.image_id), content)
 
     def _fetch(self, entry: ManifestItem) -> bytes | None:
         assert entry.uri is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from twinlens.shared.blobs import image_key
 from twinlens.shared.messages import Description, Item
 from twinlens.workers.library.amendments import Amendment
 
@@ -23,6 +24,7 @@ class Pending:
     description: Description
     image_id: str
     library: str
+    path: str  # where its bytes are
     tag: str  # job:chunk:index, so that a repeated chunk recognises its own work
     known: CatalogEntry | None  # if it is catalogued, with some embeddings missing
     collections: set[str]  # those that have its embeddings
@@ -83,8 +85,9 @@ class Outcomes:
             else:
                 self._places[index] = image_id
                 has = set(there.collections) if there else set()
+                path = image_key(head.library_id, image_id)
                 self._pending.setdefault(
-                    image_id, Pending(description, image_id, head.library, tag, there, has)
+                    image_id, Pending(description, image_id, head.library, path, tag, there, has)
                 )
 
     @property

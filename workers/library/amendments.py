@@ -66,7 +66,7 @@ class Amendments:
         entries: dict[str, CatalogEntry] = {}
         left = dict(amendments)
         while left:
-            known = self.catalog.find(library.name, list(left))
+            known = self.catalog.find(library.id, list(left))
             entries |= known
             amended = {
                 image_id: after
@@ -75,7 +75,7 @@ class Amendments:
             }
             entries |= amended
             self._write_fields(library, list(amended.values()))
-            not_written = self.catalog.put(library.name, amended.values()) if amended else []
+            not_written = self.catalog.put(library.id, amended.values()) if amended else []
             left = {image_id: left[image_id] for image_id in not_written}
             for image_id in not_written:
                 del entries[image_id]

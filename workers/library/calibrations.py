@@ -54,10 +54,10 @@ class Calibrations:
         look_after_each(self.catalog, self._keep)
 
     def _keep(self, library: Library) -> None:
-        n_images = self.catalog.count(library.name)
+        n_images = self.catalog.count(library.id)
         known = {
             name: read_calibration(text)
-            for name, text in self.catalog.calibrations(library.name).items()
+            for name, text in self.catalog.calibrations(library.id).items()
         }
         wanted = library.all_collections
         if n_images and not all(_is_still_right(known.get(name), n_images) for name in wanted):
@@ -65,13 +65,13 @@ class Calibrations:
 
     def measure(self, library: Library, n_images: int) -> None:
         """Measures a library under all of its models, with one random sample of its images."""
-        ids = self.catalog.random_ids(library.name, N_SAMPLE)
+        ids = self.catalog.random_ids(library.id, N_SAMPLE)
         measured: dict[str, str] = {}
         for name, target in self.targets.of_editions(library).items():
             rows = list(self.vectors.fetch(target.collection, ids).values())
             calibration = calibrate(np.array(rows), prior_of(target.collection.card), n_images)
             measured[name] = Kept(calibration=calibration).model_dump_json()
-        self.catalog.put_calibrations(library.name, measured)
+        self.catalog.put_calibrations(library.id, measured)
 
 
 def _is_still_right(known: Calibration | None, n_images: int) -> bool:

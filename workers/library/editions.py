@@ -8,6 +8,7 @@ As soon as the edition is in the library's record, new pictures are embedded for
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from twinlens.shared.chunking import chunk_items
-from twinlens.shared.errors import JobExpired, JobNotFound, ReindexFailed
+from twinlens.shared.errors import JobExpired, JobNotFound, LibraryNotFound, ReindexFailed
 from twinlens.shared.manifests import write_manifest
 from twinlens.shared.messages import ManifestItem, now
 from twinlens.workers.library.each import look_after_each
@@ -71,10 +72,10 @@ class Editions:
         job = self.jobs.get(job_id)
         if job.total is not None:
             return
-        size = chunk_items(self.settings, self.catalog.cost_s(job.library))
+        size = chunk_items(self.settings, self.catalog.cost_s(job.library_id))
         chunk = job.n_chunks
         with self.blobs.batch() as batch:
-            for items in self._stored(job.library, size):
+            for items in self._stored(job.library_id, size):
                 write_manifest(batch, job, chunk, items, is_last=False)
                 if not self.feed.add_chunk(job_id, chunk, len(items)):
                     return
@@ -97,24 +98,27 @@ class Editions:
         if job.has_ended or not job.is_counted:
             return
         try:
-            self._check(job)
-        except ReindexFailed as error:
-            self.withdraw(job.library, job_id)
+            self._switch(job)
+        except (ReindexFailed, LibraryNotFound) as error:
+            with contextlib.suppress(LibraryNotFound):
+                self.withdraw(job.library, job_id)
             self.jobs.finish(job_id, error.to_problem())
-            return
+        else:
+            self.jobs.finish(job_id)
+
+    def _switch(self, job: Job) -> None:
+        self._check(job)
         until = now() + timedelta(seconds=self.settings.rollback_s)
 
         def switch(library: Library) -> Library | None:
-            if library.next is None or library.next.job_id != job_id:
+            if library.next is None or library.next.job_id != job.id:
                 return None
             return library.switched(library.next, kept_until=until)
 
         # So that scores mean the same from the first search on.
-        self.calibrations.measure(
-            self.catalog.library(job.library), self.catalog.count(job.library)
-        )
-        self.catalog.change_library(job.library, switch)
-        self.jobs.finish(job_id)
+        library = self.catalog.library(job.library, job.library_id)
+        self.calibrations.measure(library, self.catalog.count(library.id))
+        self.catalog.change_library(job.library, switch, job.library_id)
 
     def withdraw(self, name: str, job_id: str) -> None:
         """Gives up the edition that a job was building."""
@@ -154,10 +158,10 @@ class Editions:
         else:
             self.switch_if_built(job_id)
 
-    def _stored(self, library: str, size: int) -> Iterator[list[ManifestItem]]:
-        ids = self.catalog.all_ids(library)
+    def _stored(self, library_id: str, size: int) -> Iterator[list[ManifestItem]]:
+        ids = self.catalog.all_ids(library_id)
         while some := list(islice(ids, size)):
-            entries = self.catalog.find(library, some)
+            entries = self.catalog.find(library_id, some)
             yield [
                 ManifestItem(name=entry.image.name, image_id=image_id, n_bytes=entry.image.bytes)
                 for image_id, entry in entries.items()
@@ -168,24 +172,25 @@ class Editions:
 
         Raises:
             ReindexFailed: It is not, or does not.
+            LibraryNotFound: The library has been removed.
         """
         if job.failed:
             raise ReindexFailed(
                 f"{job.failed} pictures could not be embedded (see the job's items): remove them,"
                 " or post them again, and request the change again."
             )
-        library = self.catalog.library(job.library)
+        library = self.catalog.library(job.library, job.library_id)
         if library.next is None or library.next.job_id != job.id:
             return
         before = set(library.collections.values())
         for _, collection in self.targets.of(library.next):
             if collection.name not in before:
-                self._check_count(library.name, collection)
-                self._check_answers(library.name, collection)
+                self._check_count(library.id, collection)
+                self._check_answers(library.id, collection)
 
-    def _check_count(self, library: str, collection: Collection) -> None:
+    def _check_count(self, library_id: str, collection: Collection) -> None:
         for _ in range(N_COUNTS):
-            n_images = self.catalog.count(library)
+            n_images = self.catalog.count(library_id)
             n_vectors = self.vectors.count(collection)
             if n_vectors >= n_images:
                 return
@@ -195,9 +200,9 @@ class Editions:
             " pictures; request the change again."
         )
 
-    def _check_answers(self, library: str, collection: Collection) -> None:
+    def _check_answers(self, library_id: str, collection: Collection) -> None:
         """Searches with some stored pictures: none may find another nearer than itself."""
-        some = list(islice(self.catalog.all_ids(library), N_PROBES))
+        some = list(islice(self.catalog.all_ids(library_id), N_PROBES))
         for image_id, row in self.vectors.fetch(collection, some).items():
             [first] = self.vectors.nearest(collection, row[None], 1)
             [itself] = self.vectors.distances_to(collection, row[None], [image_id])

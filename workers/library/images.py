@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from twinlens.shared.blobs import image_key, thumbnail_key
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from twinlens.shared.blobs import BlobStore
     from twinlens.shared.libraries import Library
     from twinlens.shared.redis.catalog import Catalog
+    from twinlens.shared.redis.jobs import Job
     from twinlens.workers.decoding import Decoder
     from twinlens.workers.milvus.vectors import Vectors
     from twinlens.workers.targets import Targets
@@ -30,7 +30,7 @@ class Images:
     targets: Targets
     decoder: Decoder
 
-    def delete(self, library: str, image_id: str, asked_at: datetime) -> None:
+    def delete(self, job: Job, image_id: str) -> None:
         """Removes an image from Milvus, the catalogue and the store, in this order.
 
         While it is catalogued, a chunk that has the same picture skips it, so nobody writes its
@@ -38,22 +38,22 @@ class Images:
         and it checks the catalogue afterwards; so the vectors are removed once more.
 
         Args:
-            library: The image's library.
+            job: The removal. The bytes stay if the same picture was posted again after that was
+                requested.
             image_id: The image.
-            asked_at: When the removal was requested. The bytes stay if the same picture was posted
-                again after that.
 
         Raises:
+            LibraryNotFound: The library has been removed.
             Unavailable: Milvus does not answer.
         """
-        self.delete_vectors(self.catalog.library(library), [image_id])
-        self.catalog.remove(library, image_id)
-        record = self.catalog.library(library)
-        if len(record.editions) > 1:
-            self.delete_vectors(record, [image_id])
-        since = asked_at.astimezone(UTC).timestamp()
-        self.blobs.delete(thumbnail_key(library, image_id))
-        self.blobs.delete(image_key(library, image_id), unless_touched_since=since)
+        self.delete_vectors(self.catalog.library(job.library, job.library_id), [image_id])
+        self.catalog.remove(job.library_id, image_id)
+        library = self.catalog.library(job.library, job.library_id)
+        if len(library.editions) > 1:
+            self.delete_vectors(library, [image_id])
+        since = job.created_at.timestamp()
+        self.blobs.delete(thumbnail_key(library.id, image_id))
+        self.blobs.delete(image_key(library.id, image_id), unless_touched_since=since)
 
     def delete_vectors(self, library: Library, image_ids: Sequence[str]) -> None:
         """Removes images from the collections of every edition of their library.
@@ -64,17 +64,17 @@ class Images:
         for target in self.targets.of_editions(library).values():
             self.vectors.delete(target.collection, image_ids)
 
-    def make_thumbnail(self, library: str, image_id: str) -> None:
+    def make_thumbnail(self, library_id: str, image_id: str) -> None:
         """Stores an image's thumbnail.
 
         Raises:
             ImageNotFound: The library has no such image.
             ContentMissing: Its bytes are no longer stored.
         """
-        small = self.decoder.thumbnail(self.read(library, image_id))
-        self.blobs.put(thumbnail_key(library, image_id), small)
+        small = self.decoder.thumbnail(self.read(library_id, image_id))
+        self.blobs.put(thumbnail_key(library_id, image_id), small)
 
-    def read(self, library: str, image_id: str) -> bytes:
+    def read(self, library_id: str, image_id: str) -> bytes:
         """Reads an image's bytes.
 
         Raises:
@@ -82,7 +82,7 @@ class Images:
             ContentMissing: Its bytes are no longer stored.
         """
         try:
-            return self.blobs.get(self.catalog.get(library, image_id).path)
+            return self.blobs.get(self.catalog.get(library_id, image_id).path)
         except FileNotFoundError:
             message = f"The bytes of image {image_id!r} are no longer stored."
             raise ContentMissing(message) from None

@@ -33,6 +33,7 @@ from twinlens.workers.library.amendments import Amendments
 from twinlens.workers.library.calibrations import Calibrations
 from twinlens.workers.library.editions import Editions
 from twinlens.workers.library.images import Images
+from twinlens.workers.library.removals import Removals
 from twinlens.workers.milvus.vectors import Vectors
 from twinlens.workers.process.sweeper import Sweeper
 from twinlens.workers.query.comparisons import Comparisons
@@ -75,6 +76,7 @@ class Runtime:
     amendments: Amendments
     editions: Editions
     calibrations: Calibrations
+    removals: Removals
     searches: Searches
     comparisons: Comparisons
     near_duplicates: NearDuplicates
@@ -160,6 +162,7 @@ def build_runtime(
         targets=targets,
         calibrations=calibrations,
     )
+    removals = Removals(catalog=catalog, blobs=blobs)
     examples = Examples(
         sent_pictures=sent_pictures,
         catalog=catalog,
@@ -196,6 +199,7 @@ def build_runtime(
         amendments=amendments,
         editions=editions,
         calibrations=calibrations,
+        removals=removals,
         searches=searches,
         comparisons=Comparisons(catalog=catalog, targets=targets, examples=examples),
         near_duplicates=NearDuplicates(catalog=catalog, targets=targets, vectors=vectors),
@@ -206,6 +210,7 @@ def build_runtime(
             feed=feed,
             editions=editions,
             calibrations=calibrations,
+            removals=removals,
         ),
     )
     runtime.publish_models()

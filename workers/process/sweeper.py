@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from twinlens.shared.redis.jobs import Jobs
     from twinlens.workers.library.calibrations import Calibrations
     from twinlens.workers.library.editions import Editions
+    from twinlens.workers.library.removals import Removals
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Sweeper:
     feed: Feed
     editions: Editions
     calibrations: Calibrations
+    removals: Removals
 
     def sweep(self, app: Celery) -> None:
         """Sweeps, unless another process has done so within SWEEP_S."""
@@ -55,6 +57,7 @@ class Sweeper:
         try:
             self.editions.tend()
             self.calibrations.keep()
+            self.removals.tend()
         except Unavailable as error:
             log.warning("libraries will be looked after later: %s", error)
 

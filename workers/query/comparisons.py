@@ -43,9 +43,10 @@ class Comparisons:
         searched = self.catalog.searched(asked.library)
         targets = self.targets.of(searched.library, searched.library.choose(asked.models))
         sent = self.examples.read_sent(task_id, 2 - len(asked.image_ids))
-        queries = [Query(SearchQuery(library=asked.library), targets, [one]) for one in sent]
+        library_id = searched.library.id
+        queries = [Query(SearchQuery(), library_id, targets, [one]) for one in sent]
         queries += [
-            Query(SearchQuery(library=asked.library, image_id=image_id), targets)
+            Query(SearchQuery(image_id=image_id), library_id, targets)
             for image_id in asked.image_ids
         ]
         first, second = (self.examples.embed(query, lambda _: None) for query in queries)

@@ -51,7 +51,7 @@ class NearDuplicates:
         confirming = [one for one in collections if one.card.output is OutputKind.FLOAT32]
         if not hashing:
             raise BadRequest(f"Library {query.library!r} has no model that makes hashes.")
-        ids, hashes = self._read_all(query.library, hashing[0])
+        ids, hashes = self._read_all(library.id, hashing[0])
         max_distance = MAX_DISTANCE if query.max_distance is None else query.max_distance
 
         def confirm(place: int, places: NDArray[np.intp]) -> NDArray[np.bool_]:
@@ -73,11 +73,11 @@ class NearDuplicates:
         )
 
     def _read_all(
-        self, library: str, collection: Collection
+        self, library_id: str, collection: Collection
     ) -> tuple[list[str], NDArray[np.uint8]]:
         """Reads all hashes of a library: ids, and uint8 [n, dimension / 8]."""
         hashes: dict[str, Any] = {}
-        ids = self.catalog.all_ids(library)
+        ids = self.catalog.all_ids(library_id)
         while some := list(islice(ids, READ_ROWS)):
             hashes |= self.vectors.fetch(collection, some)
         width = collection.card.dimension // 8

@@ -52,6 +52,7 @@ class Query:
     """What is asked, the pictures that came with it, and the models to ask."""
 
     asked: SearchQuery
+    library_id: str
     targets: Sequence[Target]
     positive: Sequence[bytes] = ()
     negative: Sequence[bytes] = ()
@@ -131,7 +132,7 @@ class Examples:
         return dict(zip(collections, by_model, strict=True))
 
     def _read(self, query: Query, image_id: str) -> bytes:
-        return self.images.read(query.asked.library, image_id)
+        return self.images.read(query.library_id, image_id)
 
     def _embed_words(self, query: Query, text: str) -> QueryEmbeddings:
         if not query.models:
@@ -183,7 +184,7 @@ class Examples:
 
     def _fetch_examples(self, query: Query, ids: Sequence[str]) -> Stored:
         """Reads embeddings of stored images, all of which must exist."""
-        self.catalog.get_all(query.asked.library, ids)
+        self.catalog.get_all(query.library_id, ids)
         if not ids:
             return {name: {} for name in query.collections}
         stored = self.fetch(query.collections, ids)

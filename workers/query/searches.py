@@ -90,7 +90,7 @@ class Searches:
             targets = [target for target in targets if target.model.card.text is not None]
         pictures = self.examples.read_sent(job_id, sum(sent))
         parted = pictures[: sent.n_positive], pictures[sent.n_positive :]
-        query = Query(asked, targets, *parted)
+        query = Query(asked, library.id, targets, *parted)
         rows = self.examples.embed(query, watch.lap)
         ranking = _Ranking(self, query, searched, rows, watch)
         shown, images = ranking.page()
@@ -199,6 +199,7 @@ class _Ranking:
         self.listed: DistancesByModel = {}
         self._ports = ports
         self._query = query.asked
+        self._library_id = query.library_id
         self._rows = rows
         self._lists = _Lists(query, rows, ports.vectors, ports.threads)
         self._watch = watch
@@ -225,9 +226,7 @@ class _Ranking:
                 some = block[place : place + n_wanted - len(kept) + SPARE_HITS]
                 place += len(some)
                 # Some may just be being deleted.
-                images |= self._ports.catalog.find(
-                    self._query.library, [one.image_id for one in some]
-                )
+                images |= self._ports.catalog.find(self._library_id, [one.image_id for one in some])
                 for one in some:
                     entry = images.get(one.image_id)
                     if entry is not None and self._is_first_of_group(entry, groups):

@@ -10,7 +10,7 @@ add('received', n_pictures)
 redis.call('INCRBY', backlog, n_pictures)
 if redis.call('HSETNX', record, 'in_ring', 1) == 1 then
   if redis.call('RPUSH', of_library(jobs_of), get('id')) == 1 then
-    redis.call('RPUSH', ring, get('library'))
+    redis.call('RPUSH', ring, library_id())
   end
 end
 announce(-1, 0)

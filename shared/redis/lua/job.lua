@@ -2,7 +2,7 @@
 -- KEYS 1 to 9: the job's record, its events, its bit for each counted chunk, its tries; the uploads
 --   that are arriving, the open single pictures; the chunks on their way, the waiting pictures, the
 --   libraries in turn.
--- ARGV 1 to 5: the keys of a library's open uploads and of its jobs in turn, `*` for its name; how
+-- ARGV 1 to 5: the keys of a library's open uploads and of its jobs in turn, `*` for its id; how
 --   long a record is kept past its life, and how long that of a search, and the window of the rate,
 --   all in seconds.
 local record, events, done, tries, arriving, singles, fed, backlog, ring = unpack(KEYS, 1, 9)
@@ -11,7 +11,8 @@ local uploads_of, jobs_of, tombstone_s, search_tombstone_s, rate_window_s = unpa
 local function get(name) return redis.call('HGET', record, name) end
 local function number(name) return tonumber(get(name) or '0') end
 local function add(name, n) return redis.call('HINCRBY', record, name, n) end
-local function of_library(key) return (string.gsub(key, '%*', get('library'))) end
+local function library_id() return get('library_id') or get('library') end
+local function of_library(key) return (string.gsub(key, '%*', library_id())) end
 
 -- Whether its chunks are fed in turn, and counted in the backlog.
 local function is_fed() return get('kind') == 'bulk' or get('kind') == 'reindex' end

@@ -98,8 +98,9 @@ def test_a_body_that_cannot_be_read_on_leaves_what_arrived(
     def read(body: Iterable[bytes]) -> Iterator[Entry]:
         return form_entries("multipart/form-data; boundary=b", body, 10, 100)
 
+    services = build_services(settings)
     with pytest.raises(UploadBroken) as caught:
-        build_services(settings).arrivals.accept("default", body(), read, None)
+        services.arrivals.accept(services.libraries.get("default"), body(), read, None)
     assert "secret" not in caught.value.detail
     job = the_job(client)
     assert f"The first 5 pictures are kept in job {job['id']}." in caught.value.detail

@@ -430,7 +430,7 @@ def test_a_thumbnail_is_made_on_first_demand(
     second = client.get(path)
 
     assert tasks[0]["name"] == MAKE_THUMBNAIL
-    assert tasks[0]["kwargs"] == {"library": "default", "image_id": ID}
+    assert tasks[0]["kwargs"] == {"library_id": "default", "image_id": ID}
     assert tasks[0]["expires"] is not None
     assert first.data == second.data == b"small"
     assert first.content_type == "image/jpeg"
@@ -463,7 +463,7 @@ def test_a_removal_is_a_job(client: Client, worker: StandIn) -> None:
     assert (job["kind"], job["progress"]["total"]) == ("delete", 1)
     [task] = worker.queued()
     assert (task["name"], task["queue"], task["id"]) == (DELETE_IMAGE, "single", job["id"])
-    assert task["kwargs"] == {"job_id": job["id"], "library": "default", "image_id": ID}
+    assert task["kwargs"] == {"job_id": job["id"], "image_id": ID}
 
     worker.jobs.start(job["id"])
     worker.jobs.finish(job["id"])

@@ -116,7 +116,7 @@ def test_a_library_is_forgotten_at_once_with_what_was_planned_for_it(
     assert art.get(f"/v1/jobs/{plan['id']}").json["status"] == "cancelled"
     [task] = [task for task in worker.queued() if task["name"] == DELETE_LIBRARY]
     assert (task["queue"], task["id"]) == ("single", removal.json["id"])
-    assert task["kwargs"] == {"job_id": removal.json["id"], "library": "art"}
+    assert task["kwargs"] == {"job_id": removal.json["id"]}
 
 
 def test_the_default_library_stays_and_unknown_ones_are_not_changed(client: Client) -> None:

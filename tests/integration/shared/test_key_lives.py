@@ -98,6 +98,7 @@ def lives(seconds: float) -> Callable[[Seen], float]:
 
 
 ID = "[0-9a-f]{32}"
+LIBRARY = r"[a-z]+(\.[0-9a-f]{16})?"
 # Kombu writes them once a process, whatever becomes of them: only if no test came before.
 BINDINGS = r"_kombu\.binding.+"
 LIVES: dict[str, Callable[[Seen], float]] = {
@@ -116,20 +117,21 @@ LIVES: dict[str, Callable[[Seen], float]] = {
     "tl:jobs:search": stays,
     "tl:jobs:arriving": stays,
     "tl:jobs:singles": stays,
-    "tl:library:[a-z]+:uploads": stays,
+    rf"tl:library:{LIBRARY}:uploads": stays,
     "tl:feed:libraries": stays,
-    "tl:feed:libraries:[a-z]+": stays,
+    rf"tl:feed:libraries:{LIBRARY}": stays,
     "tl:feed:fed": stays,
     "tl:feed:backlog": stays,
     # The catalogue.
     "tl:libraries": stays,
+    "tl:libraries:removed": stays,
     "tl:models": stays,
     "tl:milvus": stays,
     "tl:costs": stays,
     "tl:collections:unused": stays,
-    "tl:library:[a-z]+:images": stays,
-    "tl:library:[a-z]+:order": stays,
-    "tl:library:[a-z]+:calibrations": stays,
+    rf"tl:library:{LIBRARY}:images": stays,
+    rf"tl:library:{LIBRARY}:order": stays,
+    rf"tl:library:{LIBRARY}:calibrations": stays,
     # Who works.
     "tl:workers": stays,
     keys.SWEEP: lives(SWEEP_S),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery.signals import before_task_publish
 from support.disk import Disk
-from support.embedding import delete_image, outcomes
+from support.embedding import delete_image, library_id, outcomes
 from support.requests import form_body, post
 from support.servers import wait_until
 from support.tiny_pair import plain_picture
@@ -127,7 +127,7 @@ def stored(client: Client, runtime: Runtime) -> str:
     content = plain_picture("red")
     assert outcomes(runtime, post(client, [("red", content)], "art")) == ["succeeded"]
     image_id = image_id_of(content)
-    stored_at = path_of(runtime, image_key("art", image_id)).stat().st_mtime
+    stored_at = path_of(runtime, image_key(library_id(runtime, "art"), image_id)).stat().st_mtime
     wait_until(lambda: time.time() > stored_at + 2 * CLOCK_TICK_S, 5)
     return image_id
 
@@ -146,7 +146,7 @@ def test_a_picture_that_is_posted_again_while_its_removal_waits_is_kept(
     removals = [ask_for_removal(client, stored) for _ in range(2)]
     again = post(client, [("again.png", plain_picture("red"))], "art")
     for removal in removals:
-        delete_image(runtime, removal, "art", stored)
+        delete_image(runtime, removal, stored)
     assert outcomes(runtime, again) == ["succeeded"]
     assert client.get(f"/v1/images/{stored}/content?library=art").data == plain_picture("red")
 
@@ -156,18 +156,18 @@ def test_a_picture_that_was_posted_again_before_its_removal_is_removed(
 ) -> None:
     again = post(client, [("again.png", plain_picture("red"))], "art")
     assert outcomes(runtime, again) == ["updated"]
-    path = path_of(runtime, image_key("art", stored))
+    path = path_of(runtime, image_key(library_id(runtime, "art"), stored))
     wait_until(lambda: time.time() > path.stat().st_mtime + 2 * CLOCK_TICK_S, 5)
-    delete_image(runtime, ask_for_removal(client, stored), "art", stored)
+    delete_image(runtime, ask_for_removal(client, stored), stored)
     assert not path.exists()
 
 
 def test_a_removal_takes_the_thumbnail_with_it(
     client: Client, runtime: Runtime, stored: str, disk: Disk
 ) -> None:
-    runtime.images.make_thumbnail("art", stored)
-    small = thumbnail_key("art", stored)
+    runtime.images.make_thumbnail(library_id(runtime, "art"), stored)
+    small = thumbnail_key(library_id(runtime, "art"), stored)
     assert set(disk.after_power_cut()) >= kept(small)
-    delete_image(runtime, ask_for_removal(client, stored), "art", stored)
+    delete_image(runtime, ask_for_removal(client, stored), stored)
     assert not path_of(runtime, small).exists()
-    assert not path_of(runtime, image_key("art", stored)).exists()
+    assert not path_of(runtime, image_key(library_id(runtime, "art"), stored)).exists()

@@ -160,20 +160,6 @@ def test_a_removal_ends_its_job(client: Client, process: WorkerProcess, filled: 
     assert client.get(f"/v1/images/{filled[0]}").status_code == 404
 
 
-def test_a_library_that_is_deleted_leaves_no_bytes(
-    client: Client, process: WorkerProcess, filled: list[str]
-) -> None:
-    assert client.put("/v1/libraries/plain", json={"models": ["phash"]}).status_code == 201
-    upload(client, "plain")
-    process.run_all("bulk")
-    job_id = client.delete("/v1/libraries/plain").json["id"]
-    process.run_next("single")
-    assert ending(client, job_id) == ("succeeded", None)
-    with pytest.raises(FileNotFoundError):
-        process.runtime.blobs.get(image_key("plain", filled[0]))
-    assert process.runtime.blobs.get(image_key("default", filled[0]))
-
-
 def call(process: WorkerProcess, name: str, kwargs: dict[str, Any]) -> None:
     process.celery.send_task(name, kwargs=kwargs, task_id="call", queue="search")
 
@@ -194,7 +180,7 @@ def test_a_caller_is_answered_once_and_the_answer_does_not_stay(
 
 
 def test_a_caller_is_told_what_is_not_there(process: WorkerProcess, filled: list[str]) -> None:
-    call(process, MAKE_THUMBNAIL, {"library": "default", "image_id": "0" * 64})
+    call(process, MAKE_THUMBNAIL, {"library_id": "default", "image_id": "0" * 64})
     process.run_next("search")
     error = answer_of(process).error
     assert error is not None
@@ -226,8 +212,8 @@ def test_every_task_is_bound_in_time_and_outlives_its_process(
     assert task.reject_on_worker_lost
     # Celery's result backend ends a job, or counts a chunk of it; a call has none.
     assert task.ignore_result == (name in {COMPARE, COUNT_VECTORS, MAKE_THUMBNAIL})
-    waits_for_milvus = {EMBED_CHUNK, DELETE_IMAGE, REINDEX, FIND_DUPLICATES}
-    assert (task.max_retries is None) == (name in waits_for_milvus)
+    waits = {EMBED_CHUNK, DELETE_IMAGE, DELETE_LIBRARY, REINDEX, FIND_DUPLICATES}
+    assert (task.max_retries is None) == (name in waits)
 
 
 def test_the_limits_of_time_fit_each_other() -> None:

@@ -140,7 +140,7 @@ def test_the_weights_of_a_library_count(
 
 def remove(client: Client, runtime: Runtime, image_id: str) -> None:
     job_id = client.delete(f"/v1/images/{image_id}").json["id"]
-    delete_image(runtime, job_id, "default", image_id)
+    delete_image(runtime, job_id, image_id)
 
 
 @on_every_milvus

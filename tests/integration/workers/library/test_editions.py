@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from support.embedding import outcomes, set_anew
+from support.embedding import library_id, outcomes, set_anew
 from support.known_library import COLOURS, PHASH, TINT, at_angles, make_shelf, of_bits, write_known
 from support.requests import post
 from support.tiny_pair import plain_picture
@@ -111,16 +111,16 @@ def test_an_edition_is_measured_before_it_is_switched_on(
     change_library = runtime.catalog.change_library
     before: list[set[str]] = []
 
-    def recorded(name: str, change: Callable[[Library], Library | None]) -> Library:
-        before.append(set(runtime.catalog.calibrations(name)))
-        return change_library(name, change)
+    def recorded(*args: Any) -> Library:
+        before.append(set(runtime.catalog.calibrations(library_id(runtime, "art"))))
+        return change_library(*args)
 
     monkeypatch.setattr(runtime.catalog, "change_library", recorded)
     assert build(runtime, job_id).status == "succeeded"
 
     assert before == [wanted]
     assert len(wanted) == 2
-    known = runtime.catalog.calibrations("art")
+    known = runtime.catalog.calibrations(library_id(runtime, "art"))
     for collection in library_of(runtime).collections.values():
         measured = read_calibration(known[collection])
         assert measured is not None
@@ -247,7 +247,7 @@ def test_a_picture_that_failed_withholds_the_switch_though_all_others_are_there(
     before = library_of(runtime)
     job_id = ask(client, [COLOURS, TINT])
     n_chunks = plan(runtime, job_id)
-    runtime.blobs.delete(image_key("art", art["green"]))
+    runtime.blobs.delete(image_key(library_id(runtime, "art"), art["green"]))
     all_outcomes = [one for chunk in range(n_chunks) for one in outcomes(runtime, job_id, chunk)]
     assert sorted(all_outcomes) == ["failed", *["succeeded"] * 4]
     job = runtime.jobs.get(job_id)
@@ -338,7 +338,7 @@ def test_a_library_whose_pictures_have_all_gone_is_switched_at_once(
 ) -> None:
     job_id = ask(client, [TINT])
     for image_id in art.values():
-        runtime.catalog.remove("art", image_id)
+        runtime.catalog.remove(library_id(runtime, "art"), image_id)
     assert plan(runtime, job_id) == 0
     assert runtime.jobs.get(job_id).status == "succeeded"
     assert library_of(runtime).models == [f"{TINT}@1"]
@@ -406,7 +406,7 @@ def known(lite_uri: str, shelf: Path) -> Known:
 
 def measured(runtime: Runtime, known: Known) -> dict[str, Calibration]:
     """Returns what is known of the library, by model."""
-    texts = runtime.catalog.calibrations("known")
+    texts = runtime.catalog.calibrations(known.library.id)
     by_ref = {name: ref.partition("@")[0] for ref, name in known.library.collections.items()}
     return {
         by_ref[name]: calibration
@@ -418,7 +418,7 @@ def measured(runtime: Runtime, known: Known) -> dict[str, Calibration]:
 def put(runtime: Runtime, known: Known, n_pictures: int) -> None:
     """Makes it a library of so many pictures, that is tended to."""
     for image_id in known.ids:
-        runtime.catalog.remove("known", image_id)
+        runtime.catalog.remove(known.library.id, image_id)
     known.put(runtime, without=range(n_pictures, N_KNOWN))
     runtime.calibrations.keep()
 
@@ -463,9 +463,9 @@ def test_a_model_that_was_not_measured_has_the_library_measured_again(
 ) -> None:
     put(runtime, known, 20)
     before = measured(runtime, known)
-    stored = runtime.catalog.calibrations("known")
+    stored = runtime.catalog.calibrations(known.library.id)
     [first, *_] = stored
-    runtime.catalog.put_calibrations("known", {first: stored[first]})
+    runtime.catalog.put_calibrations(known.library.id, {first: stored[first]})
     runtime.calibrations.keep()
     assert measured(runtime, known).keys() == before.keys()
 
@@ -482,13 +482,13 @@ def test_what_was_measured_by_another_rule_is_measured_again(
     runtime: Runtime, known: Known, before: str
 ) -> None:
     put(runtime, known, 20)
-    stored = runtime.catalog.calibrations("known")
-    runtime.catalog.put_calibrations("known", dict.fromkeys(stored, before))
+    stored = runtime.catalog.calibrations(known.library.id)
+    runtime.catalog.put_calibrations(known.library.id, dict.fromkeys(stored, before))
     # Until then searches go on with what the cards say.
     query = SearchQuery(library="known", image_id=known.ids[0])
     assert runtime.searches.search("t", query, time.time()).hits
     runtime.calibrations.keep()
-    assert runtime.catalog.calibrations("known") == stored
+    assert runtime.catalog.calibrations(known.library.id) == stored
 
 
 def test_an_empty_library_is_not_measured(runtime: Runtime, known: Known) -> None:
@@ -500,12 +500,18 @@ def test_what_was_known_of_collections_that_are_gone_goes(
     client: Client, runtime: Runtime, art: dict[str, str]
 ) -> None:
     runtime.calibrations.keep()
-    assert set(runtime.catalog.calibrations("art")) == library_of(runtime).all_collections
+    assert (
+        set(runtime.catalog.calibrations(library_id(runtime, "art")))
+        == library_of(runtime).all_collections
+    )
     runtime = set_anew(runtime, rollback_s=0)
     build(runtime, ask(client, [TINT]))
     runtime.editions.tend()
     more = [(name, plain_picture(name)) for name in ("cyan", "black")]
     outcomes(runtime, post(client, more, "art"))
     runtime.calibrations.keep()
-    assert set(runtime.catalog.calibrations("art")) == library_of(runtime).all_collections
+    assert (
+        set(runtime.catalog.calibrations(library_id(runtime, "art")))
+        == library_of(runtime).all_collections
+    )
     assert len(library_of(runtime).all_collections) == 1

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.between import before_transaction
+from support.embedding import library_id
 from support.plain_uploads import IDS, outcomes, upload, upload_one
 
 from twinlens.shared.libraries import NextEdition, new_collection
@@ -59,7 +60,7 @@ def test_a_library_that_is_removed_as_a_chunk_is_counted_gets_no_images(
     assert outcomes(client, job_id) == ["failed"] * len(IDS)
     assert client.put("/v1/libraries/art", json={"models": ["phash"]}).status_code == 201
     assert client.get("/v1/images?library=art").json["items"] == []
-    assert runtime.catalog.cost_s("art") is None
+    assert runtime.catalog.cost_s(library_id(runtime, "art")) is None
 
 
 @pytest.mark.parametrize("is_planned", [False, True])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from support.embedding import delete_image, outcomes, set_anew, targets_of
+from support.embedding import delete_image, library_id, outcomes, set_anew, targets_of
 from support.every_milvus import on_every_milvus
 from support.photos import NAMES
 from support.requests import assert_problem, counts, post
@@ -185,7 +185,7 @@ def test_a_picture_that_is_removed_meanwhile_stays_removed(
     upsert = runtime.vectors.upsert
 
     def remove_another(*args: Any) -> None:
-        if len(runtime.catalog.find("art", list(filled.values()))) == 3:
+        if len(runtime.catalog.find(library_id(runtime, "art"), list(filled.values()))) == 3:
             remove(client, runtime, filled["coffee.png"])
         upsert(*args)
 
@@ -217,13 +217,13 @@ def test_vectors_that_come_between_an_images_and_its_records_removal_go_too(
 
 def remove(client: Client, runtime: Runtime, image_id: str) -> None:
     job_id = client.delete(f"/v1/images/{image_id}?library=art").json["id"]
-    delete_image(runtime, job_id, "art", image_id)
+    delete_image(runtime, job_id, image_id)
 
 
 def test_a_library_stays_as_it_was_if_a_picture_cannot_be_embedded(
     client: Client, runtime: Runtime, settings: Settings, filled: dict[str, str]
 ) -> None:
-    runtime.blobs.delete(image_key("art", filled["rocket.jpg"]))
+    runtime.blobs.delete(image_key(library_id(runtime, "art"), filled["rocket.jpg"]))
     job_id = put(client, [LITE0, PHASH]).json["id"]
     assert plan(runtime, settings, job_id) == 1
     edition = runtime.catalog.library("art").next
@@ -353,7 +353,7 @@ def test_a_library_is_removed_with_all_that_it_has(
     removal = client.delete("/v1/libraries/art")
     assert (removal.status_code, removal.json["kind"]) == (202, "delete")
     assert_problem(client.get("/v1/libraries/art"), 404, "library-not-found")
-    runtime.blobs.delete_library("art")
+    runtime.removals.remove(runtime.jobs.get(removal.json["id"]))
     runtime.editions.tend()
     assert not runtime.vectors.has(collection)
     assert not list((runtime.settings.blob_dir / "images").rglob("*/*"))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.embedding import library_id
 from support.every_milvus import on_every_milvus
 from support.known_library import (
     COLOURS,
@@ -406,7 +407,7 @@ def test_of_a_stored_picture_a_region_and_its_copies_are_looked_for_in_its_own_b
     known = write({COLOURS: at_angles(range(0, 95, 5))})
     known.put(runtime)
     content = framed("red", "lime")
-    runtime.blobs.put(runtime.catalog.get("known", id_of(18)).path, content)
+    runtime.blobs.put(runtime.catalog.get(library_id(runtime, "known"), id_of(18)).path, content)
     middle, corner = (0.2, 0.2, 0.8, 0.8), (0, 0, 0.05, 0.05)
     queries: list[dict[str, Any]] = [
         {"mode": "near"},
