@@ -18,6 +18,7 @@ from twinlens.shared.answers import (
     ItemPage,
     JobAnswer,
     JobPage,
+    LibraryAnswer,
     LibraryPage,
     LibraryPlan,
     MissingImages,
@@ -26,7 +27,6 @@ from twinlens.shared.answers import (
     Stats,
 )
 from twinlens.shared.files import open_regular
-from twinlens.shared.libraries import Library
 from twinlens.shared.loopback import is_loopback
 from twinlens.shared.messages import Image
 from twinlens.shared.queries import Comparison, Duplicates, SearchResult
@@ -230,15 +230,22 @@ class Client:
         """Reads the models that are served."""
         return self._get(ModelPage, "/v1/models", params={"limit": "1000"}).items
 
-    def libraries(self) -> list[Library]:
+    def libraries(self) -> list[LibraryAnswer]:
         """Reads all libraries."""
-        return self._get(LibraryPage, "/v1/libraries", params={"limit": "1000"}).items
+        items: list[LibraryAnswer] = []
+        params = {"limit": "1000"}
+        while True:
+            page = self._get(LibraryPage, "/v1/libraries", params=params)
+            items += page.items
+            if page.next_cursor is None:
+                return items
+            params = {**params, "cursor": page.next_cursor}
 
-    def library(self, name: str) -> Library:
+    def library(self, name: str) -> LibraryAnswer:
         """Reads one library."""
-        return self._get(Library, _library_path(name))
+        return self._get(LibraryAnswer, _library_path(name))
 
-    def put_library(self, name: str, plan: LibraryPlan) -> Library | JobAnswer:
+    def put_library(self, name: str, plan: LibraryPlan) -> LibraryAnswer | JobAnswer:
         """Creates a library, or changes it.
 
         Returns:
@@ -249,11 +256,11 @@ class Client:
         # Whatever its status: a job may have ended already.
         if "Location" in response.headers:
             return self._read_answer(JobAnswer, response)
-        return self._read_answer(Library, response)
+        return self._read_answer(LibraryAnswer, response)
 
-    def roll_back(self, name: str) -> Library:
+    def roll_back(self, name: str) -> LibraryAnswer:
         """Cancels the change of a library that is under way, or else undoes the last one."""
-        return self._post(Library, f"{_library_path(name)}/rollback")
+        return self._post(LibraryAnswer, f"{_library_path(name)}/rollback")
 
     def remove_library(self, name: str) -> JobAnswer:
         """Removes a library: it is gone at once, and its pictures when the job has ended."""

@@ -143,10 +143,20 @@ class ModelPage(BaseModel):
     next_cursor: str | None
 
 
+class LibraryAnswer(Library):
+    """A library, as clients see it."""
+
+    missing_models: list[str] = Field(
+        default_factory=list,
+        description="of the models of its editions, those that no worker has: without them it"
+        " neither is searched nor takes pictures",
+    )
+
+
 class LibraryPage(BaseModel):
     """A page of libraries, by name."""
 
-    items: list[Library]
+    items: list[LibraryAnswer]
     next_cursor: str | None
 
 
@@ -186,9 +196,12 @@ class Alive(BaseModel):
 
 
 class Ready(BaseModel):
-    """Every part responds."""
+    """Every part responds, and a library can be searched."""
 
     status: str = "ready"
     redis: str = "ok"
     milvus: str = "ok"
     workers: dict[str, int] = Field(description="live processes in each lane")
+    missing_models: dict[str, list[str]] = Field(
+        description="models that no worker has, by each library that names them"
+    )

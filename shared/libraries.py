@@ -92,12 +92,16 @@ class Library(Edition):
     def all_collections(self) -> set[str]:
         return {name for edition in self.editions for name in edition.collections.values()}
 
+    @property
+    def all_models(self) -> list[str]:
+        """The models of all editions, as name@version: without one, no picture can be taken."""
+        return list(dict.fromkeys(chain.from_iterable(one.models for one in self.editions)))
+
     def models_of(self, collections: Container[str]) -> list[str]:
         """Returns the models whose embeddings these collections have, as name@version."""
-        refs = dict.fromkeys(chain.from_iterable(edition.models for edition in self.editions))
         return [
             ref
-            for ref in refs
+            for ref in self.all_models
             if any(edition.collections.get(ref) in collections for edition in self.editions)
         ]
 

@@ -29,6 +29,8 @@ from twinlens.shared.messages import now
 from twinlens.shared.queue import DELETE_LIBRARY, REINDEX
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from twinlens.api.accepting.intake import Intake
     from twinlens.shared.answers import LibraryPlan
     from twinlens.shared.messages import ModelSummary
@@ -74,6 +76,15 @@ class Libraries:
         by_name = {library.name: library for library in self.catalog.libraries()}
         by_name.setdefault(DEFAULT_LIBRARY, Library(name=DEFAULT_LIBRARY, models=[]))
         return [by_name[name] for name in sorted(by_name)]
+
+    def missing_models(self, libraries: Iterable[Library]) -> dict[str, list[str]]:
+        """Returns the models that no worker has, by the name of each library that names them."""
+        there = self.catalog.model_refs()
+        missing = {
+            library.name: [ref for ref in library.all_models if ref not in there]
+            for library in libraries
+        }
+        return {name: refs for name, refs in missing.items() if refs}
 
     def plan(self, name: str, plan: LibraryPlan) -> Planned:
         """Creates a library, or changes whatever its plan says differently.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from flask import Blueprint, Response, current_app, redirect
 from flask.typing import ResponseReturnValue
@@ -20,6 +20,9 @@ from twinlens.shared.errors import FieldError, Unavailable
 from twinlens.shared.messages import WorkerStatus
 from twinlens.shared.queue import LANES
 from twinlens.shared.redis.presence import live_workers
+
+if TYPE_CHECKING:
+    from twinlens.shared.libraries import Library
 
 health = APIBlueprint(
     "health", __name__, abp_tags=[{"name": "health"}], abp_responses=DEFAULT_PROBLEM
@@ -55,21 +58,36 @@ def livez() -> Response:
 
 @health.get("/readyz", operation_id="isReady", responses={200: Ready, **problems(503)})
 def readyz() -> Response:
-    """Check that Redis, Milvus and a worker for each lane respond."""
+    """Check that Redis, Milvus and a worker for each lane respond, and a library has its models.
+
+    Libraries that lack models are named in any case; as long as one has all, the service is ready.
+    """
+    services = current_services()
     workers: list[WorkerStatus] = []
     missing: list[FieldError] = []
+    libraries: list[Library] = []
+    missing_models: dict[str, list[str]] = {}
     try:
-        workers = live_workers(current_services().redis)
+        workers = live_workers(services.redis)
+        libraries = services.libraries.all()
+        missing_models = services.libraries.missing_models(libraries)
     except RedisError:
         missing.append(FieldError(location="redis", message="Redis does not answer."))
     else:
         missing += [lack for lane in LANES if (lack := _lack_of(lane, workers))]
-    if not current_services().readiness.is_milvus_listening():
+    if not services.readiness.is_milvus_listening():
         missing.append(FieldError(location="milvus", message="Milvus does not accept connections."))
+    lacks = [
+        FieldError(location=f"library:{name}", message=f"No worker has {', '.join(refs)}.")
+        for name, refs in missing_models.items()
+    ]
     if missing:
         parts = ", ".join(part.location for part in missing)
-        raise Unavailable(f"Not ready: {parts}.", missing)
-    return answer(Ready(workers={lane: _count(lane, workers) for lane in LANES}))
+        raise Unavailable(f"Not ready: {parts}.", missing + lacks)
+    if len(lacks) == len(libraries):
+        raise Unavailable("Not ready: every library lacks models.", lacks)
+    n_by_lane = {lane: _count(lane, workers) for lane in LANES}
+    return answer(Ready(workers=n_by_lane, missing_models=missing_models))
 
 
 @docs.get("/openapi.json")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 
@@ -13,10 +15,15 @@ from twinlens.api.schemas import LibraryPath, NoParameters, PageParameters, Wait
 from twinlens.api.services import current_services
 from twinlens.shared.answers import (
     JobAnswer,
+    LibraryAnswer,
     LibraryPage,
     LibraryPlan,
 )
-from twinlens.shared.libraries import Library
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from twinlens.shared.libraries import Library
 
 libraries = APIBlueprint(
     "libraries",
@@ -34,15 +41,15 @@ def list_libraries(query: PageParameters) -> Response:
     """List the libraries, by name."""
     named = [(library.name, library) for library in current_services().libraries.all()]
     items, cursor = page_by_name(named, query.limit, query.cursor)
-    return answer(LibraryPage(items=items, next_cursor=cursor))
+    return answer(LibraryPage(items=_answers(items), next_cursor=cursor))
 
 
 @libraries.put(
     "/libraries/<name>",
     operation_id="putLibrary",
     responses={
-        200: Library,
-        201: Library,
+        200: LibraryAnswer,
+        201: LibraryAnswer,
         202: JobAnswer,
         **problems(400, 404, 409, 415, 422, 503),
     },
@@ -60,15 +67,15 @@ def put_library(path: LibraryPath, query: NoParameters, header: WaitHeaders) -> 
     if planned.job is not None:
         accepted = Accepted(planned.job, is_new=True)
         return answer_accepted(services.job_views, accepted, header.prefer)
-    return answer(planned.library, 201 if planned.is_new else 200)
+    return _answer(planned.library, 201 if planned.is_new else 200)
 
 
 @libraries.get(
-    "/libraries/<name>", operation_id="getLibrary", responses={200: Library, **problems(404)}
+    "/libraries/<name>", operation_id="getLibrary", responses={200: LibraryAnswer, **problems(404)}
 )
 def get_library(path: LibraryPath, query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
     """Get a library."""
-    return answer(current_services().libraries.get(path.name))
+    return _answer(current_services().libraries.get(path.name))
 
 
 @libraries.delete(
@@ -86,8 +93,22 @@ def delete_library(path: LibraryPath, query: NoParameters, header: WaitHeaders) 
 @libraries.post(
     "/libraries/<name>/rollback",
     operation_id="rollBackLibrary",
-    responses={200: Library, **problems(404, 409)},
+    responses={200: LibraryAnswer, **problems(404, 409)},
 )
 def roll_back_library(path: LibraryPath, query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
     """Give up a change that is being made; without one, go back to the previous edition."""
-    return answer(current_services().libraries.roll_back(path.name))
+    return _answer(current_services().libraries.roll_back(path.name))
+
+
+def _answers(libraries: Iterable[Library]) -> list[LibraryAnswer]:
+    there = list(libraries)
+    missing = current_services().libraries.missing_models(there)
+    return [
+        LibraryAnswer(**library.model_dump(), missing_models=missing.get(library.name, []))
+        for library in there
+    ]
+
+
+def _answer(library: Library, status: int = 200) -> Response:
+    [told] = _answers([library])
+    return answer(told, status)

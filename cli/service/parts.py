@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
 from twinlens.cli.errors import CommandRefused
 from twinlens.cli.service import standalone
 from twinlens.cli.service.addresses import url_of
 from twinlens.cli.service.supervisor import Service
+from twinlens.shared.answers import ProblemDetails
 from twinlens.shared.messages import Lane
 from twinlens.shared.queue import LANES
 from twinlens.shared.redis import keys
@@ -109,13 +112,13 @@ def workers(settings: Settings, n_bulk: int | None) -> list[Service]:
 
 
 def api(settings: Settings) -> Service:
-    """Returns the API. It is ready when everything behind it is."""
+    """Returns the API. It is ready when everything behind it is, though libraries lack models."""
     url = url_of(settings.host, settings.port)
     return Service(
         "api",
         _twinlens("api"),
         _env_of(settings),
-        is_ready=lambda: _is_ok(f"{url}/readyz"),
+        is_ready=lambda: _has_all_parts(url),
         start_s=FIRST_START_S,
         grace_s=8.0,
     )
@@ -191,8 +194,26 @@ def _is_ok(url: str) -> bool:
     return _get(url) is not None
 
 
+def _has_all_parts(url: str) -> bool:
+    """Tells if only models are missing, if anything: who gives libraries others needs a service."""
+    status, body = _ask(f"{url}/readyz")
+    if status != http.HTTPStatus.SERVICE_UNAVAILABLE:
+        return status == http.HTTPStatus.OK
+    try:
+        missing = ProblemDetails.model_validate_json(body).errors
+    except ValidationError:
+        return False
+    return all(one.location.startswith("library:") for one in missing)
+
+
 def _get(url: str) -> bytes | None:
-    """Returns what a URL answers with 200. Never through a proxy: it is on this machine."""
+    """Returns what a URL answers with 200."""
+    status, body = _ask(url)
+    return body if status == http.HTTPStatus.OK else None
+
+
+def _ask(url: str) -> tuple[int, bytes]:
+    """Returns what a URL answers; status 0 for nothing. By no proxy: it is on this machine."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(
         parts.hostname or "", parts.port, timeout=PROBE_TIMEOUT_S
@@ -200,8 +221,8 @@ def _get(url: str) -> bytes | None:
     try:
         connection.request("GET", f"{parts.path}?{parts.query}")
         answer = connection.getresponse()
-        return answer.read() if answer.status == http.HTTPStatus.OK else None
+        return answer.status, answer.read()
     except (OSError, http.client.HTTPException):
-        return None
+        return 0, b""
     finally:
         connection.close()

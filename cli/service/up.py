@@ -15,6 +15,9 @@ from twinlens.cli.errors import CommandRefused
 from twinlens.cli.service import parts, standalone
 from twinlens.cli.service.addresses import check_host, check_port, pick_port, url_of
 from twinlens.cli.service.supervisor import Supervisor
+from twinlens.cli.words import missing_models
+from twinlens.client.client import Client
+from twinlens.client.errors import RequestFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -192,4 +195,8 @@ def _say(line: str) -> None:
 
 
 def _announce(settings: Settings) -> None:
-    click.echo(f"ready {url_of(settings.host, settings.port)}")
+    url = url_of(settings.host, settings.port)
+    click.echo(f"ready {url}")
+    with contextlib.suppress(RequestFailed), Client(url) as client:
+        for line in missing_models(client.libraries()):
+            _say(line)

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Unpack
 
 import click
 
-from twinlens.cli.output import confirm, json_option, say
-from twinlens.cli.output import show as show_result
-from twinlens.cli.parameters import CardText
+from twinlens.cli.output import json_option
+from twinlens.cli.parameters import CardText, url_option
 from twinlens.cli.workbench.pixel_options import Triple, preset_of
 
 if TYPE_CHECKING:
@@ -95,19 +94,19 @@ def verify(refs: tuple[str, ...], directory: Path | None) -> None:
 
 @models.command()
 @ref_argument
+@click.option(
+    "--force", is_flag=True, help="Remove it though libraries need it, or no service tells."
+)
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @json_option
+@url_option
 @dir_option
-def remove(ref: str, yes: bool, directory: Path | None) -> None:
-    """Remove a model's card and files."""
-    from twinlens.cli.workbench import inspect_models
+def remove(ref: str, force: bool, yes: bool, url: str, directory: Path | None) -> None:
+    """Remove a model's card and files, unless a library of the service needs it."""
+    from twinlens.cli.workbench import inspect_models, remove_models
 
     registry = inspect_models.registry_of(directory)
-    card = registry.card(ref)
-    if not yes:
-        confirm(f"Remove {card.ref}? Libraries that use it cannot search without it.")
-    registry.remove(card.ref)
-    show_result({"removed": card.ref}, lambda: say(f"removed {card.ref}"))
+    remove_models.remove_model(registry, ref, url, is_forced=force, is_asked=not yes)
 
 
 @models.command()

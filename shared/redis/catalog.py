@@ -79,6 +79,10 @@ class Catalog:
             str(ref): ModelSummary.model_validate_json(text) for ref, text in sorted(stored.items())
         }
 
+    def model_refs(self) -> set[str]:
+        """Returns which models there are, as name@version."""
+        return set(self._redis.hkeys(keys.MODELS))
+
     def model(self, ref: str) -> ModelSummary:
         """Reads one model, named with its version or, if there is only one, without.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from twinlens.models.cores import n_cores
 from twinlens.models.registry import DEFAULT_MODELS, Registry, ensure_models
 from twinlens.models.session import is_cpu
 from twinlens.shared.blobs import BlobStore
-from twinlens.shared.errors import Unavailable
+from twinlens.shared.errors import ModelNotFound, Unavailable
 from twinlens.shared.libraries import DEFAULT_LIBRARY, new_library
 from twinlens.shared.messages import Lane, ModelSummary
 from twinlens.shared.redis.catalog import Catalog
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from twinlens.models.card import Card
     from twinlens.shared.redis.client import RawRedis, Redis
     from twinlens.shared.settings import Settings
+
+log = logging.getLogger(__name__)
 
 N_WRITERS = 4
 N_FETCHERS = 8
@@ -94,7 +97,13 @@ class Runtime:
         Raises:
             ModelError: A model differs from its card.
         """
-        for model, collection in self.targets.of(self.catalog.library(DEFAULT_LIBRARY)):
+        try:
+            targets = self.targets.of(self.catalog.library(DEFAULT_LIBRARY))
+        except ModelNotFound as error:
+            # Other libraries can be searched, and this one be given other models.
+            log.error("library %s lacks a model: %s", DEFAULT_LIBRARY, error)  # noqa: TRY400
+            return
+        for model, collection in targets:
             spec = model.card.input
             blank = np.zeros((1, spec.height, spec.width, 3), np.uint8)
             embeddings = model.embed_batch(blank)

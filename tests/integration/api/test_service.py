@@ -18,6 +18,7 @@ from twinlens.api.app import create_app
 from twinlens.api.probe import PROBE_TIMEOUT_S, is_listening
 from twinlens.api.routes.bulk import LISTING_TYPES, TAR_TYPES, ZIP_TYPES
 from twinlens.api.services import build_services
+from twinlens.shared.libraries import NextEdition, new_library
 from twinlens.shared.queue import COUNT_VECTORS, Reply
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.client import connect
@@ -118,6 +119,35 @@ def test_readiness_names_what_is_missing(
     down = client_of(settings.model_copy(update={"redis_url": f"redis://{nowhere}/0"}))
     assert missing(down) == ["redis"]
     assert down.get("/livez").status_code == 200
+
+
+def test_a_library_that_lacks_models_is_named_and_the_rest_is_ready(
+    client: Client, worker: StandIn
+) -> None:
+    for lane in ("search", "bulk"):
+        worker.announce(lane)
+    worker.serve("lite0")
+    planned = new_library("art", ["lite0@1"])
+    planned.next = NextEdition(models=["lite0@1", "vgg@2"], job_id="j")
+    worker.catalog.ensure_library(planned)
+    lacks = {"art": ["vgg@2"]}
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json["missing_models"]) == (200, lacks)
+    listed = {one["name"]: one for one in client.get("/v1/libraries").json["items"]}
+    assert [listed[name]["missing_models"] for name in ("art", "default")] == [["vgg@2"], []]
+    assert client.get("/v1/libraries/art").json == listed["art"]
+
+    worker.catalog.publish_models([])
+    problem = assert_problem(client.get("/readyz"), 503, "unavailable")
+    told = {error["location"]: error["message"] for error in problem["errors"]}
+    assert told == {
+        "library:art": "No worker has lite0@1, vgg@2.",
+        "library:default": "No worker has lite0@1.",
+    }
+    worker.redis.delete(keys.WORKERS)
+    problem = assert_problem(client.get("/readyz"), 503, "unavailable")
+    assert problem["detail"] == "Not ready: worker:search, worker:bulk."
+    assert len(problem["errors"]) == 4
 
 
 def test_the_probe_tells_a_listening_port_from_a_closed_one() -> None:

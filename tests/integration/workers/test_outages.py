@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from support.inside_worker import WorkerProcess
     from support.requests import Client
 
+    from twinlens.shared.libraries import Library
     from twinlens.shared.redis.client import Redis
     from twinlens.shared.settings import Settings
 
@@ -215,6 +216,21 @@ def test_a_process_starts_while_milvus_is_away(
     started = build_runtime(process.runtime.settings, ["search"])
     started.warm_up()
     assert "phash@1" in started.catalog.models()
+
+
+def test_a_process_starts_though_the_default_library_lacks_a_model(
+    client: Client, process: WorkerProcess
+) -> None:
+    def name_another(library: Library) -> Library:
+        library.models.append("gone@1")
+        return library
+
+    process.runtime.catalog.change_library("default", name_another)
+    started = build_runtime(process.runtime.settings, ["search"])
+    started.warm_up()
+    assert client.get("/v1/libraries/default").json["missing_models"] == ["gone@1"]
+    assert client.put("/v1/libraries/default", json={"models": ["phash"]}).status_code == 200
+    assert client.get("/v1/libraries/default").json["missing_models"] == []
 
 
 def header_in(process: WorkerProcess, queue: str) -> dict[str, Any]:

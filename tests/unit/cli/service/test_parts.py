@@ -17,6 +17,8 @@ from support.servers import free_port, needs_standalone
 
 from twinlens.cli.errors import CommandFailed
 from twinlens.cli.service import background, parts, serve, standalone
+from twinlens.shared.answers import ProblemDetails
+from twinlens.shared.errors import FieldError
 from twinlens.shared.queue import LANES
 from twinlens.shared.settings import Settings
 
@@ -94,6 +96,24 @@ def test_the_api_is_ready_when_it_says_so(settings: Settings, status: int, is_re
         service = parts.api(settings.model_copy(update={"port": urlsplit(url).port}))
         assert service.is_ready() is is_ready
     assert not service.is_ready()
+
+
+@pytest.mark.parametrize(
+    ("lacking", "is_ready"),
+    [(["library:default"], True), (["worker:bulk", "library:default"], False)],
+)
+def test_the_api_is_ready_though_libraries_lack_models(
+    settings: Settings, lacking: list[str], is_ready: bool
+) -> None:
+    problem = ProblemDetails(
+        type="", title="", status=503, detail="", instance="", request_id="", errors=[]
+    )
+    problem.errors = [FieldError(location=one, message="") for one in lacking]
+    played = Played()
+    played.answers["/readyz"] = lambda _: httpx.Response(503, content=problem.model_dump_json())
+    with listening(played) as url:
+        service = parts.api(settings.model_copy(update={"port": urlsplit(url).port}))
+        assert service.is_ready() is is_ready
 
 
 # Milvus.

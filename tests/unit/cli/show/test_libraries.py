@@ -10,13 +10,13 @@ import pytest
 
 from twinlens.cli.show.libraries import change_library, show_plan
 from twinlens.client.client import Client
-from twinlens.shared.answers import JobAnswer, LibraryPlan, Progress
+from twinlens.shared.answers import JobAnswer, LibraryAnswer, LibraryPlan, Progress
 from twinlens.shared.errors import ReindexFailed
 from twinlens.shared.libraries import new_library
 from twinlens.shared.messages import now
 
 PLAN = LibraryPlan(models=["phash"])
-LIBRARY = new_library("some", ["phash@1"])
+LIBRARY = LibraryAnswer(**new_library("some", ["phash@1"]).model_dump())
 
 
 def reindex(status: Any, n_done: int) -> JobAnswer:

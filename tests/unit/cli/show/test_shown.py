@@ -22,7 +22,7 @@ from support.played import Service, as_json, as_json_page, job_answer, listening
 
 from twinlens.cli.main import main
 from twinlens.cli.show.sheet import Cell, draw_sheet
-from twinlens.shared.answers import Backlog, LibraryStats, Stats
+from twinlens.shared.answers import Backlog, LibraryAnswer, LibraryStats, Stats
 from twinlens.shared.errors import BrokenPicture, Crashed
 from twinlens.shared.libraries import Index, Library, NextEdition
 from twinlens.shared.messages import Image, Item, ModelSummary, WorkerStatus, now
@@ -678,6 +678,15 @@ def test_libraries_are_listed_with_what_they_are_about_to_be(service: Service, r
     index_text = ["HNSW", "M=16", "efConstruction=200", "FLOAT16"]
     # One that was made a moment ago is not counted yet.
     assert ["new", "0", *models, "IP", *index_text, "lite@3,", "by", "job", "7" * 32] in shown
+
+
+def test_a_library_that_lacks_models_is_told(service: Service, run: Run) -> None:
+    lacking = LibraryAnswer(**library().model_dump(), missing_models=["phash@1"])
+    other = library().model_copy(update={"name": "dogs"})
+    service.answers["/v1/stats"] = lambda _: as_json(stats())
+    service.answers["/v1/libraries"] = lambda _: as_json_page([lacking, other])
+    [line] = run("libraries").stderr.splitlines()
+    assert line.startswith("library cats is neither searched nor filled: no worker has phash@1;")
 
 
 def test_every_option_of_a_library_is_sent(service: Service, run: Run) -> None:

@@ -7,6 +7,7 @@ import json
 import tomllib
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -14,12 +15,14 @@ from onnx import TensorProto, helper
 from PIL import Image
 from support.photos import make_photos
 from support.played import Service, as_json, as_json_page, listening
+from support.servers import free_port
 from support.tiny_pair import pair_card, text_graph, tokenizer_file
 
 from twinlens.cli.main import main
 from twinlens.models.card import load_card
 from twinlens.models.registry import Registry
-from twinlens.shared.libraries import Index, new_library
+from twinlens.shared.libraries import Index, PreviousEdition, new_library
+from twinlens.shared.messages import now
 
 
 def run(*words: object) -> Result:
@@ -59,7 +62,7 @@ def mean_colour(path: Path) -> Path:
     return path
 
 
-def test_models_are_listed_shown_verified_and_removed(models: Path) -> None:
+def test_models_are_listed_shown_and_verified(models: Path) -> None:
     listed = succeed("models", "list", "--dir", models)
     assert "efficientnet-lite0@1" in listed
     shown = succeed("models", "show", "phash", "--dir", models)
@@ -73,7 +76,62 @@ def test_models_are_listed_shown_verified_and_removed(models: Path) -> None:
     assert "\n# none: " in shown
     assert shown.splitlines()[-1] == "# none: input.resized_px, text, comparison"
     assert "ok       phash@1" in succeed("models", "verify", "phash", "--dir", models)
-    assert "removed phash@1" in succeed("models", "remove", "phash", "--yes", "--dir", models)
+
+
+@pytest.fixture
+def service() -> Service:
+    """A service with a library of the hash alone, one that had it before, and another."""
+    previous = PreviousEdition(models=["phash@1"], until=now())
+    libraries = [
+        new_library("art", ["phash@1"]),
+        new_library("before", ["efficientnet-lite0@1"]).model_copy(update={"previous": previous}),
+        new_library("other", ["efficientnet-lite0@1"]),
+    ]
+    service = Service()
+
+    def page(request: httpx.Request) -> httpx.Response:
+        place = int(request.url.params.get("cursor", 0))
+        following = str(place + 1) if place + 1 < len(libraries) else None
+        return as_json_page([libraries[place]], following)
+
+    service.answers["/v1/libraries"] = page
+    return service
+
+
+def remove_from(url: str, models: Path, *words: str) -> Result:
+    return run("models", "remove", *words, "--url", url, "--dir", models)
+
+
+def test_a_model_that_no_library_needs_is_removed(service: Service, models: Path) -> None:
+    with listening(service) as url:
+        assert remove_from(url, models, "efficientnet-lite2@1", "--yes").exit_code == 0
+    assert not list(models.glob("efficientnet-lite2@1.*"))
+
+
+def test_a_model_that_libraries_need_is_removed_by_force_alone(
+    service: Service, models: Path
+) -> None:
+    with listening(service) as url:
+        refused = remove_from(url, models, "phash", "--yes")
+        assert refused.exit_code == 2
+        assert "without phash@1: art, before (" in refused.stderr
+        assert "--force removes it" in refused.stderr
+        assert list(models.glob("phash*"))
+        done = remove_from(url, models, "phash", "--yes", "--force")
+    assert (done.exit_code, done.stdout) == (0, "removed phash@1\n")
+    assert "without phash@1: art, before (" in done.stderr
+    assert not list(models.glob("phash*"))
+
+
+def test_where_no_service_tells_who_needs_a_model_it_is_removed_by_force_alone(
+    models: Path,
+) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    refused = remove_from(nowhere, models, "phash", "--yes")
+    assert refused.exit_code == 2
+    assert "whether libraries need phash@1 is not known: nothing answers" in refused.stderr
+    done = remove_from(nowhere, models, "phash", "--yes", "--force")
+    assert (done.exit_code, done.stdout) == (0, "removed phash@1\n")
     assert not list(models.glob("phash*"))
 
 
