@@ -157,15 +157,15 @@ def read_form(content_type: str, body: Iterable[bytes], rules: FormRules) -> For
         EmptyPicture: A picture has no bytes.
     """
     form = Form({name: [] for name in rules.files})
-    left = rules.max_picture
+    n_bytes = 0
     for part in read_parts(content_type, body, max_parts=sum(rules.files.values()) + 8):
         if part.name == rules.json_part and form.json is None:
             form.json = read_at_most(part.chunks, rules.max_json)
             if form.json is None:
                 raise _unexpected(part, f"It has more than {rules.max_json} bytes.")
         elif len(form.files.get(part.name, ())) < rules.files.get(part.name, 0):
-            content = read_picture(part.chunks, left)
-            left -= len(content)
+            content = read_picture(part.chunks, rules.max_picture, n_bytes)
+            n_bytes += len(content)
             form.files[part.name].append((part.file_name, content))
         else:
             taken = [f"{n} `{name}`" for name, n in rules.files.items()]
@@ -173,8 +173,13 @@ def read_form(content_type: str, body: Iterable[bytes], rules: FormRules) -> For
     return form
 
 
-def read_picture(chunks: Iterable[bytes], max_bytes: int) -> bytes:
-    """Reads the picture of a request that has only one.
+def read_picture(chunks: Iterable[bytes], max_bytes: int, n_before: int = 0) -> bytes:
+    """Reads a picture of a request that has one, or a few.
+
+    Args:
+        chunks: The picture.
+        max_bytes: The limit of all pictures of the request.
+        n_before: How many bytes those before it had.
 
     Raises:
         PayloadTooLarge: It is over its limit. The rest of it is not read.
@@ -183,7 +188,9 @@ def read_picture(chunks: Iterable[bytes], max_bytes: int) -> bytes:
     content = bytearray()
     for chunk in chunks:
         content += chunk
-        if len(content) > max_bytes:
+        if n_before + len(content) > max_bytes:
+            if n_before:
+                raise PayloadTooLarge(f"The pictures have more than {max_bytes} bytes together.")
             raise too_large(max_bytes)
     if not content:
         raise EmptyPicture("The file has no bytes.")

@@ -127,8 +127,8 @@ def test_a_proxy_of_the_environment_is_passed_by(
     with running_service(data_dir, 0, "--workers", "1") as running:
         indexed = twinlens("index", str(photo), "--url", running.url)
         assert indexed.returncode == 0, indexed.stderr
-        found = twinlens("search", str(photo), "--url", running.url)
-        assert photo.name in found.stdout, found.stderr
+        done = twinlens("search", str(photo), "--url", running.url)
+        assert photo.name in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("name", PARTS)

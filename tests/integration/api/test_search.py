@@ -122,6 +122,23 @@ def test_bad_queries_are_refused_with_their_place(
 
 
 @pytest.mark.parametrize(
+    ("sizes", "detail"),
+    [
+        ([10_001], "The picture has more than 10000 bytes."),
+        ([6_000, 4_001], "The pictures have more than 10000 bytes together."),
+    ],
+)
+def test_pictures_that_are_too_large_are_told_their_limit(
+    client: Client, sizes: list[int], detail: str
+) -> None:
+    parts = [("file", (str(n_bytes), b"x" * n_bytes)) for n_bytes in sizes]
+    problem = assert_problem(
+        client.post("/v1/search", **form_body(parts)), 413, "payload-too-large"
+    )
+    assert problem["detail"] == detail
+
+
+@pytest.mark.parametrize(
     ("options", "status", "code"),
     [
         ({"json": {}}, 422, "validation-failed"),
