@@ -67,9 +67,9 @@ class Cataloguing:
     def write_one(self, library: Library, one: Pending) -> None:
         """Catalogues one picture with the embeddings that it has."""
         if one.image is not None:
-            with self.redis.pipeline() as pipeline:
-                self._put(pipeline, library, [one])
-                pipeline.execute()
+            entry = _entry_of(library, one, one.image)
+            if not self.catalog.put(library.id, [entry]):
+                one.read_as = entry.model_dump_json()
 
     def _put(self, pipeline: Pipeline, library: Library, pending: Iterable[Pending]) -> None:
         entries = [_entry_of(library, one, one.image) for one in pending if one.image is not None]
@@ -80,8 +80,16 @@ def _entry_of(library: Library, one: Pending, image: Image) -> CatalogEntry:
     image.models = library.models_of(one.collections)
     if one.known is None:
         return CatalogEntry(
-            image=image, path=one.path, added_by=one.tag, collections=one.collections
+            image=image,
+            path=one.path,
+            added_by=one.tag,
+            collections=one.collections,
+            read_as=one.read_as,
         )
-    changed_by = one.tag if one.is_changed else one.known.changed_by
-    changes = {"image": image, "collections": one.collections, "changed_by": changed_by}
+    changes = {
+        "image": image,
+        "collections": one.collections,
+        "changed_by": one.tag if one.is_changed else one.known.changed_by,
+        "read_as": one.read_as,
+    }
     return one.known.model_copy(update=changes)

@@ -28,6 +28,7 @@ class Pending:
     tag: str  # job:chunk:index, so that a repeated chunk recognises its own work
     known: CatalogEntry | None  # if it is catalogued, with some embeddings missing
     collections: set[str]  # those that have its embeddings
+    read_as: str  # its record as it was read or written last; '' where there is none
     image: Image | None = None
     pixels: list[Pixels] = field(default_factory=list)  # one per model
     error: Problem | None = None
@@ -84,10 +85,18 @@ class Outcomes:
                 self._decided[index] = _done(entry, self._outcome(there, description, tag))
             else:
                 self._places[index] = image_id
-                has = set(there.collections) if there else set()
-                path = image_key(head.library_id, image_id)
                 self._pending.setdefault(
-                    image_id, Pending(description, image_id, head.library, path, tag, there, has)
+                    image_id,
+                    Pending(
+                        description,
+                        image_id,
+                        head.library,
+                        image_key(head.library_id, image_id),
+                        tag,
+                        there,
+                        set(there.collections) if there else set(),
+                        there.read_as if there else "",
+                    ),
                 )
 
     @property
