@@ -13,7 +13,7 @@ from flask_openapi.models.info import Info
 from flask_openapi.openapi import OpenAPI
 
 from twinlens import __version__
-from twinlens.api import problems
+from twinlens.api import browsers, problems
 from twinlens.api.accepting import rates
 from twinlens.api.routes.bulk import bulk
 from twinlens.api.routes.health import docs, health
@@ -62,6 +62,7 @@ def create_app(settings: Settings, services: Services) -> Flask:
     app.url_map.converters["image_id"] = ImageIdConverter
     app.extensions[EXTENSION] = services
     _identify_requests(app)
+    browsers.install(app, settings)
     _refuse_unknown_methods(app)
     rates.install(app, settings)
     _refuse_large_bodies(app, settings.max_body_bytes)

@@ -22,9 +22,8 @@ HEADERS = {
     "Accept-Ranges": "bytes",
     # The bytes under an id never change: the id is their hash.
     "Cache-Control": "private, max-age=31536000, immutable",
-    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "Content-Security-Policy": "default-src 'none'; sandbox; frame-ancestors 'none'",
     "Vary": "Accept",
-    "X-Content-Type-Options": "nosniff",
 }
 
 _ONE_RANGE = re.compile(r"bytes=[ \t]*(?=-?[0-9])([0-9]{0,99})-([0-9]{0,99})[ \t]*", re.IGNORECASE)

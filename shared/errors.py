@@ -13,6 +13,8 @@
     ├── JobExpired                 410
     ├── PayloadTooLarge            413  a body over its limit
     ├── UnsupportedMedia           415  a content type that is not supported
+    ├── UnknownHost                421  a name in `Host` that is not the service's
+    ├── ForeignOrigin              403  a page of another site wants to change something
     ├── UploadInProgress           409  one idempotency key, its first request is still arriving
     ├── IdempotencyConflict        422  one key, two different requests
     ├── UploadBroken               400  the connection ended before the upload did
@@ -183,6 +185,14 @@ class PayloadTooLarge(TwinlensError):
 
 class UnsupportedMedia(TwinlensError):
     code, title, status = "unsupported-media", "The content type is not supported", 415
+
+
+class UnknownHost(TwinlensError):
+    code, title, status = "unknown-host", "The service has another name", 421
+
+
+class ForeignOrigin(TwinlensError):
+    code, title, status = "foreign-origin", "A page of another site asks", 403
 
 
 class UploadInProgress(TwinlensError):

@@ -26,6 +26,10 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address of the HTTP service")
     port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP service")
+    public_hosts: list[str] = Field(
+        [],
+        description="Names under which browsers reach the service, besides localhost (JSON list)",
+    )
     unsafe_bind: bool = Field(
         default=False,
         description="Serve on other addresses than loopback, without keys: only for a container"

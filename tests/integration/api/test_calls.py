@@ -164,7 +164,10 @@ def test_stored_bytes_are_never_a_page_and_are_kept_by_their_client(
     assert sent.headers["Accept-Ranges"] == "bytes"
     assert sent.headers["Cache-Control"] == "private, max-age=31536000, immutable"
     assert sent.headers["X-Content-Type-Options"] == "nosniff"
-    assert sent.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
+    assert (
+        sent.headers["Content-Security-Policy"]
+        == "default-src 'none'; sandbox; frame-ancestors 'none'"
+    )
     disposition = sent.headers["Content-Disposition"]
     assert disposition.startswith("inline; filename=")
     assert "/" not in disposition

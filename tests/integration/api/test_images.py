@@ -291,7 +291,10 @@ def test_content_is_sent_safely(client: Client) -> None:
     assert response.headers["ETag"] == f'"{ID}"'
     assert response.headers["Cache-Control"] == "private, max-age=31536000, immutable"
     assert response.headers["X-Content-Type-Options"] == "nosniff"
-    assert response.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
+    assert (
+        response.headers["Content-Security-Policy"]
+        == "default-src 'none'; sandbox; frame-ancestors 'none'"
+    )
     disposition = response.headers["Content-Disposition"]
     assert disposition.startswith("inline; ")
     assert "filename*=UTF-8''ev%22ilX-Evil%3A%201%20%C3%A9.jpg" in disposition
