@@ -45,16 +45,18 @@ class Lettering:
     def write(self, left: int, top: int, text: str, colour: str) -> None:
         """Writes a line."""
         # Fonts differ in how far they go up: all stand on the line of the first.
-        below = top + self._font(_paths()[0]).getmetrics()[0]
+        below = top + _open(_paths()[0], self._size_px).getmetrics()[0]
         at = float(left)
         for path, stretch in _stretches(text):
-            font = self._font(path)
+            font = self._font(path, stretch)
             self._draw.text((at, below), stretch, colour, font, anchor="ls")
             at += font.getlength(stretch)
 
     def width_px(self, text: str) -> float:
         """Returns how wide a line is."""
-        return sum(self._font(path).getlength(stretch) for path, stretch in _stretches(text))
+        return sum(
+            self._font(path, stretch).getlength(stretch) for path, stretch in _stretches(text)
+        )
 
     def shortened(self, text: str, max_px: int) -> str:
         """Returns a text that fits: its beginning, `…`, and as much of its end as has room."""
@@ -67,8 +69,9 @@ class Lettering:
                 return shorter
         return "…"
 
-    def _font(self, path: Path) -> ImageFont.FreeTypeFont:
-        return _open(path, self._size_px)
+    def _font(self, path: Path, stretch: str) -> ImageFont.FreeTypeFont:
+        # In small sizes libraqm leaves gaps between Latin letters: they are hinted, its steps not.
+        return _open(path, self._size_px, is_plain=stretch.isascii())
 
 
 def _drawable(text: str) -> str:
