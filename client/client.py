@@ -88,19 +88,28 @@ class Client:
             url: Its address.
             transport: Replaces the network, for tests.
             outage_s: How long a service that has answered before may be away.
+
+        Raises:
+            RequestFailed: It is no address, or the environment names no way to it that works.
         """
         self._outage_s = outage_s
         self._has_answered = False
         self._open_jobs: dict[str, JobAnswer] = {}
         self.url = url.rstrip("/")
         host = read_host(url)
-        self._http = httpx.Client(
-            base_url=self.url,
-            timeout=TIMEOUT,
-            transport=transport,
-            # A proxy of the environment is no way to a service on this machine.
-            trust_env=not is_loopback(host),
-        )
+        try:
+            self._http = httpx.Client(
+                base_url=self.url,
+                timeout=TIMEOUT,
+                transport=transport,
+                # A proxy of the environment is no way to a service on this machine.
+                trust_env=not is_loopback(host),
+            )
+        except (OSError, ValueError, httpx.InvalidURL, ImportError) as error:
+            raise RequestFailed(
+                "proxies or certificates that the environment names (http_proxy, https_proxy,"
+                f" all_proxy, SSL_CERT_FILE, SSL_CERT_DIR) cannot be used: {error}"
+            ) from None
 
     def __enter__(self) -> Self:
         return self

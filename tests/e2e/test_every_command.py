@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,9 +113,11 @@ def scene(service: Running, models_dir: Path, tmp_path_factory: pytest.TempPathF
     named = folder / "photos" / LONG
     named.parent.mkdir(parents=True)
     photos[0] = photos[0].rename(named)
-    made = Scene(service, folder, photos, models_dir, itertools.count(901))
-    models = ("efficientnet-lite0@1-int8", "efficientnet-lite2@1-int8", "phash")
-    made.succeed("libraries", "set", "every", *(w for one in models for w in ("--model", one)))
+    # Commands that open a directory of models build all that are shipped, in other versions too.
+    models = shutil.copytree(models_dir, folder / "models")
+    made = Scene(service, folder, photos, models, itertools.count(901))
+    refs = ("efficientnet-lite0@1-int8", "efficientnet-lite2@1-int8", "phash")
+    made.succeed("libraries", "set", "every", *(w for one in refs for w in ("--model", one)))
     made.succeed("index", folder / "photos", "--library", "every")
     return made
 

@@ -78,7 +78,7 @@ def test_pictures_are_sent_searched_and_read_back(
     with generated("client").Client(service.url, timeout=90) as client:
         plan = models.LibraryPlan(models=["phash"])
         made = ask("models_and_libraries.put_library", LIBRARY, body=plan)
-        assert isinstance(made, models.Library)
+        assert isinstance(made, models.LibraryAnswer)
 
         picture = jpeg(source("coffee.png"), quality=80)
         form = models.AddImageFilesBody(

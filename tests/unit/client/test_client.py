@@ -460,7 +460,28 @@ def test_a_service_elsewhere_is_reached_as_the_environment_says(
         monkeypatch.setenv("http_proxy", proxy)
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+        monkeypatch.delenv("SSL_CERT_DIR", raising=False)
         with Client("http://pictures.invalid") as client:
             assert client.missing(["1" * 64], "default").missing == ["1" * 64]
     [request] = service.requests
     assert request.headers["Host"] == "pictures.invalid"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SSL_CERT_FILE", "/nonexistent/certificates.pem"),
+        ("http_proxy", "telnet://127.0.0.1:9"),
+        ("https_proxy", "http://[::1"),
+        ("all_proxy", "socks5://127.0.0.1:9"),
+    ],
+)
+def test_an_environment_that_leads_nowhere_is_told(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(RequestFailed, match=rf"environment names .*{name}.* cannot be used: .+"):
+        Client("http://pictures.invalid")
