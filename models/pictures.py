@@ -6,7 +6,8 @@ A picture is decoded once, small enough to be cheap and large enough for every m
   content and never by name. Not JPEG 2000, PSD, SVG: every further decoder can be attacked.
 - A wrong picture is worse than none: `decoders` lets through what is known to be read right, and
   says of all else that it is not supported.
-- Size is checked on the header, before pixels exist.
+- Size is checked on the header, before pixels exist; where a format's pixels take more time or
+  memory, fewer are decoded. Decoding has a time limit.
 - The first frame, or the first full page, only. Orientation is applied as EXIF, TIFF, AVIF and HEIF
   have it; in XMP alone it is not, as browsers do not. Broken EXIF is ignored.
 - Transparency is composited on white, so that hidden pixels cannot be searched for.
@@ -18,6 +19,7 @@ A picture is decoded once, small enough to be cheap and large enough for every m
 from __future__ import annotations
 
 import io
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import ceil, floor
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,6 +31,7 @@ from twinlens.models.card import Fit, InputSpec, Resample
 from twinlens.models.decoders.flatten import flatten
 from twinlens.models.decoders.header import Header
 from twinlens.models.decoders.opening import read_header
+from twinlens.models.decoders.splice import read_within
 from twinlens.models.formats import find_format
 from twinlens.shared.errors import (
     BrokenPicture,
@@ -38,11 +41,15 @@ from twinlens.shared.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 # Below the 89 MP at which Pillow itself begins to warn (it refuses at 179 MP); phones take 48 to
-# 64 MP. Of 79 MP, a PNG with alpha took 384 MB, one of 16 bits with a transparent colour 429 MB.
+# 64 MP. What each format takes at the limit: docs/decisions/NNNN-decoding.md.
 DEFAULT_MAX_PIXELS = 80_000_000
+# Of processor time: the slowest that is ordinary, a TIFF of 79 MP in LZW, took 2 s.
+DEFAULT_MAX_DECODE_S = 10.0
 # JPEG's own limit, held for all formats.
 DEFAULT_MAX_SIDE_PX = 65_535
 THUMBNAIL_PX = 256
@@ -97,10 +104,11 @@ _Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class PictureLimits:
-    """How large a picture may be, by its header."""
+    """How large a picture may be, by its header, and how long its decoding may take."""
 
     max_pixels: int = DEFAULT_MAX_PIXELS
     max_side_px: int = DEFAULT_MAX_SIDE_PX
+    max_decode_s: float = DEFAULT_MAX_DECODE_S
 
 
 @dataclass(frozen=True)
@@ -208,7 +216,7 @@ def open_picture(
 
     Args:
         data: The file.
-        limits: How large it may be, by its header; `PictureLimits()` when not given.
+        limits: How large it may be; `PictureLimits()` when not given.
         wanted_px: The shorter side that its uses need: the largest `InputSpec.wanted_px`, or the
             thumbnail's.
         region: The part of the picture that is wanted. Only that is kept, in the same detail as
@@ -217,17 +225,35 @@ def open_picture(
     Raises:
         EmptyPicture: There are no bytes.
         UnsupportedPicture: Its first bytes or its pixels are of a type that is not served.
-        PictureTooLarge: Its header exceeds the limits; nothing is decoded.
+        PictureTooLarge: Its header exceeds the limits, or decoding takes too long.
         BrokenPicture: The file cannot be decoded to its end.
     """
+    limits = limits or PictureLimits()
+    with _reading(data, limits) as (header, format_name):
+        return _decode(header, format_name, wanted_px, region)
+
+
+def weigh_picture(data: bytes, limits: PictureLimits) -> float:
+    """Returns how many pixels of a PNG take as much to decode as a picture, by its header.
+
+    Raises:
+        PictureError: As `open_picture` does, for what is known without decoding.
+    """
+    with _reading(data, limits) as (header, _):
+        return header.weight_px
+
+
+@contextmanager
+def _reading(data: bytes, limits: PictureLimits) -> Iterator[tuple[Header, str]]:
+    """Gives a header within the limits, and its format. What goes wrong is a picture's error."""
     if not data:
         raise EmptyPicture("the file has no bytes; send a picture")
     format_name = find_format(data)
-    limits = limits or PictureLimits()
     try:
-        header = read_header(data, format_name)
-        _check_size(header, limits)
-        return _decode(header, format_name, wanted_px, region)
+        with read_within(limits.max_decode_s):
+            header = read_header(data, format_name)
+            _check_size(header, format_name, limits)
+            yield header, format_name
     except (TwinlensError, MemoryError):  # no memory is not the file's fault
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -282,12 +308,15 @@ def _stored_box(region: Region, orientation: int, extent: tuple[float, float]) -
     return (left * width, top * height, right * width, bottom * height)
 
 
-def _check_size(header: Header, limits: PictureLimits) -> None:
+def _check_size(header: Header, format_name: str, limits: PictureLimits) -> None:
     width, height = header.coded_size or (header.width, header.height)
-    if width * height > limits.max_pixels or max(width, height) > limits.max_side_px:
+    longest = max(header.width, header.height)
+    if header.weight_px > limits.max_pixels or longest > limits.max_side_px:
+        max_pixels = int(limits.max_pixels / header.cost)
+        so = "" if header.cost == 1 else f" of such a {format_name}"
         raise PictureTooLarge(
             f"the picture is {width} x {height} = {width * height:,} pixels; the limit is "
-            f"{limits.max_pixels:,} pixels and {limits.max_side_px:,} on a side: send a smaller one"
+            f"{max_pixels:,} pixels{so} and {limits.max_side_px:,} on a side: send a smaller one"
         )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from PIL import Image
+
+from twinlens.shared.errors import PictureTooLarge
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
@@ -47,11 +48,23 @@ class Header:
     samples: Samples = PLAIN
     # Width and height of what is decoded, where it is cut to the picture afterwards.
     coded_size: tuple[int, int] | None = None
+    # How many times as much time or memory a pixel takes as one of a PNG.
+    cost: float = 1.0
+
+    @property
+    def weight_px(self) -> float:
+        """How many pixels of a PNG take as much as this picture."""
+        width, height = self.coded_size or (self.width, self.height)
+        return width * height * self.cost
 
 
-def open_with_pillow(stream: IO[bytes] | bytes, format_name: str) -> ImageFile:
+def too_many(what: str, limit: int) -> PictureTooLarge:
+    """Returns the error for a file of more parts than those of any program that writes such."""
+    return PictureTooLarge(f"the file has more than {limit:,} {what}; save the picture anew")
+
+
+def open_with_pillow(stream: IO[bytes], format_name: str) -> ImageFile:
     """Opens a file with the one of Pillow's decoders that its format has."""
-    stream = io.BytesIO(stream) if isinstance(stream, bytes) else stream
     return Image.open(stream, formats=[format_name])
 
 

@@ -5,20 +5,28 @@ So neither EXIF with thousands of broken tags, nor XMP, profiles or further pict
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from twinlens.models.decoders.directories import EXIF_PREFIX, find_orientation
-from twinlens.models.decoders.header import Header, Loaded, open_with_pillow
+from twinlens.models.decoders.header import Header, Loaded, open_with_pillow, too_many
 from twinlens.models.decoders.splice import splice
 from twinlens.models.formats import unsupported
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
-_START_OF_SCAN = 0xDA
-# Followed by no length: fill, what is left of the pixels before, restarts, start and end of image.
-_BARE_MARKERS = {0x00, 0x01, *range(0xD0, 0xDA)}
+_START_OF_SCAN, _END = 0xDA, 0xD9
+# Without those that no length follows: fill, what is left of the pixels before, restarts, start and
+# end of image.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd9\xff]")
+_MARKER_OR_END = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+# Of 64 KiB each, 64 MiB are 1,024. A million took 13 s and 326 MB to read.
+_MOST_SEGMENTS = 4_096
+# Programs write 10 scans, of CMYK 18. A decoder goes through all pixels once a scan, however few
+# bytes it has: 300 times in a file of 1.5 MB.
+_USUAL_SCANS, _MOST_SCANS = 20, 100
 # Applications' own, and comments; of them JFIF and Adobe say what the colours are.
 _METADATA = {*range(0xE0, 0xF0), 0xFE} - {0xE0, 0xEE}
 _EXIF = 0xE1
@@ -40,6 +48,7 @@ def open_jpeg(content: bytes) -> Header:
 
     Raises:
         UnsupportedPicture: It has other samples than of 8 bits, or a rare coding.
+        PictureTooLarge: It has too many segments, or scans.
     """
     view = memoryview(content)
     head, pixels, exif = [view[:2]], view[:0], b""
@@ -51,10 +60,14 @@ def open_jpeg(content: bytes) -> Header:
             head.append(view[start:end])
         elif marker == _EXIF and content.startswith(EXIF_PREFIX, start + 4):
             exif = exif or content[start + 4 : end]
-    kept: list[bytes | memoryview] = [b"".join(head), pixels]
-    has_metadata = sum(map(len, kept)) < len(content)
-    image = open_with_pillow(splice(kept) if has_metadata else content, "JPEG")
-    return Header(*image.size, _load_draft(image), orientation=find_orientation(exif))
+    n_scans = _count_scans(content, len(content) - len(pixels))
+    image = open_with_pillow(splice([b"".join(head), pixels]), "JPEG")
+    return Header(
+        *image.size,
+        _load_draft(image),
+        find_orientation(exif),
+        cost=max(1.0, n_scans / _USUAL_SCANS),
+    )
 
 
 def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
@@ -62,19 +75,38 @@ def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
 
     What lies between segments is passed over, as decoders do.
     """
-    start = 2  # behind the start of the image
-    while (start := content.find(b"\xff", start)) >= 0 and start + 1 < len(content):
-        marker = content[start + 1]
-        if marker == 0xFF:
-            start += 1
-        elif marker in _BARE_MARKERS:
-            start += 2
-        else:
-            end = start + 2 + int.from_bytes(content[start + 2 : start + 4], "big")
-            yield marker, start, end
-            if marker == _START_OF_SCAN:
-                return
-            start = end
+    for marker, start, end in _walk(content, 2, _MARKER):  # behind the start of the image
+        yield marker, start, end
+        if marker == _START_OF_SCAN:
+            return
+
+
+def _walk(content: bytes, start: int, pattern: re.Pattern[bytes]) -> Iterator[tuple[int, int, int]]:
+    for _ in range(_MOST_SEGMENTS):
+        match = pattern.search(content, start)
+        if match is None:
+            return
+        start = match.start()
+        end = start + 2 + int.from_bytes(content[start + 2 : start + 4], "big")
+        yield content[start + 1], start, end
+        start = end
+    raise too_many("segments", _MOST_SEGMENTS)
+
+
+def _count_scans(content: bytes, start: int) -> int:
+    """How many scans a decoder may go through: exact, where they are many."""
+    # What is counted may lie in a segment, or in what follows the picture.
+    n_scans = content.count(bytes((0xFF, _START_OF_SCAN)), start)
+    if n_scans <= _USUAL_SCANS:
+        return n_scans
+    n_scans = 0
+    for marker, _, _ in _walk(content, start, _MARKER_OR_END):
+        if marker == _END:
+            break
+        n_scans += marker == _START_OF_SCAN
+        if n_scans > _MOST_SCANS:
+            raise too_many("scans", _MOST_SCANS)
+    return n_scans
 
 
 def _check_frame(marker: int, segment: bytes) -> None:

@@ -26,6 +26,7 @@ from twinlens.models.decoders.header import (
     Samples,
     load_whole,
     open_with_pillow,
+    too_many,
 )
 from twinlens.models.decoders.splice import splice
 from twinlens.models.formats import unsupported
@@ -37,6 +38,8 @@ _SIGNATURE_BYTES = 8
 # Length and name before a chunk's content, the checksum behind it.
 _HEAD_BYTES, _CHECKSUM_BYTES = 8, 4
 _IHDR = struct.Struct(">IIBB")
+# Of 8 KiB each, as libpng writes them, 64 MiB are 8,192. A million took 8 s.
+_MOST_CHUNKS = 65_536
 _GREY, _RGB, _PALETTE = 0, 2, 3
 
 
@@ -76,6 +79,7 @@ def open_png(content: bytes) -> Header:
 
     Raises:
         UnsupportedPicture: It is Apple's CgBI, which begins like a PNG and is none.
+        PictureTooLarge: It has too many chunks.
     """
     if content[12:16] == b"CgBI":
         raise unsupported("Apple's CgBI variant of PNG, which apps are packed with")
@@ -113,7 +117,9 @@ def _sort_chunks(content: bytes) -> _Parts:
 def _chunks(content: bytes) -> Iterator[_Chunk]:
     """To the end of the picture; the last may be cut off."""
     start = _SIGNATURE_BYTES
-    while start < len(content):
+    for _ in range(_MOST_CHUNKS):
+        if start >= len(content):
+            return
         length = int.from_bytes(content[start : start + 4], "big")
         end = start + _HEAD_BYTES + length + _CHECKSUM_BYTES
         name = content[start + 4 : start + 8]
@@ -121,6 +127,7 @@ def _chunks(content: bytes) -> Iterator[_Chunk]:
         if name == b"IEND":
             return
         start = end
+    raise too_many("chunks", _MOST_CHUNKS)
 
 
 def _transparent_samples(parts: _Parts) -> tuple[int, ...]:

@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 import io
+import time
 from bisect import bisect_right
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import accumulate
+from math import inf
 from typing import TYPE_CHECKING
 
+from twinlens.shared.errors import PictureTooLarge
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from _typeshed import WriteableBuffer
 
 # As much as Pillow asks for at a time.
 _BUFFER_BYTES = 1 << 16
+# Of this thread's processor time, which no other work of the machine takes up.
+_deadline_s: ContextVar[float] = ContextVar("deadline_s", default=inf)
+
+
+@contextmanager
+def read_within(limit_s: float) -> Iterator[None]:
+    """Ends whoever reads a spliced file in this thread for longer, at the next piece of it.
+
+    Args:
+        limit_s: Seconds of processor time.
+
+    Raises:
+        PictureTooLarge: It took longer.
+    """
+    token = _deadline_s.set(time.thread_time() + limit_s)
+    try:
+        yield
+    finally:
+        _deadline_s.reset(token)
 
 
 def splice(parts: Sequence[bytes | memoryview]) -> io.BufferedReader:
@@ -45,6 +70,10 @@ class _Splice(io.RawIOBase):
         return content
 
     def readinto(self, buffer: WriteableBuffer) -> int:
+        if time.thread_time() > _deadline_s.get():
+            raise PictureTooLarge(
+                "decoding the picture takes too long; send a smaller one, or save it anew"
+            )
         index = bisect_right(self._ends, self._position)
         if index == len(self._parts):
             return 0

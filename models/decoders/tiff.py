@@ -6,13 +6,20 @@ other kinds Pillow makes pictures too: dark, negative, striped (docs/decisions/0
 
 from __future__ import annotations
 
+import os
 import struct
 from math import ceil
 
 from PIL import ImagePalette
 
 from twinlens.models.decoders.directories import Directory, Tag, TagEntry, orientation_of
-from twinlens.models.decoders.header import Header, Samples, load_whole, open_with_pillow
+from twinlens.models.decoders.header import (
+    Header,
+    Samples,
+    load_whole,
+    open_with_pillow,
+    too_many,
+)
 from twinlens.models.decoders.pages import choose_page
 from twinlens.models.decoders.splice import splice
 from twinlens.models.decoders.tiff_kinds import (
@@ -33,6 +40,10 @@ _NOT_KEPT = {
     Tag.DNG_VERSION,
 }
 _SHORT = 3
+# A strip for each row; Pillow makes a Python object of each: a million took 23 s.
+_MOST_VALUES = 65_536
+# Of a JPEG in a TIFF, libtiff goes through 100 by default, as often through all pixels.
+os.environ.setdefault("LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER", "20")
 
 
 def open_tiff(content: bytes) -> Header:
@@ -40,23 +51,37 @@ def open_tiff(content: bytes) -> Header:
 
     Raises:
         UnsupportedPicture: It is of a kind that would be read wrongly, or has no picture.
+        PictureTooLarge: It has too many strips or tiles.
     """
     page = choose_page(content)
     kind = read_kind(page)
     _check_whole(page, kind)
+    if any(page.entries[tag].n_values > _MOST_VALUES for tag in page.entries.keys() - _NOT_KEPT):
+        raise too_many("strips, tiles or other values of a tag", _MOST_VALUES)
     image = open_with_pillow(splice(_reduced(page, kind)), "TIFF")
     if kind.photometric == PALETTE:
         image.palette = ImagePalette.raw("RGB;L", _palette(page.numbers(Tag.COLOUR_MAP)))
     samples = Samples(is_inverted=kind.photometric == WHITE_IS_ZERO)
-    return Header(*image.size, load_whole(image), orientation_of(page), samples)
+    return Header(
+        *image.size, load_whole(image), orientation_of(page), samples, _size_of_tiles(page)
+    )
+
+
+def _size_of_tiles(page: Directory) -> tuple[int, int] | None:
+    """Width and height of all tiles together: each is decoded whole."""
+    if Tag.TILE_OFFSETS not in page.entries:
+        return None
+    across, down = page.number(Tag.TILE_WIDTH), page.number(Tag.TILE_HEIGHT)
+    width, height = page.number(Tag.WIDTH), page.number(Tag.HEIGHT)
+    return ceil(width / across) * across, ceil(height / down) * down
 
 
 def _check_whole(page: Directory, kind: PixelKind) -> None:
     """What no strip is for would be black."""
-    width, height = page.number(Tag.WIDTH), page.number(Tag.HEIGHT)
-    if Tag.TILE_OFFSETS in page.entries:
-        across, down = page.number(Tag.TILE_WIDTH), page.number(Tag.TILE_HEIGHT)
-        n_places, offsets = ceil(width / across) * ceil(height / down), Tag.TILE_OFFSETS
+    height = page.number(Tag.HEIGHT)
+    if (tiled := _size_of_tiles(page)) is not None:
+        tile_px = page.number(Tag.TILE_WIDTH) * page.number(Tag.TILE_HEIGHT)
+        n_places, offsets = tiled[0] * tiled[1] // tile_px, Tag.TILE_OFFSETS
     else:
         n_places = ceil(height / page.number(Tag.ROWS_PER_STRIP, height))
         offsets = Tag.STRIP_OFFSETS
