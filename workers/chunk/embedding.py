@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 from concurrent.futures import wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -15,7 +17,7 @@ from twinlens.shared.filters.fields import fields_of
 from twinlens.shared.messages import Image, now
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from concurrent.futures import Executor
 
     from twinlens.models.session import Embedder, Embeddings
@@ -32,6 +34,10 @@ log = logging.getLogger(__name__)
 # Running one model over several pictures keeps its weights in the processor's cache: a fifth faster
 # than picture by picture. With smaller groups, decoding and embedding overlap sooner.
 GROUP_ITEMS = 16
+# How long a group may take to decode, in time limits of one picture. A picture comes alone as soon
+# as its chunk has ended a process, so what hangs is found without waiting for the chunk's limit.
+GROUP_TIME_LIMITS = 4
+_STANDARD_ERROR = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +51,7 @@ class Embedding:
     decoders: Executor
     writers: Executor
     counts: Counts
+    time_limit_s: float  # of decoding one picture
 
     def embed(self, library: Library, pending: Sequence[Pending]) -> None:
         """Embeds pictures for each edition of their library. One that fails has an `error`.
@@ -63,11 +70,13 @@ class Embedding:
         """Embeds a group of pictures under each model while the next one is read and decoded."""
         models = list({target.model.card.ref: target.model for target in targets}.values())
         decoding = [self.decoders.submit(self._decode, models, one) for one in pending]
+        limit_s = self.time_limit_s * (1 if len(pending) == 1 else GROUP_TIME_LIMITS)
         good: list[Pending] = []
         embeddings: dict[str, list[Embeddings]] = {model.card.ref: [] for model in models}
         for start in range(0, len(pending), GROUP_ITEMS):
             group = slice(start, start + GROUP_ITEMS)
-            wait(decoding[group])
+            with _ending_process_after(limit_s):
+                wait(decoding[group])
             decoded = [one for one in pending[group] if one.error is None]
             if not decoded:
                 continue
@@ -134,3 +143,17 @@ class Embedding:
                     added_at=now(),
                 )
             )
+
+
+@contextmanager
+def _ending_process_after(limit_s: float) -> Iterator[None]:
+    """Ends this process, and says where it was, if what is inside takes longer.
+
+    Nothing else ends a decoder that hangs. This needs no lock of the interpreter, which the decoder
+    may hold.
+    """
+    faulthandler.dump_traceback_later(limit_s, exit=True, file=_STANDARD_ERROR)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()

@@ -146,6 +146,7 @@ def build_runtime(
         # One thread per model: each write waits for Milvus.
         writers=ThreadPoolExecutor(N_WRITERS, "write"),
         counts=counts,
+        time_limit_s=settings.decode_time_limit_s,
     )
     chunks = Chunks(
         blobs=blobs,

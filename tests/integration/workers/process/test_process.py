@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING
 
 import psutil
@@ -14,7 +15,7 @@ from support.requests import client_of, post
 from support.servers import free_port, running_valkey, running_worker, wait_until
 from support.tiny_pair import plain_picture
 
-from twinlens.shared.blobs import image_id_of
+from twinlens.shared.blobs import image_id_of, image_key
 from twinlens.shared.redis.client import connect
 from twinlens.shared.settings import Settings
 
@@ -65,6 +66,7 @@ def settings(
         data_dir=tmp_path_factory.mktemp("data"),
         chunk_items=4,
         worker_grace_s=1,
+        decode_time_limit_s=2,
     )
     settings.models_dir.symlink_to(models_dir)
     return settings
@@ -122,6 +124,25 @@ def test_a_picture_that_kills_its_process_is_given_up_and_the_others_are_not(
     assert codes(client, job_id) == [None, "crashed", None]
     assert outcomes(client, job_id) == ["succeeded", "failed", "succeeded"]
     assert len(set(killed)) == 3
+
+
+def test_a_picture_whose_decoding_hangs_is_given_up_long_before_the_time_limit_of_its_chunk(
+    client: Client, worker: psutil.Process, settings: Settings
+) -> None:
+    pictures = [(f"{colour}.png", plain_picture(colour)) for colour in ("pink", "grey", "gold")]
+    guilty = settings.blob_dir / image_key("default", image_id_of(pictures[1][1]))
+    processes = [worker, *worker.children()]
+    for process in processes:
+        process.suspend()
+    job_id = post(client, pictures)
+    guilty.unlink()
+    os.mkfifo(guilty)  # whoever opens it waits for ever
+    for process in processes:
+        process.resume()
+    wait_until(lambda: ended(client, job_id), settings.chunk_time_limit_s / 2)
+    assert codes(client, job_id) == [None, "crashed", None]
+    assert not processes[1].is_running()
+    guilty.unlink()
 
 
 def test_pictures_outlive_a_restart_of_redis(client: Client, valkey: Valkey, door: Door) -> None:
