@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from twinlens.models.pictures import WHOLE, Picture, PictureLimits, Region, open_picture, thumbnail
+from twinlens.models.pictures import (
+    WHOLE,
+    Picture,
+    PictureLimits,
+    Region,
+    open_picture,
+    thumbnail,
+)
+from twinlens.shared.errors import PictureTooLarge
+from twinlens.workers.memory import MemoryLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from twinlens.models.session import Embedder, Pixels
+
+# Nearly twice what the costliest picture takes that may be decoded
+# (docs/decisions/NNNN-decoding.md), and room for what the process does meanwhile.
+BYTES_PER_PIXEL, ROOM_BYTES = 16, 256 << 20
 
 
 class Decoder:
@@ -17,6 +31,8 @@ class Decoder:
 
     def __init__(self, max_pixels: int) -> None:
         self._limits = PictureLimits(max_pixels=max_pixels)
+        self._max_bytes = max_pixels * BYTES_PER_PIXEL + ROOM_BYTES
+        self._memory = MemoryLimit(self._max_bytes)
 
     def open(self, content: bytes, models: Sequence[Embedder], region: Region = WHOLE) -> Picture:
         """Decodes a picture, or a region of it.
@@ -25,7 +41,8 @@ class Decoder:
             PictureError: The picture is refused.
         """
         wanted_px = max(model.card.input.wanted_px for model in models)
-        return open_picture(content, self._limits, wanted_px=wanted_px, region=region)
+        with self._within_memory():
+            return open_picture(content, self._limits, wanted_px=wanted_px, region=region)
 
     def decode(self, content: bytes, models: Sequence[Embedder]) -> tuple[Picture, list[Pixels]]:
         """Decodes a picture once, and resizes it for each model.
@@ -45,4 +62,16 @@ class Decoder:
         Raises:
             PictureError: The picture is refused.
         """
-        return thumbnail(content, limits=self._limits)
+        with self._within_memory():
+            return thumbnail(content, limits=self._limits)
+
+    @contextmanager
+    def _within_memory(self) -> Iterator[None]:
+        try:
+            with self._memory.held():
+                yield
+        except MemoryError as error:
+            raise PictureTooLarge(
+                f"decoding the picture takes more memory than may be used, {self._max_bytes:,}"
+                " bytes at most; send a smaller one"
+            ) from error
