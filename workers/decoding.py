@@ -12,6 +12,7 @@ from twinlens.models.pictures import (
     Region,
     open_picture,
     thumbnail,
+    weigh_picture,
 )
 from twinlens.shared.errors import PictureTooLarge
 from twinlens.workers.memory import MemoryLimit
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 # Nearly twice what the costliest picture takes that may be decoded
 # (docs/decisions/NNNN-decoding.md), and room for what the process does meanwhile.
 BYTES_PER_PIXEL, ROOM_BYTES = 16, 256 << 20
+# As many of the largest pictures as there may be in one query, or more that are smaller.
+LARGEST_PER_QUERY = 3
 
 
 class Decoder:
@@ -64,6 +67,20 @@ class Decoder:
         """
         with self._within_memory():
             return thumbnail(content, limits=self._limits)
+
+    def check_together(self, contents: Sequence[bytes]) -> None:
+        """Checks the pictures of one query, which somebody waits for, before any is decoded.
+
+        Raises:
+            PictureError: One is refused, or they are too much together.
+        """
+        limit_px = LARGEST_PER_QUERY * self._limits.max_pixels
+        n_pixels = int(sum(weigh_picture(content, self._limits) for content in contents))
+        if n_pixels > limit_px:
+            raise PictureTooLarge(
+                f"the query's pictures take as much as {n_pixels:,} pixels together; the limit is"
+                f" {limit_px:,}: send fewer, or smaller ones"
+            )
 
     @contextmanager
     def _within_memory(self) -> Iterator[None]:

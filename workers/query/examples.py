@@ -169,6 +169,7 @@ class Examples:
         less a share of the mean of the others.
         """
         asked = query.asked
+        self.decoder.check_together([*query.positive, *query.negative])
         stored = self._fetch_examples(query, [*asked.example_ids, *asked.negative])
         liked = [self._embed_whole(query, content) for content in query.positive]
         disliked = [self._embed_whole(query, content) for content in query.negative]

@@ -67,3 +67,14 @@ def test_a_picture_that_takes_more_memory_than_there_is_is_too_large_and_the_nex
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert "takes more memory than may be used" in done.stdout, done.stderr
     assert done.stdout.endswith("\n16\n")
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "WEBP"])
+def test_the_pictures_of_a_query_have_a_limit_together(format_name: str) -> None:
+    content = saved(format_name)
+    decoder = Decoder(256 if format_name == "PNG" else 3 * 256)
+    decoder.check_together([content] * 3)
+    with pytest.raises(PictureTooLarge, match="send fewer"):
+        decoder.check_together([content] * 4)
+    with pytest.raises(BrokenPicture):
+        decoder.check_together([content, content[:20]])

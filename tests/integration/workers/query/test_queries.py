@@ -17,7 +17,7 @@ from support.photos import jpeg
 from support.requests import form_body
 
 from twinlens.shared.blobs import image_id_of
-from twinlens.shared.errors import ImageNotFound
+from twinlens.shared.errors import ImageNotFound, PictureTooLarge
 from twinlens.shared.messages import now
 from twinlens.shared.queries import CompareQuery, DuplicatesQuery, SearchQuery
 from twinlens.shared.redis import keys
@@ -114,6 +114,16 @@ def find(runtime: Runtime, sent: list[bytes] | None = None, **query: Any) -> Sea
 
 def ids_of(result: SearchResult) -> list[str]:
     return [hit.image.id for hit in result.hits]
+
+
+def test_the_pictures_of_a_query_are_not_decoded_if_they_are_too_much_together(
+    runtime: Runtime, many: list[str]
+) -> None:
+    runtime = set_anew(runtime, max_picture_px=64 * 64)
+    sent = [scene(number) for number in range(4)]
+    assert many[0] in ids_of(find(runtime, sent[:3], n_negative=1))
+    with pytest.raises(PictureTooLarge, match="as much as 16,384 pixels together"):
+        find(runtime, sent, n_negative=1)
 
 
 @pytest.mark.parametrize("rerank", ["neighbours", "none"])
