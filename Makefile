@@ -39,10 +39,11 @@ check: $(VENV)/.installed-test
 test: check
 	$(BIN)/pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder --cov --cov-report=
 
-# Looks for examples that break a property, or requests whose answers are not as the document says,
-# among others in each run. Before a release.
+# Looks for examples that break a property, requests whose answers are not as the document says, and
+# damaged files that end a worker, among others in each run. Before a release.
 fuzz: $(VENV)/.installed-test
-	$(BIN)/pytest tests/property tests/e2e/test_document.py --hypothesis-profile=fuzz
+	$(BIN)/pytest tests/property tests/integration/workers/test_mutations.py tests/e2e/test_document.py \
+		--hypothesis-profile=fuzz
 
 # Puts small faults into the code, and counts those that tests see.
 mutants: $(VENV)/.installed-mutants
