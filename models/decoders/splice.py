@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 # As much as Pillow asks for at a time.
 _BUFFER_BYTES = 1 << 16
-# Of this thread's processor time, which no other work of the machine takes up.
-_deadline_s: ContextVar[float] = ContextVar("deadline_s", default=inf)
+# When reading ends, and how long it may take: in seconds of this thread's processor time, which no
+# other work of the machine takes up.
+_deadline_s: ContextVar[tuple[float, float]] = ContextVar("deadline_s", default=(inf, inf))
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def read_within(limit_s: float) -> Iterator[None]:
     Raises:
         PictureTooLarge: It took longer.
     """
-    token = _deadline_s.set(time.thread_time() + limit_s)
+    token = _deadline_s.set((time.thread_time() + limit_s, limit_s))
     try:
         yield
     finally:
@@ -70,9 +71,11 @@ class _Splice(io.RawIOBase):
         return content
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        if time.thread_time() > _deadline_s.get():
+        deadline_s, limit_s = _deadline_s.get()
+        if time.thread_time() > deadline_s:
             raise PictureTooLarge(
-                "decoding the picture takes too long; send a smaller one, or save it anew"
+                f"decoding the picture takes longer than {limit_s:g} s; send a smaller one, or save"
+                " it anew"
             )
         index = bisect_right(self._ends, self._position)
         if index == len(self._parts):

@@ -89,5 +89,5 @@ def test_the_scans_of_a_jpeg_within_a_tiff_are_counted_by_libtiff() -> None:
 def test_what_reads_its_file_in_pieces_has_a_time_limit(format_name: str) -> None:
     content = saved(format_name, (64, 64))
     assert open_picture(content, PictureLimits(max_decode_s=60)).format == format_name
-    with pytest.raises(PictureTooLarge, match="takes too long"):
+    with pytest.raises(PictureTooLarge, match="takes longer than 0 s"):
         open_picture(content, PictureLimits(max_decode_s=0))
