@@ -67,7 +67,7 @@ class _Splice(io.RawIOBase):
     def readall(self) -> bytes:
         """Without which the rest of the file would be gathered in small pieces."""
         content = b"".join(self._parts)[self._position :]
-        self._position = self._ends[-1]
+        self._position = max(self._position, self._ends[-1])
         return content
 
     def readinto(self, buffer: WriteableBuffer) -> int:

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from support import tiffs
 from support.pixels import noise, read, shades
@@ -138,6 +138,7 @@ def test_any_exif_has_one_of_eight_orientations(exif: bytes) -> None:
     assert find_orientation(b"Exif\0\0II*\0\x08\0\0\0" + exif) in range(1, 9)
 
 
+@example(parts=[b""], reads=[(1, -1)])
 @given(
     parts=st.lists(st.binary(max_size=9), min_size=1, max_size=5),
     reads=st.lists(st.tuples(st.integers(0, 50), st.integers(-1, 20)), max_size=6),
