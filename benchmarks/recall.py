@@ -195,7 +195,7 @@ def _catalogue(redis: Redis, collection: Collection, n_rows: int) -> None:
                 models=[ref],
                 added_at=now(),
             )
-            entries.append(CatalogEntry(image=image, path="none", added_by="none"))
+            entries.append(CatalogEntry(image=image, added_by="none"))
         assert catalog.put(LIBRARY, entries) == []
 
 

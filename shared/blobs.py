@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 N_SYNC_THREADS = 16
 # A file's time is that of the last tick of the kernel's clock: up to 10 ms ago.
 CLOCK_TICK_S = 0.01
+# Of a library, an image or a job. A name of one file, never a way to another folder.
+_ID = re.compile("[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
 def image_id_of(data: bytes) -> str:
@@ -31,15 +34,29 @@ def image_id_of(data: bytes) -> str:
 
 def image_key(library_id: str, image_id: str) -> str:
     """Returns where a picture is kept. Each library has its own copy, so that removal is local."""
+    _check_ids(library_id, image_id)
     return f"images/{library_id}/{image_id[:2]}/{image_id}"
 
 
 def thumbnail_key(library_id: str, image_id: str) -> str:
+    _check_ids(library_id, image_id)
     return f"thumbnails/{library_id}/{image_id[:2]}/{image_id}.jpg"
 
 
 def manifest_key(job_id: str, chunk: int) -> str:
+    _check_ids(job_id)
     return f"manifests/{job_id}/{chunk:06d}.jsonl"
+
+
+def _check_ids(*ids: str) -> None:
+    """Refuses what would lead to another file: ids are read from Redis, where others may write.
+
+    Raises:
+        ValueError: One is no id.
+    """
+    for one in ids:
+        if not _ID.fullmatch(one):
+            raise ValueError(f"{one!r} is no id")
 
 
 class BlobStore:
@@ -78,7 +95,9 @@ class BlobStore:
 
         Raises:
             OSError: Something cannot be removed, or is being written; to be done again.
+            ValueError: It is no id.
         """
+        _check_ids(library_id)
         for kind in ("images", "thumbnails"):
             folder = self._root / kind / library_id
             while folder.is_dir():

@@ -118,7 +118,6 @@ class CatalogEntry(BaseModel):
     """An image as stored in Redis, with what only the service needs."""
 
     image: Image
-    path: str = Field(description="key in the blob store")
     added_by: str = Field(description="the item that added it, job:chunk:index")
     changed_by: str = Field("", description="the item that changed its name or metadata last")
     collections: set[str] = Field(

@@ -46,7 +46,7 @@ from twinlens.api.schemas import (
 from twinlens.api.services import current_services
 from twinlens.api.stored_bytes import send_stored
 from twinlens.shared.answers import ImagePage, JobAnswer, MissingImages, MissingQuery
-from twinlens.shared.blobs import thumbnail_key
+from twinlens.shared.blobs import image_key, thumbnail_key
 from twinlens.shared.errors import (
     ContentMissing,
     FieldError,
@@ -173,9 +173,9 @@ def get_image(path: ImagePath, query: InLibrary) -> Response:
 def get_content(path: ImagePath, query: InLibrary) -> Response:
     """Get an image's bytes, as they were uploaded."""
     services = current_services()
-    _, entry = _find(services.libraries, query.library, path.image_id)
+    library, entry = _find(services.libraries, query.library, path.image_id)
     try:
-        file = services.blobs.open(entry.path)
+        file = services.blobs.open(image_key(library.id, path.image_id))
     except FileNotFoundError:
         raise ContentMissing(
             f"The bytes of image {path.image_id!r} are no longer stored."

@@ -104,7 +104,7 @@ class Known:
         runtime.catalog.ensure_library(self.library)
         collections = set(self.library.collections.values())
         entries = [
-            CatalogEntry(image=one, path="nowhere", added_by="j:0:0", collections=collections)
+            CatalogEntry(image=one, added_by="j:0:0", collections=collections)
             for number, one in enumerate(self.images)
             if number not in without
         ]

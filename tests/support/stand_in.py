@@ -40,11 +40,11 @@ class StandIn:
         refs = [f"{name}@1" for name in models]
         self.catalog.ensure_library(new_library(library, refs))
 
-    def add(self, image: Image, path: str = "nowhere") -> None:
+    def add(self, image: Image) -> None:
         there = {library.name: library for library in self.catalog.libraries()}
         library = there.get(image.library) or Library(name=image.library, models=[])
         names = library.collections
-        entry = CatalogEntry(image=image, path=path, added_by="j:0:0")
+        entry = CatalogEntry(image=image, added_by="j:0:0")
         entry.collections = {names[ref] for ref in image.models if ref in names}
         assert self.catalog.put(library.id, [entry]) == []
 

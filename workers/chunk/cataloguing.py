@@ -81,7 +81,6 @@ def _entry_of(library: Library, one: Pending, image: Image) -> CatalogEntry:
     if one.known is None:
         return CatalogEntry(
             image=image,
-            path=one.path,
             added_by=one.tag,
             collections=one.collections,
             read_as=one.read_as,

@@ -81,8 +81,9 @@ class Images:
             ImageNotFound: The library has no such image.
             ContentMissing: Its bytes are no longer stored.
         """
+        self.catalog.get(library_id, image_id)
         try:
-            return self.blobs.get(self.catalog.get(library_id, image_id).path)
+            return self.blobs.get(image_key(library_id, image_id))
         except FileNotFoundError:
             message = f"The bytes of image {image_id!r} are no longer stored."
             raise ContentMissing(message) from None

@@ -154,7 +154,7 @@ def test_stored_bytes_are_never_a_page_and_are_kept_by_their_client(
     blobs = BlobStore(settings.blob_dir)
     blobs.put(image_key("default", ID), b"<html>")
     blobs.put(thumbnail_key("default", ID), b"<html>")
-    worker.add(image(ID, name), path=image_key("default", ID))
+    worker.add(image(ID, name))
     path = f"/v1/images/{ID}/{what}"
     sent = client.get(path)
     assert (sent.status_code, sent.data) == (200, b"<html>")

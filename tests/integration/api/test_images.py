@@ -13,9 +13,11 @@ from support.stand_in import read_task
 
 from twinlens.shared.blobs import BlobStore, image_key, manifest_key, thumbnail_key
 from twinlens.shared.errors import BrokenPicture
+from twinlens.shared.libraries import Library
 from twinlens.shared.messages import Item, ManifestHead, ManifestItem
 from twinlens.shared.queue import DELETE_IMAGE, EMBED_CHUNK, MAKE_THUMBNAIL, Reply
 from twinlens.shared.redis import keys
+from twinlens.shared.redis.catalog import Catalog
 from twinlens.shared.redis.client import connect
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from support.requests import Client
     from support.stand_in import StandIn
 
+    from twinlens.shared.redis.client import Redis
     from twinlens.shared.settings import Settings
 
 
@@ -278,9 +281,8 @@ def test_unknown_and_malformed_ids_are_not_found(client: Client, image_id: str) 
 
 @pytest.fixture
 def stored(worker: StandIn, settings: Settings) -> None:
-    key = image_key("default", ID)
-    BlobStore(settings.blob_dir).put(key, PICTURE)
-    worker.add(image(ID, 'ev"il\r\nX-Evil: 1 é.jpg'), path=key)
+    BlobStore(settings.blob_dir).put(image_key("default", ID), PICTURE)
+    worker.add(image(ID, 'ev"il\r\nX-Evil: 1 é.jpg'))
 
 
 @pytest.mark.usefixtures("stored")
@@ -402,6 +404,23 @@ def test_content_is_of_the_type_that_is_accepted(client: Client) -> None:
     assert content_type("application/octet-stream") == "application/octet-stream"
     for accept in ("", "*/*", "image/*", "image/webp,*/*;q=0.8", "text/html"):
         assert content_type(accept) == "image/jpeg"
+
+
+@pytest.mark.usefixtures("stored")
+def test_what_redis_says_leads_to_no_other_file(
+    client: Client, redis: Redis, settings: Settings
+) -> None:
+    (settings.data_dir / "secret").write_bytes(b"secret")
+    record = json.loads(redis.hget(keys.images("default"), ID) or "")
+    for path in (str(settings.data_dir / "secret"), "../secret"):
+        redis.hset(keys.images("default"), ID, json.dumps(record | {"path": path}))
+        assert client.get(f"/v1/images/{ID}/content").data == PICTURE
+    (settings.data_dir / ID[:2]).mkdir()
+    (settings.data_dir / ID[:2] / ID).write_bytes(b"secret")
+    redis.hset(keys.images("../.."), ID, json.dumps(record))
+    Catalog(redis).ensure_library(Library(name="out", id="../..", models=[]))
+    answer = client.get(f"/v1/images/{ID}/content?library=out")
+    assert (answer.status_code, b"secret" in answer.data) == (500, False)
 
 
 @pytest.mark.usefixtures("stored")

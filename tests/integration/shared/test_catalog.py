@@ -65,9 +65,7 @@ def plan(catalog: Catalog) -> None:
 
 
 def entry(image_id: str, library: str = "art", **fields: Any) -> CatalogEntry:
-    return CatalogEntry(
-        image=image(image_id, library=library), path="p", added_by="j:0:0", **fields
-    )
+    return CatalogEntry(image=image(image_id, library=library), added_by="j:0:0", **fields)
 
 
 def add(redis: Redis, *entries: CatalogEntry) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 from support.disk import Disk, disk_with_room_for
 
-from twinlens.shared.blobs import BlobStore, image_id_of, image_key, thumbnail_key
+from twinlens.shared.blobs import BlobStore, image_id_of, image_key, manifest_key, thumbnail_key
 from twinlens.shared.manifests import read_manifest, write_manifest
 from twinlens.shared.messages import ManifestItem, now
 from twinlens.shared.redis.jobs import Job
@@ -232,6 +232,22 @@ def test_a_library_may_be_removed_by_two_at_once(
     monkeypatch.setattr(os, "unlink", unlink_after_the_other)
     blobs.delete_library("art")
     assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "library_id", ["", ".", "..", "../thumbnails", "/nonexistent/twinlens", "a/b", "art\n"]
+)
+def test_no_id_leads_to_another_folder(blobs: BlobStore, tmp_path: Path, library_id: str) -> None:
+    blobs.put(KEY, CONTENT)
+    for find in (
+        lambda: blobs.delete_library(library_id),
+        lambda: image_key(library_id, image_id_of(CONTENT)),
+        lambda: thumbnail_key("default", library_id),
+        lambda: manifest_key(library_id, 0),
+    ):
+        with pytest.raises(ValueError, match="is no id"):
+            find()
+    assert files_in(tmp_path) == [image_id_of(CONTENT)]
 
 
 def test_what_cannot_be_removed_is_told(blobs: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:

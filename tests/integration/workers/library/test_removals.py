@@ -13,6 +13,7 @@ from support.plain_uploads import IDS, PICTURES, ending, outcomes, upload
 from support.requests import assert_problem, client_of
 
 from twinlens.api.services import build_services
+from twinlens.shared.blobs import image_key
 from twinlens.shared.queue import LIBRARY_TIME_LIMIT_S
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.feed import Feed
@@ -238,7 +239,7 @@ def test_what_is_written_after_a_removal_is_removed_as_well(
     entry = process.runtime.catalog.get(art, IDS[0])
     remove(client)
     process.run_all("single")
-    process.runtime.blobs.put(entry.path, b"late")
+    process.runtime.blobs.put(image_key(art, IDS[0]), b"late")
     entry.read_as = ""
     assert process.runtime.catalog.put(art, [entry]) == []
     sweep(process)
@@ -256,13 +257,12 @@ def test_a_removed_library_is_looked_after_until_nobody_writes(
     art: str,
     pass_time: Callable[[float], None],
 ) -> None:
-    path = process.runtime.catalog.get(art, IDS[0]).path
     old = upload(client, "art")
     remove(client)
     process.run_all("single")
     pass_time(LIBRARY_TIME_LIMIT_S + 1)
     sweep(process)
-    process.runtime.blobs.put(path, b"late")  # its upload goes on
+    process.runtime.blobs.put(image_key(art, IDS[0]), b"late")  # its upload goes on
     process.run_all("bulk")
     assert outcomes(client, old) == ["failed"] * len(IDS)
     for _ in range(2):

@@ -347,6 +347,6 @@ def test_a_library_whose_model_is_gone_does_not_keep_others_from_being_measured(
     catalog = process.runtime.catalog
     broken = new_library("a", ["gone@1"])
     catalog.ensure_library(broken)
-    catalog.put(broken.name, [CatalogEntry(image=image("1" * 64), path="p", added_by="j:0:0")])
+    catalog.put(broken.name, [CatalogEntry(image=image("1" * 64), added_by="j:0:0")])
     process.runtime.sweeper.sweep(process.celery)
     assert catalog.calibrations("default") != {}

@@ -33,6 +33,7 @@ from twinlens.models.pictures import open_picture
 from twinlens.models.registry import Registry
 from twinlens.models.rerank import rerank
 from twinlens.models.variants import variants_of
+from twinlens.shared.blobs import image_key
 from twinlens.shared.errors import BadRequest, ImageNotFound
 from twinlens.shared.queries import CompareQuery, DuplicatesQuery, SearchQuery
 from twinlens.shared.redis import keys
@@ -407,7 +408,7 @@ def test_of_a_stored_picture_a_region_and_its_copies_are_looked_for_in_its_own_b
     known = write({COLOURS: at_angles(range(0, 95, 5))})
     known.put(runtime)
     content = framed("red", "lime")
-    runtime.blobs.put(runtime.catalog.get(library_id(runtime, "known"), id_of(18)).path, content)
+    runtime.blobs.put(image_key(library_id(runtime, "known"), id_of(18)), content)
     middle, corner = (0.2, 0.2, 0.8, 0.8), (0, 0, 0.05, 0.05)
     queries: list[dict[str, Any]] = [
         {"mode": "near"},
