@@ -1,4 +1,4 @@
-"""Whether a server answers at all: one TCP connection, to notice at once that a part is down.
+"""Whether a server answers at all: one connection, to notice at once that a part is down.
 
 The API has no Milvus client, and needs none to know that nothing listens at its address.
 """
@@ -30,9 +30,15 @@ def address_of(uri: str) -> tuple[str, int]:
 
 
 def is_listening(uri: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
-    """Returns whether the host and port of a URI accept a TCP connection in time."""
+    """Returns whether the host and port of a URI, or its Unix socket, accept a connection."""
+    parts = urlsplit(uri)
     try:
-        with socket.create_connection(address_of(uri), timeout=timeout_s):
-            return True
+        if parts.scheme == "unix":
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(timeout_s)
+                connection.connect(parts.path)
+        else:
+            socket.create_connection(address_of(uri), timeout=timeout_s).close()
     except OSError:
         return False
+    return True

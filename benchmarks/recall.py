@@ -83,7 +83,7 @@ def main() -> None:
             _show_float16(uri, model.card, rows[:N_FLOAT16], queries)
         setup = Setup(work, work / "models", FULL)
         with serve(setup, "--milvus", "standalone", "--workers", "1") as service:
-            uri = f"http://127.0.0.1:{service.ports['milvus proxy.port']}"
+            uri = service.address("milvus_uri")
             _show_writes(uri, model.card, rows)
             collection = _collection(model.card, Index(type=args.index))
             _show_recall(uri, collection, rows, queries, truth)
@@ -153,7 +153,7 @@ def _show_service(
     service: Service, uri: str, collection: Collection, rows: Rows, n_queries: int
 ) -> None:
     """Searches with stored images, by HTTP and in Milvus."""
-    with connect_redis(f"redis://127.0.0.1:{service.ports['valkey']}/0") as redis:
+    with connect_redis(service.address("redis_url")) as redis:
         _catalogue(redis, collection, len(rows))
     vectors = Vectors(Settings(milvus_uri=uri))
     places = np.random.default_rng(2).choice(len(rows), n_queries, replace=False)

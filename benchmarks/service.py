@@ -75,11 +75,10 @@ class Service:
         begun = min(accepted, datetime.fromisoformat(job["started_at"]).timestamp())
         return Indexed(accepted - posted, ended - begun)
 
-    @property
-    def ports(self) -> dict[str, int]:
-        """Of its parts, by name."""
-        ports: dict[str, int] = self._kept()["ports"]
-        return ports
+    def address(self, name: str) -> str:
+        """Returns where a store is: `redis_url` or `milvus_uri`."""
+        address: str = self._kept()[name]
+        return address
 
     def processes(self, part: str) -> list[psutil.Process]:
         """Returns the process of a part, then its children."""

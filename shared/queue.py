@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
 from celery import Celery
 from pydantic import BaseModel
@@ -47,17 +48,34 @@ def chunk_of(task_id: str) -> tuple[str, int]:
     return job_id, int(chunk)
 
 
-def make_celery(settings: Settings, result_backend: str | None = None) -> Celery:
+def celery_url(redis_url: str) -> str:
+    """Returns the URL of Redis as Celery takes it: that of a Unix socket is another.
+
+    >>> celery_url("unix:///run/valkey.sock?db=1")
+    'redis+socket:///run/valkey.sock?virtual_host=1'
+    >>> celery_url("redis://valkey:6379/0")
+    'redis://valkey:6379/0'
+    """
+    parts = urlsplit(redis_url)
+    if parts.scheme != "unix":
+        return redis_url
+    [database] = parse_qs(parts.query).get("db", ["0"])
+    return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={database}"
+
+
+def make_celery(settings: Settings, backend: str | None = None) -> Celery:
     """Returns the Celery app of one side.
 
     Args:
         settings: Names Redis and the visibility timeout.
-        result_backend: The workers'. The API publishes without one, since every submit would
-            open a subscription there, and reads results with a plain GET.
+        backend: Name of the class that keeps results in Redis: the workers'. The API publishes
+            without one, since every submit would open a subscription there, and reads results
+            with a plain GET.
     """
-    app = Celery("twinlens", broker=settings.redis_url, set_as_current=result_backend is not None)
+    url = celery_url(settings.redis_url)
+    app = Celery("twinlens", broker=url, set_as_current=backend is not None)
     app.conf.update(
-        result_backend=result_backend or "disabled",
+        result_backend=f"{backend}+{url.removeprefix('redis+')}" if backend else "disabled",
         task_serializer="json",
         result_serializer="json",
         accept_content=["json"],

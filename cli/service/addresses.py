@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import random
+import re
 import socket
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from twinlens.cli.errors import CommandRefused
 from twinlens.shared.loopback import is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 # Below the ports that systems give to outgoing connections (from 32768 on Linux, 49152 on macOS).
@@ -15,6 +23,8 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 # to itself, and keep the server from ever coming back.
 PORTS = range(20_000, 32_768)
 CONNECT_TIMEOUT_S = 0.5
+# As the URLs of every client take them unchanged.
+_PLAIN = re.compile("[A-Za-z0-9._/-]+")
 
 
 def check_host(host: str, *, unsafe_bind: bool) -> None:
@@ -78,6 +88,37 @@ def pick_port(host: str = "127.0.0.1", *, wanted: int | None = None) -> int:
         if is_free(host, port):
             return port
     raise CommandRefused(f"no port from {PORTS.start} to {PORTS.stop - 1} on {host} is free")
+
+
+@contextlib.contextmanager
+def private_sockets(data_dir: Path) -> Iterator[Path]:
+    """Gives a folder for Unix sockets that nobody else on this machine may look into.
+
+    It is one of the data directory, so that addresses stay the same. Where no socket can be there,
+    because of the file system or a long path (108 bytes, on macOS 104), it is a temporary one.
+    """
+    folder = data_dir / "sockets"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)
+    if _takes_sockets(folder):
+        yield folder
+    else:
+        with tempfile.TemporaryDirectory(prefix="twinlens-") as temporary:
+            yield Path(temporary)
+
+
+def _takes_sockets(folder: Path) -> bool:
+    probe = folder / "a-socket-of-any-part"
+    if not _PLAIN.fullmatch(str(probe)):
+        return False
+    probe.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as one:
+        try:
+            one.bind(str(probe))
+        except OSError:
+            return False
+    probe.unlink()
+    return True
 
 
 def url_of(host: str, port: int) -> str:

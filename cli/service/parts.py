@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -24,7 +25,7 @@ from twinlens.shared.queue import LANES
 from twinlens.shared.redis import keys
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from twinlens.shared.settings import Settings
 
@@ -35,8 +36,12 @@ FIRST_START_S = 300.0
 HAND_BACK_S = 5.0
 
 
-def valkey(data_dir: Path, port: int) -> Service:
+def valkey(data_dir: Path, socket_file: Path) -> Service:
     """Returns the embedded queue, which writes what it acknowledges to its append-only file.
+
+    Args:
+        data_dir: Where it keeps its data.
+        socket_file: Where it listens: who may not look into the folder cannot use it.
 
     Raises:
         CommandRefused: It is not installed.
@@ -47,8 +52,9 @@ def valkey(data_dir: Path, port: int) -> Service:
         raise _not_installed("Valkey", "--redis-url") from None
     data_dir.mkdir(parents=True, exist_ok=True)
     options = {
-        "bind": "127.0.0.1",
-        "port": str(port),
+        "port": "0",
+        "unixsocket": str(socket_file),
+        "unixsocketperm": "700",
         "dir": str(data_dir),
         "appendonly": "yes",
         "appendfsync": "everysec",
@@ -58,11 +64,15 @@ def valkey(data_dir: Path, port: int) -> Service:
     command = [str(get_binary_path())]
     for name, value in options.items():
         command += [f"--{name}", value]
-    return Service("valkey", command, dict(os.environ), is_ready=lambda: _is_fresh(port))
+    return Service("valkey", command, dict(os.environ), is_ready=lambda: _is_fresh(socket_file))
 
 
-def milvus_lite(data_dir: Path, port: int) -> Service:
+def milvus_lite(data_dir: Path, socket_file: Path) -> Service:
     """Returns the embedded Milvus Lite, as a server that all workers share.
+
+    Args:
+        data_dir: Where it keeps its data.
+        socket_file: As of `valkey`. It knows no passwords.
 
     Raises:
         CommandRefused: It is not installed.
@@ -77,8 +87,8 @@ def milvus_lite(data_dir: Path, port: int) -> Service:
     env = dict(os.environ)
     for name in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"):
         env[name] = ":".join(filter(None, [str(programs), env.get(name)]))
-    words = (programs / "milvus", data_dir / "milvus.db", f"127.0.0.1:{port}", "ERROR")
-    return Service("milvus", [*map(str, words)], env, is_ready=lambda: _accepts(port))
+    words = (programs / "milvus", data_dir / "milvus.db", f"unix:{socket_file}", "ERROR")
+    return Service("milvus", [*map(str, words)], env, is_ready=lambda: _accepts(socket_file))
 
 
 def milvus_standalone(data_dir: Path, ports: Mapping[str, int]) -> Service:
@@ -153,13 +163,13 @@ def _not_installed(part: str, option: str) -> CommandRefused:
     )
 
 
-def _is_fresh(port: int) -> bool:
+def _is_fresh(socket_file: Path) -> bool:
     """Tells if Valkey answers, and makes it forget the workers of the last run.
 
     They would pass for alive for some seconds, and the service for ready before it is.
     """
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=PROBE_TIMEOUT_S) as connection:
+        with _connected(socket_file) as connection:
             connection.sendall(f"DEL {keys.WORKERS}\r\n".encode())
             # An integer; while the append-only file is read, -LOADING.
             return connection.recv(64).startswith(b":")
@@ -167,12 +177,20 @@ def _is_fresh(port: int) -> bool:
         return False
 
 
-def _accepts(port: int) -> bool:
+def _accepts(socket_file: Path) -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=PROBE_TIMEOUT_S):
+        with _connected(socket_file):
             return True
     except OSError:
         return False
+
+
+@contextlib.contextmanager
+def _connected(socket_file: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(PROBE_TIMEOUT_S)
+        connection.connect(str(socket_file))
+        yield connection
 
 
 def _has_loaded(url: str) -> bool:

@@ -13,7 +13,13 @@ import click
 
 from twinlens.cli.errors import CommandRefused
 from twinlens.cli.service import parts, standalone
-from twinlens.cli.service.addresses import check_host, check_port, pick_port, url_of
+from twinlens.cli.service.addresses import (
+    check_host,
+    check_port,
+    pick_port,
+    private_sockets,
+    url_of,
+)
 from twinlens.cli.service.supervisor import Supervisor
 from twinlens.cli.words import missing_models
 from twinlens.client.client import Client
@@ -55,11 +61,13 @@ def run_up(settings: Settings, n_workers: int | None, milvus: MilvusKind | None 
             "give either --milvus, for one that is started, or --milvus-uri, for one that runs"
         )
     data_dir = _make_data_dir(settings.data_dir)
-    with _lock(data_dir) as lock_fd:
+    with contextlib.ExitStack() as held:
+        lock_fd = held.enter_context(_lock(data_dir))
         chosen = {"data_dir": data_dir, "port": settings.port or pick_port(settings.host)}
         settings = settings.model_copy(update=chosen)
         state = _State(data_dir, settings.port)
-        settings, stores = _embed_stores(settings, state, milvus or "lite")
+        sockets = held.enter_context(private_sockets(data_dir))
+        settings, stores = _embed_stores(settings, state, sockets, milvus or "lite")
         steps = [*([store] for store in stores), parts.workers(settings, n_workers)]
         steps.append([parts.api(settings)])
         state.keep(settings)
@@ -115,26 +123,27 @@ class _State:
 
 
 def _embed_stores(
-    settings: Settings, state: _State, milvus: MilvusKind
+    settings: Settings, state: _State, sockets: Path, milvus: MilvusKind
 ) -> tuple[Settings, list[Service]]:
     """Adds the servers that no setting names, and puts their addresses into the settings."""
     stores: list[Service] = []
     if "redis_url" not in settings.model_fields_set:
-        port = state.port("valkey")
-        stores.append(parts.valkey(settings.data_dir / "redis", port))
-        settings = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"})
+        socket_file = sockets / "valkey"
+        stores.append(parts.valkey(settings.data_dir / "redis", socket_file))
+        settings = settings.model_copy(update={"redis_url": f"unix://{socket_file}?db=0"})
     if "milvus_uri" not in settings.model_fields_set:
         _check_vectors(settings.data_dir, milvus)
-        service, port = _milvus(settings.data_dir / MILVUS_DIRS[milvus], state, milvus)
+        folder = settings.data_dir / MILVUS_DIRS[milvus]
+        if milvus == "lite":
+            service, uri = parts.milvus_lite(folder, sockets / "milvus"), f"unix:{sockets}/milvus"
+        else:
+            service, uri = _standalone(folder, state)
         stores.append(service)
-        settings = settings.model_copy(update={"milvus_uri": f"http://127.0.0.1:{port}"})
+        settings = settings.model_copy(update={"milvus_uri": uri})
     return settings, stores
 
 
-def _milvus(data_dir: Path, state: _State, kind: MilvusKind) -> tuple[Service, int]:
-    if kind == "lite":
-        port = state.port("milvus")
-        return parts.milvus_lite(data_dir, port), port
+def _standalone(data_dir: Path, state: _State) -> tuple[Service, str]:
     ports = {name: state.port(f"milvus {name}") for name in standalone.PORTS}
     service = parts.milvus_standalone(data_dir, ports)
     listed = ", ".join(str(ports[name]) for name in standalone.OPEN_PORTS)
@@ -142,7 +151,7 @@ def _milvus(data_dir: Path, state: _State, kind: MilvusKind) -> tuple[Service, i
         "milvus has no authentication and listens on all interfaces; where other machines reach"
         f" this one, close its ports with a firewall: {listed}"
     )
-    return service, ports["proxy.port"]
+    return service, f"http://127.0.0.1:{ports['proxy.port']}"
 
 
 def _check_vectors(data_dir: Path, milvus: MilvusKind) -> None:

@@ -231,7 +231,7 @@ class Stack:
         """Puts what images have onto the path; etcd and curl are there, or are not."""
         folder = self._folder / "bin"
         folder.mkdir()
-        valkey = parts.valkey(folder.parent / "valkey", 0).command[0]
+        valkey = parts.valkey(folder.parent / "valkey", folder / "socket").command[0]
         client = shutil.which("valkey-cli") or shutil.which("redis-cli")
         _write_program(folder / "python", [sys.executable])
         _write_program(folder / "twinlens", [sys.executable, "-P", "-m", "twinlens.cli.main"])

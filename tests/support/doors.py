@@ -6,15 +6,16 @@ import contextlib
 import socket
 import threading
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
 class Door:
-    """Passes connections to a port of 127.0.0.1 on. Open at first."""
+    """Passes connections to a port of 127.0.0.1 on to a Unix socket. Open at first."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: str) -> None:
         self._target = target
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -62,18 +63,15 @@ class Door:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with self._held(client):
+        with self._held(client), self._held(socket.socket(socket.AF_UNIX)) as server:
             try:
-                server = socket.create_connection(("127.0.0.1", self._target))
+                server.connect(self._target)
             except OSError:
                 return
-            with self._held(server):
-                back = threading.Thread(
-                    target=self._pass, args=(server, client, _ignore), daemon=True
-                )
-                back.start()
-                self._pass(client, server, self._tell)
-                back.join()
+            back = threading.Thread(target=self._pass, args=(server, client, _ignore), daemon=True)
+            back.start()
+            self._pass(client, server, self._tell)
+            back.join()
 
     def _tell(self, sent: bytes) -> None:
         self.on_sent(sent)
@@ -91,11 +89,11 @@ class Door:
                 one.shutdown(socket.SHUT_RDWR)
 
     @contextlib.contextmanager
-    def _held(self, connection: socket.socket) -> Iterator[None]:
+    def _held(self, connection: socket.socket) -> Iterator[socket.socket]:
         with self._lock:
             self._connections.add(connection)
         try:
-            yield
+            yield connection
         finally:
             with self._lock:
                 self._connections.discard(connection)
@@ -108,8 +106,8 @@ def _ignore(_: bytes) -> None:
 
 @contextlib.contextmanager
 def door_to(url: str) -> Iterator[Door]:
-    """Puts a door before a server of 127.0.0.1, named by its URL."""
-    door = Door(int(url.rpartition(":")[2].partition("/")[0]))
+    """Puts a door before a server on a Unix socket, named by its URL."""
+    door = Door(urlsplit(url).path)
     try:
         yield door
     finally:

@@ -18,6 +18,7 @@ from celery.exceptions import Reject
 from celery.worker.request import Request
 
 from twinlens.shared.libraries import new_library
+from twinlens.shared.queue import celery_url
 from twinlens.shared.redis.catalog import Catalog
 
 if TYPE_CHECKING:
@@ -105,8 +106,9 @@ def worker_process(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Itera
     app = importlib.import_module("twinlens.workers.process.app")
     importlib.import_module("twinlens.workers.tasks")
     # Its own settings were read as it was imported, by whichever test was the first to do so.
-    backend = f"{app.BACKEND}+{settings.redis_url}"
-    app.celery_app.conf.update(broker_url=settings.redis_url, result_backend=backend)
+    broker = celery_url(settings.redis_url)
+    backend = f"{app.BACKEND}+{broker.removeprefix('redis+')}"
+    app.celery_app.conf.update(broker_url=broker, result_backend=backend)
     _forget_backend(app.celery_app, monkeypatch)
     # As prefork says it of its processes: so they do not subscribe to results.
     monkeypatch.setattr("celery._state._task_join_will_block", True)

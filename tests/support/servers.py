@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from twinlens.cli.service import parts, standalone
+from twinlens.cli.service.addresses import private_sockets
 from twinlens.cli.service.supervisor import Service
 from twinlens.shared.redis.client import connect
 from twinlens.shared.redis.presence import live_workers
@@ -43,10 +44,20 @@ def wait_until(predicate: Callable[[], bool], deadline_s: float) -> None:
 
 @contextlib.contextmanager
 def running_valkey(folder: Path, port: int | None = None) -> Iterator[str]:
-    """Runs one: what it had before, if it has run in this folder."""
-    port = port or free_port()
-    with _running(parts.valkey(folder / "valkey", port), folder):
-        yield f"redis://127.0.0.1:{port}/0"
+    """Runs one: what it had before, if it has run in this folder.
+
+    Args:
+        folder: Where it keeps its data.
+        port: Of 127.0.0.1, where it is to listen as well; its URL is then of that.
+    """
+    with private_sockets(folder) as sockets:
+        service = parts.valkey(folder / "valkey", sockets / "valkey")
+        url = f"unix://{sockets}/valkey?db=0"
+        if port is not None:
+            service = _at(port, service)
+            url = f"redis://127.0.0.1:{port}/0"
+        with _running(service, folder):
+            yield url
 
 
 @contextlib.contextmanager
@@ -57,7 +68,7 @@ def loading_valkey(folder: Path, port: int) -> Iterator[Callable[[], None]]:
         # In the form that this makes, it takes calls between two keys.
         redis.bgrewriteaof()
         wait_until(lambda: not _is_rewriting(redis), 60)
-    service = parts.valkey(folder / "valkey", port)
+    service = _at(port, parts.valkey(folder / "valkey", folder / "sockets" / "valkey"))
     options = ("--key-load-delay", "10000", "--loading-process-events-interval-bytes", "1024")
     slow = replace(
         service,
@@ -70,9 +81,11 @@ def loading_valkey(folder: Path, port: int) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def running_milvus(folder: Path) -> Iterator[str]:
-    port = free_port()
-    with _running(parts.milvus_lite(folder / "milvus", port), folder):
-        yield f"http://127.0.0.1:{port}"
+    with (
+        private_sockets(folder) as sockets,
+        _running(parts.milvus_lite(folder / "milvus", sockets / "milvus"), folder),
+    ):
+        yield f"unix:{sockets}/milvus"
 
 
 def set_rules(redis: Redis, *rules: str) -> None:
@@ -132,6 +145,11 @@ def ask(port: int, words: str) -> str:
 def _is_rewriting(redis: Redis) -> bool:
     state: Any = redis.info("persistence")
     return bool(state["aof_rewrite_in_progress"] or state["aof_rewrite_scheduled"])
+
+
+def _at(port: int, valkey: Service) -> Service:
+    options = ("--bind", "127.0.0.1", "--port", str(port))
+    return replace(valkey, command=[*valkey.command, *options])
 
 
 @contextlib.contextmanager

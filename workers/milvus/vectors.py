@@ -88,7 +88,7 @@ class Vectors:
         uri = self._settings.milvus_uri
         # gRPC takes grpc_proxy, https_proxy and http_proxy for any address, loopback too, unless
         # no_grpc_proxy or no_proxy names it; all of them in lower case only.
-        has_proxy = not is_loopback(urlsplit(uri).hostname or "")
+        has_proxy = not is_loopback(urlsplit(uri).hostname or "localhost")  # or a Unix socket
         return MilvusClient(
             uri=uri,
             token=self._settings.milvus_token,

@@ -34,11 +34,10 @@ BULK_NICENESS = 10
 logger = logging.getLogger(__name__)
 
 LANES_VARIABLE = "TWINLENS_WORKER_LANES"
-# As Celery expects it before the URL in `result_backend`.
 BACKEND = "twinlens.workers.process.backend:JobBackend"
 
 settings = Settings()
-celery_app = make_celery(settings, result_backend=f"{BACKEND}+{settings.redis_url}")
+celery_app = make_celery(settings, BACKEND)
 celery_app.steps["consumer"].add(LeaseRenewal)
 celery_app.conf.imports = ("twinlens.workers.tasks",)
 

@@ -43,7 +43,7 @@ def app(settings: Settings) -> Iterator[Celery]:
     """The side of the workers."""
     app = make_celery(
         settings.model_copy(update={"visibility_timeout_s": 21, "job_ttl_s": 5000}),
-        settings.redis_url,
+        "redis",
     )
     yield app
     app.close()
@@ -93,7 +93,7 @@ def test_a_message_of_a_lost_worker_comes_back_after_the_visibility_timeout(app:
 
 
 def test_lost_messages_are_looked_for_more_often_than_they_are_lost(settings: Settings) -> None:
-    options = make_celery(settings, settings.redis_url).conf.broker_transport_options
+    options = make_celery(settings, "redis").conf.broker_transport_options
     interval_s = options["unacked_restore_interval"]
     assert interval_s < settings.visibility_timeout_s / 3
     assert options["unacked_restore_throttle"] <= interval_s
@@ -122,7 +122,7 @@ def test_a_setting_of_celery_that_matters(app: Celery, name: str, wanted: Any) -
 
 def test_a_task_may_run_as_long_as_is_set(settings: Settings) -> None:
     limited = settings.model_copy(update={"chunk_time_limit_s": 77})
-    assert make_celery(limited, limited.redis_url).conf.task_time_limit == 77
+    assert make_celery(limited, "redis").conf.task_time_limit == 77
 
 
 def test_the_api_opens_nothing_for_results(settings: Settings) -> None:

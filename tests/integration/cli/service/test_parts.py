@@ -10,11 +10,12 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from support.servers import free_port
+from support.servers import running_valkey
 
 from twinlens.cli.service import parts
+from twinlens.cli.service.addresses import private_sockets
 from twinlens.shared.redis import keys
-from twinlens.shared.redis.client import Redis
+from twinlens.shared.redis.client import Redis, connect
 from twinlens.shared.settings import Settings
 
 
@@ -22,13 +23,17 @@ def config(redis: Redis, name: str) -> Any:
     return redis.config_get(name)[name]
 
 
-def listening_addresses(port: int) -> set[str]:
-    """On which addresses a process of ours listens on a port."""
-    return {
-        connection.laddr.ip.removeprefix("::ffff:")
+def listening_ports(socket_file: Path) -> set[int]:
+    """Ports on which the server of a socket listens as well, on any address."""
+    [server] = [
+        process
         for process in psutil.Process().children(recursive=True)
-        for connection in process.net_connections(kind="tcp")
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+        if str(socket_file) in " ".join(process.cmdline())
+    ]
+    return {
+        connection.laddr.port
+        for connection in server.net_connections(kind="tcp")
+        if connection.status == psutil.CONN_LISTEN
     }
 
 
@@ -42,30 +47,44 @@ def test_valkey_throws_nothing_away_and_stops_for_no_snapshot(redis: Redis) -> N
     assert config(redis, "save") == ""
 
 
-@pytest.mark.parametrize("server", ["redis_url", "milvus_uri"])
-def test_embedded_servers_are_for_this_machine_alone(
-    server: str, settings: Settings, redis: Redis
+def test_nobody_else_on_this_machine_reaches_embedded_servers(
+    settings: Settings, redis: Redis
 ) -> None:
     assert redis.ping()
-    port = urlsplit(getattr(settings, server)).port
-    assert port is not None
-    assert listening_addresses(port) == {"127.0.0.1"}
+    for url in (settings.redis_url, settings.milvus_uri):
+        socket_file = Path(urlsplit(url).path)
+        assert socket_file.is_socket()
+        assert socket_file.parent.stat().st_mode & 0o777 == 0o700
+        assert listening_ports(socket_file) == set()
+
+
+@pytest.mark.parametrize("name", ["x" * 110, "My Pictures", "100%"])
+def test_where_no_socket_can_be_it_is_in_a_folder_of_its_own(tmp_path: Path, name: str) -> None:
+    data_dir = tmp_path / name
+    data_dir.mkdir()
+    with private_sockets(data_dir) as folder:
+        assert not folder.is_relative_to(tmp_path)
+        assert folder.stat().st_mode & 0o777 == 0o700
+        with running_valkey(data_dir) as url, connect(url) as redis:
+            assert redis.ping()
+    assert not folder.exists()
 
 
 def test_valkey_is_ready_without_the_workers_of_the_last_run(
     redis: Redis, redis_url: str, tmp_path: Path
 ) -> None:
-    port = urlsplit(redis_url).port
-    assert port is not None
     redis.hset(keys.WORKERS, "bulk@gone:1", "{}")
     redis.set("kept", "1")
-    assert parts.valkey(tmp_path, port).is_ready()
+    assert parts.valkey(tmp_path, Path(urlsplit(redis_url).path)).is_ready()
     assert not redis.exists(keys.WORKERS)
     assert redis.get("kept") == "1"
 
 
 def test_valkey_that_reads_its_file_is_not_ready(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    socket_file = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(socket_file))
+        server.listen()
 
         def answer() -> None:
             connection, _ = server.accept()
@@ -75,11 +94,11 @@ def test_valkey_that_reads_its_file_is_not_ready(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        is_ready = parts.valkey(tmp_path, server.getsockname()[1]).is_ready()
+        is_ready = parts.valkey(tmp_path, socket_file).is_ready()
         thread.join(20)
     assert not is_ready
 
 
 def test_what_does_not_answer_is_not_ready(tmp_path: Path) -> None:
-    assert not parts.valkey(tmp_path, free_port()).is_ready()
-    assert not parts.milvus_lite(tmp_path, free_port()).is_ready()
+    assert not parts.valkey(tmp_path, tmp_path / "socket").is_ready()
+    assert not parts.milvus_lite(tmp_path, tmp_path / "socket").is_ready()

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from support.played import Service as Played
 from support.played import listening
-from support.servers import free_port, needs_standalone
+from support.servers import needs_standalone
 
 from twinlens.cli.errors import CommandFailed
 from twinlens.cli.service import background, parts, serve, standalone
@@ -124,10 +124,9 @@ def test_milvus_lite_is_for_this_machine_and_finds_its_libraries_first(
 ) -> None:
     monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/theirs")
     monkeypatch.delenv("DYLD_LIBRARY_PATH", raising=False)
-    port = free_port()
-    service = parts.milvus_lite(tmp_path / "milvus", port)
+    service = parts.milvus_lite(tmp_path / "milvus", tmp_path / "socket")
     program, file, address, _ = service.command
-    assert (file, address) == (str(tmp_path / "milvus" / "milvus.db"), f"127.0.0.1:{port}")
+    assert (file, address) == (str(tmp_path / "milvus" / "milvus.db"), f"unix:{tmp_path}/socket")
     folder = str(Path(program).parent)
     assert service.env["LD_LIBRARY_PATH"] == f"{folder}:/opt/theirs"
     assert service.env["DYLD_LIBRARY_PATH"] == folder
@@ -327,6 +326,6 @@ def test_a_part_that_is_not_installed_says_what_to_do(
     for module in [one for one in sys.modules if one.partition(".")[0] == name] or [name]:
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(CommandFailed, match=f"is not installed; .*{extra}") as raised:
-        call(tmp_path / "data", 1)
+        call(tmp_path / "data", tmp_path / "socket")
     assert raised.value.exit_code == 2
     assert not (tmp_path / "data").exists()

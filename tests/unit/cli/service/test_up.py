@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from support.servers import free_port, wait_until
+from support.servers import free_port, needs_standalone, wait_until
 
 from twinlens.cli.errors import CommandRefused
-from twinlens.cli.service import up
+from twinlens.cli.service import standalone, up
 from twinlens.cli.service.up import run_up
 from twinlens.shared.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from twinlens.cli.service.up import MilvusKind
 
 pytestmark = pytest.mark.timeout(100)
 
@@ -37,7 +39,7 @@ def noted(data_dir: Path) -> dict[str, Any]:
     return services
 
 
-def begin(data_dir: Path, **settings: Any) -> dict[str, Any]:
+def begin(data_dir: Path, milvus: MilvusKind = "lite", **settings: Any) -> dict[str, Any]:
     """Runs `up` until its first part is started, and returns what was noted by then."""
     services: dict[str, Any] = {}
 
@@ -48,11 +50,13 @@ def begin(data_dir: Path, **settings: Any) -> dict[str, Any]:
         services.update(noted(data_dir))
         os.kill(os.getpid(), signal.SIGTERM)
 
+    # One that runs is not started.
+    kind = None if "milvus_uri" in settings else milvus
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     thread = threading.Thread(target=look)
     thread.start()
     try:
-        run_up(Settings(data_dir=data_dir, **{"port": free_port(), **settings}), 1)
+        run_up(Settings(data_dir=data_dir, **{"port": free_port(), **settings}), 1, kind)
     finally:
         thread.join()
         signal.signal(signal.SIGTERM, before)
@@ -62,30 +66,32 @@ def begin(data_dir: Path, **settings: Any) -> dict[str, Any]:
 def test_where_everything_is_is_noted_and_in_the_end_nobody(tmp_path: Path) -> None:
     port = free_port()
     services = begin(tmp_path, port=port)
-    ports = services["ports"]
     assert services["url"] == f"http://127.0.0.1:{port}"
-    assert services["redis_url"] == f"redis://127.0.0.1:{ports['valkey']}/0"
-    assert services["milvus_uri"] == f"http://127.0.0.1:{ports['milvus']}"
+    sockets = tmp_path / "sockets"
+    assert services["redis_url"] == f"unix://{sockets}/valkey?db=0"
+    assert services["milvus_uri"] == f"unix:{sockets}/milvus"
     assert services["pids"]["up"] == os.getpid()
     assert not psutil.pid_exists(services["pids"]["valkey"])
     assert noted(tmp_path) == services | {"pids": {}}
     assert not (tmp_path / "services.part").exists()
 
 
+@needs_standalone
 def test_a_part_keeps_its_port_unless_it_is_taken(tmp_path: Path) -> None:
-    first = begin(tmp_path)["ports"]
-    with socket.create_server(("127.0.0.1", first["valkey"])):
-        second = begin(tmp_path)["ports"]
-    assert second["milvus"] == first["milvus"]
-    assert second["valkey"] != first["valkey"]
+    first = begin(tmp_path, "standalone")["ports"]
+    with socket.create_server(("127.0.0.1", first["milvus proxy.port"])):
+        second = begin(tmp_path, "standalone")["ports"]
+    differing = {name for name, port in first.items() if second[name] != port}
+    assert differing == {"milvus proxy.port"}
 
 
+@needs_standalone
 def test_no_two_parts_are_given_one_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second, third = free_ports(3)
-    offered = iter([first, second, second, first, third])
+    first, second, *others = free_ports(len(standalone.PORTS) + 1)
+    offered = iter([first, second, second, first, *others])
     monkeypatch.setattr(random, "sample", lambda *_: [next(offered)])
-    services = begin(tmp_path, port=first)
-    assert services["ports"] == {"valkey": second, "milvus": third}
+    services = begin(tmp_path, "standalone", port=first)
+    assert sorted(services["ports"].values()) == sorted([second, *others])
 
 
 def free_ports(n: int) -> list[int]:
