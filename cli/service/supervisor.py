@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 from twinlens.cli.errors import CommandFailed
 from twinlens.cli.service.guard import Guard, kill_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
     from types import FrameType
 
 TICK_S = 0.05
@@ -61,19 +62,24 @@ class Child:
     def is_due(self) -> bool:
         return self.process is None and time.monotonic() >= self._start_after
 
-    def start(self) -> None:
-        """Starts the process in a session of its own, so that a Ctrl-C reaches only us."""
-        _rotate(self.log)
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: S603 (the commands are ours)
-                self.service.command,
-                env=dict(self.service.env),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+    def start(self, output: BinaryIO) -> None:
+        """Starts the process in a session of its own, so that a Ctrl-C reaches only us.
+
+        Args:
+            output: Gets what it writes.
+
+        Raises:
+            OSError: The system has no room for it.
+        """
         self._started_at = time.monotonic()
+        self.process = subprocess.Popen(  # noqa: S603 (the commands are ours)
+            self.service.command,
+            env=dict(self.service.env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     def signal_stop(self) -> None:
         """Asks the process itself, which knows what to do with its own children."""
@@ -127,13 +133,15 @@ class Supervisor:
                 next step waits until they are ready. They stop in the opposite order.
             log_dir: Gets each service's output, as NAME.log.
             say: Called with a line about each start, end and failure.
-            on_change: Called with the pids by name whenever one changes.
+            on_change: Called with the pids by name whenever one changes; again, if that failed
+                with an OSError.
         """
         self._steps = [
             [Child(service, log_dir / f"{service.name}.log") for service in step] for step in steps
         ]
         self._say = say
         self._on_change = on_change
+        self._is_untold = False
         self._is_stopping = False
         self._is_impatient = False
 
@@ -183,7 +191,10 @@ class Supervisor:
         """Looks once after everything that was started."""
         time.sleep(TICK_S)
         self._guard.check()
+        if self._is_untold:
+            self._tell_pids()
         for child in self._children():
+            _rotate(child.log)
             status = child.reap()
             if status is not None:
                 wait_s = child.back_off()
@@ -195,10 +206,24 @@ class Supervisor:
     def _spawn(self, child: Child) -> None:
         if self._is_stopping:
             return
-        child.start()
+        try:
+            with self._open_log(child) as log:
+                child.start(log)
+        except OSError as error:
+            why, wait_s = error.strerror, child.back_off()
+            self._say(f"{child.service.name} cannot be started: {why}; again in {wait_s:g} s")
+            return
         self._tell_pids()
         assert child.process is not None
         self._say(f"{child.service.name} started (pid {child.process.pid})")
+
+    def _open_log(self, child: Child) -> BinaryIO:
+        _rotate(child.log)
+        try:
+            return child.log.open("ab")
+        except OSError as error:
+            self._say(f"{child.service.name} has no log: {child.log}: {error.strerror}")
+            return Path(os.devnull).open("ab")
 
     def _stop(self, step: list[Child]) -> None:
         """Asks services to end, and kills those that take too long; after a second Ctrl-C, all."""
@@ -221,7 +246,14 @@ class Supervisor:
             child.service.name: child.process.pid for child in self._children() if child.process
         }
         self._guard.watch(pids.values())
-        self._on_change(pids)
+        try:
+            self._on_change(pids)
+        except OSError as error:
+            if not self._is_untold:
+                self._say(f"which processes run cannot be noted yet: {error.strerror}")
+            self._is_untold = True
+        else:
+            self._is_untold = False
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -262,6 +294,16 @@ def _describe_exit(status: int) -> str:
 
 
 def _rotate(log: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        if log.stat().st_size > MAX_LOG_BYTES:
-            os.replace(log, f"{log}.1")  # noqa: PTH105 (with_suffix would be longer)
+    """Copies a long log to NAME.log.1 and empties it; who writes it goes on at its beginning.
+
+    What is written between the two is lost, and where the disk has no room, all of it.
+    """
+    with contextlib.suppress(OSError):
+        if log.stat().st_size <= MAX_LOG_BYTES:
+            return
+        older = log.with_suffix(".log.1")
+        try:
+            shutil.copyfile(log, older)
+        except OSError:
+            older.unlink(missing_ok=True)
+        os.truncate(log, 0)

@@ -51,6 +51,7 @@ class Scene:
         said: Its lines, without pids.
         pids: What it told of its processes, change by change.
         hear: Called with each line of `said`.
+        note: Called with each change of the processes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,6 +59,7 @@ class Scene:
         self.said: list[str] = []
         self.pids: list[dict[str, int]] = []
         self.hear: Callable[[str], object] = lambda _: None
+        self.note: Callable[[dict[str, int]], None] = self.pids.append
         self._others = set(psutil.Process().children(recursive=True))
 
     def run(
@@ -66,7 +68,7 @@ class Scene:
         """Runs until a signal comes; by default one comes when all are ready."""
         with (self.folder / lock).open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            supervisor = Supervisor(steps, self.folder, self._say, self.pids.append)
+            supervisor = Supervisor(steps, self.folder, self._say, self.note)
             supervisor.run(file.fileno(), on_ready=lambda: self._ready(on_ready))
 
     def running(self) -> list[psutil.Process]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +29,7 @@ pytestmark = pytest.mark.timeout(120)
 
 POLITE = 'trap "echo $NAME >> order; exit" TERM INT HUP'
 SLOW = 'trap "sleep 0.3; echo $NAME >> order; exit" TERM INT HUP'
+WRITER = "while test -e $NAME.up; do echo second line; sleep 0.01; done"
 DEAF = "trap '' TERM INT HUP"
 
 
@@ -272,7 +275,7 @@ def test_what_a_dead_part_left_behind_is_killed(scene: Scene) -> None:
 # Logs.
 
 
-@pytest.mark.parametrize(("n_bytes", "is_rotated"), [(101, True), (100, False)])
+@pytest.mark.parametrize(("n_bytes", "is_rotated"), [(101, True), (96, False)])
 def test_a_long_log_is_kept_beside_the_new(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, n_bytes: int, is_rotated: bool
 ) -> None:
@@ -286,6 +289,64 @@ def test_a_long_log_is_kept_beside_the_new(
         assert (older.read_text(), log.read_text()) == (old, "new\n")
     else:
         assert (older.exists(), log.read_text()) == (False, f"{old}new\n")
+
+
+def test_a_log_stays_short_while_it_is_written(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "MAX_LOG_BYTES", 100)
+    older = scene.folder / "a.log.1"
+    script = f"for n in 1 2 3 4 5 6 7 8 9; do echo first line $n; done; touch $NAME.up; {WRITER}"
+    writer = shell(scene.folder, "a", script, is_ready=older.exists)
+    second = at_once(scene.folder, "b", is_ready=lambda: older.read_text().startswith("s"))
+    scene.run([writer], [second])
+    # Nobody writes behind what was taken away.
+    assert b"\0" not in (scene.folder / "a.log").read_bytes() + older.read_bytes()
+
+
+# No room.
+
+
+def test_where_nothing_can_be_noted_all_goes_on_and_it_is_noted_later(scene: Scene) -> None:
+    n_failed = 0
+
+    def note(pids: dict[str, int]) -> None:
+        nonlocal n_failed
+        n_failed += 1
+        if n_failed < 20:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        scene.pids.append(pids)
+
+    scene.note = note
+    scene.run(
+        [shell(scene.folder, "a")],
+        [at_once(scene.folder, "b", is_ready=lambda: bool(scene.pids))],
+    )
+    told = "which processes run cannot be noted yet: No space left on device"
+    assert scene.said.count(told) == 1
+    assert set(scene.pids[0]) == {"a", "b"}
+    assert scene.pids[-1] == {}
+
+
+def test_a_part_without_a_log_runs(scene: Scene) -> None:
+    log = scene.folder / "a.log"
+    log.mkdir()
+    scene.run([shell(scene.folder, "a", f"echo lost; {STAY}")])
+    assert scene.said[:3] == [f"a has no log: {log}: Is a directory", "a started", "ready"]
+
+
+def test_what_cannot_be_started_is_tried_again(scene: Scene) -> None:
+    program = scene.folder / "program"
+
+    def hear(line: str) -> None:
+        if len(scene.said) == 2:
+            program.symlink_to("/bin/sh")
+
+    scene.hear = hear
+    part = replace(shell(scene.folder, "a"), command=[str(program), "-c", "sleep 60"])
+    scene.run([replace(part, is_ready=lambda: "a started" in scene.said)])
+    failed = "a cannot be started: No such file or directory; again in "
+    assert scene.said[:4] == [f"{failed}0.2 s", f"{failed}0.4 s", "a started", "ready"]
 
 
 # The end.
