@@ -88,6 +88,7 @@ def up(workers: int | None, milvus: MilvusKind | None, **options: object) -> Non
     """Run the whole service in the foreground; Ctrl-C stops it."""
     from twinlens.cli.service.up import run_up
 
+    _keep_private()
     run_up(_settings(options), workers, milvus)
 
 
@@ -98,6 +99,7 @@ def api(**options: object) -> None:
     """Run the API alone; settings come from the environment."""
     from twinlens.cli.service.serve import serve
 
+    _keep_private()
     serve(_settings(options))
 
 
@@ -119,6 +121,7 @@ def worker(lanes: str, processes: int | None) -> None:
     names = lanes.split(",")
     if not set(names) <= by_name.keys():
         raise click.BadParameter(f"the lanes are {', '.join(LANES)}", param_hint="--lanes")
+    _keep_private()
     _settings({})
     from twinlens.workers.process.app import run_worker
 
@@ -398,6 +401,11 @@ def demo(data_dir: Path, port: int, keep: bool) -> None:
 
 def _names(text: str | None) -> list[str] | None:
     return text.split(",") if text else None
+
+
+def _keep_private() -> None:
+    """Lets nobody else read what this process and its children write: pictures, logs, addresses."""
+    os.umask(0o077)
 
 
 def _settings(options: Mapping[str, object]) -> Settings:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
 import time
 from typing import TYPE_CHECKING, Literal, TypedDict
 
@@ -60,14 +61,15 @@ def run_up(settings: Settings, n_workers: int | None, milvus: MilvusKind | None 
         raise CommandRefused(
             "give either --milvus, for one that is started, or --milvus-uri, for one that runs"
         )
-    data_dir = _make_data_dir(settings.data_dir)
     with contextlib.ExitStack() as held:
-        lock_fd = held.enter_context(_lock(data_dir))
-        chosen = {"data_dir": data_dir, "port": settings.port or pick_port(settings.host)}
-        settings = settings.model_copy(update=chosen)
-        state = _State(data_dir, settings.port)
-        sockets = held.enter_context(private_sockets(data_dir))
-        settings, stores = _embed_stores(settings, state, sockets, milvus or "lite")
+        with _usable(settings.data_dir):
+            data_dir = _make_data_dir(settings.data_dir)
+            lock_fd = held.enter_context(_lock(data_dir))
+            chosen = {"data_dir": data_dir, "port": settings.port or pick_port(settings.host)}
+            settings = settings.model_copy(update=chosen)
+            state = _State(data_dir, settings.port)
+            sockets = held.enter_context(private_sockets(data_dir))
+            settings, stores = _embed_stores(settings, state, sockets, milvus or "lite")
         steps = [*([store] for store in stores), parts.workers(settings, n_workers)]
         steps.append([parts.api(settings)])
         state.keep(settings)
@@ -113,7 +115,6 @@ class _State:
             "redis_url": settings.redis_url,
             "milvus_uri": settings.milvus_uri,
         }
-        self.keep_pids({})
 
     def keep_pids(self, pids: dict[str, int]) -> None:
         self._kept["pids"] = {"up": os.getpid(), **pids} if pids else {}
@@ -168,11 +169,30 @@ def _check_vectors(data_dir: Path, milvus: MilvusKind) -> None:
             )
 
 
-def _make_data_dir(path: Path) -> Path:
+@contextlib.contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    """Tells what is wrong with a data directory.
+
+    Raises:
+        CommandRefused: It cannot be made, written, or closed to others.
+    """
     try:
-        (path / "logs").mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise CommandRefused(f"cannot use {path} as data directory: {error.strerror}") from error
+
+
+def _make_data_dir(path: Path) -> Path:
+    """Returns a data directory that only its user may look into.
+
+    Raises:
+        CommandRefused: Others keep their own there, as in /tmp.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    if path.stat().st_mode & stat.S_ISVTX:
+        raise CommandRefused(f"{path} is for all users of this machine; name a folder below it")
+    path.chmod(0o700)
+    (path / "logs").mkdir(exist_ok=True)
     return path.resolve()
 
 
@@ -200,12 +220,15 @@ def _lock(data_dir: Path) -> Iterator[int]:
 
 
 def _say(line: str) -> None:
-    click.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
+    # Where it goes may be a file on a full disk, or a terminal that is gone.
+    with contextlib.suppress(OSError):
+        click.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
 
 
 def _announce(settings: Settings) -> None:
     url = url_of(settings.host, settings.port)
-    click.echo(f"ready {url}")
+    with contextlib.suppress(OSError):
+        click.echo(f"ready {url}")
     with contextlib.suppress(RequestFailed), Client(url) as client:
         for line in missing_models(client.libraries()):
             _say(line)

@@ -131,6 +131,16 @@ def test_a_proxy_of_the_environment_is_passed_by(
         assert photo.name in done.stdout, done.stderr
 
 
+def test_nobody_else_reads_what_the_service_keeps(service: Running, client: Client) -> None:
+    client.add("mine.jpg", jpeg(source("rocket.jpg").resize((301, 202))))
+    data_dir = data_dir_of(service)
+    # Models are no secret, and may be added by another user than the worker's.
+    models = data_dir / "models"
+    kept = [one for one in (data_dir, *data_dir.rglob("*")) if models not in (one, *one.parents)]
+    assert {one.name for one in kept} >= {"services.json", "blobs", "worker-bulk.log", "valkey"}
+    assert [one for one in kept if one.stat().st_mode & 0o077] == []
+
+
 @pytest.mark.parametrize("name", PARTS)
 def test_a_killed_part_comes_back_and_nothing_is_lost(
     service: Running, client: Client, name: str

@@ -102,6 +102,21 @@ def free_ports(n: int) -> list[int]:
         return [each.getsockname()[1] for each in held]
 
 
+def test_where_nothing_can_be_noted_parts_run_and_are_noted_later(tmp_path: Path) -> None:
+    obstacle = tmp_path / "services.part"
+    obstacle.mkdir()
+
+    def take_away() -> None:
+        wait_until((tmp_path / "sockets" / "valkey").exists, 60)
+        obstacle.rmdir()
+
+    thread = threading.Thread(target=take_away)
+    thread.start()
+    services = begin(tmp_path)
+    thread.join()
+    assert "valkey" in services["pids"]
+
+
 @pytest.mark.parametrize("text", ["", '{"ports": {"valk', "[]"])
 def test_a_broken_note_is_no_obstacle(tmp_path: Path, text: str) -> None:
     (tmp_path / "services.json").write_text(text)
@@ -114,7 +129,7 @@ def test_a_broken_note_is_no_obstacle(tmp_path: Path, text: str) -> None:
 def test_servers_that_run_already_are_not_started(tmp_path: Path) -> None:
     # Nobody answers there, so that the workers are begun, and wait.
     given = {"redis_url": "redis://127.0.0.1:9/0", "milvus_uri": "http://127.0.0.1:9"}
-    services = begin(tmp_path, **given)
+    services = begin(tmp_path, "lite", **given)
     assert {name: services[name] for name in given} == given
     assert "valkey" not in services["pids"]
     assert "ports" not in services
@@ -169,6 +184,31 @@ def test_what_cannot_be_a_data_directory_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CommandRefused, match=r"cannot use .*file/data as data directory: Not a"):
         run_up(Settings(data_dir=tmp_path / "file" / "data", port=0), 1)
+
+
+@pytest.mark.parametrize("name", ["lock", "redis"])
+def test_a_data_directory_that_cannot_be_written_is_told(tmp_path: Path, name: str) -> None:
+    if name == "lock":
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).touch()
+    with pytest.raises(CommandRefused, match=f"cannot use {tmp_path} as data directory: "):
+        run_up(Settings(data_dir=tmp_path, port=0), 1)
+
+
+def test_a_data_directory_is_closed_to_others(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    data_dir.chmod(0o755)
+    begin(data_dir)
+    assert data_dir.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_for_all_is_no_data_directory(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    with pytest.raises(CommandRefused, match="for all users of this machine"):
+        run_up(Settings(data_dir=tmp_path, port=0), 1)
+    assert tmp_path.stat().st_mode & 0o7777 == 0o1777
 
 
 def test_a_relative_data_directory_is_the_same_for_all_parts(
