@@ -205,3 +205,6 @@ class Ready(BaseModel):
     missing_models: dict[str, list[str]] = Field(
         description="models that no worker has, by each library that names them"
     )
+    lacks: dict[str, str] = Field(
+        description="what is wrong with libraries that lack models or embeddings, and what to do"
+    )

@@ -10,6 +10,7 @@
     │   └── ContentMissing         404  catalogued, but its bytes are gone from the store
     ├── LibraryConflict            409  it is being changed, or cannot be changed like that
     ├── ReindexFailed              500  the new edition of a library is not complete
+    ├── LibraryDamaged             503  Milvus lacks embeddings of what is catalogued
     ├── JobExpired                 410
     ├── PayloadTooLarge            413  a body over its limit
     ├── UnsupportedMedia           415  a content type that is not supported
@@ -173,6 +174,10 @@ class LibraryConflict(TwinlensError):
 
 class ReindexFailed(TwinlensError):
     code, title, status = "reindex-failed", "The library stays as it was", 500
+
+
+class LibraryDamaged(TwinlensError):
+    code, title, status = "library-damaged", "The library has lost embeddings", 503
 
 
 class JobExpired(TwinlensError):

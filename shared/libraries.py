@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from twinlens.shared.errors import ModelNotFound, pointer
+from twinlens.shared.errors import LibraryDamaged, ModelNotFound, pointer
 from twinlens.shared.messages import Moment
 
 if TYPE_CHECKING:
@@ -151,6 +151,32 @@ class Library(Edition):
             detail = f"Library {self.name!r} has no model {name!r}; it has: {there}."
             raise ModelNotFound(detail).at(location)
         return known[name]
+
+
+class Damage(BaseModel):
+    """What a library lacks: embeddings that it had."""
+
+    n_images: int = Field(description="catalogued")
+    n_vectors: dict[str, int] = Field(
+        description="in Milvus, by each model that lacks many, as name@version"
+    )
+
+    def describe(self) -> str:
+        """Returns what is wrong, and what to do."""
+        there = ", ".join(f"{n} of {ref}" for ref, n in self.n_vectors.items())
+        return (
+            f"Of {self.n_images} pictures, Milvus has only these embeddings: {there}. Give it back"
+            " what it had, or have them made again by `twinlens reconcile`."
+        )
+
+    def check(self, models: Iterable[str]) -> None:
+        """Refuses what needs embeddings of these models, given as name@version.
+
+        Raises:
+            LibraryDamaged: They are among those that are lost.
+        """
+        if not self.n_vectors.keys().isdisjoint(models):
+            raise LibraryDamaged(self.describe())
 
 
 def new_library(

@@ -13,6 +13,7 @@ from twinlens.shared.errors import (
     LibraryConflict,
     LibraryNotFound,
     ModelNotFound,
+    Unavailable,
     ValidationFailed,
     pointer,
 )
@@ -70,6 +71,36 @@ class Libraries:
             if name == DEFAULT_LIBRARY:
                 return Library(name=name, models=[])
             raise
+
+    def to_fill(self, name: str) -> Library:
+        """Reads a library that is to take pictures.
+
+        Raises:
+            LibraryNotFound: There is no library of this name.
+            Unavailable: No worker has made `default` yet, or Redis was emptied since.
+            LibraryDamaged: It lacks embeddings of what it has.
+        """
+        library = self.get(name)
+        if not library.models:
+            raise Unavailable(f"Library {name!r} is not there yet; a worker makes it soon.")
+        if damage := self.catalog.damage(library.id):
+            damage.check(library.models)
+        return library
+
+    def lacks(self, libraries: Iterable[Library]) -> dict[str, str]:
+        """Returns why libraries cannot be searched whole, by the name of each."""
+        there = list(libraries)
+        damages = self.catalog.damages()
+        lacks = {one.name: "No worker has made it yet." for one in there if not one.models}
+        lacks |= {
+            name: f"No worker has {', '.join(refs)}."
+            for name, refs in self.missing_models(there).items()
+        }
+        for one in there:
+            if one.id in damages:
+                more = damages[one.id].describe()
+                lacks[one.name] = " ".join(filter(None, (lacks.get(one.name), more)))
+        return lacks
 
     def all(self) -> list[Library]:
         """Returns the libraries by name; there is at least `default`."""

@@ -71,7 +71,7 @@ def add_images(query: InLibrary, header: SubmitHeaders) -> Response:
     """
     services = current_services()
     services.readiness.check_bulk(request.content_length or 0)
-    library = services.libraries.get(query.library)
+    library = services.libraries.to_fill(query.library)
     settings = services.settings
     read = _reader(settings, Spooler(settings.blob_dir, services.limits.check_disk))
     body = as_chunks(request.stream, BODY_BYTES)

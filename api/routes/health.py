@@ -64,36 +64,38 @@ def livez() -> Response:
 
 @health.get("/readyz", operation_id="isReady", responses={200: Ready, **problems(503)})
 def readyz() -> Response:
-    """Check that Redis, Milvus and a worker for each lane respond, and a library has its models.
+    """Check that Redis, Milvus and a worker for each lane respond, and a library lacks nothing.
 
-    Libraries that lack models are named in any case; as long as one has all, the service is ready.
+    Libraries that lack models or embeddings are named in any case; as long as one has all, the
+    service is ready.
     """
     services = current_services()
     workers: list[WorkerStatus] = []
     missing: list[FieldError] = []
     libraries: list[Library] = []
     missing_models: dict[str, list[str]] = {}
+    lacks: dict[str, str] = {}
     try:
         workers = live_workers(services.redis)
         libraries = services.libraries.all()
         missing_models = services.libraries.missing_models(libraries)
+        lacks = services.libraries.lacks(libraries)
     except RedisError:
         missing.append(FieldError(location="redis", message="Redis does not answer."))
     else:
         missing += [lack for lane in LANES if (lack := _lack_of(lane, workers))]
     if not services.readiness.is_milvus_listening():
         missing.append(FieldError(location="milvus", message="Milvus does not accept connections."))
-    lacks = [
-        FieldError(location=f"library:{name}", message=f"No worker has {', '.join(refs)}.")
-        for name, refs in missing_models.items()
+    lacking = [
+        FieldError(location=f"library:{name}", message=message) for name, message in lacks.items()
     ]
     if missing:
         parts = ", ".join(part.location for part in missing)
-        raise Unavailable(f"Not ready: {parts}.", missing + lacks)
+        raise Unavailable(f"Not ready: {parts}.", missing + lacking)
     if len(lacks) == len(libraries):
-        raise Unavailable("Not ready: every library lacks models.", lacks)
+        raise Unavailable("Not ready: every library lacks models or embeddings.", lacking)
     n_by_lane = {lane: _count(lane, workers) for lane in LANES}
-    return answer(Ready(workers=n_by_lane, missing_models=missing_models))
+    return answer(Ready(workers=n_by_lane, missing_models=missing_models, lacks=lacks))
 
 
 @docs.get("/openapi.json")

@@ -105,7 +105,7 @@ def add_image(query: UploadParameters, header: SubmitHeaders) -> Response:
     services = current_services()
     services.readiness.check("single")
     services.limits.check_disk(request.content_length or 0)
-    library = services.libraries.get(query.library)
+    library = services.libraries.to_fill(query.library)
     entry = _uploaded(query.name, services.settings.max_picture_bytes)
     key = scoped_key(request.method, request.path, header.idempotency_key)
     accepted = services.intake.accept_picture(library, entry, key)

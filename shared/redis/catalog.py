@@ -12,7 +12,7 @@ from redis import WatchError
 
 from twinlens.shared.errors import ImageNotFound, LibraryNotFound, ModelNotFound
 from twinlens.shared.indexes import Server
-from twinlens.shared.libraries import Library
+from twinlens.shared.libraries import Damage, Library
 from twinlens.shared.messages import CatalogEntry, Cursor, ModelSummary, Moment, now
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.scripts import read_script
@@ -35,6 +35,10 @@ def _library_of(name: str, text: str | bytes | None, library_id: str | None = No
     return library
 
 
+def _damage_of(text: str | None) -> Damage | None:
+    return None if text is None else Damage.model_validate_json(text)
+
+
 def _entry_of(text: str) -> CatalogEntry:
     entry = CatalogEntry.model_validate_json(text)
     entry.read_as = text
@@ -52,6 +56,7 @@ class Searched(NamedTuple):
 
     library: Library
     calibrations: Mapping[str, str]  # JSON, by collection
+    damage: Damage | None
     indexed_through: Moment  # every picture that was accepted up to then can be found
     n_images: int
 
@@ -137,10 +142,28 @@ class Catalog:
             pipeline.hgetall(keys.calibrations(library.id))
             pipeline.zrange(keys.open_uploads(library.id), 0, 0, withscores=True)
             pipeline.zcard(keys.image_order(library.id))
-            calibrations, oldest, n_images = pipeline.execute()
+            pipeline.hget(keys.DAMAGES, library.id)
+            calibrations, oldest, n_images, damage = pipeline.execute()
         for _, created_at in oldest:
             moment = min(moment, datetime.fromtimestamp(created_at, UTC))
-        return Searched(library, calibrations, moment, n_images)
+        return Searched(library, calibrations, _damage_of(damage), moment, n_images)
+
+    def damage(self, library_id: str) -> Damage | None:
+        """Returns what a library has lost, as far as is known."""
+        return _damage_of(self._redis.hget(keys.DAMAGES, library_id))
+
+    def damages(self) -> dict[str, Damage]:
+        """Returns what libraries have lost, as far as is known, by their ids."""
+        texts = self._redis.hgetall(keys.DAMAGES)
+        return {one: Damage.model_validate_json(text) for one, text in texts.items()}
+
+    def put_damages(self, damages: Mapping[str, Damage]) -> None:
+        """Records what libraries have lost, by their ids; what was known before is forgotten."""
+        with self._redis.pipeline() as pipeline:
+            pipeline.delete(keys.DAMAGES)
+            for library_id, damage in damages.items():
+                pipeline.hset(keys.DAMAGES, library_id, damage.model_dump_json())
+            pipeline.execute()
 
     def calibrations(self, library_id: str) -> dict[str, str]:
         """Returns the calibrations of a library's collections, as JSON."""

@@ -29,6 +29,8 @@ MODELS = "tl:models"
 SERVER = "tl:milvus"
 # Seconds that a picture of a library took lately, by library id.
 COSTS = "tl:costs"
+# What Milvus has lost, by library id: only of those that have lost something.
+DAMAGES = "tl:damages"
 # Milvus collections that no library has any more, to be dropped.
 UNUSED_COLLECTIONS = "tl:collections:unused"
 # Ids of libraries that were removed lately, with the Unix time since when. What was still written

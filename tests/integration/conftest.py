@@ -16,7 +16,10 @@ from support.requests import Client, client_of, post
 from support.servers import running_milvus, running_standalone, running_valkey
 from support.stand_in import StandIn
 
+from twinlens.models.registry import DEFAULT_MODELS
 from twinlens.shared.blobs import image_id_of
+from twinlens.shared.libraries import DEFAULT_LIBRARY, new_library
+from twinlens.shared.redis.catalog import Catalog
 from twinlens.shared.redis.client import connect
 from twinlens.shared.settings import Settings
 from twinlens.workers.process.runtime import build_runtime
@@ -99,6 +102,8 @@ def settings(redis_url: str, milvus_uri: str, tmp_path: Any) -> Settings:
 def redis(settings: Settings) -> Iterator[Redis]:
     with connect(settings.redis_url) as client:
         client.flushall()
+        # As the first worker leaves it.
+        Catalog(client).ensure_library(new_library(DEFAULT_LIBRARY, DEFAULT_MODELS))
         yield client
 
 

@@ -16,10 +16,10 @@ import kombu
 from billiard.einfo import ExceptionInfo
 from celery.exceptions import Reject
 from celery.worker.request import Request
+from support.records import make_library
 
 from twinlens.shared.libraries import new_library
 from twinlens.shared.queue import celery_url
-from twinlens.shared.redis.catalog import Catalog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,7 +89,7 @@ class WorkerProcess:
 
 def serve_only(redis: Redis, *models: str) -> None:
     """Makes the default library one of these models, by name@version, before any worker does."""
-    Catalog(redis).ensure_library(new_library("default", models))
+    make_library(redis, new_library("default", models))
 
 
 def _forget_backend(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:

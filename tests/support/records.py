@@ -5,9 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from twinlens.shared.messages import Image, ModelSummary, now
+from twinlens.shared.redis import keys
 
 if TYPE_CHECKING:
-    pass
+    from twinlens.shared.libraries import Library
+    from twinlens.shared.redis.client import Redis
+
+
+def make_library(redis: Redis, library: Library) -> None:
+    """Makes a library, in place of any of its name."""
+    redis.hset(keys.LIBRARIES, library.name, library.model_dump_json())
 
 
 def image(image_id: str, name: str = "a.jpg", library: str = "default") -> Image:

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from support.beats import beat
-from support.records import summary
+from support.records import make_library, summary
 from support.results import stored_items, stored_result
 
 from twinlens.shared.libraries import Library, new_library
@@ -38,7 +38,7 @@ class StandIn:
     def serve(self, *models: str, library: str = "default") -> None:
         self.catalog.publish_models(summary(name) for name in models)
         refs = [f"{name}@1" for name in models]
-        self.catalog.ensure_library(new_library(library, refs))
+        make_library(self.redis, new_library(library, refs))
 
     def add(self, image: Image) -> None:
         there = {library.name: library for library in self.catalog.libraries()}

@@ -17,7 +17,7 @@ import functools
 import logging
 import threading
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import grpc
@@ -53,12 +53,15 @@ N_MEASURED = 100
 MAX_ROWS = 16_384
 
 
-def _needs_milvus(call: Callable[P, R]) -> Callable[P, R]:
+def _needs_milvus(
+    call: Callable[Concatenate[Vectors, P], R],
+) -> Callable[Concatenate[Vectors, P], R]:
     @functools.wraps(call)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+    def guarded(vectors: Vectors, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return call(*args, **kwargs)
+            return call(vectors, *args, **kwargs)
         except MilvusException as error:
+            vectors.forget_ready()
             raise Unavailable(f"Milvus did not answer as it should: {error.message}") from error
         except grpc.RpcError as error:
             # pymilvus lets it through when a call times out.
@@ -270,6 +273,13 @@ class Vectors:
         return self._count(self._ready_name(collection), level=STRONG)
 
     @_needs_milvus
+    def count_stored(self, name: str) -> int:
+        """Returns how many vectors a collection has; none, where there is no such collection."""
+        if not self._client.has_collection(name, timeout=self._timeout_s):
+            return 0
+        return self._count(name)
+
+    @_needs_milvus
     def has(self, name: str) -> bool:
         """Returns whether there is a collection of this name."""
         return bool(self._client.has_collection(name, timeout=self._timeout_s))
@@ -313,6 +323,10 @@ class Vectors:
                 return server_of(None)
             raise
         return server_of(version)
+
+    def forget_ready(self) -> None:
+        """Has collections looked at again before they are used: some may be gone."""
+        self._ready.clear()
 
     def _ready_name(self, collection: Collection) -> str:
         """Returns the collection's name; on first use, creates what it still lacks."""

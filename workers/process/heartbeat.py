@@ -53,7 +53,7 @@ class _Rounds(threading.Thread):
 
 
 class Sweeps(_Rounds):
-    """Tells which models there are, and sweeps where no other process does."""
+    """Tells the catalogue what it must know, and sweeps where no other process does."""
 
     def __init__(self, runtime: Runtime, app: Celery) -> None:
         super().__init__("sweep", SWEEP_S)
@@ -61,7 +61,7 @@ class Sweeps(_Rounds):
         self._app = app
 
     def go_round(self) -> None:
-        self._runtime.publish_models()
+        self._runtime.publish()
         self._runtime.sweeper.sweep(self._app)
 
 

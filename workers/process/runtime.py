@@ -32,6 +32,7 @@ from twinlens.workers.counts import Counts
 from twinlens.workers.decoding import Decoder
 from twinlens.workers.library.amendments import Amendments
 from twinlens.workers.library.calibrations import Calibrations
+from twinlens.workers.library.damages import Damages
 from twinlens.workers.library.editions import Editions
 from twinlens.workers.library.images import Images
 from twinlens.workers.library.removals import Removals
@@ -85,8 +86,12 @@ class Runtime:
     near_duplicates: NearDuplicates
     sweeper: Sweeper
 
-    def publish_models(self) -> None:
-        """Tells the catalogue which models there are, and which Milvus server, if it answers."""
+    def publish(self) -> None:
+        """Tells the catalogue what it must know, and may have lost.
+
+        Which models there are, which Milvus server, if it answers, and the default library.
+        """
+        self.catalog.ensure_library(new_library(DEFAULT_LIBRARY, DEFAULT_MODELS))
         self.catalog.publish_models(summary_of(card) for card in self.registry.cards())
         with contextlib.suppress(Unavailable):
             self.catalog.publish_server(self.vectors.server)
@@ -220,11 +225,11 @@ def build_runtime(
             feed=feed,
             editions=editions,
             calibrations=calibrations,
+            damages=Damages(catalog=catalog, vectors=vectors),
             removals=removals,
         ),
     )
-    runtime.publish_models()
-    catalog.ensure_library(new_library(DEFAULT_LIBRARY, DEFAULT_MODELS))
+    runtime.publish()
     return runtime
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from twinlens.shared.redis.feed import Feed
     from twinlens.shared.redis.jobs import Jobs
     from twinlens.workers.library.calibrations import Calibrations
+    from twinlens.workers.library.damages import Damages
     from twinlens.workers.library.editions import Editions
     from twinlens.workers.library.removals import Removals
 
@@ -43,6 +44,7 @@ class Sweeper:
     feed: Feed
     editions: Editions
     calibrations: Calibrations
+    damages: Damages
     removals: Removals
 
     def sweep(self, app: Celery) -> None:
@@ -54,12 +56,16 @@ class Sweeper:
         self._requeue_lost_chunks(app)
         self._requeue_lost_singles(app)
         self.feed.top_up(app)
-        try:
-            self.editions.tend()
-            self.calibrations.keep()
-            self.removals.tend()
-        except Unavailable as error:
-            log.warning("libraries will be looked after later: %s", error)
+        for look_after in (
+            self.damages.look,
+            self.editions.tend,
+            self.calibrations.keep,
+            self.removals.tend,
+        ):
+            try:
+                look_after()
+            except Unavailable as error:
+                log.warning("libraries will be looked after later: %s", error)
 
     def _seal_lost_uploads(self) -> None:
         for job_id in self.feed.lost_arrivals():

@@ -43,6 +43,7 @@ class NearDuplicates:
 
         Raises:
             BadRequest: No model of the library makes hashes.
+            LibraryDamaged: A model's embeddings are lost.
             Unavailable: Milvus does not answer.
         """
         library = self.catalog.library(query.library)
@@ -51,6 +52,8 @@ class NearDuplicates:
         confirming = [one for one in collections if one.card.output is OutputKind.FLOAT32]
         if not hashing:
             raise BadRequest(f"Library {query.library!r} has no model that makes hashes.")
+        if damage := self.catalog.damage(library.id):
+            damage.check(library.models)
         ids, hashes = self._read_all(library.id, hashing[0])
         max_distance = MAX_DISTANCE if query.max_distance is None else query.max_distance
 

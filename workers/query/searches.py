@@ -80,12 +80,16 @@ class Searches:
         Raises:
             PictureError: A query picture is refused.
             ImageNotFound: A stored image, or a model's embedding of it, is missing.
+            LibraryDamaged: A model's embeddings are lost.
             Unavailable: Milvus does not answer.
         """
         watch = _Stopwatch(submitted_at)
         searched = self.catalog.searched(asked.library)
         library = searched.library
-        targets = self.targets.of(library, library.choose(asked.models))
+        chosen = library.choose(asked.models)
+        if searched.damage is not None:
+            searched.damage.check(chosen)
+        targets = self.targets.of(library, chosen)
         if asked.text is not None:
             targets = [target for target in targets if target.model.card.text is not None]
         pictures = self.examples.read_sent(job_id, sum(sent))

@@ -7,10 +7,12 @@ import io
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.records import make_library
 from support.requests import assert_problem, client_of
 from support.servers import running_valkey, set_rules
 from support.uploading import END, manifests_of, parts, post_pieces, the_job
 
+from twinlens.shared.libraries import new_library
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.client import connect
 from twinlens.shared.redis.feed import Feed
@@ -51,6 +53,8 @@ def test_an_upload_during_which_redis_is_stopped_is_kept_for_the_sweeper(
 ) -> None:
     with contextlib.ExitStack() as server:
         url = server.enter_context(running_valkey(tmp_path))
+        with connect(url) as redis:
+            make_library(redis, new_library("default", ["lite0@1"]))
         client = client_of(settings.model_copy(update={"redis_url": url}))
         answer = post_pieces(client, [*parts(6), server.close, *parts(9), END], key="k")
         assert_problem(answer, 503, "unavailable")
@@ -106,7 +110,7 @@ def test_a_search_that_cannot_be_queued_leaves_nothing(
     answer = client.post("/v1/search", data=data, headers={"Idempotency-Key": "k"})
     assert_problem(answer, 503, "unavailable")
     refuse()
-    assert redis.keys("tl:*") == []
+    assert redis.keys("tl:*") == ["tl:libraries"]
 
 
 def test_the_key_of_an_earlier_job_outlives_a_repeat_that_cannot_be_queued(

@@ -18,7 +18,7 @@ from twinlens.api.app import create_app
 from twinlens.api.probe import PROBE_TIMEOUT_S, is_listening
 from twinlens.api.routes.bulk import LISTING_TYPES, TAR_TYPES, ZIP_TYPES
 from twinlens.api.services import build_services
-from twinlens.shared.libraries import NextEdition, new_library
+from twinlens.shared.libraries import Damage, NextEdition, new_library
 from twinlens.shared.queue import COUNT_VECTORS, Reply
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.client import connect
@@ -45,6 +45,7 @@ def test_models_are_listed_by_name(client: Client, worker: StandIn) -> None:
 
 
 def test_the_default_library_is_there_from_the_start(client: Client, worker: StandIn) -> None:
+    worker.redis.delete(keys.LIBRARIES)
     assert models_of(client) == {"default": []}
     worker.serve("lite0")
     worker.serve("phash", library="art")
@@ -104,6 +105,7 @@ def test_readiness_names_what_is_missing(
         problem = assert_problem(response, 503, "unavailable")
         return [error["location"] for error in problem["errors"]]
 
+    worker.serve("lite0")
     assert missing(client) == ["worker:search", "worker:bulk"]
     worker.announce("search")
     worker.announce("bulk", milvus="timed out")
@@ -148,6 +150,52 @@ def test_a_library_that_lacks_models_is_named_and_the_rest_is_ready(
     problem = assert_problem(client.get("/readyz"), 503, "unavailable")
     assert problem["detail"] == "Not ready: worker:search, worker:bulk."
     assert len(problem["errors"]) == 4
+
+
+def test_nothing_is_taken_in_while_the_default_library_is_missing(
+    client: Client, worker: StandIn
+) -> None:
+    for lane in ("search", "bulk"):
+        worker.announce(lane)
+    worker.serve("lite0")
+    assert client.get("/readyz").status_code == 200
+    worker.redis.delete(keys.LIBRARIES)  # as FLUSHALL does
+    assert assert_problem(client.get("/readyz"), 503, "unavailable")["errors"] == [
+        {"location": "library:default", "message": "No worker has made it yet."}
+    ]
+    raw: dict[str, Any] = {"data": b"x", "content_type": "image/png"}
+    for answer in (
+        client.post("/v1/images", **raw),
+        client.post("/v1/images/bulk", data=b"x", content_type="application/zip"),
+    ):
+        problem = assert_problem(answer, 503, "unavailable")
+        assert problem["detail"] == "Library 'default' is not there yet; a worker makes it soon."
+        assert "Retry-After" in answer.headers
+    assert worker.queued() == []
+
+
+def test_a_library_that_has_lost_embeddings_is_named_and_takes_nothing(
+    client: Client, worker: StandIn
+) -> None:
+    for lane in ("search", "bulk"):
+        worker.announce(lane)
+    worker.serve("lite0")
+    worker.serve("lite0", library="art")
+    art = worker.catalog.library("art")
+    damage = Damage(n_images=3, n_vectors={"lite0@1": 0})
+    worker.catalog.put_damages({art.id: damage})
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json["lacks"]) == (200, {"art": damage.describe()})
+    answer = client.post("/v1/images?library=art", data=b"x", content_type="image/png")
+    problem = assert_problem(answer, 503, "library-damaged")
+    assert problem["detail"] == damage.describe()
+    assert "0 of lite0@1" in problem["detail"]
+
+    worker.catalog.put_damages({art.id: damage, "default": damage})
+    problem = assert_problem(client.get("/readyz"), 503, "unavailable")
+    assert [one["location"] for one in problem["errors"]] == ["library:art", "library:default"]
+    worker.catalog.put_damages({})
+    assert client.get("/readyz").json["lacks"] == {}
 
 
 def test_the_probe_tells_a_listening_port_from_a_closed_one() -> None:

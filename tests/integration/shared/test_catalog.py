@@ -15,6 +15,7 @@ from twinlens.shared.errors import ImageNotFound, LibraryNotFound, ModelNotFound
 from twinlens.shared.indexes import Server
 from twinlens.shared.libraries import Library, NextEdition, new_collection, new_library
 from twinlens.shared.messages import CatalogEntry, Cursor, now
+from twinlens.shared.redis import keys
 from twinlens.shared.redis.catalog import Catalog
 from twinlens.shared.redis.jobs import Job, Jobs
 from twinlens.shared.redis.timeline import page_of
@@ -36,6 +37,7 @@ def milvus_uri() -> str:
 @pytest.fixture
 def catalog(redis: Redis) -> Catalog:
     catalog = Catalog(redis)
+    redis.delete(keys.LIBRARIES)
     catalog.ensure_library(old_library("art", [A, B]))
     return catalog
 

@@ -128,6 +128,7 @@ LIVES: dict[str, Callable[[Seen], float]] = {
     "tl:models": stays,
     "tl:milvus": stays,
     "tl:costs": stays,
+    "tl:damages": stays,
     "tl:collections:unused": stays,
     rf"tl:library:{LIBRARY}:images": stays,
     rf"tl:library:{LIBRARY}:order": stays,
@@ -220,7 +221,7 @@ def life(client: Client, process: WorkerProcess, worker: StandIn) -> Life:
     models_dir.unlink()
     ensure_models(models_dir, ["phash@1"])
     process.runtime.registry.add(pair_card(), picture_graph(), (text_graph(), tokenizer_file()))
-    process.runtime.publish_models()
+    process.runtime.publish()
     worker.announce("search")
     return Life(client, process, worker)
 
@@ -280,6 +281,8 @@ def test_every_key_lives_as_long_as_it_is_of_use(
     upload_in_all_ways(life)
     search_and_call(life)
     change_libraries(life)
+    art = life.process.runtime.catalog.library("art")
+    life.process.runtime.vectors.drop(art.collections["phash@1"])  # Milvus loses it
     life.process.runtime.sweeper.sweep(life.process.celery)
     life.post_bulk(*PARTS * 4, b"--b--")
     upload_one(life.client)

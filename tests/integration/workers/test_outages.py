@@ -110,7 +110,7 @@ def two_models(
     for file in models_dir.iterdir():
         (own / file.name).symlink_to(file)
     process.runtime.registry.add(pair_card(), picture_graph(), (text_graph(), tokenizer_file()))
-    process.runtime.publish_models()
+    process.runtime.publish()
     return ["phash", "colours"]
 
 

@@ -111,7 +111,7 @@ def test_words_find_pictures_under_the_models_that_understand_them(
 ) -> None:
     (tmp_path / "models").unlink()
     runtime.registry.add(pair_card(), picture_graph(), (text_graph(), tokenizer_file()))
-    runtime.publish_models()
+    runtime.publish()
     plan = {"models": ["colours"]}
     assert client.put("/v1/libraries/plain", json=plan).status_code == 201
     files = [(colour, plain_picture(colour)) for colour in COLOURS]

@@ -49,7 +49,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runtime(runtime: Runtime, shelf: Path) -> Runtime:
     runtime.settings.models_dir.unlink()
     runtime.settings.models_dir.symlink_to(shelf)
-    runtime.publish_models()
+    runtime.publish()
     return runtime
 
 
