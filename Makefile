@@ -70,7 +70,8 @@ $(PEERS)/.installed: locks/peers.txt
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml
 lock: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(INSTALL) -r locks/uv.txt
+	$(subst pyproject.toml,,$(COMPILE)) locks/uv.in -o locks/uv.txt
 	$(COMPILE) --extra embedded --extra heif --extra demo --extra export --extra test locks/build.in \
 		-o locks/test.txt
 	$(COMPILE) --extra embedded --extra heif --extra demo locks/build.in -c locks/test.txt \

@@ -60,3 +60,12 @@ def test_each_part_of_models_can_be_imported_first() -> None:
 @pytest.mark.parametrize("name", [name for name in modules() if "wsgi" not in name])
 def test_the_examples_are_true(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_all_that_make_installs_is_pinned_by_its_hash() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    installs = [line for line in makefile.splitlines() if "pip install" in line]
+    assert installs
+    # --no-deps: the project itself.
+    pinned = ("--require-hashes", "--no-deps")
+    assert [one for one in installs if not any(word in one for word in pinned)] == []
