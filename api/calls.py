@@ -7,9 +7,8 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from twinlens.api.accepting.publisher import TaskMessage
 from twinlens.shared.errors import Unavailable
-from twinlens.shared.queue import Reply
+from twinlens.shared.queue import Reply, TaskMessage
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.presence import live_workers
 

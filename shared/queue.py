@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -116,18 +117,41 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def publish_chunk(app: Celery, queue: str, job_id: str, chunk: int, request_id: str) -> None:
-    """Queues one chunk of an upload.
+@dataclass(frozen=True)
+class TaskMessage:
+    """A task to be queued. Its id is that of its job, or of its chunk."""
+
+    name: str
+    kwargs: dict[str, Any]
+    task_id: str
+    queue: str
+
+
+def chunk_task(queue: str, job_id: str, chunk: int) -> TaskMessage:
+    """Returns the task of one chunk of an upload."""
+    kwargs = {"job_id": job_id, "chunk": chunk}
+    return TaskMessage(EMBED_CHUNK, kwargs, chunk_task_id(job_id, chunk), queue)
+
+
+def publish(app: Celery, task: TaskMessage, request_id: str, **options: Any) -> None:
+    """Queues a task.
+
+    Args:
+        app: The queue.
+        task: The task.
+        request_id: That of the request that it comes from.
+        options: Options of Celery's `send_task`.
 
     Raises:
         kombu.exceptions.OperationalError: Redis does not answer.
     """
     app.send_task(
-        EMBED_CHUNK,
-        kwargs={"job_id": job_id, "chunk": chunk},
-        task_id=chunk_task_id(job_id, chunk),
-        queue=queue,
+        task.name,
+        kwargs=task.kwargs,
+        task_id=task.task_id,
+        queue=task.queue,
         headers={"request_id": request_id},
+        **options,
     )
 
 

@@ -112,7 +112,9 @@ class ChunkTask(BaseTask):
             log.warning("chunk %d of job %s ran too long", kwargs["chunk"], kwargs["job_id"])
             job = jobs.get(kwargs["job_id"])
             name = "single" if job.kind == "embed" else "bulk"
-            queue.publish_chunk(celery_app, name, job.id, kwargs["chunk"], job.request_id)
+            queue.publish(
+                celery_app, queue.chunk_task(name, job.id, kwargs["chunk"]), job.request_id
+            )
             return
         jobs.finish(kwargs["job_id"], problem_of(exc))
 

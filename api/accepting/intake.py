@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from redis import RedisError
 
-from twinlens.api.accepting.publisher import Publisher, TaskMessage
 from twinlens.api.accepting.submission import Accepted, Submission
 from twinlens.shared.blobs import image_id_of, image_key, manifest_key
 from twinlens.shared.log import request_id
@@ -24,10 +23,10 @@ from twinlens.shared.names import clean_name
 from twinlens.shared.queries import DuplicatesQuery, SearchQuery
 from twinlens.shared.queue import (
     DELETE_IMAGE,
-    EMBED_CHUNK,
     FIND_DUPLICATES,
     SEARCH,
-    chunk_task_id,
+    TaskMessage,
+    chunk_task,
 )
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.jobs import SEARCH_TTL_S, Job
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from twinlens.api.accepting.idempotency import IdempotencyKeys
+    from twinlens.api.accepting.publisher import Publisher
     from twinlens.api.reading.uploads import Entry
     from twinlens.shared.blobs import BlobBatch, BlobStore
     from twinlens.shared.libraries import Library
@@ -96,8 +96,7 @@ class Intake:
             item = store_entry(batch, library.id, entry)
             write_manifest(batch, job, CHUNK, [item], is_last=True)
         fingerprint = _hash(f"embed {library.id}".encode(), item.model_dump_json().encode())
-        kwargs = {"job_id": job.id, "chunk": CHUNK}
-        task = TaskMessage(EMBED_CHUNK, kwargs, chunk_task_id(job.id, CHUNK), "single")
+        task = chunk_task("single", job.id, CHUNK)
         try:
             accepted = self.submit(job, task, key, fingerprint)
         except RedisError:
@@ -147,7 +146,9 @@ class Intake:
         fingerprint: str = "",
         pictures: Sequence[bytes] = (),
     ) -> Accepted:
-        """Records a job of one task, and queues the task; or does neither.
+        """Records a job with its one task, and queues the task; or does neither.
+
+        What is recorded and not queued, or lost on its way, the sweeper queues.
 
         Args:
             job: The job.
@@ -164,6 +165,7 @@ class Intake:
             keys.query_picture(job.id, number): (picture, QUERY_TTL_S)
             for number, picture in enumerate(pictures)
         }
+        job.task = task
         submission = Submission(self.jobs, self.idempotency, job, key, kept)
         submission.open(fingerprint)
         if not submission.is_repeat:

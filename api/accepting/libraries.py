@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from twinlens.api.accepting.publisher import TaskMessage
 from twinlens.shared.errors import (
     FieldError,
     LibraryConflict,
@@ -27,7 +26,7 @@ from twinlens.shared.libraries import (
     new_library,
 )
 from twinlens.shared.messages import now
-from twinlens.shared.queue import DELETE_LIBRARY, REINDEX
+from twinlens.shared.queue import DELETE_LIBRARY, REINDEX, TaskMessage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,21 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from twinlens.shared.log import request_id
+from twinlens.shared.queue import publish
 
 if TYPE_CHECKING:
     from celery import Celery
 
+    from twinlens.shared.queue import TaskMessage
     from twinlens.shared.redis.feed import Feed
-
-
-@dataclass(frozen=True)
-class TaskMessage:
-    """A task to be queued."""
-
-    name: str
-    kwargs: dict[str, Any]
-    task_id: str
-    queue: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +29,7 @@ class Publisher:
             task: The task.
             options: Options of Celery's `send_task`.
         """
-        self.celery.send_task(
-            task.name,
-            kwargs=task.kwargs,
-            task_id=task.task_id,
-            queue=task.queue,
-            headers={"request_id": request_id.get()},
-            **options,
-        )
+        publish(self.celery, task, request_id.get(), **options)
 
     def feed_workers(self) -> None:
         """Queues chunks of bulk uploads, as many as keep the workers busy."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from twinlens.shared.queue import chunk_of, chunk_task_id, publish_chunk
+from twinlens.shared.queue import chunk_of, chunk_task, chunk_task_id, publish
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.scripts import ARRIVAL_TTL_S, Changes, read_script
 
@@ -80,7 +80,8 @@ class Feed:
                 found again by the sweeper.
         """
         while (taken := self._take_chunk()) is not None:
-            publish_chunk(app, "bulk", *taken)
+            job_id, chunk, request_id = taken
+            publish(app, chunk_task("bulk", job_id, chunk), request_id)
 
     def _take_chunk(self) -> tuple[str, int, str] | None:
         """Returns job, chunk and request id of the next in turn, if there is room for one."""

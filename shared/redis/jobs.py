@@ -29,6 +29,7 @@ from twinlens.shared.messages import (
     Outcome,
     now,
 )
+from twinlens.shared.queue import TaskMessage
 from twinlens.shared.redis import keys, scripts
 from twinlens.shared.redis.scripts import Changes
 from twinlens.shared.redis.timeline import page_of
@@ -59,6 +60,8 @@ class Job(BaseModel):
     library_id: str = Field(default_factory=lambda fields: fields["library"])
     status: JobStatus = "queued"
     request_id: str = ""
+    # Of a job that begins with one: kept until that has ended, to be queued again if it is lost.
+    task: TaskMessage | None = None
     n_chunks: int = 0
     n_chunks_done: int = 0
     received: int = 0  # pictures stored so far
@@ -153,9 +156,9 @@ class Jobs:
             if job.kind in ("embed", "bulk"):
                 uploads = keys.open_uploads(job.library_id)
                 pipeline.zadd(uploads, {job.id: job.created_at.timestamp()})
-            if job.kind == "embed":
-                pipeline.sadd(keys.SINGLES, job.id)
-            elif job.kind in ("bulk", "reindex"):
+            if job.task is not None:
+                pipeline.zadd(keys.TASKS, {_task_of(job): job.created_at.timestamp()})
+            if job.kind == "bulk":
                 pipeline.sadd(keys.ARRIVING, job.id)
                 pipeline.set(keys.arrival(job.id), 1, ex=scripts.ARRIVAL_TTL_S)
             # `page` removes only what somebody looks at.
@@ -173,19 +176,25 @@ class Jobs:
             pipeline.zrem(keys.open_uploads(job.library_id), job_id)
             pipeline.zrem(keys.JOBS, job_id)
             pipeline.zrem(keys.SEARCHES, job_id)
-            pipeline.srem(keys.SINGLES, job_id)
+            if job.task is not None:
+                pipeline.zrem(keys.TASKS, _task_of(job))
             pipeline.srem(keys.ARRIVING, job_id)
             pipeline.execute()
 
-    def open_singles(self) -> list[Job]:
-        """Returns the open uploads of one picture; forgets those that have no record."""
-        jobs = []
-        for job_id in self._redis.smembers(keys.SINGLES):
-            try:
-                jobs.append(self.get(job_id))
-            except (JobNotFound, JobExpired):
-                self._redis.srem(keys.SINGLES, job_id)
-        return jobs
+    def open_tasks(self, queue: str, min_age_s: float) -> list[str]:
+        """Returns the jobs of one task that has not ended, the oldest first.
+
+        Args:
+            queue: Where the task was queued.
+            min_age_s: Only jobs that were created so many seconds ago.
+        """
+        members = self._redis.zrangebyscore(keys.TASKS, "-inf", time.time() - min_age_s)
+        places = (member.split(":") for member in members)
+        return [job_id for place, job_id in places if place == queue]
+
+    def forget_task(self, queue: str, job_id: str) -> None:
+        """Forgets the task of a job that has no record."""
+        self._redis.zrem(keys.TASKS, f"{queue}:{job_id}")
 
     # For workers.
 
@@ -352,6 +361,8 @@ class Jobs:
 def _read(job_id: str, fields: dict[str, Any], result: str | None) -> Job:
     if not fields:
         raise JobNotFound(f"There is no job {job_id!r}.")
+    if "task" in fields:
+        fields["task"] = json.loads(fields["task"])
     if "error" in fields:
         fields["error"] = json.loads(fields["error"])
     elif fields["status"] == "failed":
@@ -391,6 +402,11 @@ def _commonest_error(fields: Mapping[str, Any]) -> Problem | None:
 
 def _event(event_id: str, fields: dict[str, Any]) -> Event:
     return Event(event_id, fields["status"], int(fields["chunk"]), int(fields["n_failed"]))
+
+
+def _task_of(job: Job) -> str:
+    assert job.task is not None
+    return f"{job.task.queue}:{job.id}"
 
 
 def _list_of(kind: JobKind | None) -> str:

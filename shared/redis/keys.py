@@ -6,10 +6,10 @@ from __future__ import annotations
 # and are kept for an hour.
 JOBS = "tl:jobs"
 SEARCHES = "tl:jobs:search"
-# Uploads that are still being read, and single pictures that are not yet embedded: what the
-# sweeper looks through.
+# What the sweeper looks through: uploads that are still being read; and jobs of one task that has
+# not ended, as `queue:job`, by the time of their creation.
 ARRIVING = "tl:jobs:arriving"
-SINGLES = "tl:jobs:singles"
+TASKS = "tl:jobs:tasks"
 
 # Bulk jobs wait in two rings, so that libraries take turns, and the jobs of a library: a list of
 # library ids, and one list of jobs for each (`jobs_in_turn`).

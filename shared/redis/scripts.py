@@ -71,7 +71,7 @@ def _keys_of(job_id: str) -> list[str]:
         keys.done_chunks(job_id),
         keys.tries(job_id),
         keys.ARRIVING,
-        keys.SINGLES,
+        keys.TASKS,
         keys.FED,
         keys.BACKLOG,
         keys.RING,

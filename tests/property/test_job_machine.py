@@ -30,7 +30,7 @@ from support.stand_in import read_task
 
 from twinlens.shared.errors import BrokenPicture, JobExpired, Problem, UploadBroken
 from twinlens.shared.messages import ChunkItems, Item, JobStatus, Outcome
-from twinlens.shared.queue import make_celery, publish_chunk
+from twinlens.shared.queue import TaskMessage, chunk_task, make_celery, publish
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.client import connect
 from twinlens.shared.redis.feed import Feed
@@ -117,6 +117,9 @@ class JobMachine(RuleBasedStateMachine):
         )
         if kind == "embed":
             job.n_chunks = job.received = job.total = 1
+        if kind != "bulk":
+            queue = "search" if kind == "search" else "single"
+            job.task = TaskMessage(f"do_{kind}", {"job_id": job.id}, job.id, queue)
         self.jobs.create(job)
         self.model.create(job)
         self.made.append(job.id)
@@ -331,7 +334,7 @@ class JobMachine(RuleBasedStateMachine):
                 self.feed.forget_chunk(job, chunk)
                 del self.model.fed[job, chunk]
             elif (job, chunk) not in self.queue:
-                publish_chunk(self.app, "bulk", job, chunk, record.job.request_id)
+                publish(self.app, chunk_task("bulk", job, chunk), record.job.request_id)
                 self.queue.append((job, chunk))
         self.feed_workers()
 
@@ -339,7 +342,6 @@ class JobMachine(RuleBasedStateMachine):
 
     def everything_is_told(self) -> None:
         assert self.feed.backlog() == self.model.n_waiting
-        assert {job.id for job in self.jobs.open_singles()} == set(self.model.open_ids("embed"))
         for job_id, record in self.model.records.items():
             events = self.jobs.read_events(job_id, "0-0", count=1000, block_s=0.001)
             assert [event[1:] for event in events] == record.events
@@ -371,12 +373,13 @@ class JobMachine(RuleBasedStateMachine):
         with self.redis.pipeline(transaction=False) as read:
             for name in ("bulk", keys.RING, *(f"{keys.RING}:{one}" for one in LIBRARIES)):
                 read.lrange(name, 0, -1)
-            for name in (keys.JOBS, keys.SEARCHES, *map(keys.open_uploads, LIBRARIES), keys.FED):
+            for name in (keys.JOBS, keys.SEARCHES, *map(keys.open_uploads, LIBRARIES)):
                 read.zrange(name, 0, -1, withscores=True)
-            for name in (keys.ARRIVING, keys.SINGLES):
-                read.smembers(name)
+            for name in (keys.FED, keys.TASKS):
+                read.zrange(name, 0, -1, withscores=True)
+            read.smembers(keys.ARRIVING)
             read.get(keys.BACKLOG)
-            queue, ring, *turns, jobs, searches, default, other, fed, arriving, singles, n = (
+            queue, ring, *turns, jobs, searches, default, other, fed, tasks, arriving, n = (
                 read.execute()
             )
         model = self.model
@@ -392,7 +395,7 @@ class JobMachine(RuleBasedStateMachine):
             assert timeline == model.timeline(mine)
         assert dict(fed) == {f"{job}.{chunk}": at for (job, chunk), at in model.fed.items()}
         assert arriving == set(model.arriving)
-        assert singles == set(model.open_ids("embed"))
+        assert dict(tasks) == model.tasks
         assert int(n or 0) == model.n_waiting
 
     @invariant()

@@ -50,7 +50,7 @@ class Record:
         self.events.append((self.job.status, chunk, n_failed))
 
     def end(self, status: JobStatus, now: datetime, error: Problem | None) -> None:
-        self.job.status, self.job.error = status, error
+        self.job.status, self.job.error, self.job.task = status, error, None
         self.job.finished_at = now
         self.job.expires_at = now + timedelta(seconds=self.job.ttl_s)
 
@@ -111,7 +111,7 @@ class Model:
                 if self.created_at(job_id) > self.now_s - HOUR_S
             ]
         self.listed["search" if job.kind == "search" else "job"].append(job.id)
-        if job.kind in {"bulk", "reindex"}:
+        if job.kind == "bulk":
             self.heard_of.add(job.id)
 
     def created_at(self, job_id: str) -> float:
@@ -168,6 +168,7 @@ class Model:
         record = self.records.get(job_id)
         if record is not None and record.takes_chunks:
             record.job.total, record.upload_error = record.job.received, error
+            record.job.task = None
             record.end_if_counted(self.now)
             record.announce()
 
@@ -214,7 +215,17 @@ class Model:
 
     @property
     def arriving(self) -> list[str]:
-        return [job for job in self.open_ids("bulk", "reindex") if self.records[job].takes_chunks]
+        return [job for job in self.open_ids("bulk") if self.records[job].takes_chunks]
+
+    @property
+    def tasks(self) -> dict[str, float]:
+        """The jobs of one task that has not ended: where it was queued, and since when."""
+        jobs = [record.job for record in self.records.values()]
+        return {
+            f"{job.task.queue}:{job.id}": self.created_at(job.id)
+            for job in jobs
+            if job.task is not None
+        }
 
     def open_ids(self, *kinds: str) -> list[str]:
         """Returns the jobs of some kinds that have not ended, the oldest first."""

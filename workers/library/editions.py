@@ -79,7 +79,6 @@ class Editions:
                 write_manifest(batch, job, chunk, items, is_last=False)
                 if not self.feed.add_chunk(job_id, chunk, len(items)):
                     return
-                self.feed.still_arrives(job_id)
                 self.feed.top_up(app)
                 chunk += 1
         self.feed.seal(job_id)

@@ -1,6 +1,6 @@
-"""Finds what was lost (chunks without a message, uploads without an API process), and tidies up.
+"""Finds what was lost (tasks without a message, uploads without an API process), and tidies up.
 
-A chunk that was not lost after all runs twice, which does no harm.
+A task that was not lost after all runs twice, which does no harm.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from twinlens.shared.errors import JobExpired, JobNotFound, Unavailable, UploadBroken
-from twinlens.shared.messages import now
-from twinlens.shared.queue import chunk_task_id, publish_chunk
+from twinlens.shared.queue import chunk_task, chunk_task_id, publish
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.presence import live_workers
 
@@ -31,7 +30,9 @@ log = logging.getLogger(__name__)
 
 SWEEP_S = 10.0
 # What is younger may still be on its way into the queue.
-MIN_AGE_S = 30.0
+MIN_AGE_S = 15.0
+# A queue that is longer is not read: what was lost is found once it is shorter.
+MAX_READ = 5_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,8 @@ class Sweeper:
         live_workers(self.redis)  # forgets the dead: chunks are fed by the number of live ones
         self._seal_lost_uploads()
         self._requeue_lost_chunks(app)
-        self._requeue_lost_singles(app)
+        for queue in ("search", "single"):
+            self._rescue_lost_tasks(app, queue)
         self.feed.top_up(app)
         for look_after in (
             self.damages.look,
@@ -87,22 +89,32 @@ class Sweeper:
                 self.feed.forget_chunk(job_id, chunk)
             else:
                 log.warning("chunk %d of job %s was lost; it is queued again", chunk, job_id)
-                publish_chunk(app, "bulk", job_id, chunk, job.request_id)
+                publish(app, chunk_task("bulk", job_id, chunk), job.request_id)
 
-    def _requeue_lost_singles(self, app: Celery) -> None:
-        """Looks only while none is queued: then whatever is open and not held is lost."""
-        if self.redis.llen("single"):
+    def _rescue_lost_tasks(self, app: Celery, queue: str) -> None:
+        old = self.jobs.open_tasks(queue, MIN_AGE_S)
+        if not old or self.redis.llen(queue) > MAX_READ:
             return
-        old = [
-            job
-            for job in self.jobs.open_singles()
-            if (now() - job.created_at).total_seconds() >= MIN_AGE_S
-        ]
-        held = self._held_ids() if old else set()
-        for job in old:
-            if chunk_task_id(job.id, 0) not in held:
-                log.warning("the picture of job %s was lost; it is queued again", job.id)
-                publish_chunk(app, "single", job.id, 0, job.request_id)
+        present = {task_id.partition(".")[0] for task_id in self._queued_ids(queue)}
+        present |= {task_id.partition(".")[0] for task_id in self._held_ids()}
+        for job_id in old:
+            if job_id not in present:
+                self._rescue(app, queue, job_id)
+
+    def _rescue(self, app: Celery, queue: str, job_id: str) -> None:
+        try:
+            job = self.jobs.get(job_id)
+        except (JobNotFound, JobExpired):
+            self.jobs.forget_task(queue, job_id)
+            return
+        if job.kind == "search":
+            # Whoever asked has waited for longer than a search takes.
+            log.warning("the search %s was lost", job_id)
+            reason = Unavailable("The search was lost on its way; search again.")
+            self.jobs.finish(job_id, reason.to_problem())
+        elif job.task is not None:
+            log.warning("the task of job %s was lost; it is queued again", job_id)
+            publish(app, job.task, job.request_id)
 
     def _queued_ids(self, queue: str) -> set[str]:
         messages = self.redis.lrange(queue, 0, -1)

@@ -1,11 +1,11 @@
 -- Goes before each change of a job.
 -- KEYS 1 to 9: the job's record, its events, its bit for each counted chunk, its tries; the uploads
---   that are arriving, the open single pictures; the chunks on their way, the waiting pictures, the
---   libraries in turn.
+--   that are arriving, the jobs whose one task has not ended; the chunks on their way, the waiting
+--   pictures, the libraries in turn.
 -- ARGV 1 to 5: the keys of a library's open uploads and of its jobs in turn, `*` for its id; how
 --   long a record is kept past its life, and how long that of a search, and the window of the rate,
 --   all in seconds.
-local record, events, done, tries, arriving, singles, fed, backlog, ring = unpack(KEYS, 1, 9)
+local record, events, done, tries, arriving, tasks, fed, backlog, ring = unpack(KEYS, 1, 9)
 local uploads_of, jobs_of, tombstone_s, search_tombstone_s, rate_window_s = unpack(ARGV, 1, 5)
 
 local function get(name) return redis.call('HGET', record, name) end
@@ -25,6 +25,12 @@ local function announce(chunk, n_failed)
   if get('finished_at') then redis.call('EXPIRE', events, get('ttl_s')) end
 end
 
+-- Its one task has ended: there is nothing to be queued again.
+local function forget_task()
+  redis.call('ZREM', tasks, 'search:' .. get('id'), 'single:' .. get('id'))
+  redis.call('HDEL', record, 'task')
+end
+
 -- Keeps the record past its life, to tell an expired job from one that never existed.
 local function finish(status, moment, problem)
   local ttl_s = number('ttl_s')
@@ -36,7 +42,7 @@ local function finish(status, moment, problem)
   redis.call('EXPIRE', done, ttl_s)
   redis.call('DEL', tries)
   redis.call('SREM', arriving, get('id'))
-  redis.call('SREM', singles, get('id'))
+  forget_task()
   redis.call('ZREM', of_library(uploads_of), get('id'))
   if is_fed() then
     local n_counted = number('succeeded') + number('updated') + number('skipped')

@@ -97,7 +97,7 @@ def test_a_picture_that_cannot_be_queued_leaves_nothing_and_frees_its_key(
     refuse()
     assert redis.keys("tl:idempotency:*") == []
     assert client.get("/v1/jobs").json["items"] == []
-    assert redis.smembers(keys.SINGLES) == set()
+    assert not redis.exists(keys.TASKS)
     assert manifests_of(settings) == []
     assert client.post("/v1/images", **raw()).status_code == 202
 
@@ -132,7 +132,7 @@ def test_a_picture_whose_record_may_have_stayed_keeps_its_manifest(
     assert_problem(client.post("/v1/images", **raw()), 503, "unavailable")
     refuse()
     job = the_job(client)
-    assert [job.id for job in Jobs(redis).open_singles()] == [job["id"]]
+    assert Jobs(redis).open_tasks("single", 0) == [job["id"]]
     assert [path.parent.name for path in manifests_of(settings)] == [job["id"]]
 
 

@@ -96,11 +96,10 @@ def sweep_later(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Sweeper:
 # Uploads that arrive, and those that do not any more.
 
 
-@pytest.mark.parametrize("kind", ["bulk", "reindex"])
 def test_an_upload_of_which_nothing_is_heard_is_lost_in_time(
-    redis: Redis, jobs: Jobs, feed: Feed, kind: JobKind
+    redis: Redis, jobs: Jobs, feed: Feed
 ) -> None:
-    create(jobs, feed, "j", 1, kind=kind)
+    create(jobs, feed, "j", 1)
     assert ARRIVAL_TTL_S - 60 < int(redis.ttl(keys.arrival("j"))) <= ARRIVAL_TTL_S
     assert feed.lost_arrivals() == []
     expire_arrival(redis, "j")
@@ -110,7 +109,7 @@ def test_an_upload_of_which_nothing_is_heard_is_lost_in_time(
     assert feed.lost_arrivals() == []
 
 
-@pytest.mark.parametrize("kind", ["embed", "search", "delete", "duplicates"])
+@pytest.mark.parametrize("kind", ["embed", "search", "delete", "duplicates", "reindex"])
 def test_what_does_not_arrive_in_parts_is_never_a_lost_upload(
     redis: Redis, jobs: Jobs, feed: Feed, kind: JobKind
 ) -> None:

@@ -116,7 +116,7 @@ LIVES: dict[str, Callable[[Seen], float]] = {
     "tl:jobs": stays,
     "tl:jobs:search": stays,
     "tl:jobs:arriving": stays,
-    "tl:jobs:singles": stays,
+    "tl:jobs:tasks": stays,
     rf"tl:library:{LIBRARY}:uploads": stays,
     "tl:feed:libraries": stays,
     rf"tl:feed:libraries:{LIBRARY}": stays,

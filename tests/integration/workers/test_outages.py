@@ -16,6 +16,7 @@ from support.tiny_pair import pair_card, picture_graph, text_graph, tokenizer_fi
 from twinlens.shared.errors import Unavailable
 from twinlens.shared.queue import COUNT_VECTORS, Reply
 from twinlens.shared.redis import keys
+from twinlens.workers.process import sweeper
 from twinlens.workers.process.runtime import build_runtime
 
 if TYPE_CHECKING:
@@ -271,3 +272,19 @@ def test_pictures_outlive_a_broken_connection_to_redis(
     assert job_of(client, job_id)["status"] == "running"
     process.run_next("bulk")
     assert outcomes(client, job_id) == ["succeeded"] * 3
+
+
+def test_a_change_of_a_library_outlives_the_loss_of_its_plan(
+    client: Client,
+    process: WorkerProcess,
+    two_models: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sweeper, "MIN_AGE_S", 0)
+    job_id = client.put("/v1/libraries/default", json={"models": two_models}).json["id"]
+    process.lose("single")
+    process.runtime.sweeper.sweep(process.celery)
+    process.run_all("single")
+    assert not process.runtime.redis.exists(keys.TASKS), "only its chunks are left to be done"
+    process.run_all("bulk")
+    assert ending(client, job_id) == ("succeeded", None)

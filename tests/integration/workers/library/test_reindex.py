@@ -21,6 +21,7 @@ from twinlens.shared.queue import make_celery
 from twinlens.workers.library import editions
 
 if TYPE_CHECKING:
+    from celery import Celery
     from support.requests import Client
 
     from twinlens.shared.settings import Settings
@@ -318,11 +319,11 @@ def test_a_plan_that_was_broken_off_is_made_whole(
     runtime = set_anew(runtime, chunk_items=3)
     job_id = put(client, [PHASH]).json["id"]
 
-    def lose(_: str) -> None:
+    def lose(_: Celery) -> None:
         raise Unavailable("the worker is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runtime.feed, "still_arrives", lose)
+        patch.setattr(runtime.feed, "top_up", lose)
         with pytest.raises(Unavailable):
             plan(runtime, settings, job_id)
     assert runtime.jobs.get(job_id).n_chunks == 1

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.beats import beat
-from support.plain_uploads import ending, job_of, upload, upload_one
+from support.plain_uploads import IDS, ending, job_of, upload, upload_one
 from support.records import image
-from support.requests import post
-from support.servers import wait_until
+from support.requests import assert_problem, post
+from support.servers import set_rules, wait_until
 from support.tiny_pair import plain_picture
 
 from twinlens.shared.libraries import new_library
 from twinlens.shared.messages import CatalogEntry, now
+from twinlens.shared.queue import chunk_task
 from twinlens.shared.redis import feed, keys, scripts
 from twinlens.shared.redis.jobs import Job
 from twinlens.shared.redis.presence import SILENCE_S, announce
@@ -101,13 +102,13 @@ def test_what_is_young_may_still_be_on_its_way(
     assert process.queued(queue) == []
 
 
-def test_a_chunk_counts_as_lost_after_half_a_minute(
+def test_a_chunk_counts_as_lost_after_a_quarter_of_a_minute(
     client: Client, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = upload(client)
     process.lose("bulk")
     moment = time.time()
-    monkeypatch.setattr(time, "time", lambda: moment + 31)
+    monkeypatch.setattr(time, "time", lambda: moment + 16)
     process.runtime.sweeper.sweep(process.celery)
     assert process.queued("bulk") == [f"{job_id}.0"]
 
@@ -125,18 +126,90 @@ def test_only_the_lost_one_of_several_is_queued_again(
     assert sorted(process.queued("bulk")) == sorted([f"{lost}.0", f"{waits}.0"])
 
 
-def test_a_single_picture_is_looked_for_while_none_waits(
-    client: Client, process: WorkerProcess, at_once: None
+# Jobs of one task.
+
+
+def delete_one(client: Client) -> Any:
+    return client.delete(f"/v1/images/{IDS[0]}")
+
+
+def delete_library(client: Client) -> Any:
+    assert client.put("/v1/libraries/art", json={"models": ["phash"]}).status_code == 201
+    return client.delete("/v1/libraries/art")
+
+
+def find_duplicates(client: Client) -> Any:
+    return client.post("/v1/duplicates", json={})
+
+
+@pytest.mark.parametrize("ask", [delete_one, delete_library, find_duplicates])
+def test_a_lost_task_is_queued_again_where_it_was(
+    client: Client,
+    process: WorkerProcess,
+    filled: list[str],
+    at_once: None,
+    ask: Callable[[Client], Any],
 ) -> None:
+    job_id = ask(client).json["id"]
+    process.lose("single")
+    process.runtime.sweeper.sweep(process.celery)
+    assert process.queued("single") == [job_id]
+    process.run_next("single")
+    assert ending(client, job_id) == ("succeeded", None)
+    assert not process.runtime.redis.exists(keys.TASKS)
+
+
+@pytest.mark.parametrize("queue", ["single", "search"])
+def test_a_task_that_waits_or_is_held_is_left_alone(
+    client: Client, process: WorkerProcess, filled: list[str], at_once: None, queue: str
+) -> None:
+    if queue == "single":
+        held, waits = (find_duplicates(client).json["id"] for _ in range(2))
+    else:
+        asked = {"image_id": filled[0]}
+        held, waits = (client.post("/v1/search", json=asked).json["id"] for _ in range(2))
+    process.take(queue)
+    process.runtime.sweeper.sweep(process.celery)
+    assert process.queued(queue) == [waits]
+    assert ending(client, held) == ("queued", None)
+
+
+def test_a_task_whose_api_died_before_it_was_queued_is_queued(
+    client: Client, process: WorkerProcess, filled: list[str], at_once: None
+) -> None:
+    set_rules(process.runtime.redis, "-lpush", "-del")
+    assert_problem(delete_one(client), 503, "unavailable")
+    set_rules(process.runtime.redis, "+@all")
+    [job_id] = [job["id"] for job in client.get("/v1/jobs?kind=delete").json["items"]]
+    process.runtime.sweeper.sweep(process.celery)
+    process.run_all("single")
+    assert ending(client, job_id) == ("succeeded", None)
+
+
+def test_a_search_that_is_lost_ends_as_failed_and_may_be_asked_again(
+    client: Client, process: WorkerProcess, filled: list[str], at_once: None
+) -> None:
+    job_id = client.post("/v1/search", json={"image_id": filled[0]}).json["id"]
+    process.lose("search")
+    process.runtime.sweeper.sweep(process.celery)
+    assert ending(client, job_id) == ("failed", "unavailable")
+    assert job_of(client, job_id)["error"]["retryable"]
+    assert process.queued("search") == []
+
+
+def test_a_queue_that_is_long_is_read_once_it_is_shorter(
+    client: Client, process: WorkerProcess, at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeper, "MAX_READ", 1)
     lost = upload_one(client, "red.png")
     process.lose("single")
-    waits = upload_one(client, "green.png")
+    waits = [upload_one(client, name) for name in ("green.png", "blue.png")]
     process.runtime.sweeper.sweep(process.celery)
-    assert process.queued("single") == [f"{waits}.0"]
+    assert process.queued("single") == [f"{job_id}.0" for job_id in waits]
     process.run_next("single")
     process.runtime.redis.delete(keys.SWEEP)
     process.runtime.sweeper.sweep(process.celery)
-    assert process.queued("single") == [f"{lost}.0"]
+    assert process.queued("single") == [f"{waits[1]}.0", f"{lost}.0"]
 
 
 def end(process: WorkerProcess, job_id: str) -> None:
@@ -330,6 +403,7 @@ def test_a_record_that_is_gone_does_not_end_the_sweep(
     client: Client, process: WorkerProcess, at_once: None, kind: Any
 ) -> None:
     job = Job(id="gone", kind=kind, library="default", created_at=now(), ttl_s=60)
+    job.task = None if kind == "bulk" else chunk_task("single", job.id, 0)
     process.runtime.jobs.create(job)
     # As if it had been taken back just as it was listed.
     process.runtime.redis.delete(keys.job("gone"), keys.arrival("gone"))
@@ -337,8 +411,8 @@ def test_a_record_that_is_gone_does_not_end_the_sweep(
     process.lose("single")
     process.runtime.sweeper.sweep(process.celery)
     assert process.queued("single") == [f"{lost}.0"]
-    left = (keys.ARRIVING, keys.SINGLES)
-    assert [process.runtime.redis.sismember(key, "gone") for key in left] == [0, 0]
+    assert not process.runtime.redis.exists(keys.ARRIVING)
+    assert process.runtime.jobs.open_tasks("single", 0) == [lost]
 
 
 def test_a_library_whose_model_is_gone_does_not_keep_others_from_being_measured(
