@@ -112,6 +112,9 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
         # Kombu looks for lost tasks only every 100 s by default.
         "unacked_restore_interval": 1,
         "unacked_restore_throttle": 1,
+        # Whoever looks holds a lock; one that is killed meanwhile would stop all others for 300 s.
+        # It is held for milliseconds, and without it a message may at worst come back twice.
+        "unacked_mutex_expire": 5,
         "socket_connect_timeout": 1,
         "queue_order_strategy": "round_robin",
     }

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from kombu.transport.redis import Mutex
 from redis import ConnectionError as RedisAway
 from support.plain_uploads import ending, upload
+from support.servers import wait_until
 
 from twinlens.workers.process import lease
 from twinlens.workers.process.lease import LeaseRenewal
@@ -100,6 +102,22 @@ def test_a_message_of_a_silent_worker_comes_back(
     assert come_back(process) == []
     clock.now += 2
     assert come_back(process) == [f"{job_id}.0"]
+
+
+def test_a_worker_that_dies_as_it_restores_holds_up_the_others_for_seconds(
+    client: Client, process: WorkerProcess, clock: Clock
+) -> None:
+    job_id = upload(client)
+    process.take("bulk")
+    clock.now += process.celery.conf.broker_transport_options["visibility_timeout"] + 1
+    channel = process.channel
+    with channel.conn_or_acquire() as dead:
+        # As kombu takes it; a worker that is killed never leaves the `with`.
+        held = Mutex(dead, channel.unacked_mutex_key, channel.unacked_mutex_expire)
+        held.__enter__()
+        assert come_back(process) == []
+        wait_until(lambda: come_back(process) == [f"{job_id}.0"], 30)
+        held.__exit__(None, None, None)
 
 
 def test_it_is_renewed_three_times_within_a_timeout_until_the_worker_stops(
