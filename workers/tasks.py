@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
-from celery.exceptions import Ignore, TimeLimitExceeded
+from celery.exceptions import Ignore, Reject, TimeLimitExceeded
 from kombu.exceptions import OperationalError
 from pydantic import BaseModel
 from redis import RedisError
@@ -29,8 +29,6 @@ from twinlens.workers.process.app import celery_app, redis_of_parent, runtime
 from twinlens.workers.query.examples import NumSent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     BaseTask = Task[Any, Any]
 else:
     BaseTask = Task  # generic only for the type checker
@@ -40,10 +38,14 @@ log = logging.getLogger(__name__)
 # Milvus may be down for as long as a restart or a repair takes: what was accepted waits.
 RETRY_AFTER_S = 5
 REPLY_TTL_S = 60
+# What is no fault of a task, but of what it needs.
+OUTAGES = (Unavailable, RedisError, OperationalError)
 
 
 def problem_of(error: BaseException) -> Problem:
     """Returns an error as data; one that is not ours is logged and reported as `Internal`."""
+    if isinstance(error, RedisError | OperationalError):
+        error = Unavailable("Redis did not answer; try again.")
     if isinstance(error, TwinlensError):
         return error.to_problem()
     log.error("a task failed unexpectedly", exc_info=error)
@@ -69,10 +71,47 @@ class JobTask(BaseTask):
         kwargs: Any,
         einfo: Any,
     ) -> None:
-        Jobs(redis_of_parent()).finish(task_id, problem_of(exc))
+        Jobs(redis_of_parent()).finish(kwargs["job_id"], problem_of(exc))
 
 
-class StepTask(JobTask):
+class PatientTask(JobTask):
+    """A task that outlives whatever is away: it is tried again until all that it needs is there."""
+
+    autoretry_for = OUTAGES
+    max_retries = None
+    default_retry_delay = RETRY_AFTER_S
+
+    def retry(self, *args: Any, **options: Any) -> Any:
+        """Queues the task for later; if Redis does not take it, its message goes back.
+
+        Raises:
+            Reject: Redis does not take it. Celery would drop the message.
+        """
+        try:
+            return super().retry(*args, **options)
+        except Reject as error:
+            raise Reject(error, requeue=True) from error
+
+    def on_retry(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        # A worker that must stop hands its tasks back this way, too; neither is a try.
+        with contextlib.suppress(RedisError):
+            part = str(kwargs.get("chunk", "task"))
+            Jobs(redis_of_parent()).end_try(kwargs["job_id"], part)
+
+    def on_failure(
+        self,
+        exc: Exception,
+        task_id: str,
+        args: Any,
+        kwargs: Any,
+        einfo: Any,
+    ) -> None:
+        # Redis could not be told why the task failed: the sweeper queues it again.
+        if not isinstance(exc, OUTAGES):
+            super().on_failure(exc, task_id, args, kwargs, einfo)
+
+
+class StepTask(PatientTask):
     """The first step of a job: later ones end the job, unless this one fails."""
 
     def conclude(
@@ -81,11 +120,14 @@ class StepTask(JobTask):
         """Leaves the job as it is."""
 
 
-class ChunkTask(BaseTask):
-    """A part of a job. Does not fail the job for what can be tried again."""
+class ChunkTask(PatientTask):
+    """A part of a job."""
 
-    def conclude(self, jobs: Jobs, task_id: str, result: ChunkItems, stored: StoredResult) -> None:
+    def conclude(
+        self, jobs: Jobs, task_id: str, result: BaseModel | None, stored: StoredResult
+    ) -> None:
         """Counts the chunk, in the round trip that stores its outcomes (`JobBackend`)."""
+        assert isinstance(result, ChunkItems)
         job_id, chunk = queue.chunk_of(task_id)
         request: Any = self.request
         request.is_built = jobs.count_chunk(job_id, chunk, result.root, stored)
@@ -106,21 +148,14 @@ class ChunkTask(BaseTask):
         kwargs: Any,
         einfo: Any,
     ) -> None:
-        jobs = Jobs(redis_of_parent())
-        if isinstance(exc, TimeLimitExceeded):
-            # Its next try goes picture by picture, so it gets further each time.
-            log.warning("chunk %d of job %s ran too long", kwargs["chunk"], kwargs["job_id"])
-            job = jobs.get(kwargs["job_id"])
-            name = "single" if job.kind == "embed" else "bulk"
-            queue.publish(
-                celery_app, queue.chunk_task(name, job.id, kwargs["chunk"]), job.request_id
-            )
+        if not isinstance(exc, TimeLimitExceeded):
+            super().on_failure(exc, task_id, args, kwargs, einfo)
             return
-        jobs.finish(kwargs["job_id"], problem_of(exc))
-
-    def on_retry(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        # A worker that must stop hands its chunk back this way; that is no try of the pictures.
-        Jobs(redis_of_parent()).end_try(kwargs["job_id"], str(kwargs["chunk"]))
+        # Its next try goes picture by picture, so it gets further each time.
+        job = Jobs(redis_of_parent()).get(kwargs["job_id"])
+        log.warning("chunk %d of job %s ran too long", kwargs["chunk"], job.id)
+        name = "single" if job.kind == "embed" else "bulk"
+        queue.publish(celery_app, queue.chunk_task(name, job.id, kwargs["chunk"]), job.request_id)
 
 
 class CallTask(BaseTask):
@@ -163,50 +198,22 @@ def _begin(job_id: str) -> None:
         raise Crashed(f"The task ended its worker process {MAX_TRIES} times and was given up.")
 
 
-@contextlib.contextmanager
-def _tried_again(task: BaseTask, job_id: str) -> Iterator[None]:
-    """Runs a job of one task again later if Milvus or Redis does not answer."""
-    try:
-        yield
-    except (Unavailable, RedisError) as error:
-        with contextlib.suppress(RedisError):
-            runtime().jobs.end_try(job_id, "task")
-        raise task.retry(exc=error, countdown=RETRY_AFTER_S) from error
-
-
-@celery_app.task(name=queue.EMBED_CHUNK, base=ChunkTask, bind=True, max_retries=None)
-def embed_chunk(self: BaseTask, job_id: str, chunk: int) -> ChunkItems:
-    try:
-        if not runtime().jobs.start(job_id):
-            runtime().feed.forget_chunk(job_id, chunk)
-            raise Ignore
-        return _embed_or_fail(job_id, chunk)
-    except (Unavailable, RedisError) as error:
-        log.warning("chunk %d of job %s waits: %s", chunk, job_id, error)
-        raise self.retry(exc=error, countdown=RETRY_AFTER_S) from error
-
-
-def _embed_or_fail(job_id: str, chunk: int) -> ChunkItems:
+@celery_app.task(name=queue.EMBED_CHUNK, base=ChunkTask)
+def embed_chunk(job_id: str, chunk: int) -> ChunkItems:
+    if not runtime().jobs.start(job_id):
+        runtime().feed.forget_chunk(job_id, chunk)
+        raise Ignore
     try:
         return ChunkItems(runtime().chunks.run(job_id, chunk))
-    except (Unavailable, RedisError):
+    except OUTAGES:
         raise
     except Exception as error:  # noqa: BLE001 (a bug of ours must not hold up the rest of the job)
         return ChunkItems(runtime().chunks.fail(job_id, chunk, problem_of(error)))
 
 
-@celery_app.task(
-    name=queue.REINDEX,
-    base=StepTask,
-    bind=True,
-    max_retries=None,
-    time_limit=queue.LIBRARY_TIME_LIMIT_S,
-)
-def reindex(self: BaseTask, job_id: str) -> None:
-    try:
-        runtime().editions.plan(celery_app, job_id)
-    except (Unavailable, RedisError) as error:
-        raise self.retry(exc=error, countdown=RETRY_AFTER_S) from error
+@celery_app.task(name=queue.REINDEX, base=StepTask, time_limit=queue.LIBRARY_TIME_LIMIT_S)
+def reindex(job_id: str) -> None:
+    runtime().editions.plan(celery_app, job_id)
 
 
 @celery_app.task(name=queue.SEARCH, base=JobTask, time_limit=queue.SEARCH_TIME_LIMIT_S)
@@ -218,24 +225,18 @@ def search(
     return runtime().searches.search(job_id, asked, submitted_at, NumSent(*sent))
 
 
-@celery_app.task(name=queue.DELETE_IMAGE, base=JobTask, bind=True, max_retries=None)
-def delete_image(self: BaseTask, job_id: str, image_id: str) -> None:
-    with _tried_again(self, job_id):
-        _begin(job_id)
-        runtime().images.delete(runtime().jobs.get(job_id), image_id)
+@celery_app.task(name=queue.DELETE_IMAGE, base=PatientTask)
+def delete_image(job_id: str, image_id: str) -> None:
+    _begin(job_id)
+    runtime().images.delete(runtime().jobs.get(job_id), image_id)
 
 
 @celery_app.task(
-    name=queue.FIND_DUPLICATES,
-    base=JobTask,
-    bind=True,
-    max_retries=None,
-    time_limit=queue.LIBRARY_TIME_LIMIT_S,
+    name=queue.FIND_DUPLICATES, base=PatientTask, time_limit=queue.LIBRARY_TIME_LIMIT_S
 )
-def find_duplicates(self: BaseTask, job_id: str, query: dict[str, Any]) -> Duplicates:
-    with _tried_again(self, job_id):
-        _begin(job_id)
-        return runtime().near_duplicates.find(DuplicatesQuery.model_validate(query))
+def find_duplicates(job_id: str, query: dict[str, Any]) -> Duplicates:
+    _begin(job_id)
+    return runtime().near_duplicates.find(DuplicatesQuery.model_validate(query))
 
 
 @celery_app.task(name=queue.COMPARE, base=CallTask, bind=True, time_limit=queue.SEARCH_TIME_LIMIT_S)
@@ -244,17 +245,10 @@ def compare(self: BaseTask, query: dict[str, Any]) -> dict[str, Any]:
     return runtime().comparisons.compare(str(self.request.id), asked).model_dump()
 
 
-@celery_app.task(
-    name=queue.DELETE_LIBRARY,
-    base=JobTask,
-    bind=True,
-    max_retries=None,
-    time_limit=queue.LIBRARY_TIME_LIMIT_S,
-)
-def delete_library(self: BaseTask, job_id: str) -> None:
-    with _tried_again(self, job_id):
-        _begin(job_id)
-        runtime().removals.remove(runtime().jobs.get(job_id))
+@celery_app.task(name=queue.DELETE_LIBRARY, base=PatientTask, time_limit=queue.LIBRARY_TIME_LIMIT_S)
+def delete_library(job_id: str) -> None:
+    _begin(job_id)
+    runtime().removals.remove(runtime().jobs.get(job_id))
 
 
 @celery_app.task(name=queue.CHANGE_IMAGE, base=CallTask, time_limit=queue.SEARCH_TIME_LIMIT_S)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import kombu
 from billiard.einfo import ExceptionInfo
+from celery.concurrency.base import BasePool
 from celery.exceptions import Reject
 from celery.worker.request import Request
 from support.records import make_library
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
     from twinlens.shared.redis.client import Redis
     from twinlens.shared.settings import Settings
     from twinlens.workers.process.runtime import Runtime
+
+
+class _ThisProcess(BasePool):
+    """A pool of one process: this one. What became of a task is told as to the worker's parent."""
+
+    def apply_async(self, target: Any, args: Any = (), *_: Any, **options: Any) -> None:
+        options["callback"](target(*args))
 
 
 class WorkerProcess:
@@ -61,7 +69,7 @@ class WorkerProcess:
         message = self.take(queue)
         request = self.request(message)
         try:
-            request.execute()
+            request.execute_using_pool(_ThisProcess())
         except SystemExit:
             # The parent process sees that one that worked on it is gone.
             message.requeue()

@@ -13,6 +13,7 @@ from celery import states
 from celery.backends.redis import RedisBackend
 from celery.exceptions import BackendStoreError, Reject
 from pydantic import BaseModel
+from redis import RedisError
 
 from twinlens.shared.redis.jobs import Jobs, StoredResult
 
@@ -30,11 +31,12 @@ class JobBackend(Base):  # type: ignore[misc]
         """Stores a result. Redis may be down for as long as a restart takes.
 
         Raises:
-            Reject: It is down for longer. The task goes back into its queue, and is run again.
+            Reject: It is down for longer, or refuses. The task goes back into its queue, and is run
+                again.
         """
         try:
             return super().store_result(task_id, result, state, *args, **kwargs)
-        except BackendStoreError as error:
+        except (BackendStoreError, RedisError) as error:
             raise Reject(error, requeue=True) from error
 
     def _store_result(

@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from kombu.exceptions import OperationalError
 from redis import ConnectionError as RedisAway
+from redis import RedisError, ResponseError
 from support.doors import Door
 from support.plain_uploads import IDS, ending, go_on, job_of, outcomes, upload, upload_one
 from support.servers import wait_until
@@ -17,6 +19,7 @@ from twinlens.shared.errors import Unavailable
 from twinlens.shared.queue import COUNT_VECTORS, Reply
 from twinlens.shared.redis import keys
 from twinlens.workers.process import sweeper
+from twinlens.workers.process.app import redis_of_parent
 from twinlens.workers.process.runtime import build_runtime
 
 if TYPE_CHECKING:
@@ -180,15 +183,22 @@ def test_a_caller_is_told_that_milvus_is_away(
 class Breaking:
     """The connection of a Redis client, which breaks once, at the call of this name."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, redis: Redis, name: str) -> None:
+    def __init__(
+        self,
+        patch: pytest.MonkeyPatch,
+        redis: Redis,
+        name: str,
+        error: RedisError | None = None,
+    ) -> None:
         self.is_broken = False
+        self._error = error or RedisAway("Connection reset by peer")
         self._call: Callable[..., Any] = getattr(redis, name)
         patch.setattr(redis, name, self._break_once)
 
     def _break_once(self, *args: Any, **options: Any) -> Any:
         if not self.is_broken:
             self.is_broken = True
-            raise RedisAway("Connection reset by peer")
+            raise self._error
         return self._call(*args, **options)
 
 
@@ -207,6 +217,87 @@ def test_a_task_outlives_a_broken_connection_to_redis(
     assert ending(client, job_id) == ("running", None)
     process.run_next("single")
     assert ending(client, job_id) == ("succeeded", None)
+
+
+@pytest.fixture
+def no_publishing(process: WorkerProcess, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The worker cannot put anything into its queues: Redis is away just then."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OperationalError("Connection refused")
+
+    monkeypatch.setattr(process.celery.amqp, "send_task_message", fail)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("ask", [remove_one, find_duplicates])
+def test_a_task_that_cannot_be_queued_for_later_goes_back(
+    client: Client,
+    process: WorkerProcess,
+    filled: list[str],
+    no_publishing: pytest.MonkeyPatch,
+    ask: Callable[[Client], Any],
+) -> None:
+    """Celery would drop its message: then the job waits for ever."""
+    job_id = ask(client).json["id"]
+    breaking = Breaking(no_publishing, process.runtime.redis, "hget")
+    process.run_next("single")
+    assert breaking.is_broken
+    assert ending(client, job_id) == ("running", None)
+    assert process.queued("single") == [job_id]
+    process.run_next("single")
+    assert ending(client, job_id) == ("succeeded", None)
+
+
+@pytest.mark.parametrize("ask", [remove_one, find_duplicates])
+def test_a_task_whose_end_redis_refuses_goes_back(
+    client: Client, process: WorkerProcess, filled: list[str], ask: Callable[[Client], Any]
+) -> None:
+    """With an answer that Celery takes for final, as where a disk is full."""
+    job_id = ask(client).json["id"]
+    backend: Any = process.celery.backend
+    with pytest.MonkeyPatch.context() as patch:
+        breaking = Breaking(
+            patch, backend.client, "evalsha", ResponseError("MISCONF No space left")
+        )
+        process.run_next("single")
+        assert breaking.is_broken
+    assert ending(client, job_id) == ("running", None)
+    assert process.queued("single") == [job_id]
+    process.run_next("single")
+    assert ending(client, job_id) == ("succeeded", None)
+
+
+def test_a_failure_that_redis_cannot_be_told_is_told_later(
+    client: Client, process: WorkerProcess, filled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeper, "MIN_AGE_S", 0)
+    job_id = remove_one(client).json["id"]
+    process.runtime.redis.delete(keys.LIBRARIES)
+    breaking = Breaking(monkeypatch, redis_of_parent(), "evalsha")
+    with pytest.warns(RuntimeWarning, match="outside body"):
+        process.run_next("single")
+    assert breaking.is_broken
+    assert ending(client, job_id) == ("running", None)
+    process.runtime.sweeper.sweep(process.celery)
+    process.run_next("single")
+    assert ending(client, job_id) == ("failed", "library-not-found")
+
+
+@pytest.mark.parametrize("call", ["hget", "hmget"])
+def test_a_search_tells_that_redis_is_away(
+    client: Client,
+    process: WorkerProcess,
+    filled: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+) -> None:
+    job_id = client.post("/v1/search", json={"image_id": filled[0]}).json["id"]
+    breaking = Breaking(monkeypatch, process.runtime.redis, call)
+    process.run_next("search")
+    assert breaking.is_broken
+    assert ending(client, job_id) == ("failed", "unavailable")
+    assert job_of(client, job_id)["error"]["retryable"]
 
 
 def test_a_process_starts_while_milvus_is_away(
