@@ -23,6 +23,7 @@ from twinlens.shared.queries import (
     SearchResult,
 )
 from twinlens.shared.redis import keys
+from twinlens.shared.redis.catalog import ChunkIsOver
 from twinlens.shared.redis.jobs import Jobs, StoredResult
 from twinlens.workers.chunk.tries import MAX_TRIES
 from twinlens.workers.process.app import celery_app, redis_of_parent, runtime
@@ -207,6 +208,8 @@ def embed_chunk(job_id: str, chunk: int) -> ChunkItems:
         return ChunkItems(runtime().chunks.run(job_id, chunk))
     except OUTAGES:
         raise
+    except ChunkIsOver:
+        raise Ignore from None
     except Exception as error:  # noqa: BLE001 (a bug of ours must not hold up the rest of the job)
         return ChunkItems(runtime().chunks.fail(job_id, chunk, problem_of(error)))
 

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from twinlens.shared.redis.client import Redis
 
 
+# Longer than a chunk may run. One that is stopped for longer still is over by then, and writes
+# nothing.
+REMOVED_S = 3_600
+
+
 def _library_of(name: str, text: str | bytes | None, library_id: str | None = None) -> Library:
     if text is None:
         raise LibraryNotFound(f"There is no library {name!r}; GET /v1/libraries lists all of them.")
@@ -49,6 +54,18 @@ def _put_args(entry: CatalogEntry) -> tuple[str | float, ...]:
     """Returns of an image what the script that writes it takes."""
     image = entry.image
     return image.id, entry.read_as, entry.model_dump_json(), image.added_at.timestamp()
+
+
+class ChunkRun(NamedTuple):
+    """One time that a chunk is worked on, which may be overtaken by another, or by removals."""
+
+    job_id: str
+    chunk: int
+    read_at: str  # when it looked for its images, by the clock of Redis
+
+
+class ChunkIsOver(Exception):
+    """A chunk that is counted, or whose job has ended, writes no image's record any more."""
 
 
 class Searched(NamedTuple):
@@ -253,7 +270,10 @@ class Catalog:
         pipeline.hdel(keys.COSTS, library_id)
         # Another thread of Redis frees what is large.
         pipeline.unlink(
-            keys.images(library_id), keys.image_order(library_id), keys.calibrations(library_id)
+            keys.images(library_id),
+            keys.image_order(library_id),
+            keys.removed_images(library_id),
+            keys.calibrations(library_id),
         )
 
     def removed_libraries(self, min_age_s: float) -> list[str]:
@@ -297,29 +317,60 @@ class Catalog:
 
     # Images.
 
+    def begin_chunk(self, job_id: str, chunk: int) -> ChunkRun:
+        """Notes when a chunk begins to look for its images."""
+        seconds, microseconds = self._redis.time()
+        return ChunkRun(job_id, chunk, f"{seconds}.{microseconds:06d}")
+
     def queue_put(
-        self, pipeline: Pipeline, library_id: str, entries: Iterable[CatalogEntry]
+        self,
+        pipeline: Pipeline,
+        library_id: str,
+        entries: Iterable[CatalogEntry],
+        run: ChunkRun | None = None,
     ) -> None:
-        """Queues the writing of images on a pipeline: each as `put` does, whose answer it gives."""
-        pipeline.eval(
-            read_script("put_images"),
-            2,
+        """Queues the writing of images on a pipeline: each as `put` does.
+
+        The pipeline's answer is what `put` returns, or None where that raises.
+        """
+        images = [
             keys.images(library_id),
             keys.image_order(library_id),
+            keys.removed_images(library_id),
+        ]
+        chunk = [] if run is None else [keys.job(run.job_id), keys.done_chunks(run.job_id)]
+        pipeline.eval(
+            read_script("put_images"),
+            len(images) + len(chunk),
+            *images,
+            *chunk,
+            *(("", "") if run is None else (run.chunk, run.read_at)),
             *chain.from_iterable(map(_put_args, entries)),
         )
 
-    def put(self, library_id: str, entries: Iterable[CatalogEntry]) -> list[str]:
+    def put(
+        self, library_id: str, entries: Iterable[CatalogEntry], run: ChunkRun | None = None
+    ) -> list[str]:
         """Writes images, each unless somebody has changed or removed it since it was read.
 
-        A new one is written unless it is there.
+        A new one is written unless it is there, or was removed since a chunk looked for it.
+
+        Args:
+            library_id: The library.
+            entries: The images.
+            run: Of the chunk that they come from, if they do.
 
         Returns:
             The ids of those that were not written.
+
+        Raises:
+            ChunkIsOver: Nothing was written: the chunk is over.
         """
         with self._redis.pipeline(transaction=False) as pipeline:
-            self.queue_put(pipeline, library_id, entries)
+            self.queue_put(pipeline, library_id, entries, run)
             [left] = pipeline.execute()
+        if left is None:
+            raise ChunkIsOver
         return list(left)
 
     def find(self, library_id: str, image_ids: Sequence[str]) -> dict[str, CatalogEntry]:
@@ -354,10 +405,15 @@ class Catalog:
         return entries
 
     def remove(self, library_id: str, image_id: str) -> None:
-        with self._redis.pipeline() as pipeline:
-            pipeline.hdel(keys.images(library_id), image_id)
-            pipeline.zrem(keys.image_order(library_id), image_id)
-            pipeline.execute()
+        self._redis.eval(
+            read_script("remove_image"),
+            3,
+            keys.images(library_id),
+            keys.image_order(library_id),
+            keys.removed_images(library_id),
+            image_id,
+            str(REMOVED_S),
+        )
 
     def count(self, library_id: str) -> int:
         return int(self._redis.zcard(keys.image_order(library_id)))

@@ -86,6 +86,11 @@ def image_order(library_id: str) -> str:
     return f"tl:library:{library_id}:order"
 
 
+def removed_images(library_id: str) -> str:
+    """Returns the key of the ids of images that were removed lately, by the time of it."""
+    return f"tl:library:{library_id}:removed"
+
+
 def calibrations(library_id: str) -> str:
     """Returns the key of a library's calibrations, by collection."""
     return f"tl:library:{library_id}:calibrations"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from redis import WatchError
 
 from twinlens.shared.messages import CatalogEntry
+from twinlens.shared.redis.catalog import ChunkIsOver
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from twinlens.shared.libraries import Library
     from twinlens.shared.messages import Image
-    from twinlens.shared.redis.catalog import Catalog
+    from twinlens.shared.redis.catalog import Catalog, ChunkRun
     from twinlens.shared.redis.client import Redis
     from twinlens.workers.chunk.pending import Pending
 
@@ -29,11 +30,12 @@ class Cataloguing:
     catalog: Catalog
 
     def write(
-        self, library: Library, pending: Sequence[Pending], took_s: float
+        self, run: ChunkRun, library: Library, pending: Sequence[Pending], took_s: float
     ) -> list[str] | None:
         """Catalogues a chunk's embedded pictures, in one transaction.
 
         Args:
+            run: The chunk's.
             library: The pictures' library, as it was read before.
             pending: The chunk's pictures.
             took_s: How long it took to embed them, in seconds.
@@ -45,6 +47,7 @@ class Cataloguing:
 
         Raises:
             LibraryNotFound: The library has been removed.
+            ChunkIsOver: Nothing was written: the chunk is over.
         """
         # One that was embedded may have been removed before it was embedded for a new edition.
         done = [one for one in pending if one.image is not None and one.error is None]
@@ -56,24 +59,32 @@ class Cataloguing:
             if not all(wanted <= one.collections for one in done):
                 return None
             pipeline.multi()
-            self._put(pipeline, library, done)
+            self._put(pipeline, run, library, done)
             self.catalog.note_cost(pipeline, library.id, took_s / len(done))
             try:
                 not_written, _ = pipeline.execute()
             except WatchError:
                 return None
+        if not_written is None:
+            raise ChunkIsOver
         return list(not_written)
 
-    def write_one(self, library: Library, one: Pending) -> None:
-        """Catalogues one picture with the embeddings that it has."""
+    def write_one(self, run: ChunkRun, library: Library, one: Pending) -> None:
+        """Catalogues one picture with the embeddings that it has.
+
+        Raises:
+            ChunkIsOver: It was not written: the chunk is over.
+        """
         if one.image is not None:
             entry = _entry_of(library, one, one.image)
-            if not self.catalog.put(library.id, [entry]):
+            if not self.catalog.put(library.id, [entry], run):
                 one.read_as = entry.model_dump_json()
 
-    def _put(self, pipeline: Pipeline, library: Library, pending: Iterable[Pending]) -> None:
+    def _put(
+        self, pipeline: Pipeline, run: ChunkRun, library: Library, pending: Iterable[Pending]
+    ) -> None:
         entries = [_entry_of(library, one, one.image) for one in pending if one.image is not None]
-        self.catalog.queue_put(pipeline, library.id, entries)
+        self.catalog.queue_put(pipeline, library.id, entries, run)
 
 
 def _entry_of(library: Library, one: Pending, image: Image) -> CatalogEntry:

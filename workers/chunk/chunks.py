@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from twinlens.shared.errors import Crashed
 from twinlens.shared.manifests import read_manifest
+from twinlens.shared.redis.catalog import ChunkIsOver
 from twinlens.workers.chunk.pending import Outcomes, failed
 from twinlens.workers.chunk.tries import MAX_TRIES, counted_try
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from twinlens.shared.errors import Problem
     from twinlens.shared.libraries import Library
     from twinlens.shared.messages import Item, ManifestHead
-    from twinlens.shared.redis.catalog import Catalog
+    from twinlens.shared.redis.catalog import Catalog, ChunkRun
     from twinlens.shared.redis.jobs import Jobs
     from twinlens.workers.chunk.cataloguing import Cataloguing
     from twinlens.workers.chunk.embedding import Embedding
@@ -47,25 +48,37 @@ class Chunks:
 
         Raises:
             LibraryNotFound: The library has been removed; one that has its name by now is another.
+            ChunkIsOver: Another has done the chunk meanwhile, or its job has ended: nothing is
+                written.
             Unavailable: Milvus does not answer; nothing is lost, and the chunk must be run again.
         """
         head, entries = read_manifest(self.blobs, job_id, chunk)
         library = self.catalog.library(head.library, head.library_id)
         self.listed.store(library.id, entries)
+        run = self.catalog.begin_chunk(job_id, chunk)
         known = self.catalog.find(library.id, [e.image_id for e in entries if e.image_id])
         outcomes = Outcomes(head, entries, known, library.all_collections)
-        pending = outcomes.pending
+        try:
+            return self._do(run, head, library, outcomes)
+        except ChunkIsOver:
+            library = self.catalog.library(head.library, head.library_id)
+            self.amendments.make(library, outcomes.withdrawals())
+            raise
 
+    def _do(
+        self, run: ChunkRun, head: ManifestHead, library: Library, outcomes: Outcomes
+    ) -> list[Item]:
+        pending = outcomes.pending
         began = time.monotonic()
-        self._embed(head, library, pending)
+        self._embed(run, library, pending)
         took_s = time.monotonic() - began
         items = outcomes.items()
-        while (not_written := self.cataloguing.write(library, pending, took_s)) is None:
+        while (not_written := self.cataloguing.write(run, library, pending, took_s)) is None:
             # The library has gained an edition meanwhile, which needs these pictures too.
             library = self.catalog.library(head.library, head.library_id)
             self.embedding.embed(library, [one for one in pending if not one.error])
         if amendments := outcomes.amendments(not_written):
-            self.amendments.make(library, amendments)
+            self.amendments.make(library, amendments, run)
         return items
 
     def fail(self, job_id: str, chunk: int, problem: Problem) -> list[Item]:
@@ -73,15 +86,15 @@ class Chunks:
         _, entries = read_manifest(self.blobs, job_id, chunk)
         return [failed(entry, entry.error or problem) for entry in entries]
 
-    def _embed(self, head: ManifestHead, library: Library, pending: Sequence[Pending]) -> None:
+    def _embed(self, run: ChunkRun, library: Library, pending: Sequence[Pending]) -> None:
         """Embeds all at once, or one by one if the chunk ended its worker process before."""
-        with counted_try(self.jobs, head.job_id, str(head.chunk)) as n_tries:
+        with counted_try(self.jobs, run.job_id, str(run.chunk)) as n_tries:
             if n_tries == 1:
                 self.embedding.embed(library, pending)
                 return
             for one in pending:
                 # The try of the whole chunk was the first.
-                with counted_try(self.jobs, head.job_id, one.tag) as n_alone:
+                with counted_try(self.jobs, run.job_id, one.tag) as n_alone:
                     if n_alone >= MAX_TRIES:
                         one.error = Crashed(
                             f"The picture ended its worker process {MAX_TRIES} times and was"
@@ -90,4 +103,4 @@ class Chunks:
                     else:
                         self.embedding.embed(library, [one])
                         # Whatever ends this process next, the next try continues from here.
-                        self.cataloguing.write_one(library, one)
+                        self.cataloguing.write_one(run, library, one)

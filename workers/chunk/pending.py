@@ -117,6 +117,14 @@ class Outcomes:
             if one.image_id in not_written and one.error is None
         }
 
+    def withdrawals(self) -> dict[str, Amendment]:
+        """Returns what brings the rows that were written back to what the catalogue has of them."""
+        return {
+            one.image_id: Amendment(Description(), collections=one.collections)
+            for one in self.pending
+            if one.collections
+        }
+
     def items(self) -> list[Item]:
         """Returns the outcome of each picture, in the order of the manifest."""
         seen: set[str] = set()

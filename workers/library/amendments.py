@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from twinlens.shared.libraries import Library
     from twinlens.shared.messages import CatalogEntry, Description, Image
-    from twinlens.shared.redis.catalog import Catalog
+    from twinlens.shared.redis.catalog import Catalog, ChunkRun
     from twinlens.workers.library.images import Images
     from twinlens.workers.milvus.vectors import Vectors
     from twinlens.workers.targets import Targets
@@ -49,12 +49,20 @@ class Amendments:
     images: Images
 
     def make(
-        self, library: Library, amendments: Mapping[str, Amendment]
+        self,
+        library: Library,
+        amendments: Mapping[str, Amendment],
+        run: ChunkRun | None = None,
     ) -> dict[str, CatalogEntry]:
         """Changes some images of a library; the last to do so counts.
 
         Milvus is written first, then the catalogue, unless the image has been changed in between:
         then both again. So they tell the same, whoever was last.
+
+        Args:
+            library: The library.
+            amendments: What is to be changed, by image id.
+            run: Of the chunk that they come from, if they do.
 
         Returns:
             The images as they are now, by image id. One that is not there is left out, and what
@@ -62,6 +70,7 @@ class Amendments:
 
         Raises:
             Unavailable: Milvus does not answer; to be made again.
+            ChunkIsOver: The catalogue was not changed: the chunk is over.
         """
         entries: dict[str, CatalogEntry] = {}
         left = dict(amendments)
@@ -75,7 +84,7 @@ class Amendments:
             }
             entries |= amended
             self._write_fields(library, list(amended.values()))
-            not_written = self.catalog.put(library.id, amended.values()) if amended else []
+            not_written = self.catalog.put(library.id, amended.values(), run) if amended else []
             left = {image_id: left[image_id] for image_id in not_written}
             for image_id in not_written:
                 del entries[image_id]

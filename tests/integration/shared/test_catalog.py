@@ -211,11 +211,10 @@ def n_transactions(redis: Redis) -> int:
     [
         lambda catalog: catalog.publish_models([summary("a"), summary("b")]),
         lambda catalog: catalog.put_calibrations("art", {"a": "{}", "b": "{}"}),
-        lambda catalog: catalog.remove("art", "1" * 64),
         lambda catalog: catalog.remove_library("art"),
         lambda catalog: weigh(catalog, "a", 1),
     ],
-    ids=["models", "calibrations", "image", "library", "weights"],
+    ids=["models", "calibrations", "library", "weights"],
 )
 def test_who_reads_meanwhile_sees_no_half_change(
     catalog: Catalog, redis: Redis, change: Callable[[Catalog], object]

@@ -20,6 +20,7 @@ from twinlens.api.accepting.rates import WINDOW_S
 from twinlens.api.routes.search import COMPARE_TIMEOUT_S
 from twinlens.models.registry import ensure_models
 from twinlens.shared.redis import keys
+from twinlens.shared.redis.catalog import REMOVED_S
 from twinlens.shared.redis.jobs import SEARCH_TTL_S
 from twinlens.shared.redis.scripts import ARRIVAL_TTL_S, SEARCH_TOMBSTONE_S, TOMBSTONE_S
 from twinlens.workers.process.sweeper import SWEEP_S
@@ -133,6 +134,7 @@ LIVES: dict[str, Callable[[Seen], float]] = {
     rf"tl:library:{LIBRARY}:images": stays,
     rf"tl:library:{LIBRARY}:order": stays,
     rf"tl:library:{LIBRARY}:calibrations": stays,
+    rf"tl:library:{LIBRARY}:removed": lives(REMOVED_S),
     # Who works.
     "tl:workers": stays,
     keys.SWEEP: lives(SWEEP_S),

@@ -18,6 +18,7 @@ from twinlens.models.registry import Registry
 from twinlens.shared.blobs import image_id_of, image_key
 from twinlens.shared.queries import SearchQuery
 from twinlens.shared.queue import EMBED_CHUNK, make_celery
+from twinlens.shared.redis.catalog import ChunkIsOver
 from twinlens.shared.settings import Settings
 from twinlens.workers.library import calibrations as calibrations_module
 from twinlens.workers.library import editions
@@ -300,7 +301,8 @@ def test_a_plan_that_was_cancelled_is_not_switched_on_by_its_last_chunk(
     assert plan(runtime, job_id) == 2
     outcomes(runtime, job_id, 0)
     runtime.jobs.cancel(job_id)
-    outcomes(runtime, job_id, 1)
+    with pytest.raises(ChunkIsOver):
+        outcomes(runtime, job_id, 1)
     assert runtime.jobs.get(job_id).status == "cancelled"
     assert library_of(runtime).models == [f"{COLOURS}@1"]
 
