@@ -186,6 +186,9 @@ class Stats(BaseModel):
     libraries: dict[str, LibraryStats]
     queues: dict[str, int] = Field(description="tasks that wait in Celery's queues")
     backlog: Backlog
+    rescues: dict[str, int] = Field(
+        description="how often work was brought back after it was lost, by kind of job"
+    )
     workers: list[WorkerStatus]
 
 

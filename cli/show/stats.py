@@ -60,4 +60,7 @@ def _backlog_lines(stats: Stats) -> list[str]:
             f"one process embeds {backlog.process_pictures_per_s:.1f} a second:"
             f" {backlog.processes_for_an_hour} would empty the backlog in an hour"
         )
+    if stats.rescues:
+        rescued = ", ".join(f"{n} of {kind}" for kind, n in stats.rescues.items())
+        lines.append(f"brought back after it was lost: {rescued}")
     return lines

@@ -269,7 +269,15 @@ class Jobs:
         """Notes that a part of a job came to an end that left its worker alive."""
         self._redis.hdel(keys.tries(job_id), part)
 
+    def count_rescue(self, kind: JobKind) -> None:
+        """Counts that lost work of a job was brought back, or ended with a reason."""
+        self._redis.hincrby(keys.RESCUES, kind, 1)
+
     # For callers.
+
+    def rescues(self) -> dict[str, int]:
+        """Returns how often work was brought back after it was lost, by kind of job."""
+        return {kind: int(n) for kind, n in sorted(self._redis.hgetall(keys.RESCUES).items())}
 
     def get(self, job_id: str) -> Job:
         """Reads a job.

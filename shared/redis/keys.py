@@ -19,6 +19,9 @@ FED = "tl:feed:fed"
 # Pictures of bulk jobs that are stored and not yet counted.
 BACKLOG = "tl:feed:backlog"
 
+# How often work was brought back after it was lost, by kind of job.
+RESCUES = "tl:rescues"
+
 # Live worker processes, and which of them sweeps.
 WORKERS = "tl:workers"
 SWEEP = "tl:sweep"

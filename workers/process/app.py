@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -11,10 +12,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
+from redis import RedisError
 
 from twinlens.models.cores import n_cores
 from twinlens.models.session import is_cpu
 from twinlens.shared import log
+from twinlens.shared.errors import JobExpired, JobNotFound
 from twinlens.shared.messages import Lane
 from twinlens.shared.queue import EMBED_CHUNK, LANES, make_celery
 from twinlens.shared.redis.client import WORKER_RETRIES, connect
@@ -128,9 +131,14 @@ def _start_process(**_: Any) -> None:
 
 
 @signals.task_prerun.connect
-def _begin_task(task: Any, **_: Any) -> None:
+def _begin_task(task: Any, kwargs: dict[str, Any], **_: Any) -> None:
     log.request_id.set(getattr(task.request, "request_id", None) or "-")
     task.request.began_at = time.monotonic()
+    # Kombu says so of a message that a worker held and lost, or handed back.
+    if task.request.delivery_info.get("redelivered") and "job_id" in kwargs:
+        with contextlib.suppress(JobNotFound, JobExpired, RedisError):
+            jobs = runtime().jobs
+            jobs.count_rescue(jobs.get(kwargs["job_id"]).kind)
 
 
 @signals.task_postrun.connect

@@ -74,6 +74,7 @@ class Sweeper:
             log.warning("the upload of job %s was lost", job_id)
             reason = UploadBroken("The upload ended before all of it had arrived; post it again.")
             self.feed.seal(job_id, reason.to_problem())
+            self.jobs.count_rescue("bulk")
 
     def _requeue_lost_chunks(self, app: Celery) -> None:
         fed = self.feed.fed_chunks(MIN_AGE_S)
@@ -90,6 +91,7 @@ class Sweeper:
             else:
                 log.warning("chunk %d of job %s was lost; it is queued again", chunk, job_id)
                 publish(app, chunk_task("bulk", job_id, chunk), job.request_id)
+                self.jobs.count_rescue(job.kind)
 
     def _rescue_lost_tasks(self, app: Celery, queue: str) -> None:
         old = self.jobs.open_tasks(queue, MIN_AGE_S)
@@ -115,6 +117,7 @@ class Sweeper:
         elif job.task is not None:
             log.warning("the task of job %s was lost; it is queued again", job_id)
             publish(app, job.task, job.request_id)
+        self.jobs.count_rescue(job.kind)
 
     def _queued_ids(self, queue: str) -> set[str]:
         messages = self.redis.lrange(queue, 0, -1)

@@ -72,6 +72,7 @@ def test_stats(client: Client, worker: StandIn, settings: Settings) -> None:
             "process_pictures_per_s": None,
             "processes_for_an_hour": None,
         },
+        "rescues": {},
         "workers": [],
     }
 

@@ -23,6 +23,7 @@ from twinlens.shared.redis import keys
 from twinlens.shared.redis.catalog import REMOVED_S
 from twinlens.shared.redis.jobs import SEARCH_TTL_S
 from twinlens.shared.redis.scripts import ARRIVAL_TTL_S, SEARCH_TOMBSTONE_S, TOMBSTONE_S
+from twinlens.workers.process import sweeper
 from twinlens.workers.process.sweeper import SWEEP_S
 
 if TYPE_CHECKING:
@@ -135,7 +136,8 @@ LIVES: dict[str, Callable[[Seen], float]] = {
     rf"tl:library:{LIBRARY}:order": stays,
     rf"tl:library:{LIBRARY}:calibrations": stays,
     rf"tl:library:{LIBRARY}:removed": lives(REMOVED_S),
-    # Who works.
+    # Who works, and what was rescued.
+    "tl:rescues": stays,
     "tl:workers": stays,
     keys.SWEEP: lives(SWEEP_S),
     # Celery's queues, and what its workers hold.
@@ -283,6 +285,9 @@ def test_every_key_lives_as_long_as_it_is_of_use(
     upload_in_all_ways(life)
     search_and_call(life)
     change_libraries(life)
+    monkeypatch.setattr(sweeper, "MIN_AGE_S", 0)
+    upload_one(life.client)
+    life.process.lose("single")
     art = life.process.runtime.catalog.library("art")
     life.process.runtime.vectors.drop(art.collections["phash@1"])  # Milvus loses it
     life.process.runtime.sweeper.sweep(life.process.celery)

@@ -102,6 +102,8 @@ def test_a_message_of_a_silent_worker_comes_back(
     assert come_back(process) == []
     clock.now += 2
     assert come_back(process) == [f"{job_id}.0"]
+    process.run_next("bulk")
+    assert client.get("/v1/stats").json["rescues"] == {"bulk": 1}
 
 
 def test_a_worker_that_dies_as_it_restores_holds_up_the_others_for_seconds(

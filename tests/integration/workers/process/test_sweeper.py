@@ -56,6 +56,7 @@ def test_a_lost_chunk_is_queued_again_where_it_was(
     assert process.queued(queue) == [f"{job_id}.0"]
     message = process.take(queue)
     assert message.headers["request_id"] == request_id
+    assert sum(rescues(client).values()) == 1
     process.request(message).execute()
     assert ending(client, job_id) == ("succeeded", None)
 
@@ -129,6 +130,11 @@ def test_only_the_lost_one_of_several_is_queued_again(
 # Jobs of one task.
 
 
+def rescues(client: Client) -> dict[str, int]:
+    counted: dict[str, int] = client.get("/v1/stats").json["rescues"]
+    return counted
+
+
 def delete_one(client: Client) -> Any:
     return client.delete(f"/v1/images/{IDS[0]}")
 
@@ -157,6 +163,7 @@ def test_a_lost_task_is_queued_again_where_it_was(
     process.run_next("single")
     assert ending(client, job_id) == ("succeeded", None)
     assert not process.runtime.redis.exists(keys.TASKS)
+    assert rescues(client) == {process.runtime.jobs.get(job_id).kind: 1}
 
 
 @pytest.mark.parametrize("queue", ["single", "search"])
@@ -195,6 +202,7 @@ def test_a_search_that_is_lost_ends_as_failed_and_may_be_asked_again(
     assert ending(client, job_id) == ("failed", "unavailable")
     assert job_of(client, job_id)["error"]["retryable"]
     assert process.queued("search") == []
+    assert rescues(client) == {"search": 1}
 
 
 def test_a_queue_that_is_long_is_read_once_it_is_shorter(
@@ -320,6 +328,7 @@ def test_what_arrived_of_a_lost_upload_is_embedded_all_the_same(
     wait_until(lambda: process.runtime.feed.lost_arrivals() == ["lost"], 30)
     process.runtime.sweeper.sweep(process.celery)
     assert process.queued("bulk") == ["lost.0"]
+    assert rescues(client) == {"bulk": 1}
     assert job_of(client, "lost")["progress"]["total"] == 3
     assert not process.runtime.jobs.get("lost").has_ended
 

@@ -553,6 +553,7 @@ def stats(**changes: Any) -> Stats:
     fields = {
         "libraries": {"cats": LibraryStats(images=1234, vectors=None)},
         "queues": {"search": 1, "bulk": 2},
+        "rescues": {"delete": 1, "embed": 2},
         "backlog": Backlog(
             pictures=9000,
             pictures_per_s=3.25,
@@ -580,10 +581,11 @@ def test_workers_libraries_and_what_waits_are_shown(service: Service, run: Run) 
     shown = rows(run("stats"))
     assert ["both@here:1", "search,", "bulk", "17", "1.5", "0.2", "ok"] in shown
     assert ["cats", "1234"] in shown
-    assert [" ".join(words) for words in shown[-3:]] == [
+    assert [" ".join(words) for words in shown[-4:]] == [
         "queued tasks: 1 in search, 2 in bulk",
         "backlog: 9000 pictures, at 3.2 a second",
         "one process embeds 2.5 a second: 4 would empty the backlog in an hour",
+        "brought back after it was lost: 1 of delete, 2 of embed",
     ]
 
 
@@ -591,7 +593,7 @@ def test_a_rate_that_nobody_knows_is_not_shown(service: Service, run: Run) -> No
     unknown = Backlog(
         pictures=1, pictures_per_s=0, process_pictures_per_s=None, processes_for_an_hour=None
     )
-    service.answers["/v1/stats"] = lambda _: as_json(stats(backlog=unknown))
+    service.answers["/v1/stats"] = lambda _: as_json(stats(backlog=unknown, rescues={}))
     shown = rows(run("stats"))
     assert " ".join(shown[-1]) == "backlog: 1 pictures, at 0.0 a second"
 
