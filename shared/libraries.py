@@ -166,7 +166,7 @@ class Damage(BaseModel):
         there = ", ".join(f"{n} of {ref}" for ref, n in self.n_vectors.items())
         return (
             f"Of {self.n_images} pictures, Milvus has only these embeddings: {there}. Give it back"
-            " what it had, or have them made again by `twinlens reconcile`."
+            " what it had, or index its pictures into another library."
         )
 
     def check(self, models: Iterable[str]) -> None:

@@ -72,7 +72,7 @@ def test_what_is_no_request_is_answered_with_a_problem(
 ) -> None:
     address = urlsplit(service.url)
     with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
-        connection.sendall(f"{request_text}\r\nHost: twinlens\r\n\r\n".encode())
+        connection.sendall(f"{request_text}\r\nHost: localhost\r\n\r\n".encode())
         answer = HTTPResponse(connection)
         answer.begin()
         problem = json.loads(answer.read())
@@ -84,7 +84,7 @@ def test_what_is_no_request_is_answered_with_a_problem(
 @pytest.mark.parametrize("path", ["/v1/images", "/v1/images/bulk"])
 def test_broken_chunks_are_the_fault_of_who_sent_them(service: Running, path: str) -> None:
     address = urlsplit(service.url)
-    head = f"POST {path} HTTP/1.1\r\nHost: twinlens\r\nTransfer-Encoding: chunked\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
     head += f"Content-Type: {'image/png' if path.endswith('images') else 'application/zip'}\r\n"
     with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
         connection.sendall(f"{head}\r\nzz\r\nabc\r\n0\r\n\r\n".encode())
