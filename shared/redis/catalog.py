@@ -61,7 +61,7 @@ class ChunkRun(NamedTuple):
 
     job_id: str
     chunk: int
-    read_at: str  # when it looked for its images, by the clock of Redis
+    read_at: str  # when it had looked for its images, by the clock of Redis
 
 
 class ChunkIsOver(Exception):
@@ -318,7 +318,7 @@ class Catalog:
     # Images.
 
     def begin_chunk(self, job_id: str, chunk: int) -> ChunkRun:
-        """Notes when a chunk begins to look for its images."""
+        """Notes when a chunk has looked for its images."""
         seconds, microseconds = self._redis.time()
         return ChunkRun(job_id, chunk, f"{seconds}.{microseconds:06d}")
 

@@ -55,8 +55,9 @@ class Chunks:
         head, entries = read_manifest(self.blobs, job_id, chunk)
         library = self.catalog.library(head.library, head.library_id)
         self.listed.store(library.id, entries)
-        run = self.catalog.begin_chunk(job_id, chunk)
         known = self.catalog.find(library.id, [e.image_id for e in entries if e.image_id])
+        # Not before: what is removed until then, and posted again, is this chunk's to write.
+        run = self.catalog.begin_chunk(job_id, chunk)
         outcomes = Outcomes(head, entries, known, library.all_collections)
         try:
             return self._do(run, head, library, outcomes)

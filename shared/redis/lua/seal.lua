@@ -1,5 +1,5 @@
--- Records that an upload, or a library, was read to its end, or that it broke. Only the first time counts: the
--- sweeper may have found an upload lost just before it ended.
+-- Records that an upload, or a library, was read to its end, or that it broke. Only the first time
+-- counts: the sweeper may have found an upload lost just before it ended.
 -- ARGV 6: now. 7: the problem that broke it as JSON, or ''. 8: how many files were passed over.
 -- Returns whether it was the first time.
 local moment, problem, n_passed_over = ARGV[6], ARGV[7], ARGV[8]

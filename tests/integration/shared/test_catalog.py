@@ -224,6 +224,21 @@ def test_who_reads_meanwhile_sees_no_half_change(
     assert n_transactions(redis) == before + 1
 
 
+def test_a_removal_that_is_repeated_spares_what_a_chunk_found_missing(
+    catalog: Catalog, redis: Redis
+) -> None:
+    """Of two chunks, only the one that looked before the removal must not bring it back."""
+    image_id = "1" * 64
+    create(redis, "j")
+    catalog.put("art", [entry(image_id)])
+    before = catalog.begin_chunk("j", 0)
+    catalog.remove("art", image_id)
+    after = catalog.begin_chunk("j", 0)
+    catalog.remove("art", image_id)
+    assert catalog.put("art", [entry(image_id)], before) == [image_id]
+    assert catalog.put("art", [entry(image_id)], after) == []
+
+
 # Up to when a search finds all.
 
 
