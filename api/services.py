@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from flask import current_app
 
 from twinlens.api.accepting.arrival import Arrivals
+from twinlens.api.accepting.cancelling import Cancelling
 from twinlens.api.accepting.idempotency import IdempotencyKeys
 from twinlens.api.accepting.intake import Intake
 from twinlens.api.accepting.libraries import Libraries
@@ -49,6 +50,7 @@ class Services:
     intake: Intake
     arrivals: Arrivals
     libraries: Libraries
+    cancelling: Cancelling
     calls: Calls
     job_views: JobViews
 
@@ -82,6 +84,7 @@ def build_services(settings: Settings) -> Services:
         libraries=Libraries(
             catalog=catalog, jobs=jobs, intake=intake, rollback_s=settings.rollback_s
         ),
+        cancelling=Cancelling(jobs=jobs, catalog=catalog),
         calls=Calls(redis, publisher),
         job_views=JobViews(redis, jobs, catalog),
     )

@@ -22,6 +22,7 @@ from twinlens.cli.parameters import (
     url_option,
 )
 from twinlens.cli.show.image_commands import images
+from twinlens.cli.show.job_commands import jobs
 from twinlens.cli.show.library_commands import libraries
 from twinlens.cli.workbench.evaluate_commands import compare_models, evaluate_models
 from twinlens.cli.workbench.model_commands import models
@@ -349,31 +350,7 @@ def stats(url: str) -> None:
     show_stats(url)
 
 
-@main.command()
-@click.argument("job_id", required=False, metavar="[ID]")
-@click.option(
-    "--limit",
-    default=20,
-    show_default=True,
-    type=click.IntRange(1, 1000),
-    help="Number of jobs, or of failed pictures, to show.",
-)
-@click.option("--watch", "is_watched", is_flag=True, help="Wait until the job has ended.")
-@json_option
-@url_option
-def jobs(job_id: str | None, limit: int, is_watched: bool, url: str) -> None:
-    """List jobs, or show one with its failed pictures."""
-    from twinlens.cli.show import jobs
-
-    if job_id is not None:
-        jobs.show_job(url, job_id, limit, is_watched=is_watched)
-    elif is_watched:
-        raise click.UsageError("--watch needs the ID of a job")
-    else:
-        jobs.show_jobs(url, limit)
-
-
-for command in (images, libraries, models, evaluate_models, compare_models):
+for command in (images, jobs, libraries, models, evaluate_models, compare_models):
     main.add_command(command)
 
 

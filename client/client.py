@@ -211,6 +211,10 @@ class Client:
             job = self.job(job.id, wait_s=30)
         return job
 
+    def cancel(self, job_id: str) -> JobAnswer:
+        """Cancels a job: what of it has not begun never begins."""
+        return self._post(JobAnswer, f"/v1/jobs/{job_id}/cancel")
+
     def failed_items(self, job_id: str, limit: int) -> list[Item]:
         """Reads the first failed pictures of a job."""
         items: list[Item] = []

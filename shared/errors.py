@@ -8,6 +8,7 @@
     │   ├── ImageNotFound, JobNotFound, LibraryNotFound, ModelNotFound
     │   │                          wherever it is named: in the path, a parameter or a body
     │   └── ContentMissing         404  catalogued, but its bytes are gone from the store
+    ├── JobConflict                409  it has ended, or is not one that can be changed like that
     ├── LibraryConflict            409  it is being changed, or cannot be changed like that
     ├── ReindexFailed              500  the new edition of a library is not complete
     ├── LibraryDamaged             503  Milvus lacks embeddings of what is catalogued
@@ -19,6 +20,7 @@
     ├── UploadInProgress           409  one idempotency key, its first request is still arriving
     ├── IdempotencyConflict        422  one key, two different requests
     ├── UploadBroken               400  the connection ended before the upload did
+    ├── UploadCancelled            409  its job was cancelled while it still arrived
     ├── SourceRefused              403  a listed picture that may not be fetched
     ├── SourceFailed               502  a listed picture that could not be fetched
     ├── PictureError
@@ -168,6 +170,10 @@ class ContentMissing(NotFound):
     code, title = "content-missing", "The picture's bytes are no longer stored"
 
 
+class JobConflict(TwinlensError):
+    code, title, status = "job-conflict", "The job cannot be changed like that now", 409
+
+
 class LibraryConflict(TwinlensError):
     code, title, status = "library-conflict", "The library cannot be changed like that now", 409
 
@@ -211,6 +217,10 @@ class IdempotencyConflict(TwinlensError):
 
 class UploadBroken(TwinlensError):
     code, title, status = "upload-broken", "The upload ended too early", 400
+
+
+class UploadCancelled(TwinlensError):
+    code, title, status = "upload-cancelled", "The job was cancelled while it arrived", 409
 
 
 class SourceRefused(TwinlensError):

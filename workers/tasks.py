@@ -199,6 +199,16 @@ def _begin(job_id: str) -> None:
         raise Crashed(f"The task ended its worker process {MAX_TRIES} times and was given up.")
 
 
+def _check_wanted(job_id: str) -> None:
+    """Leaves a task whose job was cancelled.
+
+    Raises:
+        Ignore: It was.
+    """
+    if runtime().jobs.status(job_id) == "cancelled":
+        raise Ignore
+
+
 @celery_app.task(name=queue.EMBED_CHUNK, base=ChunkTask)
 def embed_chunk(job_id: str, chunk: int) -> ChunkItems:
     if not runtime().jobs.start(job_id):
@@ -239,7 +249,8 @@ def delete_image(job_id: str, image_id: str) -> None:
 )
 def find_duplicates(job_id: str, query: dict[str, Any]) -> Duplicates:
     _begin(job_id)
-    return runtime().near_duplicates.find(DuplicatesQuery.model_validate(query))
+    asked = DuplicatesQuery.model_validate(query)
+    return runtime().near_duplicates.find(asked, lambda: _check_wanted(job_id))
 
 
 @celery_app.task(name=queue.COMPARE, base=CallTask, bind=True, time_limit=queue.SEARCH_TIME_LIMIT_S)

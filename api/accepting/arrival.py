@@ -24,7 +24,12 @@ from twinlens.api.accepting.submission import Accepted, Submission
 from twinlens.api.problems import as_own
 from twinlens.shared.blobs import manifest_key
 from twinlens.shared.chunking import chunk_items
-from twinlens.shared.errors import TwinlensError, UploadBroken, ValidationFailed
+from twinlens.shared.errors import (
+    TwinlensError,
+    UploadBroken,
+    UploadCancelled,
+    ValidationFailed,
+)
 from twinlens.shared.manifests import write_manifest
 
 if TYPE_CHECKING:
@@ -41,8 +46,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How often Redis is told that an upload is still arriving: many times in ARRIVAL_TTL_S.
-RENEW_S = 20.0
+# How often Redis is told that an upload is still arriving, many times in ARRIVAL_TTL_S, and asked
+# whether it is still wanted.
+RENEW_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +78,7 @@ class Arrivals:
         Raises:
             TwinlensError: The upload cannot be read to its end. If chunks of it were queued by
                 then, or the connection broke, a job keeps what arrived, and ends as failed; the
-                error names the job.
+                error names the job. Or that job was cancelled.
         """
         return _Arrival(self, library, key).take(body, read)
 
@@ -125,7 +131,12 @@ class _Arrival:
         return self._digest.hexdigest()
 
     def _watched(self, body: Iterable[bytes]) -> Iterator[bytes]:
-        """Passes the body on, records that it is still arriving, and reports a lost connection."""
+        """Passes the body on, records that it is still arriving, and reports a lost connection.
+
+        Raises:
+            UploadBroken: The connection was lost.
+            UploadCancelled: The rest is no longer wanted.
+        """
         try:
             for piece in body:
                 self._renew()
@@ -158,6 +169,13 @@ class _Arrival:
         if self._submission.is_open and not self._submission.is_repeat:
             self._feed.still_arrives(self._job.id)
             self._submission.renew()
+            self._check_wanted()
+
+    def _check_wanted(self) -> None:
+        if self._jobs.status(self._job.id) == "cancelled":
+            raise UploadCancelled(
+                f"Job {self._job.id} was cancelled; what was embedded by then is kept."
+            )
 
     def _store(self, batch: BlobBatch, entry: Entry) -> ManifestItem:
         # A repeat is read only to compare it with the first.
@@ -180,6 +198,8 @@ class _Arrival:
                 self._remove_manifest()
         if not self._submission.is_repeat:
             if not self._feed.add_chunk(self._job.id, number, n_pictures):
+                self._blobs.delete(manifest_key(self._job.id, number))
+                self._check_wanted()
                 raise UploadBroken("The upload stalled for so long that its job was closed.")
             self._n_kept += n_pictures
             self._publisher.feed_workers()
@@ -196,7 +216,8 @@ class _Arrival:
 
     def _break(self, batch: BlobBatch, reason: TwinlensError) -> None:
         """Keeps what arrived, if the job has begun or the upload itself is not at fault."""
-        is_worth_keeping = self._submission.is_open or isinstance(reason, UploadBroken)
+        is_begun = self._submission.is_open and not isinstance(reason, UploadCancelled)
+        is_worth_keeping = is_begun or isinstance(reason, UploadBroken)
         # What could not be stored, or is no longer accepted, is not tried again.
         if is_worth_keeping and self._chunk and not self._is_closing:
             # If that fails as well, its pictures are lost, and the first reason is reported.
@@ -208,6 +229,8 @@ class _Arrival:
             self._remove_manifest()
             return
         self._submission.release()
+        if isinstance(reason, UploadCancelled):
+            return
         reason.detail += f" The first {self._n_kept} pictures are kept in job {self._job.id}."
         self._feed.seal(self._job.id, reason.to_problem(), self._n_passed_over)
 

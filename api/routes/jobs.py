@@ -66,6 +66,21 @@ def get_job(path: JobPath, query: NoParameters, header: WaitHeaders) -> Response
     return answer_job(current_services().job_views, path.job_id, header.prefer)
 
 
+@jobs.post(
+    "/<job_id>/cancel",
+    operation_id="cancelJob",
+    responses={200: JobAnswer, **problems(404, 409, 410)},
+)
+def cancel_job(path: JobPath, query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
+    """Cancel a job: what of it has not begun never begins, and what is done stays.
+
+    An upload that still arrives is ended. The removal of one image can be cancelled until it
+    begins, that of a library cannot. A `reindex` job gives up the edition that it builds.
+    """
+    services = current_services()
+    return answer(services.job_views.answer(services.cancelling.cancel(path.job_id)))
+
+
 @jobs.get(
     "/<job_id>/events",
     operation_id="streamJobEvents",

@@ -52,6 +52,13 @@ def show_job(url: str, job_id: str, limit: int, *, is_watched: bool = False) -> 
     show(shown, lambda: _print_job(job, failed))
 
 
+def cancel_job(url: str, job_id: str) -> None:
+    """Cancels a job, and shows it as it is then."""
+    with Client(url) as client:
+        job = client.cancel(job_id)
+    show(job, lambda: _print_job(job, []))
+
+
 def _print_job(job: JobAnswer, failed: Sequence[Item]) -> None:
     for name, value in _facts(job):
         say(f"{name:<9} {value}")

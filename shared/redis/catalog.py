@@ -243,6 +243,26 @@ class Catalog:
                     pipeline.execute()
                     return after
 
+    def give_up_plan(self, name: str, job_id: str, library_id: str | None = None) -> bool:
+        """Forgets the edition that a job is building.
+
+        Returns:
+            Whether it was still being built: it may have been switched on, or given up before.
+
+        Raises:
+            LibraryNotFound: There is no such library.
+        """
+        is_given_up = False
+
+        def give_up(library: Library) -> Library | None:
+            nonlocal is_given_up
+            is_given_up = library.next is not None and library.next.job_id == job_id
+            library.next = None
+            return library if is_given_up else None
+
+        self.change_library(name, give_up, library_id)
+        return is_given_up
+
     def remove_library(self, name: str, library_id: str | None = None) -> None:
         """Forgets a library and all of its images.
 

@@ -254,9 +254,14 @@ class Jobs:
             keys_too.append(stored.key)
         self._changes.make("finish", job_id, *args, keys_too=keys_too)
 
-    def cancel(self, job_id: str) -> None:
-        """Ends a job without its work; once ended it stays as it is."""
-        self._changes.make("finish", job_id, "cancelled", _now(), "")
+    def cancel(self, job_id: str) -> bool:
+        """Ends a job without the rest of its work; once ended it stays as it is.
+
+        Returns:
+            Whether it is cancelled, now or before. It is not where it has ended otherwise, or is a
+            removal that has begun.
+        """
+        return bool(self._changes.make("cancel", job_id, _now()))
 
     def begin_try(self, job_id: str, part: str) -> int:
         """Notes that a part of a job has begun. Returns how often it did so without an end.
@@ -291,6 +296,10 @@ class Jobs:
             pipeline.hgetall(keys.job(job_id))
             pipeline.get(keys.result(job_id))
             return _read(job_id, *pipeline.execute())
+
+    def status(self, job_id: str) -> str | None:
+        """Reads a job's status alone; None where there is no job of this id."""
+        return self._redis.hget(keys.job(job_id), "status")
 
     def is_over(self, job_id: str) -> bool:
         """Tells if a job's life is over, and its result gone."""

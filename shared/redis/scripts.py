@@ -27,7 +27,7 @@ RATE_WINDOW_S = 30
 # An upload that has been silent for this long has lost its API process, or its client.
 ARRIVAL_TTL_S = 120
 
-JobChange = Literal["begin", "try", "finish", "add_chunk", "seal", "count"]
+JobChange = Literal["begin", "try", "finish", "cancel", "add_chunk", "seal", "count"]
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import httpx
 import pytest
 from click.testing import CliRunner, Result
 from rich.cells import cell_len
@@ -86,6 +87,15 @@ class Scene:
         self.succeed("index", photo, "--library", "every")
         return image_id_of(photo.read_bytes())
 
+    def cancelled_job(self) -> str:
+        """Cancels a job, and returns its id: it can be cancelled again."""
+        while True:
+            change = ("libraries", "set", _changed(self), "--model", "efficientnet-lite2@1-int8")
+            job_id = self.succeed(*change, "--no-wait").strip()
+            # It may have ended before.
+            if httpx.post(f"{self.service.url}/v1/jobs/{job_id}/cancel").is_success:
+                return job_id
+
     def model(self) -> str:
         """Adds a model, and returns its name."""
         name = self.new
@@ -142,7 +152,8 @@ ROWS: dict[str, tuple[Words, set[str]]] = {
         {"n_images", "n_groups", "groups", "confirmed_by"},
     ),
     "stats": (lambda _: ("stats",), {"libraries", "queues", "backlog", "workers"}),
-    "jobs": (lambda _: ("jobs",), ITEMS),
+    "jobs show": (lambda _: ("jobs",), ITEMS),
+    "jobs cancel": (lambda s: ("jobs", "cancel", s.cancelled_job()), JOB),
     "images list": (lambda _: ("images", "list", *IN, "--limit", 5), {"items", "next_cursor"}),
     "images show": (lambda s: ("images", "show", s.image_id, *IN), IMAGE),
     "images delete": (lambda s: ("images", "delete", s.image(), *IN, "--yes"), ITEMS),

@@ -282,12 +282,12 @@ class JobMachine(RuleBasedStateMachine):
     @rule(place=places, how=st.sampled_from(["cancelled", "failed", "succeeded", "with a result"]))
     def end(self, place: int, how: Any) -> None:
         job = picked(self.made, place)
+        if how == "cancelled":
+            assert self.jobs.cancel(job) == self.model.cancel(job)
+            return
         problem = BROKEN if how == "failed" else None
         result = '{"n": 1}' if how == "with a result" else None
-        if how == "cancelled":
-            self.jobs.cancel(job)
-        else:
-            self.jobs.finish(job, problem, stored_result(job, result) if result else None)
+        self.jobs.finish(job, problem, stored_result(job, result) if result else None)
         status: JobStatus = "succeeded" if how == "with a result" else how
         self.model.finish(job, status, problem, result)
 

@@ -149,6 +149,14 @@ class Model:
             record.job.result = stored_result(job_id, result).text if result else None
             record.announce()
 
+    def cancel(self, job_id: str) -> bool:
+        record = self.records.get(job_id)
+        if record is None:
+            return False
+        if (record.job.kind, record.job.status) != ("delete", "running"):
+            self.finish(job_id, "cancelled", None, None)
+        return record.job.status == "cancelled"
+
     def add_chunk(self, job_id: str, chunk: int, n_pictures: int) -> bool:
         record = self.records.get(job_id)
         if record is None or not record.takes_chunks:

@@ -100,7 +100,7 @@ class Editions:
             self._switch(job)
         except (ReindexFailed, LibraryNotFound) as error:
             with contextlib.suppress(LibraryNotFound):
-                self.withdraw(job.library, job_id)
+                self.catalog.give_up_plan(job.library, job_id)
             self.jobs.finish(job_id, error.to_problem())
         else:
             self.jobs.finish(job_id)
@@ -118,17 +118,6 @@ class Editions:
         library = self.catalog.library(job.library, job.library_id)
         self.calibrations.measure(library, self.catalog.count(library.id))
         self.catalog.change_library(job.library, switch, job.library_id)
-
-    def withdraw(self, name: str, job_id: str) -> None:
-        """Gives up the edition that a job was building."""
-
-        def give_up(library: Library) -> Library | None:
-            if library.next is None or library.next.job_id != job_id:
-                return None
-            library.next = None
-            return library
-
-        self.catalog.change_library(name, give_up)
 
     def tend(self) -> None:
         """Continues where a worker was lost, and drops what is no longer needed.
@@ -153,7 +142,7 @@ class Editions:
         except (JobNotFound, JobExpired):
             has_ended = True
         if has_ended:
-            self.withdraw(library, job_id)
+            self.catalog.give_up_plan(library, job_id)
         else:
             self.switch_if_built(job_id)
 

@@ -14,6 +14,8 @@ from twinlens.shared.errors import BadRequest
 from twinlens.shared.queries import Duplicates
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from twinlens.shared.queries import DuplicatesQuery
@@ -35,11 +37,17 @@ class NearDuplicates:
     targets: Targets
     vectors: Vectors
 
-    def find(self, query: DuplicatesQuery) -> Duplicates:
+    def find(
+        self, query: DuplicatesQuery, check_wanted: Callable[[], None] = lambda: None
+    ) -> Duplicates:
         """Groups a library's near-duplicates.
 
         All hashes are held in memory, 8 bytes per image; embeddings are read only of images whose
         hashes are near.
+
+        Args:
+            query: What is asked.
+            check_wanted: Called before each read; raises where the result is no longer wanted.
 
         Raises:
             BadRequest: No model of the library makes hashes.
@@ -54,12 +62,13 @@ class NearDuplicates:
             raise BadRequest(f"Library {query.library!r} has no model that makes hashes.")
         if damage := self.catalog.damage(library.id):
             damage.check(library.models)
-        ids, hashes = self._read_all(library.id, hashing[0])
+        ids, hashes = self._read_all(library.id, hashing[0], check_wanted)
         max_distance = MAX_DISTANCE if query.max_distance is None else query.max_distance
 
         def confirm(place: int, places: NDArray[np.intp]) -> NDArray[np.bool_]:
             if not confirming:
                 return np.ones(len(places), np.bool_)
+            check_wanted()
             wanted = [ids[place], *(ids[one] for one in places.tolist())]
             stored = self.vectors.fetch(confirming[0], wanted)
             # One that has just been removed is nobody's copy.
@@ -76,12 +85,13 @@ class NearDuplicates:
         )
 
     def _read_all(
-        self, library_id: str, collection: Collection
+        self, library_id: str, collection: Collection, check_wanted: Callable[[], None]
     ) -> tuple[list[str], NDArray[np.uint8]]:
         """Reads all hashes of a library: ids, and uint8 [n, dimension / 8]."""
         hashes: dict[str, Any] = {}
         ids = self.catalog.all_ids(library_id)
         while some := list(islice(ids, READ_ROWS)):
+            check_wanted()
             hashes |= self.vectors.fetch(collection, some)
         width = collection.card.dimension // 8
         return list(hashes), np.array(list(hashes.values()), np.uint8).reshape(-1, width)

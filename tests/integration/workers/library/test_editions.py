@@ -280,7 +280,7 @@ def test_a_plan_that_was_given_up_switches_no_other_on(
     first = ask(client, [TINT])
     assert plan(runtime, first) == 2
     outcomes(runtime, first, 0)
-    runtime.editions.withdraw("art", first)
+    runtime.catalog.give_up_plan("art", first)
     second = ask(client, [PHASH])
     outcomes(runtime, first, 1)
     assert runtime.jobs.get(first).error is None, "the other's pictures are not its own to count"
@@ -288,7 +288,7 @@ def test_a_plan_that_was_given_up_switches_no_other_on(
     assert library.models == [f"{COLOURS}@1"]
     assert library.next is not None
     assert library.next.job_id == second
-    runtime.editions.withdraw("art", first)
+    runtime.catalog.give_up_plan("art", first)
     assert library_of(runtime) == library
     runtime.editions.tend()
     assert library_of(runtime) == library
