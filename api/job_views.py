@@ -10,10 +10,9 @@ from urllib.parse import quote
 from pydantic import BaseModel
 
 from twinlens.shared.answers import JobAnswer, Progress
-from twinlens.shared.messages import ChunkItems, Image, Item, Moment
+from twinlens.shared.messages import Image, Item, Moment
 from twinlens.shared.queries import Duplicates, SearchResult
-from twinlens.shared.queue import chunk_task_id
-from twinlens.shared.redis.results import read_results
+from twinlens.shared.redis.results import read_outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,15 +56,12 @@ class JobViews:
             progress=progress_of(job),
             result=self._result_of(job) if with_result else None,
             error=job.error,
-            links=job_links(job.id),
+            links=job_links(job.id) | _retry_link(job),
         )
 
     def outcomes(self, job_id: str, chunks: Sequence[int]) -> list[list[Item]]:
         """Reads outcomes, chunk by chunk; a chunk that is not done has none."""
-        ids = [chunk_task_id(job_id, chunk) for chunk in chunks]
-        return [
-            ChunkItems.model_validate(items or []).root for items in read_results(self.redis, ids)
-        ]
+        return read_outcomes(self.redis, job_id, chunks)
 
     def _result_of(self, job: Job) -> SearchResult | Duplicates | Image | None:
         if job.status != "succeeded":
@@ -125,6 +121,10 @@ def job_links(job_id: str) -> dict[str, str]:
     """Returns where a job and its outcomes are."""
     path = f"/v1/jobs/{job_id}"
     return {"self": path, "items": f"{path}/items", "events": f"{path}/events"}
+
+
+def _retry_link(job: Job) -> dict[str, str]:
+    return {"retry_of": job_links(job.retry_of)["self"]} if job.retry_of else {}
 
 
 def with_links(image: Image) -> Image:

@@ -17,6 +17,7 @@ from twinlens.api.accepting.intake import Intake
 from twinlens.api.accepting.libraries import Libraries
 from twinlens.api.accepting.limits import Limits
 from twinlens.api.accepting.publisher import Publisher
+from twinlens.api.accepting.retrying import Retrying
 from twinlens.api.calls import Calls
 from twinlens.api.job_views import JobViews
 from twinlens.api.readiness import Readiness
@@ -51,6 +52,7 @@ class Services:
     arrivals: Arrivals
     libraries: Libraries
     cancelling: Cancelling
+    retrying: Retrying
     calls: Calls
     job_views: JobViews
 
@@ -85,6 +87,7 @@ def build_services(settings: Settings) -> Services:
             catalog=catalog, jobs=jobs, intake=intake, rollback_s=settings.rollback_s
         ),
         cancelling=Cancelling(jobs=jobs, catalog=catalog),
+        retrying=Retrying(jobs=jobs, catalog=catalog, intake=intake),
         calls=Calls(redis, publisher),
         job_views=JobViews(redis, jobs, catalog),
     )

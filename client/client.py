@@ -215,6 +215,10 @@ class Client:
         """Cancels a job: what of it has not begun never begins."""
         return self._post(JobAnswer, f"/v1/jobs/{job_id}/cancel")
 
+    def retry(self, job_id: str) -> JobAnswer:
+        """Queues the failed pictures of a job again, as a new job, and returns that."""
+        return self._post(JobAnswer, f"/v1/jobs/{job_id}/retry")
+
     def failed_items(self, job_id: str, limit: int) -> list[Item]:
         """Reads the first failed pictures of a job."""
         items: list[Item] = []

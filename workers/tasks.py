@@ -229,6 +229,20 @@ def reindex(job_id: str) -> None:
     runtime().editions.plan(celery_app, job_id)
 
 
+@celery_app.task(
+    name=queue.RETRY,
+    base=StepTask,
+    bind=True,
+    max_retries=None,
+    time_limit=queue.LIBRARY_TIME_LIMIT_S,
+)
+def retry(self: BaseTask, job_id: str) -> None:
+    try:
+        runtime().retries.plan(celery_app, job_id)
+    except RedisError as error:
+        raise self.retry(exc=error, countdown=RETRY_AFTER_S) from error
+
+
 @celery_app.task(name=queue.SEARCH, base=JobTask, time_limit=queue.SEARCH_TIME_LIMIT_S)
 def search(
     job_id: str, query: dict[str, Any], submitted_at: float, sent: tuple[int, int]

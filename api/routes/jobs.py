@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING
 
-from flask import Response
+from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 
-from twinlens.api.answers import answer, answer_job, bad_cursor, read_cursor
+from twinlens.api.accepting.idempotency import scoped_key
+from twinlens.api.answers import answer, answer_accepted, answer_job, bad_cursor, read_cursor
 from twinlens.api.events import has_more, place_of, stream_events
 from twinlens.api.routes import DEFAULT_PROBLEM, problems
 from twinlens.api.schemas import (
@@ -17,6 +18,7 @@ from twinlens.api.schemas import (
     JobListParameters,
     JobPath,
     NoParameters,
+    SubmitHeaders,
     WaitHeaders,
 )
 from twinlens.api.services import current_services
@@ -79,6 +81,23 @@ def cancel_job(path: JobPath, query: NoParameters) -> Response:  # noqa: ARG001 
     """
     services = current_services()
     return answer(services.job_views.answer(services.cancelling.cancel(path.job_id)))
+
+
+@jobs.post(
+    "/<job_id>/retry",
+    operation_id="retryJob",
+    responses={200: JobAnswer, 202: JobAnswer, **problems(404, 409, 410, 422, 503)},
+)
+def retry_job(path: JobPath, query: NoParameters, header: SubmitHeaders) -> Response:  # noqa: ARG001 (refuses any)
+    """Queue the failed pictures of an upload again, as a new job with `links.retry_of`.
+
+    What was stored of them is used; a picture whose bytes are gone fails again, and says so.
+    """
+    services = current_services()
+    services.readiness.check_bulk(0)
+    key = scoped_key(request.method, request.path, header.idempotency_key)
+    accepted = services.retrying.retry(path.job_id, key)
+    return answer_accepted(services.job_views, accepted, header.prefer)
 
 
 @jobs.get(

@@ -22,7 +22,7 @@ class _ShowsUnlessTold(click.Group):
 
 @click.group(cls=_ShowsUnlessTold)
 def jobs() -> None:
-    """List jobs, show one, or cancel it; `jobs [ID]` is `jobs show [ID]`."""
+    """List jobs, show, cancel or retry one; `jobs [ID]` is `jobs show [ID]`."""
 
 
 @jobs.command()
@@ -58,3 +58,15 @@ def cancel(job_id: str, url: str) -> None:
     from twinlens.cli.show.jobs import cancel_job
 
     cancel_job(url, job_id)
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@click.option("--watch", "is_watched", is_flag=True, help="Wait until the new job has ended.")
+@json_option
+@url_option
+def retry(job_id: str, is_watched: bool, url: str) -> None:
+    """Queue a job's failed pictures again, as a new job, and show that."""
+    from twinlens.cli.show.jobs import retry_job
+
+    retry_job(url, job_id, is_watched=is_watched)

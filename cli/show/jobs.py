@@ -59,6 +59,15 @@ def cancel_job(url: str, job_id: str) -> None:
     show(job, lambda: _print_job(job, []))
 
 
+def retry_job(url: str, job_id: str, *, is_watched: bool) -> None:
+    """Queues a job's failed pictures again, and shows the job that has them now."""
+    with Client(url) as client:
+        job = client.retry(job_id)
+        if is_watched:
+            job = watch(client, job)
+    show(job, lambda: _print_job(job, []))
+
+
 def _print_job(job: JobAnswer, failed: Sequence[Item]) -> None:
     for name, value in _facts(job):
         say(f"{name:<9} {value}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from redis import WatchError
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from redis.client import Pipeline
 
     from twinlens.shared.redis.client import Redis
+
+# Records that are read at once: some 500 KB.
+READ_ENTRIES = 1000
 
 
 # Longer than a chunk may run. One that is stopped for longer still is over by then, and writes
@@ -445,6 +448,12 @@ class Catalog:
         """
         for image_id, _ in self._redis.zscan_iter(keys.image_order(library_id), count=1000):
             yield str(image_id)
+
+    def all_entries(self, library_id: str) -> Iterator[CatalogEntry]:
+        """Yields a library's images, as of `all_ids`; they are read some at a time."""
+        ids = self.all_ids(library_id)
+        while some := list(islice(ids, READ_ENTRIES)):
+            yield from self.find(library_id, some).values()
 
     def random_ids(self, library_id: str, n_ids: int) -> list[str]:
         """Returns ids of some of a library's images, none twice; all of them if it has no more."""

@@ -62,6 +62,7 @@ class Job(BaseModel):
     request_id: str = ""
     # Of a job that begins with one: kept until that has ended, to be queued again if it is lost.
     task: TaskMessage | None = None
+    retry_of: str = ""  # the job whose failed pictures these are
     n_chunks: int = 0
     n_chunks_done: int = 0
     received: int = 0  # pictures stored so far
@@ -158,7 +159,7 @@ class Jobs:
                 pipeline.zadd(uploads, {job.id: job.created_at.timestamp()})
             if job.task is not None:
                 pipeline.zadd(keys.TASKS, {_task_of(job): job.created_at.timestamp()})
-            if job.kind == "bulk":
+            if job.kind == "bulk" and job.task is None:
                 pipeline.sadd(keys.ARRIVING, job.id)
                 pipeline.set(keys.arrival(job.id), 1, ex=scripts.ARRIVAL_TTL_S)
             # `page` removes only what somebody looks at.

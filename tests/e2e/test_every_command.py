@@ -17,6 +17,7 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 from rich.cells import cell_len
+from support.clients import WAIT
 from support.paths import FIXTURES, ROOT
 from support.photos import make_photos
 
@@ -87,6 +88,12 @@ class Scene:
         self.succeed("index", photo, "--library", "every")
         return image_id_of(photo.read_bytes())
 
+    def failed_job(self) -> str:
+        """Uploads what is no picture, and returns the id of the job that says so."""
+        url = f"{self.service.url}/v1/images?library=every"
+        headers = {"Content-Type": "image/png"} | WAIT
+        return str(httpx.post(url, content=b"no picture", headers=headers).json()["id"])
+
     def cancelled_job(self) -> str:
         """Cancels a job, and returns its id: it can be cancelled again."""
         while True:
@@ -153,6 +160,7 @@ ROWS: dict[str, tuple[Words, set[str]]] = {
     ),
     "stats": (lambda _: ("stats",), {"libraries", "queues", "backlog", "workers"}),
     "jobs show": (lambda _: ("jobs",), ITEMS),
+    "jobs retry": (lambda s: ("jobs", "retry", s.failed_job()), JOB),
     "jobs cancel": (lambda s: ("jobs", "cancel", s.cancelled_job()), JOB),
     "images list": (lambda _: ("images", "list", *IN, "--limit", 5), {"items", "next_cursor"}),
     "images show": (lambda s: ("images", "show", s.image_id, *IN), IMAGE),

@@ -16,9 +16,7 @@ from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from twinlens.shared.chunking import chunk_items
 from twinlens.shared.errors import JobExpired, JobNotFound, LibraryNotFound, ReindexFailed
-from twinlens.shared.manifests import write_manifest
 from twinlens.shared.messages import ManifestItem, now
 from twinlens.workers.library.each import look_after_each
 
@@ -27,13 +25,12 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from twinlens.shared.blobs import BlobStore
     from twinlens.shared.libraries import Library
     from twinlens.shared.redis.catalog import Catalog
-    from twinlens.shared.redis.feed import Feed
     from twinlens.shared.redis.jobs import Job, Jobs
     from twinlens.shared.settings import Settings
     from twinlens.workers.library.calibrations import Calibrations
+    from twinlens.workers.library.plans import Plans
     from twinlens.workers.milvus.collection import Collection
     from twinlens.workers.milvus.vectors import Vectors
     from twinlens.workers.targets import Targets
@@ -55,34 +52,21 @@ class Editions:
 
     settings: Settings
     jobs: Jobs
-    feed: Feed
     catalog: Catalog
-    blobs: BlobStore
     vectors: Vectors
     targets: Targets
     calibrations: Calibrations
+    plans: Plans
 
     def plan(self, app: Celery, job_id: str) -> None:
         """Queues all of a library's pictures, in chunks, to be embedded for its next edition.
 
         Run again after an interruption, it queues some pictures twice; they are then skipped.
         """
-        if not self.jobs.start(job_id):
-            return
-        job = self.jobs.get(job_id)
-        if job.total is not None:
-            return
-        size = chunk_items(self.settings, self.catalog.cost_s(job.library_id))
-        chunk = job.n_chunks
-        with self.blobs.batch() as batch:
-            for items in self._stored(job.library_id, size):
-                write_manifest(batch, job, chunk, items, is_last=False)
-                if not self.feed.add_chunk(job_id, chunk, len(items)):
-                    return
-                self.feed.top_up(app)
-                chunk += 1
-        self.feed.seal(job_id)
-        self.switch_if_built(job_id)
+        job = self.plans.begin(job_id)
+        if job is not None:
+            self.plans.queue(app, job, self._stored(job.library_id))
+            self.switch_if_built(job_id)
 
     def switch_if_built(self, job_id: str) -> None:
         """Ends a job that has embedded everything: from now on, its edition is searched.
@@ -146,14 +130,10 @@ class Editions:
         else:
             self.switch_if_built(job_id)
 
-    def _stored(self, library_id: str, size: int) -> Iterator[list[ManifestItem]]:
-        ids = self.catalog.all_ids(library_id)
-        while some := list(islice(ids, size)):
-            entries = self.catalog.find(library_id, some)
-            yield [
-                ManifestItem(name=entry.image.name, image_id=image_id, n_bytes=entry.image.bytes)
-                for image_id, entry in entries.items()
-            ]
+    def _stored(self, library_id: str) -> Iterator[ManifestItem]:
+        for entry in self.catalog.all_entries(library_id):
+            image = entry.image
+            yield ManifestItem(name=image.name, image_id=image.id, n_bytes=image.bytes)
 
     def _check(self, job: Job) -> None:
         """Checks that the next edition is complete, and finds its pictures.

@@ -35,7 +35,9 @@ from twinlens.workers.library.calibrations import Calibrations
 from twinlens.workers.library.damages import Damages
 from twinlens.workers.library.editions import Editions
 from twinlens.workers.library.images import Images
+from twinlens.workers.library.plans import Plans
 from twinlens.workers.library.removals import Removals
+from twinlens.workers.library.retries import Retries
 from twinlens.workers.milvus.vectors import Vectors
 from twinlens.workers.process.sweeper import Sweeper
 from twinlens.workers.query.comparisons import Comparisons
@@ -79,6 +81,7 @@ class Runtime:
     images: Images
     amendments: Amendments
     editions: Editions
+    retries: Retries
     calibrations: Calibrations
     removals: Removals
     searches: Searches
@@ -167,15 +170,15 @@ def build_runtime(
         amendments=amendments,
     )
     calibrations = Calibrations(catalog=catalog, vectors=vectors, targets=targets)
+    plans = Plans(settings=settings, jobs=jobs, feed=feed, catalog=catalog, blobs=blobs)
     editions = Editions(
         settings=settings,
         jobs=jobs,
-        feed=feed,
         catalog=catalog,
-        blobs=blobs,
         vectors=vectors,
         targets=targets,
         calibrations=calibrations,
+        plans=plans,
     )
     removals = Removals(catalog=catalog, blobs=blobs)
     examples = Examples(
@@ -213,6 +216,7 @@ def build_runtime(
         images=images,
         amendments=amendments,
         editions=editions,
+        retries=Retries(redis=redis, jobs=jobs, feed=feed, blobs=blobs, plans=plans),
         calibrations=calibrations,
         removals=removals,
         searches=searches,

@@ -1,0 +1,56 @@
+"""Retrying: the failed pictures of a job are queued again, as a new job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from twinlens.shared.errors import JobConflict
+from twinlens.shared.queue import RETRY, TaskMessage
+
+if TYPE_CHECKING:
+    from twinlens.api.accepting.intake import Intake
+    from twinlens.api.accepting.submission import Accepted
+    from twinlens.shared.redis.catalog import Catalog
+    from twinlens.shared.redis.jobs import Job, Jobs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrying:
+    """Accepts jobs of what failed. A worker reads which pictures that are, however many."""
+
+    jobs: Jobs
+    catalog: Catalog
+    intake: Intake
+
+    def retry(self, job_id: str, key: str | None) -> Accepted:
+        """Queues the failed pictures of an upload again.
+
+        Args:
+            job_id: The job that took them.
+            key: The caller's idempotency key, scoped.
+
+        Raises:
+            JobNotFound: There is no such job.
+            JobExpired: It has expired.
+            JobConflict: It is no upload, has not ended, or nothing of it failed.
+            LibraryNotFound: Its library has been removed.
+            IdempotencyConflict: The key was sent with another request.
+        """
+        failed = self.jobs.get(job_id)
+        _check(failed)
+        library = self.catalog.library(failed.library, failed.library_id)
+        job = self.intake.new_job("bulk", library)
+        job.retry_of = failed.id
+        task = TaskMessage(RETRY, {"job_id": job.id}, job.id, "single")
+        return self.intake.submit(job, task, key, fingerprint=failed.id)
+
+
+def _check(job: Job) -> None:
+    if job.kind not in ("embed", "bulk"):
+        raise JobConflict(f"Job {job.id} is no upload: ask for a {job.kind} job again.")
+    if not job.has_ended:
+        raise JobConflict(f"Job {job.id} is {job.status}; retry it when it has ended.")
+    is_half_done = job.status == "failed" and job.n_chunks_done < job.n_chunks
+    if not (job.failed or is_half_done):
+        raise JobConflict(f"No picture of job {job.id} failed.")

@@ -1,0 +1,60 @@
+"""What a job is about, found by a worker, becomes chunks as those of an upload."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from twinlens.shared.chunking import chunk_items
+from twinlens.shared.manifests import write_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from celery import Celery
+
+    from twinlens.shared.blobs import BlobStore
+    from twinlens.shared.messages import ManifestItem
+    from twinlens.shared.redis.catalog import Catalog
+    from twinlens.shared.redis.feed import Feed
+    from twinlens.shared.redis.jobs import Job, Jobs
+    from twinlens.shared.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plans:
+    """Queues the chunks of jobs whose first task makes them."""
+
+    settings: Settings
+    jobs: Jobs
+    feed: Feed
+    catalog: Catalog
+    blobs: BlobStore
+
+    def begin(self, job_id: str) -> Job | None:
+        """Returns the job, running; None where all of its chunks are made, or no longer wanted."""
+        if not self.jobs.start(job_id):
+            return None
+        job = self.jobs.get(job_id)
+        return job if job.total is None else None
+
+    def queue(self, app: Celery, job: Job, items: Iterable[ManifestItem]) -> None:
+        """Queues pictures in chunks, after those that the job has.
+
+        Args:
+            app: The queue.
+            job: The job. It may be cancelled meanwhile.
+            items: Its pictures; after an interruption, those that are not in its chunks.
+        """
+        size = chunk_items(self.settings, self.catalog.cost_s(job.library_id))
+        left = iter(items)
+        chunk = job.n_chunks
+        with self.blobs.batch() as batch:
+            while some := list(islice(left, size)):
+                write_manifest(batch, job, chunk, some, is_last=False)
+                if not self.feed.add_chunk(job.id, chunk, len(some)):
+                    return
+                self.feed.top_up(app)
+                chunk += 1
+        self.feed.seal(job.id)
