@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -61,10 +61,25 @@ class PageParameters(NoParameters):
     cursor: str | None = Field(None, description="`next_cursor` of the page before")
 
 
+FilterText = Annotated[
+    str | None, Field(description="only images that it is true of, as of searches")
+]
+
+
 class ImageListParameters(PageParameters):
     """Selects images."""
 
     library: LibraryName = "default"
+    filter: FilterText = None
+    sort: Literal["-added_at", "added_at"] = Field(
+        "-added_at", description="`-added_at`: the newest first; `added_at`: the oldest first"
+    )
+
+
+class ImageCountParameters(InLibrary):
+    """Selects images that are counted."""
+
+    filter: FilterText = None
 
 
 class JobListParameters(PageParameters):

@@ -14,6 +14,7 @@ from twinlens.client.answering import no_answer, problem_of, read_host, stranger
 from twinlens.client.errors import RequestFailed, UploadRefused
 from twinlens.client.patience import Patience, may_come_later
 from twinlens.shared.answers import (
+    ImageCount,
     ImagePage,
     ItemPage,
     JobAnswer,
@@ -283,10 +284,32 @@ class Client:
         """Removes a library: it is gone at once, and its pictures when the job has ended."""
         return self._read_answer(JobAnswer, self._send("DELETE", _library_path(name)))
 
-    def images(self, library: str, limit: int, cursor: str | None = None) -> ImagePage:
-        """Reads a page of a library's images, newest first; the first page without a cursor."""
-        params = {"library": library, "limit": str(limit), **({"cursor": cursor} if cursor else {})}
+    def images(
+        self,
+        library: str,
+        limit: int,
+        cursor: str | None = None,
+        where: str | None = None,
+        sort: str = "-added_at",
+    ) -> ImagePage:
+        """Reads a page of a library's images.
+
+        Args:
+            library: Where they are.
+            limit: How many at most. With a filter there may be fewer, and more to come.
+            cursor: Where to go on; without one, the first page.
+            where: A filter.
+            sort: `-added_at`, the newest first, or `added_at`.
+        """
+        params = {"library": library, "limit": str(limit), "sort": sort}
+        params |= {"cursor": cursor} if cursor else {}
+        params |= {"filter": where} if where is not None else {}
         return self._get(ImagePage, "/v1/images", params=params)
+
+    def count_images(self, library: str, where: str | None = None) -> int:
+        """Counts a library's images, or those that a filter is true of."""
+        params = {"library": library} | ({"filter": where} if where is not None else {})
+        return self._get(ImageCount, "/v1/images/count", params=params).count
 
     def remove_image(self, image_id: str, library: str) -> JobAnswer:
         """Removes an image: it is gone when the job has ended."""

@@ -121,10 +121,16 @@ class ItemPage(BaseModel):
 
 
 class ImagePage(BaseModel):
-    """A page of images, newest first."""
+    """A page of images, by time. With a filter it may be short: go on to a null cursor."""
 
     items: list[Image]
     next_cursor: str | None
+
+
+class ImageCount(BaseModel):
+    """How many images there are."""
+
+    count: int
 
 
 class MissingImages(BaseModel):

@@ -14,6 +14,7 @@ from redis import RedisError
 
 from twinlens.shared import queue
 from twinlens.shared.errors import Crashed, Internal, Problem, TwinlensError, Unavailable
+from twinlens.shared.filters.language import parse_filter
 from twinlens.shared.messages import ChunkItems, Description
 from twinlens.shared.queries import (
     CompareQuery,
@@ -294,3 +295,8 @@ def make_thumbnail(library_id: str, image_id: str) -> None:
 @celery_app.task(name=queue.COUNT_VECTORS, base=CallTask, time_limit=queue.SEARCH_TIME_LIMIT_S)
 def count_vectors(library: str) -> dict[str, int]:
     return runtime().images.count_vectors(library)
+
+
+@celery_app.task(name=queue.COUNT_IMAGES, base=CallTask, time_limit=queue.SEARCH_TIME_LIMIT_S)
+def count_images(library: str, where: str) -> int:
+    return runtime().images.count(library, parse_filter(where))

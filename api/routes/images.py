@@ -1,9 +1,9 @@
-"""Images: one upload, the list, the record, the bytes, the thumbnail, the removal."""
+"""Images: one upload, the list, the count, the record, the bytes, the thumbnail, the removal."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
@@ -36,6 +36,7 @@ from twinlens.api.routes import (
     stored,
 )
 from twinlens.api.schemas import (
+    ImageCountParameters,
     ImageListParameters,
     ImagePath,
     InLibrary,
@@ -45,9 +46,10 @@ from twinlens.api.schemas import (
 )
 from twinlens.api.services import current_services
 from twinlens.api.stored_bytes import send_stored
-from twinlens.shared.answers import ImagePage, JobAnswer, MissingImages, MissingQuery
+from twinlens.shared.answers import ImageCount, ImagePage, JobAnswer, MissingImages, MissingQuery
 from twinlens.shared.blobs import image_key, thumbnail_key
 from twinlens.shared.errors import (
+    BadFilter,
     ContentMissing,
     FieldError,
     ImageNotFound,
@@ -55,17 +57,21 @@ from twinlens.shared.errors import (
     ValidationFailed,
     place,
 )
+from twinlens.shared.filters.language import parse_filter
 from twinlens.shared.messages import CatalogEntry, Description, Image
-from twinlens.shared.queue import CHANGE_IMAGE, MAKE_THUMBNAIL
+from twinlens.shared.queue import CHANGE_IMAGE, COUNT_IMAGES, MAKE_THUMBNAIL
 
 if TYPE_CHECKING:
     from twinlens.api.accepting.libraries import Libraries
+    from twinlens.shared.filters.tree import Filter
     from twinlens.shared.libraries import Library
 
 # A thumbnail of the largest picture takes about a second, once the waiting searches are done.
 THUMBNAIL_TIMEOUT_S = 10
 # Every model's row is read and written, once the waiting searches are done.
 CHANGE_TIMEOUT_S = 10
+# Milvus looks at every image, once the waiting searches are done.
+COUNT_TIMEOUT_S = 30
 MAX_CHANGE_BYTES = MAX_METADATA_BYTES + 4096
 # A thousand ids, and as much metadata as a batch of files has that is sent at once.
 MAX_MISSING_BYTES = 8 * 1024 * 1024
@@ -74,7 +80,7 @@ MAX_MISSING_BYTES = 8 * 1024 * 1024
 class ImageIdConverter(BaseConverter):
     """Any word, except those of the paths beside it: these have methods of their own."""
 
-    regex = "(?!(?:bulk|missing)$)[^/]+"
+    regex = "(?!(?:bulk|missing|count)$)[^/]+"
     part_isolating = True
 
 
@@ -114,12 +120,38 @@ def add_image(query: UploadParameters, header: SubmitHeaders) -> Response:
 
 @images.get("", operation_id="listImages", responses={200: ImagePage, **problems(404, 422)})
 def list_images(query: ImageListParameters) -> Response:
-    """List a library's images, newest first."""
+    """List a library's images, by the time when they were added.
+
+    With a filter, a page looks at 5,000 images at most. If it is true of few of them, the page is
+    short, or empty, and `next_cursor` goes on.
+    """
     services = current_services()
+    wanted = _read_filter(query.filter)
     library = services.libraries.get(query.library)
-    entries, cursor = services.catalog.page(library.id, query.limit, read_cursor(query.cursor))
+    first: Literal["newest", "oldest"] = "newest" if query.sort == "-added_at" else "oldest"
+    after = read_cursor(query.cursor)
+    entries, cursor = services.catalog.page(library.id, query.limit, after, wanted, first)
     items = [with_links(entry.image) for entry in entries]
     return answer(ImagePage(items=items, next_cursor=cursor.encode() if cursor else None))
+
+
+@images.get(
+    "/count", operation_id="countImages", responses={200: ImageCount, **problems(404, 422, 503)}
+)
+def count_images(query: ImageCountParameters) -> Response:
+    """Count a library's images, or those that a filter is true of."""
+    services = current_services()
+    wanted = _read_filter(query.filter)
+    library = services.libraries.get(query.library)
+    count = services.catalog.count(library.id)
+    if wanted is None or not count:
+        return answer(ImageCount(count=count))
+    services.readiness.check("search")
+    asked = {"library": query.library, "where": query.filter}
+    reply = services.calls.call(COUNT_IMAGES, asked, COUNT_TIMEOUT_S)
+    if reply.error is not None:
+        return answer_problem(reply.error)
+    return answer(ImageCount(count=reply.value))
 
 
 @images.post(
@@ -245,6 +277,13 @@ def delete_image(path: ImagePath, query: InLibrary, header: WaitHeaders) -> Resp
     library, _ = _find(services.libraries, query.library, path.image_id)
     accepted = services.intake.accept_removal(library, path.image_id)
     return answer_accepted(services.job_views, accepted, header.prefer)
+
+
+def _read_filter(text: str | None) -> Filter | None:
+    try:
+        return None if text is None else parse_filter(text)
+    except BadFilter as error:
+        raise error.at(place("query", "filter")) from None
 
 
 def _find(libraries: Libraries, name: str, image_id: str) -> tuple[Library, CatalogEntry]:

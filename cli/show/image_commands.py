@@ -8,10 +8,14 @@ import click
 from twinlens.cli.output import json_option
 from twinlens.cli.parameters import ImageIdParameter, library_option, url_option
 
+filter_option = click.option(
+    "--filter", "where", metavar="FILTER", help='Only images that it is true of: city == "Paris".'
+)
+
 
 @click.group()
 def images() -> None:
-    """List, show and delete the images of a library."""
+    """List, count, show and delete the images of a library."""
 
 
 @images.command("list")
@@ -23,16 +27,40 @@ def images() -> None:
     help="Number of images to list.",
 )
 @click.option("--cursor", help="Where to go on: what the page before named.")
+@filter_option
+@click.option(
+    "--sort",
+    default="-added_at",
+    show_default=True,
+    type=click.Choice(["-added_at", "added_at"]),
+    help="The newest first, or the oldest.",
+)
 @json_option
 @url_option
 @library_option
-def list_(limit: int, cursor: str | None, url: str, library: str) -> None:
+def list_(
+    limit: int, cursor: str | None, where: str | None, sort: str, url: str, library: str
+) -> None:
     """List a library's images, newest first."""
     from twinlens.cli.show.images import list_images
     from twinlens.client.client import Client
 
     with Client(url) as client:
-        list_images(client, library, limit, cursor)
+        list_images(client, library, limit, cursor, where, sort)
+
+
+@images.command()
+@filter_option
+@json_option
+@url_option
+@library_option
+def count(where: str | None, url: str, library: str) -> None:
+    """Count a library's images."""
+    from twinlens.cli.show.images import count_images
+    from twinlens.client.client import Client
+
+    with Client(url) as client:
+        count_images(client, library, where)
 
 
 @images.command()

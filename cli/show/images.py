@@ -10,12 +10,12 @@ from twinlens.cli.output import confirm, say, show
 from twinlens.cli.show.tables import Column, print_table
 from twinlens.cli.words import counted
 from twinlens.client.errors import NotThere
+from twinlens.shared.answers import ImageCount, ImagePage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from twinlens.client.client import Client
-    from twinlens.shared.answers import ImagePage
     from twinlens.shared.messages import Image
 
 # Beside names that can be read, in 60 columns.
@@ -24,10 +24,22 @@ HALF_ID_CHARS, NAME_CHARS = 32, 20
 MAX_NAMES = 8
 
 
-def list_images(client: Client, library: str, limit: int, cursor: str | None) -> None:
-    """Lists a page of a library's images, newest first."""
-    page = client.images(library, limit, cursor)
+def list_images(
+    client: Client, library: str, limit: int, cursor: str | None, where: str | None, sort: str
+) -> None:
+    """Lists images of a library: a page, filled up where a filter is true of few of them."""
+    page = client.images(library, limit, cursor, where, sort)
+    while page.next_cursor is not None and len(page.items) < limit:
+        n_left = limit - len(page.items)
+        more = client.images(library, n_left, page.next_cursor, where, sort)
+        page = ImagePage(items=[*page.items, *more.items], next_cursor=more.next_cursor)
     show(page, lambda: _print_page(page))
+
+
+def count_images(client: Client, library: str, where: str | None) -> None:
+    """Tells how many images a library has, or of how many a filter is true."""
+    counted_as = ImageCount(count=client.count_images(library, where))
+    show(counted_as, lambda: say(str(counted_as.count)))
 
 
 def show_image(client: Client, image_id: str, library: str) -> None:

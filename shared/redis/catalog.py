@@ -6,11 +6,13 @@ import contextlib
 import time
 from datetime import UTC, datetime
 from itertools import chain, islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from redis import WatchError
 
 from twinlens.shared.errors import ImageNotFound, LibraryNotFound, ModelNotFound
+from twinlens.shared.filters.fields import fields_of
+from twinlens.shared.filters.tree import matches
 from twinlens.shared.indexes import Server
 from twinlens.shared.libraries import Damage, Library
 from twinlens.shared.messages import CatalogEntry, Cursor, ModelSummary, Moment, now
@@ -23,10 +25,14 @@ if TYPE_CHECKING:
 
     from redis.client import Pipeline
 
+    from twinlens.shared.filters.tree import Filter
+    from twinlens.shared.messages import Image
     from twinlens.shared.redis.client import Redis
 
-# Records that are read at once: some 500 KB.
+# Records that are read at once: some 500 KB. And for one page: a filter that few images pass must
+# not read a million of them.
 READ_ENTRIES = 1000
+MAX_READ = 5000
 
 
 # Longer than a chunk may run. One that is stopped for longer still is over by then, and writes
@@ -460,9 +466,35 @@ class Catalog:
         return self._redis.zrandmember(keys.image_order(library_id), n_ids)
 
     def page(
-        self, library_id: str, limit: int, after: Cursor | None
+        self,
+        library_id: str,
+        limit: int,
+        after: Cursor | None,
+        wanted: Filter | None = None,
+        first: Literal["newest", "oldest"] = "newest",
     ) -> tuple[list[CatalogEntry], Cursor | None]:
-        """Lists images, newest first, and where the next page begins."""
-        ids, cursor = page_of(self._redis, keys.image_order(library_id), limit, after)
-        entries = self.find(library_id, ids)
-        return [entries[image_id] for image_id in ids if image_id in entries], cursor
+        """Lists images of which a filter is true, by the time when they were added.
+
+        Returns:
+            At most `limit` images, and where the next page begins. There may be fewer, and none,
+            with more to come: no more than MAX_READ are looked at.
+        """
+        key = keys.image_order(library_id)
+        if wanted is None:
+            ids, after = page_of(self._redis, key, limit, after, first)
+            return list(self.find(library_id, ids).values()), after
+        entries: list[CatalogEntry] = []
+        for _ in range(MAX_READ // READ_ENTRIES):
+            ids, after = page_of(self._redis, key, READ_ENTRIES, after, first)
+            some = self.find(library_id, ids).values()
+            entries += [one for one in some if matches(wanted, fields_of(one.image))]
+            if len(entries) > limit:
+                return entries[:limit], self._place_of(library_id, entries[limit - 1].image)
+            if after is None or len(entries) == limit:
+                break
+        return entries, after
+
+    def _place_of(self, library_id: str, image: Image) -> Cursor:
+        # It may have been removed since it was read.
+        score = self._redis.zscore(keys.image_order(library_id), image.id)
+        return Cursor(score=score or image.added_at.timestamp(), member=image.id)

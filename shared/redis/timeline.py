@@ -1,8 +1,8 @@
-"""Pages of a Redis sorted set whose scores are times, newest first."""
+"""Pages of a Redis sorted set whose scores are times."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from twinlens.shared.messages import Cursor
 from twinlens.shared.redis.scripts import read_script
@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 
 def page_of(
-    redis: Redis, key: str, limit: int, after: Cursor | None
+    redis: Redis,
+    key: str,
+    limit: int,
+    after: Cursor | None,
+    first: Literal["newest", "oldest"] = "newest",
 ) -> tuple[list[str], Cursor | None]:
     """Reads one page: members, and the cursor of the next page (None at the end).
 
@@ -20,7 +24,7 @@ def page_of(
     is shown twice or left out while new members arrive at the front.
     """
     place = () if after is None else (after.member, repr(after.score))
-    rows: Any = redis.eval(read_script("page"), 1, key, limit, *place)
+    rows: Any = redis.eval(read_script("page"), 1, key, first, limit, *place)
     members, scores = rows[::2], rows[1::2]
     if len(members) <= limit:
         return members, None

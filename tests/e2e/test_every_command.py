@@ -163,6 +163,7 @@ ROWS: dict[str, tuple[Words, set[str]]] = {
     "jobs retry": (lambda s: ("jobs", "retry", s.failed_job()), JOB),
     "jobs cancel": (lambda s: ("jobs", "cancel", s.cancelled_job()), JOB),
     "images list": (lambda _: ("images", "list", *IN, "--limit", 5), {"items", "next_cursor"}),
+    "images count": (lambda _: ("images", "count", *IN, "--filter", "width > 0"), {"count"}),
     "images show": (lambda s: ("images", "show", s.image_id, *IN), IMAGE),
     "images delete": (lambda s: ("images", "delete", s.image(), *IN, "--yes"), ITEMS),
     "libraries": (lambda _: ("libraries",), ITEMS),

@@ -1,4 +1,4 @@
-"""Single images: removal, thumbnails, counts."""
+"""Images: removal, thumbnails, counts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from twinlens.shared.blobs import BlobStore
+    from twinlens.shared.filters.tree import Filter
     from twinlens.shared.libraries import Library
     from twinlens.shared.redis.catalog import Catalog
     from twinlens.shared.redis.jobs import Job
@@ -87,6 +88,18 @@ class Images:
         except FileNotFoundError:
             message = f"The bytes of image {image_id!r} are no longer stored."
             raise ContentMissing(message) from None
+
+    def count(self, library: str, where: Filter) -> int:
+        """Returns of how many images a filter is true, as searches see it.
+
+        Raises:
+            LibraryNotFound: There is no such library.
+            ModelNotFound: It has a model that is not there.
+            Unavailable: Milvus does not answer.
+        """
+        # Each image has an embedding of each model.
+        first, *_ = self.targets.of(self.catalog.library(library))
+        return self.vectors.count(first.collection, where)
 
     def count_vectors(self, library: str) -> dict[str, int]:
         """Returns how many vectors each model of a library has in Milvus.

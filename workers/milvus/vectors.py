@@ -143,7 +143,7 @@ class Vectors:
             limit: Most ids per embedding.
             where: A filter that must be true of the images.
         """
-        only = "" if where is None else to_milvus(where, has_exists=not self.server.is_lite)
+        only = "" if where is None else self._expression(where)
         index = collection.index_on(self.server)
         n_listed = max(limit, N_MEASURED) if index.type in COMPRESSED else limit
         listed = self._search(collection, embeddings, n_listed, only)
@@ -171,6 +171,9 @@ class Vectors:
         if collection.index_on(self.server).type in EXACT:
             return self._search(collection, embeddings, len(ids), only)
         return self._measure(collection, embeddings, ids)
+
+    def _expression(self, where: Filter) -> str:
+        return to_milvus(where, has_exists=not self.server.is_lite)
 
     def _search(
         self, collection: Collection, embeddings: Any, limit: int, only: str
@@ -269,8 +272,10 @@ class Vectors:
         self._wait_until_seen(name, ids)
 
     @_needs_milvus
-    def count(self, collection: Collection) -> int:
-        return self._count(self._ready_name(collection), level=STRONG)
+    def count(self, collection: Collection, where: Filter | None = None) -> int:
+        """Returns how many images have an embedding there, of those that a filter is true of."""
+        only = "" if where is None else self._expression(where)
+        return self._count(self._ready_name(collection), only, level=STRONG)
 
     @_needs_milvus
     def count_stored(self, name: str) -> int:
