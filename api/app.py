@@ -24,7 +24,7 @@ from twinlens.api.routes.models import models
 from twinlens.api.routes.search import search
 from twinlens.api.routes.stats import stats
 from twinlens.api.services import EXTENSION
-from twinlens.shared.answers import LibraryPlan, MissingQuery, ProblemDetails
+from twinlens.shared.answers import Deletion, LibraryPlan, MissingQuery, ProblemDetails
 from twinlens.shared.errors import PayloadTooLarge, UnsupportedMedia
 from twinlens.shared.log import request_id
 from twinlens.shared.messages import Description
@@ -129,6 +129,7 @@ def _add_schemas(app: OpenAPI) -> None:
     template = "#/components/schemas/{model}"
     for model in (
         CompareQuery,
+        Deletion,
         Description,
         DuplicatesQuery,
         LibraryPlan,

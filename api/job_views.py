@@ -88,7 +88,7 @@ class JobViews:
 
 def progress_of(job: Job) -> Progress:
     """Returns a job's progress. A job that is not counted in pictures counts as one."""
-    if job.kind not in ("embed", "bulk", "reindex"):
+    if job.kind not in ("embed", "bulk", "reindex") and not job.has_items:
         return Progress(
             total=1,
             received=1,

@@ -14,6 +14,7 @@ from twinlens.client.answering import no_answer, problem_of, read_host, stranger
 from twinlens.client.errors import RequestFailed, UploadRefused
 from twinlens.client.patience import Patience, may_come_later
 from twinlens.shared.answers import (
+    Deletion,
     ImageCount,
     ImagePage,
     ItemPage,
@@ -290,7 +291,7 @@ class Client:
         limit: int,
         cursor: str | None = None,
         where: str | None = None,
-        sort: str = "-added_at",
+        sort: str | None = None,
     ) -> ImagePage:
         """Reads a page of a library's images.
 
@@ -299,9 +300,10 @@ class Client:
             limit: How many at most. With a filter there may be fewer, and more to come.
             cursor: Where to go on; without one, the first page.
             where: A filter.
-            sort: `-added_at`, the newest first, or `added_at`.
+            sort: `-added_at`, the newest first, as without it, or `added_at`.
         """
-        params = {"library": library, "limit": str(limit), "sort": sort}
+        params = {"library": library, "limit": str(limit)}
+        params |= {"sort": sort} if sort else {}
         params |= {"cursor": cursor} if cursor else {}
         params |= {"filter": where} if where is not None else {}
         return self._get(ImagePage, "/v1/images", params=params)
@@ -315,6 +317,13 @@ class Client:
         """Removes an image: it is gone when the job has ended."""
         path, params = f"/v1/images/{image_id}", {"library": library}
         return self._read_answer(JobAnswer, self._send("DELETE", path, params=params))
+
+    def remove_images(self, library: str, wanted: Deletion) -> JobAnswer:
+        """Removes many images: they are gone when the job has ended."""
+        params, headers = {"library": library}, {"Content-Type": "application/json"}
+        content = wanted.model_dump_json(exclude_unset=True)
+        path = "/v1/images/delete"
+        return self._post(JobAnswer, path, params=params, content=content, headers=headers)
 
     def image(self, image_id: str, library: str) -> Image:
         """Reads an image's record."""

@@ -68,6 +68,20 @@ class MissingQuery(BaseModel):
     )
 
 
+class Deletion(BaseModel):
+    """Which images are to be deleted: `ids`, or those that a `filter` is true of."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"oneOf": [{"required": ["ids"]}, {"required": ["filter"]}]},
+    )
+
+    # Without null, and without a default that a client could take for something to send.
+    ids: list[ImageId] = Field(default_factory=list, min_length=1, max_length=MAX_PAGE)
+    filter: str = Field(default_factory=str, min_length=1, description="as of searches")
+    all: bool = Field(False, description="whether the filter may be true of more than 1,000 images")
+
+
 class Progress(BaseModel):
     """How many pictures of a job have each outcome. A job not counted in pictures counts as one."""
 

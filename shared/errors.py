@@ -9,6 +9,7 @@
     │   │                          wherever it is named: in the path, a parameter or a body
     │   └── ContentMissing         404  catalogued, but its bytes are gone from the store
     ├── JobConflict                409  it has ended, or is not one that can be changed like that
+    ├── TooManyImages              422  to be deleted, without a word that all are meant
     ├── LibraryConflict            409  it is being changed, or cannot be changed like that
     ├── ReindexFailed              500  the new edition of a library is not complete
     ├── LibraryDamaged             503  Milvus lacks embeddings of what is catalogued
@@ -172,6 +173,10 @@ class ContentMissing(NotFound):
 
 class JobConflict(TwinlensError):
     code, title, status = "job-conflict", "The job cannot be changed like that now", 409
+
+
+class TooManyImages(TwinlensError):
+    code, title, status = "too-many-images", "More images than a request may delete", 422
 
 
 class LibraryConflict(TwinlensError):

@@ -147,7 +147,7 @@ class ManifestHead(BaseModel):
     """First line of each manifest file. With it, a job can be rebuilt from its files alone."""
 
     job_id: str
-    kind: str = Field(description="of the job: embed, bulk or reindex")
+    kind: str = Field(description="of the job: embed, bulk, reindex or delete")
     library: str
     library_id: str = Field(default_factory=lambda fields: fields["library"])
     chunk: int

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 EMBED_CHUNK = "twinlens.embed_chunk"
 SEARCH = "twinlens.search"
 DELETE_IMAGE = "twinlens.delete_image"
+DELETE_IMAGES = "twinlens.delete_images"
 REINDEX = "twinlens.reindex"
 RETRY = "twinlens.retry"
 DELETE_LIBRARY = "twinlens.delete_library"

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from redis import RedisError
 
 from twinlens.shared import queue
+from twinlens.shared.answers import Deletion
 from twinlens.shared.errors import Crashed, Internal, Problem, TwinlensError, Unavailable
 from twinlens.shared.filters.language import parse_filter
 from twinlens.shared.messages import ChunkItems, Description
@@ -230,18 +231,9 @@ def reindex(job_id: str) -> None:
     runtime().editions.plan(celery_app, job_id)
 
 
-@celery_app.task(
-    name=queue.RETRY,
-    base=StepTask,
-    bind=True,
-    max_retries=None,
-    time_limit=queue.LIBRARY_TIME_LIMIT_S,
-)
-def retry(self: BaseTask, job_id: str) -> None:
-    try:
-        runtime().retries.plan(celery_app, job_id)
-    except RedisError as error:
-        raise self.retry(exc=error, countdown=RETRY_AFTER_S) from error
+@celery_app.task(name=queue.RETRY, base=StepTask, time_limit=queue.LIBRARY_TIME_LIMIT_S)
+def retry(job_id: str) -> None:
+    runtime().retries.plan(celery_app, job_id)
 
 
 @celery_app.task(name=queue.SEARCH, base=JobTask, time_limit=queue.SEARCH_TIME_LIMIT_S)
@@ -256,7 +248,12 @@ def search(
 @celery_app.task(name=queue.DELETE_IMAGE, base=PatientTask)
 def delete_image(job_id: str, image_id: str) -> None:
     _begin(job_id)
-    runtime().images.delete(runtime().jobs.get(job_id), image_id)
+    runtime().images.delete(runtime().jobs.get(job_id), [image_id])
+
+
+@celery_app.task(name=queue.DELETE_IMAGES, base=StepTask, time_limit=queue.LIBRARY_TIME_LIMIT_S)
+def delete_images(job_id: str, wanted: dict[str, Any]) -> None:
+    runtime().deletions.plan(celery_app, job_id, Deletion.model_validate(wanted))
 
 
 @celery_app.task(

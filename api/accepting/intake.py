@@ -23,6 +23,7 @@ from twinlens.shared.names import clean_name
 from twinlens.shared.queries import DuplicatesQuery, SearchQuery
 from twinlens.shared.queue import (
     DELETE_IMAGE,
+    DELETE_IMAGES,
     FIND_DUPLICATES,
     SEARCH,
     TaskMessage,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from twinlens.api.accepting.idempotency import IdempotencyKeys
     from twinlens.api.accepting.publisher import Publisher
     from twinlens.api.reading.uploads import Entry
+    from twinlens.shared.answers import Deletion
     from twinlens.shared.blobs import BlobBatch, BlobStore
     from twinlens.shared.libraries import Library
     from twinlens.shared.redis.jobs import Jobs
@@ -137,6 +139,15 @@ class Intake:
         job = self.new_job("delete", library)
         kwargs = {"job_id": job.id, "image_id": image_id}
         return self.submit(job, TaskMessage(DELETE_IMAGE, kwargs, job.id, "single"))
+
+    def accept_removals(self, library: Library, wanted: Deletion, key: str | None) -> Accepted:
+        """Queues the removal of many images."""
+        job = self.new_job("delete", library)
+        job.has_items = True
+        kwargs = {"job_id": job.id, "wanted": wanted.model_dump(mode="json", exclude_unset=True)}
+        task = TaskMessage(DELETE_IMAGES, kwargs, job.id, "single")
+        fingerprint = _hash(library.id.encode(), wanted.model_dump_json().encode())
+        return self.submit(job, task, key, fingerprint)
 
     def submit(
         self,

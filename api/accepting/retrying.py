@@ -24,7 +24,7 @@ class Retrying:
     intake: Intake
 
     def retry(self, job_id: str, key: str | None) -> Accepted:
-        """Queues the failed pictures of an upload again.
+        """Queues the failed pictures of an upload, or of a removal of many images, again.
 
         Args:
             job_id: The job that took them.
@@ -33,22 +33,22 @@ class Retrying:
         Raises:
             JobNotFound: There is no such job.
             JobExpired: It has expired.
-            JobConflict: It is no upload, has not ended, or nothing of it failed.
+            JobConflict: It has no pictures of its own, has not ended, or nothing of it failed.
             LibraryNotFound: Its library has been removed.
             IdempotencyConflict: The key was sent with another request.
         """
         failed = self.jobs.get(job_id)
         _check(failed)
         library = self.catalog.library(failed.library, failed.library_id)
-        job = self.intake.new_job("bulk", library)
-        job.retry_of = failed.id
+        job = self.intake.new_job("delete" if failed.has_items else "bulk", library)
+        job.has_items, job.retry_of = failed.has_items, failed.id
         task = TaskMessage(RETRY, {"job_id": job.id}, job.id, "single")
         return self.intake.submit(job, task, key, fingerprint=failed.id)
 
 
 def _check(job: Job) -> None:
-    if job.kind not in ("embed", "bulk"):
-        raise JobConflict(f"Job {job.id} is no upload: ask for a {job.kind} job again.")
+    if job.kind not in ("embed", "bulk") and not job.has_items:
+        raise JobConflict(f"Job {job.id} has no pictures of its own: ask for it again.")
     if not job.has_ended:
         raise JobConflict(f"Job {job.id} is {job.status}; retry it when it has ended.")
     is_half_done = job.status == "failed" and job.n_chunks_done < job.n_chunks

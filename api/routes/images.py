@@ -46,7 +46,14 @@ from twinlens.api.schemas import (
 )
 from twinlens.api.services import current_services
 from twinlens.api.stored_bytes import send_stored
-from twinlens.shared.answers import ImageCount, ImagePage, JobAnswer, MissingImages, MissingQuery
+from twinlens.shared.answers import (
+    Deletion,
+    ImageCount,
+    ImagePage,
+    JobAnswer,
+    MissingImages,
+    MissingQuery,
+)
 from twinlens.shared.blobs import image_key, thumbnail_key
 from twinlens.shared.errors import (
     BadFilter,
@@ -56,6 +63,7 @@ from twinlens.shared.errors import (
     UnsupportedMedia,
     ValidationFailed,
     place,
+    pointer,
 )
 from twinlens.shared.filters.language import parse_filter
 from twinlens.shared.messages import CatalogEntry, Description, Image
@@ -72,6 +80,8 @@ THUMBNAIL_TIMEOUT_S = 10
 CHANGE_TIMEOUT_S = 10
 # Milvus looks at every image, once the waiting searches are done.
 COUNT_TIMEOUT_S = 30
+# A thousand ids, and a filter.
+MAX_DELETION_BYTES = 128 * 1024
 MAX_CHANGE_BYTES = MAX_METADATA_BYTES + 4096
 # A thousand ids, and as much metadata as a batch of files has that is sent at once.
 MAX_MISSING_BYTES = 8 * 1024 * 1024
@@ -80,7 +90,7 @@ MAX_MISSING_BYTES = 8 * 1024 * 1024
 class ImageIdConverter(BaseConverter):
     """Any word, except those of the paths beside it: these have methods of their own."""
 
-    regex = "(?!(?:bulk|missing|count)$)[^/]+"
+    regex = "(?!(?:bulk|missing|count|delete)$)[^/]+"
     part_isolating = True
 
 
@@ -126,7 +136,7 @@ def list_images(query: ImageListParameters) -> Response:
     short, or empty, and `next_cursor` goes on.
     """
     services = current_services()
-    wanted = _read_filter(query.filter)
+    wanted = _read_filter(query.filter, place("query", "filter"))
     library = services.libraries.get(query.library)
     first: Literal["newest", "oldest"] = "newest" if query.sort == "-added_at" else "oldest"
     after = read_cursor(query.cursor)
@@ -141,7 +151,7 @@ def list_images(query: ImageListParameters) -> Response:
 def count_images(query: ImageCountParameters) -> Response:
     """Count a library's images, or those that a filter is true of."""
     services = current_services()
-    wanted = _read_filter(query.filter)
+    wanted = _read_filter(query.filter, place("query", "filter"))
     library = services.libraries.get(query.library)
     count = services.catalog.count(library.id)
     if wanted is None or not count:
@@ -186,6 +196,34 @@ def list_missing(query: InLibrary) -> Response:
             ],
         )
     )
+
+
+@images.post(
+    "/delete",
+    operation_id="deleteImages",
+    responses={200: JobAnswer, 202: JobAnswer, **problems(400, 404, 413, 415, 422, 503)},
+    request_body={"required": True, "content": json_body("Deletion")},
+)
+def delete_images(query: InLibrary, header: SubmitHeaders) -> Response:
+    """Remove images by their ids, or those that a filter is true of when the job begins.
+
+    One job for all of them. Without `all`, a job whose filter is true of more than 1,000 images
+    fails, and removes none. What is not there is `skipped`.
+    """
+    services = current_services()
+    services.readiness.check("single")
+    text = read_json(request.stream, request.mimetype, MAX_DELETION_BYTES, "The request has")
+    wanted = parse_json(Deletion, text)
+    if bool(wanted.ids) == bool(wanted.filter):
+        message = "Send either ids or a filter."
+        raise ValidationFailed(
+            "The body is not valid.", [FieldError(location=pointer("ids"), message=message)]
+        )
+    _read_filter(wanted.filter or None, pointer("filter"))
+    library = services.libraries.get(query.library)
+    key = scoped_key(request.method, request.path, header.idempotency_key)
+    accepted = services.intake.accept_removals(library, wanted, key)
+    return answer_accepted(services.job_views, accepted, header.prefer)
 
 
 @images.get(
@@ -279,11 +317,11 @@ def delete_image(path: ImagePath, query: InLibrary, header: WaitHeaders) -> Resp
     return answer_accepted(services.job_views, accepted, header.prefer)
 
 
-def _read_filter(text: str | None) -> Filter | None:
+def _read_filter(text: str | None, location: str) -> Filter | None:
     try:
         return None if text is None else parse_filter(text)
     except BadFilter as error:
-        raise error.at(place("query", "filter")) from None
+        raise error.at(location) from None
 
 
 def _find(libraries: Libraries, name: str, image_id: str) -> tuple[Library, CatalogEntry]:

@@ -30,16 +30,14 @@ def images() -> None:
 @filter_option
 @click.option(
     "--sort",
-    default="-added_at",
-    show_default=True,
     type=click.Choice(["-added_at", "added_at"]),
-    help="The newest first, or the oldest.",
+    help="The newest first, or the oldest.  [default: -added_at]",
 )
 @json_option
 @url_option
 @library_option
 def list_(
-    limit: int, cursor: str | None, where: str | None, sort: str, url: str, library: str
+    limit: int, cursor: str | None, where: str | None, sort: str | None, url: str, library: str
 ) -> None:
     """List a library's images, newest first."""
     from twinlens.cli.show.images import list_images
@@ -78,15 +76,24 @@ def show(image_id: str, url: str, library: str) -> None:
 
 
 @images.command()
-@click.argument("ids", nargs=-1, required=True, type=ImageIdParameter(), metavar="ID…")
+@click.argument("ids", nargs=-1, type=ImageIdParameter(), metavar="[ID]…")
+@filter_option
+@click.option("--all", "is_all", is_flag=True, help="Also if the filter takes more than 1,000.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @json_option
 @url_option
 @library_option
-def delete(ids: tuple[str, ...], yes: bool, url: str, library: str) -> None:
-    """Delete images, and wait until they are gone."""
-    from twinlens.cli.show.images import delete_images
+def delete(
+    ids: tuple[str, ...], where: str | None, is_all: bool, yes: bool, url: str, library: str
+) -> None:
+    """Delete images, by id or by a filter, and wait until they are gone."""
+    from twinlens.cli.show.images import delete_images, delete_matching
     from twinlens.client.client import Client
 
+    if bool(ids) == (where is not None):
+        raise click.UsageError("give either ID or --filter")
     with Client(url) as client:
-        delete_images(client, ids, library, is_asked=not yes)
+        if where is None:
+            delete_images(client, ids, library, is_asked=not yes)
+        else:
+            delete_matching(client, library, where, is_all=is_all, is_asked=not yes)

@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from twinlens.cli.errors import CommandFailed
 from twinlens.cli.output import confirm, say, show
+from twinlens.cli.show.jobs import show_ended
 from twinlens.cli.show.tables import Column, print_table
+from twinlens.cli.upload.tracking import watch
 from twinlens.cli.words import counted
 from twinlens.client.errors import NotThere
-from twinlens.shared.answers import ImageCount, ImagePage
+from twinlens.shared.answers import Deletion, ImageCount, ImagePage
+from twinlens.shared.messages import MAX_PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,11 +29,16 @@ MAX_NAMES = 8
 
 
 def list_images(
-    client: Client, library: str, limit: int, cursor: str | None, where: str | None, sort: str
+    client: Client,
+    library: str,
+    limit: int,
+    cursor: str | None,
+    where: str | None,
+    sort: str | None,
 ) -> None:
     """Lists images of a library: a page, filled up where a filter is true of few of them."""
     page = client.images(library, limit, cursor, where, sort)
-    while page.next_cursor is not None and len(page.items) < limit:
+    while where is not None and page.next_cursor and len(page.items) < limit:
         n_left = limit - len(page.items)
         more = client.images(library, n_left, page.next_cursor, where, sort)
         page = ImagePage(items=[*page.items, *more.items], next_cursor=more.next_cursor)
@@ -78,6 +87,35 @@ def delete_images(client: Client, ids: Sequence[str], library: str, *, is_asked:
     ]
     show({"items": outcomes}, lambda: _print_outcomes(outcomes))
     if any(one["outcome"] != "deleted" for one in outcomes):
+        raise click.exceptions.Exit(1)
+
+
+def delete_matching(
+    client: Client, library: str, where: str, *, is_all: bool, is_asked: bool
+) -> None:
+    """Deletes the images that a filter is true of, and waits until they are gone.
+
+    Args:
+        client: The service.
+        library: Where they are.
+        where: The filter.
+        is_all: Whether there may be more than 1,000.
+        is_asked: Whether the user is asked first.
+
+    Raises:
+        RequestFailed: There is no such library, or the filter cannot be read.
+        CommandFailed: There are more.
+        Abort: The user says no.
+        Exit: Some are still there.
+    """
+    n_images = client.count_images(library, where)
+    if n_images > MAX_PAGE and not is_all:
+        raise CommandFailed(f"the filter is true of {n_images:,} images; --all deletes them all")
+    if is_asked:
+        confirm(f"Delete {counted(n_images, 'image')} of library {library} at {client.url}?")
+    job = watch(client, client.remove_images(library, Deletion(filter=where, all=is_all)))
+    show_ended(job)
+    if job.status != "succeeded" or job.progress.failed:
         raise click.exceptions.Exit(1)
 
 

@@ -55,8 +55,7 @@ def show_job(url: str, job_id: str, limit: int, *, is_watched: bool = False) -> 
 def cancel_job(url: str, job_id: str) -> None:
     """Cancels a job, and shows it as it is then."""
     with Client(url) as client:
-        job = client.cancel(job_id)
-    show(job, lambda: _print_job(job, []))
+        show_ended(client.cancel(job_id))
 
 
 def retry_job(url: str, job_id: str, *, is_watched: bool) -> None:
@@ -65,6 +64,11 @@ def retry_job(url: str, job_id: str, *, is_watched: bool) -> None:
         job = client.retry(job_id)
         if is_watched:
             job = watch(client, job)
+    show_ended(job)
+
+
+def show_ended(job: JobAnswer) -> None:
+    """Shows what became of a job, without its pictures."""
     show(job, lambda: _print_job(job, []))
 
 

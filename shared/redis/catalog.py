@@ -433,15 +433,15 @@ class Catalog:
                 raise ImageNotFound(f"The library has no image {image_id!r}.")
         return entries
 
-    def remove(self, library_id: str, image_id: str) -> None:
+    def remove(self, library_id: str, *image_ids: str) -> None:
         self._redis.eval(
-            read_script("remove_image"),
+            read_script("remove_images"),
             3,
             keys.images(library_id),
             keys.image_order(library_id),
             keys.removed_images(library_id),
-            image_id,
             str(REMOVED_S),
+            *image_ids,
         )
 
     def count(self, library_id: str) -> int:

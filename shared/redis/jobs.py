@@ -62,6 +62,7 @@ class Job(BaseModel):
     request_id: str = ""
     # Of a job that begins with one: kept until that has ended, to be queued again if it is lost.
     task: TaskMessage | None = None
+    has_items: bool = False  # counted in pictures, of a kind that else is one step
     retry_of: str = ""  # the job whose failed pictures these are
     n_chunks: int = 0
     n_chunks_done: int = 0
@@ -260,7 +261,7 @@ class Jobs:
 
         Returns:
             Whether it is cancelled, now or before. It is not where it has ended otherwise, or is a
-            removal that has begun.
+            removal of one step that has begun.
         """
         return bool(self._changes.make("cancel", job_id, _now()))
 

@@ -268,3 +268,17 @@ def test_json_is_one_document_whose_keys_are_documented(scene: Scene, name: str)
     assert keys <= document.keys()
     assert all(f"`{key}`" in REFERENCE for key in keys)
     assert BOXES.findall(done.stderr) == []
+
+
+def test_images_are_deleted_by_a_filter(scene: Scene) -> None:
+    name, ids = scene.library(), [scene.image() for _ in range(2)]
+    photos = [path for path in scene.folder.rglob("*.jpg") if image_id_of(path.read_bytes()) in ids]
+    scene.succeed("index", *photos, "--library", name)
+    named, where = ("--library", name), f'name == "{photos[0].name}"'
+    for wrong in ((), (ids[0], "--filter", where)):
+        assert scene.run("images", "delete", *wrong, *named).exit_code == 2
+    deleted = scene.succeed("images", "delete", "--filter", where, *named, "--yes", "--json")
+    job = json.loads(deleted)
+    assert (job["kind"], job["status"]) == ("delete", "succeeded")
+    listed = json.loads(scene.succeed("images", "list", *named, "--json"))
+    assert [one["name"] for one in listed["items"]] == [photos[1].name]

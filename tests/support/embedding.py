@@ -47,4 +47,4 @@ def library_id(runtime: Runtime, name: str) -> str:
 
 def delete_image(runtime: Runtime, job_id: str, image_id: str) -> None:
     """Removes an image as its task does."""
-    runtime.images.delete(runtime.jobs.get(job_id), image_id)
+    runtime.images.delete(runtime.jobs.get(job_id), [image_id])

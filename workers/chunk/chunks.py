@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from twinlens.workers.chunk.listed import Listed
     from twinlens.workers.chunk.pending import Pending
     from twinlens.workers.library.amendments import Amendments
+    from twinlens.workers.library.deletions import Deletions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chunks:
-    """Makes the pictures of a chunk searchable, or says why one cannot be."""
+    """Makes the pictures of a chunk searchable, or says why one cannot be; or removes them."""
 
     blobs: BlobStore
     catalog: Catalog
@@ -39,9 +40,10 @@ class Chunks:
     embedding: Embedding
     cataloguing: Cataloguing
     amendments: Amendments
+    deletions: Deletions
 
     def run(self, job_id: str, chunk: int) -> list[Item]:
-        """Embeds the pictures of one chunk. Repeating it gives the same outcomes.
+        """Does the work of one chunk. Repeating it gives the same outcomes.
 
         Returns:
             The outcome of each line of the chunk's manifest, in its order.
@@ -53,6 +55,8 @@ class Chunks:
             Unavailable: Milvus does not answer; nothing is lost, and the chunk must be run again.
         """
         head, entries = read_manifest(self.blobs, job_id, chunk)
+        if head.kind == "delete":
+            return self.deletions.remove(job_id, entries)
         library = self.catalog.library(head.library, head.library_id)
         self.listed.store(library.id, entries)
         known = self.catalog.find(library.id, [e.image_id for e in entries if e.image_id])

@@ -31,30 +31,31 @@ class Images:
     targets: Targets
     decoder: Decoder
 
-    def delete(self, job: Job, image_id: str) -> None:
-        """Removes an image from Milvus, the catalogue and the store, in this order.
+    def delete(self, job: Job, image_ids: Sequence[str]) -> None:
+        """Removes images from Milvus, the catalogue and the store, in this order.
 
-        While it is catalogued, a chunk that has the same picture skips it, so nobody writes its
+        While one is catalogued, a chunk that has the same picture skips it, so nobody writes its
         vectors between their removal and the record's. Only a job that builds another edition may,
         and it checks the catalogue afterwards; so the vectors are removed once more.
 
         Args:
             job: The removal. The bytes stay if the same picture was posted again after that was
                 requested.
-            image_id: The image.
+            image_ids: The images; at least one.
 
         Raises:
             LibraryNotFound: The library has been removed.
             Unavailable: Milvus does not answer.
         """
-        self.delete_vectors(self.catalog.library(job.library, job.library_id), [image_id])
-        self.catalog.remove(job.library_id, image_id)
+        self.delete_vectors(self.catalog.library(job.library, job.library_id), image_ids)
+        self.catalog.remove(job.library_id, *image_ids)
         library = self.catalog.library(job.library, job.library_id)
         if len(library.editions) > 1:
-            self.delete_vectors(library, [image_id])
+            self.delete_vectors(library, image_ids)
         since = job.created_at.timestamp()
-        self.blobs.delete(thumbnail_key(library.id, image_id))
-        self.blobs.delete(image_key(library.id, image_id), unless_touched_since=since)
+        for image_id in image_ids:
+            self.blobs.delete(thumbnail_key(library.id, image_id))
+            self.blobs.delete(image_key(library.id, image_id), unless_touched_since=since)
 
     def delete_vectors(self, library: Library, image_ids: Sequence[str]) -> None:
         """Removes images from the collections of every edition of their library.

@@ -33,6 +33,7 @@ from twinlens.workers.decoding import Decoder
 from twinlens.workers.library.amendments import Amendments
 from twinlens.workers.library.calibrations import Calibrations
 from twinlens.workers.library.damages import Damages
+from twinlens.workers.library.deletions import Deletions
 from twinlens.workers.library.editions import Editions
 from twinlens.workers.library.images import Images
 from twinlens.workers.library.plans import Plans
@@ -79,6 +80,7 @@ class Runtime:
     counts: Counts
     chunks: Chunks
     images: Images
+    deletions: Deletions
     amendments: Amendments
     editions: Editions
     retries: Retries
@@ -144,6 +146,8 @@ def build_runtime(
     # onnxruntime and gRPC both release the GIL, so models run in parallel.
     searchers = ThreadPoolExecutor(N_SEARCHERS, "search")
     images = Images(catalog=catalog, blobs=blobs, vectors=vectors, targets=targets, decoder=decoder)
+    plans = Plans(settings=settings, jobs=jobs, feed=feed, catalog=catalog, blobs=blobs)
+    deletions = Deletions(jobs=jobs, catalog=catalog, images=images, plans=plans)
     amendments = Amendments(catalog=catalog, vectors=vectors, targets=targets, images=images)
     embedding = Embedding(
         blobs=blobs,
@@ -168,9 +172,9 @@ def build_runtime(
         embedding=embedding,
         cataloguing=Cataloguing(redis=redis, catalog=catalog),
         amendments=amendments,
+        deletions=deletions,
     )
     calibrations = Calibrations(catalog=catalog, vectors=vectors, targets=targets)
-    plans = Plans(settings=settings, jobs=jobs, feed=feed, catalog=catalog, blobs=blobs)
     editions = Editions(
         settings=settings,
         jobs=jobs,
@@ -214,6 +218,7 @@ def build_runtime(
         counts=counts,
         chunks=chunks,
         images=images,
+        deletions=deletions,
         amendments=amendments,
         editions=editions,
         retries=Retries(redis=redis, jobs=jobs, feed=feed, blobs=blobs, plans=plans),

@@ -14,8 +14,12 @@ local function add(name, n) return redis.call('HINCRBY', record, name, n) end
 local function library_id() return get('library_id') or get('library') end
 local function of_library(key) return (string.gsub(key, '%*', library_id())) end
 
+local function has_items() return get('has_items') == 'true' end
+
 -- Whether its chunks are fed in turn, and counted in the backlog.
-local function is_fed() return get('kind') == 'bulk' or get('kind') == 'reindex' end
+local function is_fed()
+  return get('kind') == 'bulk' or get('kind') == 'reindex' or has_items()
+end
 
 -- Raises the revision, and wakes whoever waits. Chunk -1: not a counted chunk but another change.
 local function announce(chunk, n_failed)
@@ -56,7 +60,7 @@ local function is_counted()
 end
 
 local function is_all_failed()
-  return get('kind') == 'bulk' and number('failed') > 0 and number('failed') == number('received')
+  return is_fed() and number('failed') > 0 and number('failed') == number('received')
 end
 
 local function end_if_all_is_counted(moment, problem)
