@@ -24,7 +24,13 @@ from twinlens.api.routes.models import models
 from twinlens.api.routes.search import search
 from twinlens.api.routes.stats import stats
 from twinlens.api.services import EXTENSION
-from twinlens.shared.answers import Deletion, LibraryPlan, MissingQuery, ProblemDetails
+from twinlens.shared.answers import (
+    Deletion,
+    ImageVectors,
+    LibraryPlan,
+    MissingQuery,
+    ProblemDetails,
+)
 from twinlens.shared.errors import PayloadTooLarge, UnsupportedMedia
 from twinlens.shared.log import request_id
 from twinlens.shared.messages import Description
@@ -132,6 +138,7 @@ def _add_schemas(app: OpenAPI) -> None:
         Deletion,
         Description,
         DuplicatesQuery,
+        ImageVectors,
         LibraryPlan,
         MissingQuery,
         SearchQuery,

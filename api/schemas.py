@@ -76,6 +76,12 @@ class ImageListParameters(PageParameters):
     )
 
 
+class VectorParameters(InLibrary):
+    """Selects an image's vectors."""
+
+    model: str | None = Field(None, description="one model alone, by name or name@version")
+
+
 class ImageCountParameters(InLibrary):
     """Selects images that are counted."""
 

@@ -17,6 +17,7 @@ from twinlens.shared.answers import (
     Deletion,
     ImageCount,
     ImagePage,
+    ImageVectors,
     ItemPage,
     JobAnswer,
     JobPage,
@@ -328,6 +329,11 @@ class Client:
     def image(self, image_id: str, library: str) -> Image:
         """Reads an image's record."""
         return self._get(Image, f"/v1/images/{image_id}", params={"library": library})
+
+    def vectors(self, image_id: str, library: str) -> ImageVectors:
+        """Reads what each model makes of an image."""
+        path = f"/v1/images/{image_id}/vectors"
+        return self._get(ImageVectors, path, params={"library": library})
 
     def thumbnail(self, image_id: str, library: str) -> bytes:
         """Reads an image's thumbnail."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -145,6 +145,23 @@ class ImageCount(BaseModel):
     """How many images there are."""
 
     count: int
+
+
+class Vector(BaseModel):
+    """What a model makes of an image."""
+
+    model: str = Field(description="name@version")
+    metric: Literal["L2", "IP", "COSINE", "HAMMING"]
+    dtype: Literal["float32", "uint8"] = Field(
+        description="`uint8`: of a hash, eight bits each, the first bit being the highest"
+    )
+    values: list[int] | list[float]
+
+
+class ImageVectors(BaseModel):
+    """What each model makes of an image. A model that has not embedded it is left out."""
+
+    items: list[Vector]
 
 
 class MissingImages(BaseModel):

@@ -297,3 +297,9 @@ def count_vectors(library: str) -> dict[str, int]:
 @celery_app.task(name=queue.COUNT_IMAGES, base=CallTask, time_limit=queue.SEARCH_TIME_LIMIT_S)
 def count_images(library: str, where: str) -> int:
     return runtime().images.count(library, parse_filter(where))
+
+
+@celery_app.task(name=queue.READ_VECTORS, base=CallTask, time_limit=queue.SEARCH_TIME_LIMIT_S)
+def read_vectors(library: str, image_id: str, models: list[str]) -> list[dict[str, Any]]:
+    vectors = runtime().images.read_vectors(library, image_id, models)
+    return [vector.model_dump() for vector in vectors]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from typing import TYPE_CHECKING, Literal
 
 from flask import Response, request
@@ -33,6 +34,7 @@ from twinlens.api.routes import (
     form,
     json_body,
     problems,
+    ref,
     stored,
 )
 from twinlens.api.schemas import (
@@ -42,6 +44,7 @@ from twinlens.api.schemas import (
     InLibrary,
     SubmitHeaders,
     UploadParameters,
+    VectorParameters,
     WaitHeaders,
 )
 from twinlens.api.services import current_services
@@ -50,6 +53,7 @@ from twinlens.shared.answers import (
     Deletion,
     ImageCount,
     ImagePage,
+    ImageVectors,
     JobAnswer,
     MissingImages,
     MissingQuery,
@@ -67,7 +71,7 @@ from twinlens.shared.errors import (
 )
 from twinlens.shared.filters.language import parse_filter
 from twinlens.shared.messages import CatalogEntry, Description, Image
-from twinlens.shared.queue import CHANGE_IMAGE, COUNT_IMAGES, MAKE_THUMBNAIL
+from twinlens.shared.queue import CHANGE_IMAGE, COUNT_IMAGES, MAKE_THUMBNAIL, READ_VECTORS
 
 if TYPE_CHECKING:
     from twinlens.api.accepting.libraries import Libraries
@@ -82,6 +86,7 @@ CHANGE_TIMEOUT_S = 10
 COUNT_TIMEOUT_S = 30
 # A thousand ids, and a filter.
 MAX_DELETION_BYTES = 128 * 1024
+NPY_TYPE = "application/x-npy"
 MAX_CHANGE_BYTES = MAX_METADATA_BYTES + 4096
 # A thousand ids, and as much metadata as a batch of files has that is sent at once.
 MAX_MISSING_BYTES = 8 * 1024 * 1024
@@ -275,6 +280,41 @@ def get_thumbnail(path: ImagePath, query: InLibrary) -> Response:
     return send_stored(file, "image/jpeg", f"{path.image_id}-thumbnail", f"{entry.image.name}.jpg")
 
 
+@images.get(
+    "/<image_id:image_id>/vectors",
+    operation_id="getImageVectors",
+    responses={
+        200: {"content": {"application/json": {"schema": ref("ImageVectors")}} | binary(NPY_TYPE)},
+        **problems(404, 422, 503),
+    },
+)
+def get_vectors(path: ImagePath, query: VectorParameters) -> Response:
+    """Get what each model of the library makes of an image.
+
+    As JSON; or, of one `model`, as a file of NumPy with `Accept: application/x-npy`.
+    """
+    services = current_services()
+    services.readiness.check("search")
+    library, _ = _find(services.libraries, query.library, path.image_id)
+    named = query.model and library.ref_of(query.model, place("query", "model"))
+    models = [named] if named else library.models
+    is_npy = request.accept_mimetypes.best_match(["application/json", NPY_TYPE]) == NPY_TYPE
+    if is_npy and len(models) > 1:
+        message = f"Name one of: {', '.join(models)}. A file has one vector."
+        raise ValidationFailed(
+            "A model has to be named.",
+            [FieldError(location=place("query", "model"), message=message)],
+        )
+    asked = {"library": query.library, "image_id": path.image_id, "models": models}
+    reply = services.calls.call(READ_VECTORS, asked, CHANGE_TIMEOUT_S)
+    if reply.error is not None:
+        return answer_problem(reply.error)
+    vectors = ImageVectors(items=reply.value)
+    response = _as_npy(vectors) if is_npy else answer(vectors)
+    response.vary.add("Accept")
+    return response
+
+
 @images.patch(
     "/<image_id:image_id>",
     operation_id="changeImage",
@@ -322,6 +362,28 @@ def _read_filter(text: str | None, location: str) -> Filter | None:
         return None if text is None else parse_filter(text)
     except BadFilter as error:
         raise error.at(location) from None
+
+
+def _as_npy(vectors: ImageVectors) -> Response:
+    """Answers with the only vector, in the format of NumPy's files.
+
+    Raises:
+        ContentMissing: There is none.
+
+    Source:
+        https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html, version 1.0: the
+        head is padded so that the values begin at a multiple of 64 bytes.
+    """
+    if not vectors.items:
+        raise ContentMissing("The model has no vector of this image.")
+    [vector] = vectors.items
+    letter, code = ("<f4", "f") if vector.dtype == "float32" else ("|u1", "B")
+    shape = f"({len(vector.values)},)"
+    head = f"{{'descr': '{letter}', 'fortran_order': False, 'shape': {shape}, }}"
+    head += " " * (-(10 + len(head) + 1) % 64) + "\n"
+    begin = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode("ascii")
+    values = struct.pack(f"<{len(vector.values)}{code}", *vector.values)
+    return Response(begin + values, mimetype=NPY_TYPE)
 
 
 def _find(libraries: Libraries, name: str, image_id: str) -> tuple[Library, CatalogEntry]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from twinlens.shared.answers import Vector
 from twinlens.shared.blobs import image_key, thumbnail_key
 from twinlens.shared.errors import ContentMissing
 
@@ -89,6 +90,27 @@ class Images:
         except FileNotFoundError:
             message = f"The bytes of image {image_id!r} are no longer stored."
             raise ContentMissing(message) from None
+
+    def read_vectors(self, library: str, image_id: str, models: Sequence[str]) -> list[Vector]:
+        """Reads what models make of an image, as it is stored.
+
+        Args:
+            library: The image's.
+            image_id: The image.
+            models: Of the library's, by name@version.
+
+        Raises:
+            LibraryNotFound: There is no such library.
+            ModelNotFound: It has no such model, or one that is not there.
+            Unavailable: Milvus does not answer.
+        """
+        vectors = []
+        for _, collection in self.targets.of(self.catalog.library(library), models):
+            for row in self.vectors.fetch(collection, [image_id]).values():
+                card = collection.card
+                kind = {"model": card.ref, "metric": card.metric.value, "dtype": str(row.dtype)}
+                vectors.append(Vector(**kind, values=row.tolist()))
+        return vectors
 
     def count(self, library: str, where: Filter) -> int:
         """Returns of how many images a filter is true, as searches see it.
