@@ -198,7 +198,6 @@ class _Arrival:
                 self._remove_manifest()
         if not self._submission.is_repeat:
             if not self._feed.add_chunk(self._job.id, number, n_pictures):
-                self._blobs.delete(manifest_key(self._job.id, number))
                 self._check_wanted()
                 raise UploadBroken("The upload stalled for so long that its job was closed.")
             self._n_kept += n_pictures
@@ -216,8 +215,10 @@ class _Arrival:
 
     def _break(self, batch: BlobBatch, reason: TwinlensError) -> None:
         """Keeps what arrived, if the job has begun or the upload itself is not at fault."""
-        is_begun = self._submission.is_open and not isinstance(reason, UploadCancelled)
-        is_worth_keeping = is_begun or isinstance(reason, UploadBroken)
+        if isinstance(reason, UploadCancelled):
+            self._submission.release()
+            return
+        is_worth_keeping = self._submission.is_open or isinstance(reason, UploadBroken)
         # What could not be stored, or is no longer accepted, is not tried again.
         if is_worth_keeping and self._chunk and not self._is_closing:
             # If that fails as well, its pictures are lost, and the first reason is reported.
@@ -229,8 +230,6 @@ class _Arrival:
             self._remove_manifest()
             return
         self._submission.release()
-        if isinstance(reason, UploadCancelled):
-            return
         reason.detail += f" The first {self._n_kept} pictures are kept in job {self._job.id}."
         self._feed.seal(self._job.id, reason.to_problem(), self._n_passed_over)
 

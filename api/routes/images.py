@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import struct
 from typing import TYPE_CHECKING, Literal
 
 from flask import Response, request
@@ -13,6 +12,7 @@ from werkzeug.routing import BaseConverter
 from twinlens.api.accepting.idempotency import scoped_key
 from twinlens.api.answers import answer, answer_accepted, read_cursor
 from twinlens.api.job_views import with_links
+from twinlens.api.npy import NPY_TYPE, npy_of
 from twinlens.api.problems import answer_problem
 from twinlens.api.reading.uploads import (
     MAX_METADATA_BYTES,
@@ -86,7 +86,6 @@ CHANGE_TIMEOUT_S = 10
 COUNT_TIMEOUT_S = 30
 # A thousand ids, and a filter.
 MAX_DELETION_BYTES = 128 * 1024
-NPY_TYPE = "application/x-npy"
 MAX_CHANGE_BYTES = MAX_METADATA_BYTES + 4096
 # A thousand ids, and as much metadata as a batch of files has that is sent at once.
 MAX_MISSING_BYTES = 8 * 1024 * 1024
@@ -310,7 +309,7 @@ def get_vectors(path: ImagePath, query: VectorParameters) -> Response:
     if reply.error is not None:
         return answer_problem(reply.error)
     vectors = ImageVectors(items=reply.value)
-    response = _as_npy(vectors) if is_npy else answer(vectors)
+    response = Response(npy_of(vectors), mimetype=NPY_TYPE) if is_npy else answer(vectors)
     response.vary.add("Accept")
     return response
 
@@ -362,28 +361,6 @@ def _read_filter(text: str | None, location: str) -> Filter | None:
         return None if text is None else parse_filter(text)
     except BadFilter as error:
         raise error.at(location) from None
-
-
-def _as_npy(vectors: ImageVectors) -> Response:
-    """Answers with the only vector, in the format of NumPy's files.
-
-    Raises:
-        ContentMissing: There is none.
-
-    Source:
-        https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html, version 1.0: the
-        head is padded so that the values begin at a multiple of 64 bytes.
-    """
-    if not vectors.items:
-        raise ContentMissing("The model has no vector of this image.")
-    [vector] = vectors.items
-    letter, code = ("<f4", "f") if vector.dtype == "float32" else ("|u1", "B")
-    shape = f"({len(vector.values)},)"
-    head = f"{{'descr': '{letter}', 'fortran_order': False, 'shape': {shape}, }}"
-    head += " " * (-(10 + len(head) + 1) % 64) + "\n"
-    begin = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode("ascii")
-    values = struct.pack(f"<{len(vector.values)}{code}", *vector.values)
-    return Response(begin + values, mimetype=NPY_TYPE)
 
 
 def _find(libraries: Libraries, name: str, image_id: str) -> tuple[Library, CatalogEntry]:
