@@ -48,6 +48,8 @@ T = TypeVar("T")
 
 BROKEN = BrokenPicture("It is broken.").to_problem()
 LOST = UploadBroken("It was lost.").to_problem()
+# Jobs whose chunks are fed in turn; a deletion is a `delete` job of many images.
+CHUNKED = ("bulk", "reindex", "deletion")
 LIBRARIES = ("default", "other")
 # Under a load of other tests, a key may be looked at some seconds after it was made.
 LATE_S = 30
@@ -97,7 +99,7 @@ class JobMachine(RuleBasedStateMachine):
 
     @property
     def uploads(self) -> list[str]:
-        return [job_id for job_id in self.made if job_id.startswith(("bulk", "reindex"))]
+        return [job_id for job_id in self.made if job_id.startswith(CHUNKED)]
 
     @property
     def singles(self) -> list[str]:
@@ -109,7 +111,8 @@ class JobMachine(RuleBasedStateMachine):
         self.tick()
         job = Job(
             id=f"{kind}-{len(self.made)}",
-            kind=kind,
+            kind="delete" if kind == "deletion" else kind,
+            has_items=kind == "deletion",
             library=library,
             request_id=f"asked-{len(self.made)}",
             created_at=self.model.now,
@@ -133,7 +136,7 @@ class JobMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.made) < 12)
     @rule(
-        kind=st.sampled_from(["bulk", "reindex", "embed", "search", "delete"]),
+        kind=st.sampled_from([*CHUNKED, "embed", "search", "delete"]),
         library=st.sampled_from(LIBRARIES),
     )
     def submit(self, kind: str, library: str) -> None:

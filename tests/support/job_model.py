@@ -42,8 +42,9 @@ class Record:
     @property
     def n_waiting(self) -> int:
         """Pictures in the backlog."""
-        is_fed = self.is_open and self.job.kind in {"bulk", "reindex"}
-        return sum(self.sizes) - sum(map(len, self.items.values())) if is_fed else 0
+        is_fed = self.job.kind in {"bulk", "reindex"} or self.job.has_items
+        n_left = sum(self.sizes) - sum(map(len, self.items.values()))
+        return n_left if self.is_open and is_fed else 0
 
     def announce(self, chunk: int = -1, n_failed: int = 0) -> None:
         self.job.revision += 1
@@ -62,9 +63,10 @@ class Record:
 
     @property
     def error_of_all(self) -> Problem | None:
-        """Why all pictures of a bulk job failed, if they did; here there is one reason."""
+        """Why all pictures of a job failed, if they did; here there is one reason."""
         problems = [item.error for items in self.items.values() for item in items]
-        if self.job.kind != "bulk" or not problems or None in problems:
+        is_meant = self.job.kind == "bulk" or self.job.has_items
+        if not is_meant or not problems or None in problems:
             return None
         problem = problems[0]
         assert problem is not None
@@ -153,7 +155,8 @@ class Model:
         record = self.records.get(job_id)
         if record is None:
             return False
-        if (record.job.kind, record.job.status) != ("delete", "running"):
+        is_one_step = record.job.kind == "delete" and not record.job.has_items
+        if not is_one_step or record.job.status != "running":
             self.finish(job_id, "cancelled", None, None)
         return record.job.status == "cancelled"
 
