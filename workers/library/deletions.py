@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from twinlens.shared.answers import Deletion
-    from twinlens.shared.messages import CatalogEntry
+    from twinlens.shared.messages import CatalogEntry, Outcome
     from twinlens.shared.redis.catalog import Catalog
     from twinlens.shared.redis.jobs import Job, Jobs
     from twinlens.workers.library.images import Images
@@ -60,8 +60,9 @@ class Deletions:
             LibraryNotFound: The library has been removed.
             Unavailable: Milvus does not answer; to be done again.
         """
-        ids = [entry.image_id for entry in entries if entry.image_id is not None]
-        self.images.delete(self.jobs.get(job_id), ids)
+        ids = [one.image_id for one in entries if one.image_id and one.error is None]
+        if ids:
+            self.images.delete(self.jobs.get(job_id), ids)
         return [_outcome(entry) for entry in entries]
 
     def _named(self, library_id: str, ids: Sequence[str]) -> Iterator[ManifestItem]:
@@ -97,5 +98,5 @@ def _few(items: Iterable[ManifestItem]) -> list[ManifestItem]:
 def _outcome(entry: ManifestItem) -> Item:
     # Whether it was there when it was planned: a chunk that runs again finds none of its images.
     was_there = entry.n_bytes > 0
-    outcome = "succeeded" if was_there else "skipped"
-    return Item(name=entry.name, image_id=entry.image_id, outcome=outcome)
+    outcome: Outcome = "failed" if entry.error else "succeeded" if was_there else "skipped"
+    return Item(name=entry.name, image_id=entry.image_id, outcome=outcome, error=entry.error)

@@ -8,6 +8,7 @@ import pytest
 from support.plain_uploads import IDS, codes, ending, job_of, outcomes, upload
 from support.requests import assert_problem, counts, post
 from support.tiny_pair import plain_picture
+from support.uploading import manifests_of
 
 from twinlens.shared.blobs import BlobStore, image_key
 from twinlens.shared.errors import Unavailable
@@ -19,6 +20,8 @@ from twinlens.workers.milvus.vectors import Vectors
 if TYPE_CHECKING:
     from support.inside_worker import WorkerProcess
     from support.requests import Client
+
+    from twinlens.shared.settings import Settings
 
 GONE = "0" * 64
 
@@ -191,8 +194,14 @@ def test_it_can_be_cancelled_and_what_is_removed_stays_so(
     assert process.runtime.feed.backlog() == 0
 
 
+@pytest.mark.parametrize("is_known", [True, False])
 def test_what_failed_of_it_can_be_retried(
-    client: Client, process: WorkerProcess, filled: list[str], monkeypatch: pytest.MonkeyPatch
+    client: Client,
+    process: WorkerProcess,
+    settings: Settings,
+    filled: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    is_known: bool,
 ) -> None:
     job_id = asked(client, ids=filled)
     process.run_next("single")
@@ -205,11 +214,14 @@ def test_what_failed_of_it_can_be_retried(
         process.run_next("bulk")
     assert codes(client, job_id) == ["internal"] * 3
     assert ending(client, job_id) == ("failed", "internal")
+    if not is_known:
+        [manifest] = [path for path in manifests_of(settings) if job_id in str(path)]
+        manifest.unlink()
     again = client.post(f"/v1/jobs/{job_id}/retry").json
     assert (again["kind"], again["links"]["retry_of"]) == ("delete", f"/v1/jobs/{job_id}")
     run(process)
-    assert outcomes(client, again["id"]) == ["succeeded"] * 3
-    assert there(client) == []
+    assert outcomes(client, again["id"]) == ["succeeded" if is_known else "failed"] * 3
+    assert len(there(client)) == (0 if is_known else 3)
 
 
 def test_what_is_posted_again_after_the_request_is_not_lost(
