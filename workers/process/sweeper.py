@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 SWEEP_S = 10.0
 # What is younger may still be on its way into the queue.
-MIN_AGE_S = 15.0
+MIN_AGE_S = 20.0
 # A queue that is longer is not read: what was lost is found once it is shorter.
 MAX_READ = 5_000
 

@@ -103,13 +103,13 @@ def test_what_is_young_may_still_be_on_its_way(
     assert process.queued(queue) == []
 
 
-def test_a_chunk_counts_as_lost_after_a_quarter_of_a_minute(
+def test_a_chunk_counts_as_lost_after_twenty_seconds(
     client: Client, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = upload(client)
     process.lose("bulk")
     moment = time.time()
-    monkeypatch.setattr(time, "time", lambda: moment + 16)
+    monkeypatch.setattr(time, "time", lambda: moment + 21)
     process.runtime.sweeper.sweep(process.celery)
     assert process.queued("bulk") == [f"{job_id}.0"]
 
