@@ -110,7 +110,11 @@ def test_what_a_job_that_was_cancelled_still_embeds_is_taken_back(
     client: Client, process: WorkerProcess
 ) -> None:
     job_id = upload(client)
-    stand_still(process, lambda: process.runtime.jobs.cancel(job_id))
+
+    def cancel() -> None:
+        assert process.runtime.jobs.cancel(job_id)
+
+    stand_still(process, cancel)
     assert stored(process) == (0, {"phash": 0})
     assert job_of(client, job_id)["status"] == "cancelled"
 
