@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from typing import TYPE_CHECKING, TypeVar
@@ -11,7 +12,7 @@ from pydantic import BaseModel
 from werkzeug.exceptions import PreconditionFailed
 
 from twinlens.api.job_views import job_links
-from twinlens.shared.errors import FieldError, ValidationFailed, place
+from twinlens.shared.errors import FieldError, QueueFull, ValidationFailed, place
 from twinlens.shared.messages import Cursor
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ def answer_accepted(views: JobViews, accepted: Accepted, prefer: str | None) -> 
     """Answers a request that created a job: 202, or 200 if the job has ended by now."""
     job, wait_s = accepted.job, wait_of(prefer)
     if wait_s is not None and not job.has_ended:
-        job = views.jobs.wait(job.id, wait_s)
+        # It is accepted already: if nobody else may wait, that alone is the answer.
+        with contextlib.suppress(QueueFull):
+            job = views.wait(job.id, wait_s)
     response = answer(views.answer(job), 200 if job.has_ended else 202)
     response.headers["Location"] = job_links(job.id)["self"]
     if not job.has_ended:
@@ -68,7 +71,7 @@ def answer_accepted(views: JobViews, accepted: Accepted, prefer: str | None) -> 
 def answer_job(views: JobViews, job_id: str, prefer: str | None) -> Response:
     """Answers a poll: 304 if the job has not changed since the caller's last poll."""
     wait_s = wait_of(prefer)
-    job = views.jobs.get(job_id) if wait_s is None else views.jobs.wait(job_id, wait_s)
+    job = views.jobs.get(job_id) if wait_s is None else views.wait(job_id, wait_s)
     tag = str(job.revision)
     response = Response(status=304) if is_known(tag) else answer(views.answer(job))
     response.set_etag(tag)

@@ -7,6 +7,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from twinlens.api.waiting import watch_client
 from twinlens.shared.errors import Unavailable
 from twinlens.shared.queue import Reply, TaskMessage
 from twinlens.shared.redis import keys
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from twinlens.api.accepting.publisher import Publisher
+    from twinlens.api.waiting import Places
     from twinlens.shared.redis.client import Redis
 
 # Shorter than the client's socket timeout, which would end a longer BLPOP with an error.
-_REPLY_SLICE_S = 2.0
+_REPLY_SLICE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Calls:
 
     redis: Redis
     publisher: Publisher
+    waiters: Places
 
     def call(
         self, name: str, kwargs: dict[str, Any], timeout_s: float, pictures: Sequence[bytes] = ()
@@ -36,7 +39,14 @@ class Calls:
 
         Raises:
             Unavailable: No search worker is running, or none answered in time.
+            QueueFull: Too many wait.
         """
+        with self.waiters.taken():
+            return self._call(name, kwargs, timeout_s, pictures)
+
+    def _call(
+        self, name: str, kwargs: dict[str, Any], timeout_s: float, pictures: Sequence[bytes]
+    ) -> Reply:
         if not any("search" in worker.lanes for worker in live_workers(self.redis)):
             raise Unavailable("No search worker is running.")
         task_id = uuid.uuid4().hex
@@ -45,8 +55,8 @@ class Calls:
         task = TaskMessage(name, kwargs, task_id, "search")
         # Nobody reads the answer once the caller has given up.
         self.publisher.publish(task, ignore_result=True, expires=timeout_s)
-        deadline = time.monotonic() + timeout_s
-        while (left_s := deadline - time.monotonic()) > 0:
+        deadline, is_there = time.monotonic() + timeout_s, watch_client()
+        while (left_s := deadline - time.monotonic()) > 0 and is_there():
             answer = self.redis.blpop([keys.reply(task_id)], timeout=min(left_s, _REPLY_SLICE_S))
             if answer is not None:
                 return Reply.model_validate_json(answer[1])

@@ -13,7 +13,7 @@ from twinlens.api.job_views import progress_of
 from twinlens.shared.redis.jobs import ENDED, Event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pydantic import BaseModel
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 COMMENT_S = 15.0
 # The shorter, the sooner a stream notices that its client is gone; it must be less than the socket
 # timeout of a Redis client.
-BLOCK_S = 2.0
+BLOCK_S = 1.0
 # Entries read at once. A client that comes late is told the progress once for this many chunks.
 BATCH = 100
 RETRY_MS = 2000
@@ -56,8 +56,10 @@ def has_more(views: JobViews, job_id: str, place: Place) -> bool:
     return bool(views.jobs.read_events(job_id, place.entry, count=1, block_s=0.001))
 
 
-def stream_events(views: JobViews, job_id: str, place: Place) -> Iterator[str]:
-    """Yields a job's events after a place, as they happen, until it has ended."""
+def stream_events(
+    views: JobViews, job_id: str, place: Place, is_wanted: Callable[[], bool]
+) -> Iterator[str]:
+    """Yields a job's events after a place, as they happen, until it has ended, or is not wanted."""
     yield f"retry: {RETRY_MS}\n\n"
     if place.n_failures is not None:
         begun = views.jobs.read_event(job_id, place.entry)
@@ -67,7 +69,7 @@ def stream_events(views: JobViews, job_id: str, place: Place) -> Iterator[str]:
             if begun.status in ENDED:
                 return
     last, comment_at = place.entry, time.monotonic() + COMMENT_S
-    while True:
+    while is_wanted():
         events = views.jobs.read_events(job_id, last, count=BATCH, block_s=BLOCK_S)
         for event in events:
             yield from _failures(views, job_id, event, 0)

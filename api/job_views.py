@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
+from twinlens.api.waiting import Places, watch_client
 from twinlens.shared.answers import JobAnswer, Progress
 from twinlens.shared.messages import Image, Item, Moment
 from twinlens.shared.queries import Duplicates, SearchResult
@@ -48,6 +49,16 @@ class JobViews:
     redis: Redis
     jobs: Jobs
     catalog: Catalog
+    waiters: Places
+
+    def wait(self, job_id: str, wait_s: int) -> Job:
+        """Returns the job once it has ended, or its client has waited for so long, or is gone.
+
+        Raises:
+            QueueFull: Too many wait.
+        """
+        with self.waiters.taken():
+            return self.jobs.wait(job_id, wait_s, watch_client())
 
     def answer(self, job: Job, *, with_result: bool = True) -> JobAnswer:
         """Returns a job as clients see it."""

@@ -11,7 +11,7 @@ import redis
 from flask import Response, request
 from gunicorn.http.errors import ParseException
 from pydantic import TypeAdapter
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import ClientDisconnected, HTTPException
 
 from twinlens.shared.answers import ProblemDetails
 from twinlens.shared.errors import (
@@ -25,6 +25,7 @@ from twinlens.shared.errors import (
     TwinlensError,
     Unavailable,
     UnsupportedMedia,
+    UploadStalled,
     ValidationFailed,
     place,
     pointer,
@@ -131,6 +132,8 @@ def as_own(error: Exception) -> TwinlensError:
     """Returns what an error means here: itself, or what its kind stands for."""
     if isinstance(error, TwinlensError):
         return error
+    if isinstance(error, ClientDisconnected) and isinstance(error.__context__, TimeoutError):
+        return UploadStalled("The rest of the request did not come in time.")
     if isinstance(error, HTTPException) and error.code in _BY_STATUS:
         return _BY_STATUS[error.code](error.description or error.name)
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
@@ -152,6 +155,8 @@ def _answer_http(error: HTTPException) -> Response | HTTPException:
     """Keeps a redirect as it is; an error keeps its headers (Allow, Content-Range)."""
     if error.code is None or error.code < 400 or error.response is not None:
         return error
+    if isinstance(own := as_own(error), UploadStalled):
+        return _answer_own(own)
     response = answer_problem(_problem_of_status(error.code, error))
     for name, value in error.get_headers():
         if name.lower() not in {"content-type", "content-length"}:

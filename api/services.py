@@ -21,6 +21,7 @@ from twinlens.api.accepting.retrying import Retrying
 from twinlens.api.calls import Calls
 from twinlens.api.job_views import JobViews
 from twinlens.api.readiness import Readiness
+from twinlens.api.waiting import MAX_WAITERS, Places
 from twinlens.shared import queue
 from twinlens.shared.blobs import BlobStore
 from twinlens.shared.redis.catalog import Catalog
@@ -63,6 +64,7 @@ def build_services(settings: Settings) -> Services:
     jobs, feed, catalog = Jobs(redis), Feed(redis), Catalog(redis)
     blobs = BlobStore(settings.blob_dir)
     limits = Limits(settings, redis, feed)
+    waiters = Places(MAX_WAITERS, "callers wait already; come again, or poll the job")
     publisher = Publisher(celery=queue.make_celery(settings), feed=feed)
     intake = Intake(
         jobs=jobs,
@@ -88,8 +90,8 @@ def build_services(settings: Settings) -> Services:
         ),
         cancelling=Cancelling(jobs=jobs, catalog=catalog),
         retrying=Retrying(jobs=jobs, catalog=catalog, intake=intake),
-        calls=Calls(redis, publisher),
-        job_views=JobViews(redis, jobs, catalog),
+        calls=Calls(redis, publisher, waiters),
+        job_views=JobViews(redis, jobs, catalog, waiters),
     )
 
 

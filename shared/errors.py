@@ -21,6 +21,7 @@
     ├── UploadInProgress           409  one idempotency key, its first request is still arriving
     ├── IdempotencyConflict        422  one key, two different requests
     ├── UploadBroken               400  the connection ended before the upload did
+    │   └── UploadStalled          408  it came too slowly, or no more came
     ├── UploadCancelled            409  its job was cancelled while it still arrived
     ├── SourceRefused              403  a listed picture that may not be fetched
     ├── SourceFailed               502  a listed picture that could not be fetched
@@ -222,6 +223,10 @@ class IdempotencyConflict(TwinlensError):
 
 class UploadBroken(TwinlensError):
     code, title, status = "upload-broken", "The upload ended too early", 400
+
+
+class UploadStalled(UploadBroken):
+    code, title, status, retryable = "upload-stalled", "The upload stood still", 408, True
 
 
 class UploadCancelled(TwinlensError):

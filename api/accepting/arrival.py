@@ -28,6 +28,7 @@ from twinlens.shared.errors import (
     TwinlensError,
     UploadBroken,
     UploadCancelled,
+    UploadStalled,
     ValidationFailed,
 )
 from twinlens.shared.manifests import write_manifest
@@ -141,7 +142,9 @@ class _Arrival:
             for piece in body:
                 self._renew()
                 yield piece
-        except (ClientDisconnected, OSError):
+        except (ClientDisconnected, OSError) as error:
+            if isinstance(stalled := as_own(error), UploadStalled):
+                raise stalled from None
             raise UploadBroken("The connection ended before the upload did.") from None
 
     def _take_entry(self, batch: BlobBatch, entry: Entry) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import threading
 from typing import TYPE_CHECKING, Literal
 
+from twinlens.api.waiting import MAX_STREAMS, Places
 from twinlens.shared.errors import QueueFull, StorageFull
 from twinlens.shared.redis.presence import live_workers
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 # A refused caller is told to come back when there is room for more than a picture.
 ROOM = 0.1
-# Each event stream holds a thread of the server (cli/service/serve.py); others need some too.
-MAX_STREAMS = 16
 # Nobody is told to wait longer than this: more workers may join at any time.
 MAX_RETRY_AFTER_S = 600
 
@@ -31,17 +29,7 @@ class Limits:
         self._settings = settings
         self._redis = redis
         self._feed = feed
-        self._streams = threading.BoundedSemaphore(MAX_STREAMS)
-
-    def take_stream(self) -> threading.BoundedSemaphore:
-        """Takes one of the places for event streams; the caller releases it.
-
-        Raises:
-            QueueFull: All are taken.
-        """
-        if not self._streams.acquire(blocking=False):
-            raise QueueFull(f"{MAX_STREAMS} streams of events are open; poll the job instead.")
-        return self._streams
+        self.streams = Places(MAX_STREAMS, "streams of events are open; poll the job instead")
 
     def check_queue(self, name: Literal["search", "single"]) -> None:
         """Refuses what would wait too long.

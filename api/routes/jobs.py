@@ -22,6 +22,7 @@ from twinlens.api.schemas import (
     WaitHeaders,
 )
 from twinlens.api.services import current_services
+from twinlens.api.waiting import watch_client
 from twinlens.shared.answers import ItemPage, JobAnswer, JobPage
 
 if TYPE_CHECKING:
@@ -118,8 +119,8 @@ def stream_job_events(path: JobPath, query: NoParameters, header: EventHeaders) 
     place = place_of(header.last_event_id)
     if not has_more(services.job_views, path.job_id, place):
         return Response(status=204)  # an EventSource then stops reconnecting
-    slot = services.limits.take_stream()
-    events = stream_events(services.job_views, path.job_id, place)
+    slot = services.limits.streams.take()
+    events = stream_events(services.job_views, path.job_id, place, watch_client())
     response = Response(events, mimetype="text/event-stream")
     response.call_on_close(slot.release)
     response.cache_control.no_store = True

@@ -35,7 +35,7 @@ from twinlens.shared.redis.scripts import Changes
 from twinlens.shared.redis.timeline import page_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from twinlens.shared.redis.client import Redis
 
@@ -44,7 +44,7 @@ ENDED: frozenset[JobStatus] = frozenset({"succeeded", "failed", "cancelled"})
 # A search is not worth keeping as long as an upload: its result is in the answer.
 SEARCH_TTL_S = 3_600
 # A waiting caller wakes up this often to see whether it is still wanted.
-WAIT_SLICE_S = 2.0
+WAIT_SLICE_S = 1.0
 WAIT_EVENTS = 1000
 # For one page of the list: a filter that few jobs pass must not read a million of them.
 MAX_READ = MAX_PAGE
@@ -311,8 +311,16 @@ class Jobs:
             return True
         return False
 
-    def wait(self, job_id: str, timeout_s: float) -> Job:
-        """Returns the job as soon as it has ended, or as it is when the time is up."""
+    def wait(
+        self, job_id: str, timeout_s: float, is_wanted: Callable[[], bool] = lambda: True
+    ) -> Job:
+        """Returns the job as soon as it has ended, or as it is when the time is up.
+
+        Args:
+            job_id: The job.
+            timeout_s: The time.
+            is_wanted: Tells if somebody still waits for it: else it is over at once.
+        """
         deadline = time.monotonic() + timeout_s
         # The stream's end is read before the record, so no event falls between the two.
         with self._redis.pipeline(transaction=False) as pipeline:
@@ -321,7 +329,7 @@ class Jobs:
             pipeline.get(keys.result(job_id))
             last, *stored = pipeline.execute()
         job, seen = _read(job_id, *stored), last[0][0] if last else "0-0"
-        while not job.has_ended and (left_s := deadline - time.monotonic()) > 0:
+        while not job.has_ended and (left_s := deadline - time.monotonic()) > 0 and is_wanted():
             block_s = min(left_s, WAIT_SLICE_S)
             new = self.read_events(job_id, seen, count=WAIT_EVENTS, block_s=block_s)
             if new:

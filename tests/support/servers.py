@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import psutil
 import pytest
 
@@ -125,6 +127,30 @@ def running_worker(settings: Settings, folder: Path) -> Iterator[psutil.Process]
     )
     with _running(worker, folder) as process:
         yield psutil.Process(process.pid)
+
+
+@contextlib.contextmanager
+def running_api(settings: Settings, folder: Path) -> Iterator[str]:
+    """Runs the API under its server, and its log in this folder."""
+    fields = settings.model_copy(update={"port": free_port()}).model_dump(
+        mode="json", exclude_defaults=True
+    )
+    env = {
+        f"TWINLENS_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+        for name, value in fields.items()
+    }
+    url = f"http://127.0.0.1:{fields['port']}"
+    command = [sys.executable, "-P", "-m", "twinlens.cli.main", "api"]
+    api = Service("api", command, os.environ | env, is_ready=lambda: _is_alive(url), start_s=60)
+    with _running(api, folder):
+        yield url
+
+
+def _is_alive(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/livez", trust_env=False).is_success
+    except httpx.TransportError:
+        return False
 
 
 def has_workers(redis_url: str) -> bool:

@@ -72,7 +72,9 @@ def test_a_broken_connection_leaves_what_arrived(
     client: Client, worker: StandIn, n_pictures: int, broken: Exception
 ) -> None:
     pieces: list[Piece] = [*parts(n_pictures), part("cut", b"short")[:-9], broken]
-    problem = assert_problem(post_pieces(client, pieces), 400, "upload-broken")
+    stalled = isinstance(broken, TimeoutError)
+    status, code = (408, "upload-stalled") if stalled else (400, "upload-broken")
+    problem = assert_problem(post_pieces(client, pieces), status, code)
     job = the_job(client)
     assert f"The first {n_pictures} pictures are kept in job {job['id']}." in problem["detail"]
     assert job["status"] == "queued"
@@ -83,7 +85,7 @@ def test_a_broken_connection_leaves_what_arrived(
         worker.finish_chunk(job["id"], chunk, outcomes)
     ended = client.get(f"/v1/jobs/{job['id']}").json
     assert (ended["status"], ended["progress"]["succeeded"]) == ("failed", n_pictures)
-    assert ended["error"]["type"] == "urn:twinlens:problem:upload-broken"
+    assert ended["error"]["type"] == f"urn:twinlens:problem:{code}"
 
 
 def test_a_body_that_cannot_be_read_on_leaves_what_arrived(

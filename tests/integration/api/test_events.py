@@ -14,7 +14,7 @@ import pytest
 from support.requests import assert_problem, form_body
 
 from twinlens.api import events as event_stream
-from twinlens.api.accepting.limits import MAX_STREAMS
+from twinlens.api.waiting import MAX_STREAMS
 from twinlens.shared.errors import BrokenPicture
 from twinlens.shared.messages import Item
 from twinlens.shared.redis import keys

@@ -16,8 +16,9 @@ from support.servers import set_rules
 from support.uploading import END, parts, post_pieces
 
 from twinlens.api import calls, events
-from twinlens.api.accepting.limits import MAX_RETRY_AFTER_S, MAX_STREAMS
-from twinlens.cli.service.serve import N_THREADS
+from twinlens.api.accepting.limits import MAX_RETRY_AFTER_S
+from twinlens.api.waiting import MAX_STREAMS, MAX_WAITERS
+from twinlens.cli.service.http_worker import N_THREADS
 from twinlens.shared.messages import Item
 from twinlens.shared.redis import jobs
 from twinlens.shared.redis.presence import announce
@@ -148,8 +149,10 @@ def test_the_first_upload_of_all_makes_the_directory(
 # Streams of events.
 
 
-def test_streams_leave_half_of_the_threads_to_others() -> None:
-    assert 0 < MAX_STREAMS <= N_THREADS / 2
+def test_those_who_wait_leave_threads_of_each_kind_to_others() -> None:
+    # A stream has no body to come.
+    assert 0 < MAX_WAITERS <= N_THREADS["body"] / 2
+    assert 0 < MAX_STREAMS + MAX_WAITERS <= N_THREADS["plain"] * 2 / 3
 
 
 def test_redis_blocks_for_less_than_its_clients_wait(redis: Redis) -> None:
