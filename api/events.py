@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 # A proxy, and a client, take a silent connection for a dead one.
 COMMENT_S = 15.0
-# The shorter, the sooner a stream notices that its client is gone; it must be less than the socket
-# timeout of a Redis client.
+# The shorter, the sooner a stream notices that its client is gone; it must be less than
+# CALLER_TIMEOUT_S.
 BLOCK_S = 1.0
 # Entries read at once. A client that comes late is told the progress once for this many chunks.
 BATCH = 100

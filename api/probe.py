@@ -1,4 +1,4 @@
-"""Whether a server answers at all: one connection, to notice at once that a part is down.
+"""Whether other servers answer: one connection, to notice at once that a part is down.
 
 The API has no Milvus client, and needs none to know that nothing listens at its address.
 """
@@ -6,8 +6,19 @@ The API has no Milvus client, and needs none to know that nothing listens at its
 from __future__ import annotations
 
 import socket
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Probed = TypeVar("Probed")
+
+# Whoever monitors the service is answered within a second.
+SHARED_TIMEOUT_S = 0.8
 # A server on the same network accepts within milliseconds; a caller should not wait for more.
 PROBE_TIMEOUT_S = 0.5
 MILVUS_PORT = 19530
@@ -42,3 +53,28 @@ def is_listening(uri: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
     except OSError:
         return False
     return True
+
+
+class SharedProbe:
+    """Runs a probe in a thread of its own, one at a time; whoever asks meanwhile shares it."""
+
+    def __init__(self) -> None:
+        """Begins. A thread is started with the first probe."""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="probe")
+        self._lock = threading.Lock()
+        self._running: Future[object] | None = None
+        self._until = 0.0
+
+    def run(self, probe: Callable[[], Probed]) -> Probed:
+        """Returns what the probe says, or that which runs already.
+
+        Raises:
+            TimeoutError: It has not ended in time, and goes on.
+        """
+        with self._lock:
+            if self._running is None or self._running.done():
+                self._running = self._thread.submit(probe)
+                self._until = time.monotonic() + SHARED_TIMEOUT_S
+            running, left_s = self._running, self._until - time.monotonic()
+        answer: Probed = running.result(max(0.0, left_s))  # type: ignore[assignment]
+        return answer

@@ -20,12 +20,13 @@ from twinlens.api.accepting.publisher import Publisher
 from twinlens.api.accepting.retrying import Retrying
 from twinlens.api.calls import Calls
 from twinlens.api.job_views import JobViews
+from twinlens.api.probe import SharedProbe
 from twinlens.api.readiness import Readiness
 from twinlens.api.waiting import MAX_WAITERS, Places
 from twinlens.shared import queue
 from twinlens.shared.blobs import BlobStore
 from twinlens.shared.redis.catalog import Catalog
-from twinlens.shared.redis.client import connect
+from twinlens.shared.redis.client import connect_for_callers
 from twinlens.shared.redis.feed import Feed
 from twinlens.shared.redis.jobs import Jobs
 
@@ -56,11 +57,12 @@ class Services:
     retrying: Retrying
     calls: Calls
     job_views: JobViews
+    probe: SharedProbe
 
 
 def build_services(settings: Settings) -> Services:
     """Builds all services."""
-    redis = connect(settings.redis_url)
+    redis = connect_for_callers(settings.redis_url)
     jobs, feed, catalog = Jobs(redis), Feed(redis), Catalog(redis)
     blobs = BlobStore(settings.blob_dir)
     limits = Limits(settings, redis, feed)
@@ -92,6 +94,7 @@ def build_services(settings: Settings) -> Services:
         retrying=Retrying(jobs=jobs, catalog=catalog, intake=intake),
         calls=Calls(redis, publisher, waiters),
         job_views=JobViews(redis, jobs, catalog, waiters),
+        probe=SharedProbe(),
     )
 
 

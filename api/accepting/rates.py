@@ -12,6 +12,7 @@ from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from twinlens.shared.errors import RateLimited
+from twinlens.shared.redis.client import caller_options
 
 if TYPE_CHECKING:
     from twinlens.shared.settings import Settings
@@ -29,7 +30,7 @@ def install(app: Flask, settings: Settings) -> None:
     if not settings.requests_per_minute:
         return
     quota = RateLimitItemPerMinute(settings.requests_per_minute)
-    limiter = SlidingWindowCounterRateLimiter(RedisStorage(settings.redis_url))
+    limiter = SlidingWindowCounterRateLimiter(RedisStorage(settings.redis_url, **caller_options()))
 
     @app.before_request
     def count() -> None:

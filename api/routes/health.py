@@ -22,6 +22,7 @@ from twinlens.shared.queue import LANES
 from twinlens.shared.redis.presence import live_workers
 
 if TYPE_CHECKING:
+    from twinlens.api.services import Services
     from twinlens.shared.libraries import Library
 
 health = APIBlueprint(
@@ -70,6 +71,16 @@ def readyz() -> Response:
     service is ready.
     """
     services = current_services()
+    try:
+        return answer(services.probe.run(lambda: _check_parts(services)))
+    except TimeoutError:
+        message = "They do not answer within a second."
+        raise Unavailable(
+            "Not ready: parts.", [FieldError(location="parts", message=message)]
+        ) from None
+
+
+def _check_parts(services: Services) -> Ready:
     workers: list[WorkerStatus] = []
     missing: list[FieldError] = []
     libraries: list[Library] = []
@@ -95,7 +106,7 @@ def readyz() -> Response:
     if len(lacks) == len(libraries):
         raise Unavailable("Not ready: every library lacks models or embeddings.", lacking)
     n_by_lane = {lane: _count(lane, workers) for lane in LANES}
-    return answer(Ready(workers=n_by_lane, missing_models=missing_models, lacks=lacks))
+    return Ready(workers=n_by_lane, missing_models=missing_models, lacks=lacks)
 
 
 @docs.get("/openapi.json")

@@ -27,10 +27,10 @@ from twinlens.cli.service.paced_socket import PATIENCE_S, PacedSocket
 from twinlens.shared.answers import ProblemDetails
 from twinlens.shared.errors import Problem, QueueFull
 
-Share = Literal["health", "body", "plain"]
+ThreadKind = Literal["health", "body", "plain"]
 
 # Those that wait for a job or follow one are among both of the latter: see api/waiting.py.
-N_THREADS: dict[Share, int] = {"health": 4, "body": 128, "plain": 96}
+N_THREADS: dict[ThreadKind, int] = {"health": 4, "body": 128, "plain": 96}
 # From the first byte of a head to its last; a client sends it at once.
 HEAD_S = 10.0
 # For an answer that fits into the kernel's buffer.
@@ -56,7 +56,7 @@ _STATUSES: dict[type[Exception], HTTPStatus] = {
 }
 
 
-def share_of(head: bytes) -> Share:
+def kind_of(head: bytes) -> ThreadKind:
     """Returns which threads serve a request.
 
     Args:
@@ -77,7 +77,7 @@ class _Connection(TConn):  # type: ignore[misc]  # gunicorn ships no types
         self.parser = get_parser(self.cfg, self.sock, address)
         self.data_ready = True  # it gets a thread only then
         self.head = b""
-        self.share: Share = "plain"
+        self.kind: ThreadKind = "plain"
 
     def close(self, graceful: bool = False) -> None:  # noqa: ARG002 (gunicorn's)
         """Closes; what lingers has done so in its own thread, where it holds nobody else up."""
@@ -90,11 +90,10 @@ class _Queued(NamedTuple):
     future: Future[bool]
 
 
-class _Pools(dict[Share, ThreadPoolExecutor]):
+class _Pools(dict[ThreadKind, ThreadPoolExecutor]):
     def __init__(self) -> None:
         super().__init__(
-            (share, ThreadPoolExecutor(n, thread_name_prefix=share))
-            for share, n in N_THREADS.items()
+            (kind, ThreadPoolExecutor(n, thread_name_prefix=kind)) for kind, n in N_THREADS.items()
         )
 
     def shutdown(self, *, wait: bool) -> None:
@@ -140,11 +139,11 @@ class HttpWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no types
 
     def enqueue_req(self, conn: _Connection) -> None:
         """Gives a request to the threads of its kind."""
-        conn.share = share_of(conn.head)
-        conn.sock.grant(HEALTH_S if conn.share == "health" else PATIENCE_S)
+        conn.kind = kind_of(conn.head)
+        conn.sock.grant(HEALTH_S if conn.kind == "health" else PATIENCE_S)
         conn.parser.unreader.unread(conn.head)
         conn.head = b""
-        future = self.tpool[conn.share].submit(self.handle, conn)
+        future = self.tpool[conn.kind].submit(self.handle, conn)
         self._queued.append(_Queued(time.monotonic() + QUEUE_S, conn, future))
         future.add_done_callback(
             lambda one: self.method_queue.defer(self.finish_request, conn, one)
@@ -157,7 +156,7 @@ class HttpWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no types
             Whether its connection is kept.
         """
         is_kept = bool(super().handle(conn))
-        if not is_kept and conn.share != "health":
+        if not is_kept and conn.kind != "health":
             # What the client still sends would make the kernel throw our answer away.
             util.close_graceful(conn.sock)
         return is_kept

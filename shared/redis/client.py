@@ -10,6 +10,8 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
+from twinlens.shared.redis.fuse import Fuse
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
@@ -41,6 +43,8 @@ else:
 # A client that returns bytes.
 RawRedis = redis.Redis
 
+# Where a caller waits. An fsync of the append-only file may hold Redis up for 2 s.
+CALLER_TIMEOUT_S = 3.0
 # Retries of a worker, which should outlive a restart of Redis: that takes seconds. Where a caller
 # waits, there are few.
 WORKER_RETRIES = 8
@@ -64,6 +68,21 @@ def connect_raw(url: str, *, n_retries: int = 1) -> RawRedis:
         n_retries: How often a failed call is tried again.
     """
     return RawRedis.from_url(url, **_limits(n_retries))
+
+
+def connect_for_callers(url: str) -> Redis:
+    """Returns a client that returns text, for those whose caller waits for an answer.
+
+    Args:
+        url: As in Settings.redis_url.
+    """
+    return Redis.from_url(url, decode_responses=True, **caller_options())
+
+
+def caller_options() -> dict[str, Any]:
+    """Returns the options of a client whose caller waits for an answer."""
+    timeouts = {"socket_timeout": CALLER_TIMEOUT_S, "socket_connect_timeout": 1}
+    return {**timeouts, "health_check_interval": 30, "retry": Fuse()}
 
 
 def _limits(n_retries: int) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from twinlens.api.waiting import MAX_STREAMS, MAX_WAITERS
 from twinlens.cli.service.http_worker import N_THREADS
 from twinlens.shared.messages import Item
 from twinlens.shared.redis import jobs
+from twinlens.shared.redis.client import CALLER_TIMEOUT_S
 from twinlens.shared.redis.presence import announce
 
 if TYPE_CHECKING:
@@ -155,8 +156,8 @@ def test_those_who_wait_leave_threads_of_each_kind_to_others() -> None:
     assert 0 < MAX_STREAMS + MAX_WAITERS <= N_THREADS["plain"] * 2 / 3
 
 
-def test_redis_blocks_for_less_than_its_clients_wait(redis: Redis) -> None:
-    timeout_s = redis.connection_pool.connection_kwargs["socket_timeout"]
+def test_redis_blocks_for_less_than_its_clients_wait() -> None:
+    timeout_s = CALLER_TIMEOUT_S
     for block_s in (events.BLOCK_S, jobs.WAIT_SLICE_S, calls._REPLY_SLICE_S):
         assert 0 < block_s < timeout_s - 1
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from twinlens.cli.service.http_worker import share_of
+from twinlens.cli.service.http_worker import kind_of
 from twinlens.cli.service.paced_socket import LEAST_BYTES_PER_S, PacedSocket
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def test_what_does_not_wait_is_left_alone(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "share"),
+    ("head", "kind"),
     [
         (b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n", "health"),
         (b"HEAD /readyz?x HTTP/1.1\r\n\r\n", "health"),
@@ -77,5 +77,5 @@ def test_what_does_not_wait_is_left_alone(pair: Pair) -> None:
         (b"POST /v1/images HTTP/1.1\r\nHost: a\r\nCONTENT-LENGTH: 1\r\n\r\n", "body"),
     ],
 )
-def test_which_threads_serve_a_request(head: bytes, share: str) -> None:
-    assert share_of(head) == share
+def test_which_threads_serve_a_request(head: bytes, kind: str) -> None:
+    assert kind_of(head) == kind
