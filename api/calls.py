@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from twinlens.api.accepting.publisher import Publisher
     from twinlens.api.waiting import Places
     from twinlens.shared.redis.client import Redis
+    from twinlens.shared.redis.sent import SentPictures
 
 # Shorter than the client's socket timeout, which would end a longer BLPOP with an error.
 _REPLY_SLICE_S = 1.0
@@ -31,6 +32,7 @@ class Calls:
     redis: Redis
     publisher: Publisher
     waiters: Places
+    sent: SentPictures
 
     def call(
         self, name: str, kwargs: dict[str, Any], timeout_s: float, pictures: Sequence[bytes] = ()
@@ -39,7 +41,7 @@ class Calls:
 
         Raises:
             Unavailable: No search worker is running, or none answered in time.
-            QueueFull: Too many wait.
+            QueueFull: Too many wait, or other queries' pictures take all the memory.
         """
         with self.waiters.taken():
             return self._call(name, kwargs, timeout_s, pictures)
@@ -50,6 +52,7 @@ class Calls:
         if not any("search" in worker.lanes for worker in live_workers(self.redis)):
             raise Unavailable("No search worker is running.")
         task_id = uuid.uuid4().hex
+        self.sent.reserve(task_id, pictures, timeout_s)
         for number, picture in enumerate(pictures):
             self.redis.set(keys.query_picture(task_id, number), picture, px=int(timeout_s * 1000))
         task = TaskMessage(name, kwargs, task_id, "search")

@@ -21,6 +21,7 @@ from twinlens.shared.errors import (
     NotFound,
     PayloadTooLarge,
     Problem,
+    QueueFull,
     StorageFull,
     TwinlensError,
     Unavailable,
@@ -49,6 +50,7 @@ RETRY_AFTER_S = 5
 
 # What other packages raise, and what it means here. The first that fits is used.
 _FOREIGN: tuple[tuple[type[Exception], type[TwinlensError], str], ...] = (
+    (redis.OutOfMemoryError, QueueFull, "Redis has no memory left for more."),
     (redis.RedisError, Unavailable, "Redis does not answer."),
     (kombu.exceptions.OperationalError, Unavailable, "The queue in Redis does not answer."),
     # What gunicorn raises while a body is read.

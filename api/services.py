@@ -29,6 +29,7 @@ from twinlens.shared.redis.catalog import Catalog
 from twinlens.shared.redis.client import connect_for_callers
 from twinlens.shared.redis.feed import Feed
 from twinlens.shared.redis.jobs import Jobs
+from twinlens.shared.redis.sent import SentPictures
 
 if TYPE_CHECKING:
     from twinlens.shared.redis.client import Redis
@@ -68,11 +69,13 @@ def build_services(settings: Settings) -> Services:
     limits = Limits(settings, redis, feed)
     waiters = Places(MAX_WAITERS, "callers wait already; come again, or poll the job")
     publisher = Publisher(celery=queue.make_celery(settings), feed=feed)
+    sent = SentPictures(redis, settings.max_sent_bytes)
     intake = Intake(
         jobs=jobs,
         idempotency=IdempotencyKeys(redis),
         blobs=blobs,
         publisher=publisher,
+        sent=sent,
         job_ttl_s=settings.job_ttl_s,
     )
     return Services(
@@ -92,7 +95,7 @@ def build_services(settings: Settings) -> Services:
         ),
         cancelling=Cancelling(jobs=jobs, catalog=catalog),
         retrying=Retrying(jobs=jobs, catalog=catalog, intake=intake),
-        calls=Calls(redis, publisher, waiters),
+        calls=Calls(redis, publisher, waiters, sent),
         job_views=JobViews(redis, jobs, catalog, waiters),
         probe=SharedProbe(),
     )

@@ -42,6 +42,12 @@ class Settings(BaseSettings):
     max_queued_tasks: int = Field(
         50_000, gt=0, description="Most searches, or single uploads, that may wait; past it, 503"
     )
+    max_sent_bytes: int = Field(
+        512 * MIB,
+        gt=0,
+        description="Most bytes of pictures of waiting searches and comparisons in Redis; past"
+        " it, 503",
+    )
     max_backlog: int = Field(
         5_000_000, gt=0, description="Most pictures of bulk jobs that may wait; past it, 503"
     )

@@ -27,6 +27,7 @@ from twinlens.shared.queries import (
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.catalog import ChunkIsOver
 from twinlens.shared.redis.jobs import Jobs, StoredResult
+from twinlens.shared.redis.sent import SentPictures
 from twinlens.workers.chunk.tries import MAX_TRIES
 from twinlens.workers.process.app import celery_app, redis_of_parent, runtime
 from twinlens.workers.query.examples import NumSent
@@ -55,6 +56,12 @@ def problem_of(error: BaseException) -> Problem:
     return Internal("The task failed unexpectedly; the log says why.").to_problem()
 
 
+def _forget_sent(task_id: str, n_pictures: int) -> None:
+    """Removes pictures that were sent with a query; if Redis is away, they expire."""
+    with contextlib.suppress(RedisError):
+        SentPictures(redis_of_parent()).forget(task_id, n_pictures)
+
+
 class JobTask(BaseTask):
     """A task that ends its job. What it returns is the job's result."""
 
@@ -75,6 +82,14 @@ class JobTask(BaseTask):
         einfo: Any,
     ) -> None:
         Jobs(redis_of_parent()).finish(kwargs["job_id"], problem_of(exc))
+
+
+class SearchTask(JobTask):
+    """A search. Its pictures go once it is over: until then, it may be run again."""
+
+    def after_return(self, *told: Any) -> None:
+        _status, _result, task_id, _args, kwargs, _error = told
+        _forget_sent(task_id, sum(kwargs["sent"]))
 
 
 class PatientTask(JobTask):
@@ -187,6 +202,14 @@ class CallTask(BaseTask):
             pipeline.execute()
 
 
+class CompareTask(CallTask):
+    """A comparison. Its pictures go once its caller is answered."""
+
+    def after_return(self, *told: Any) -> None:
+        _status, _result, task_id, _args, kwargs, _error = told
+        _forget_sent(task_id, 2 - len(kwargs["query"]["image_ids"]))
+
+
 def _begin(job_id: str) -> None:
     """Starts a job of one task.
 
@@ -236,7 +259,7 @@ def retry(job_id: str) -> None:
     runtime().retries.plan(celery_app, job_id)
 
 
-@celery_app.task(name=queue.SEARCH, base=JobTask, time_limit=queue.SEARCH_TIME_LIMIT_S)
+@celery_app.task(name=queue.SEARCH, base=SearchTask, time_limit=queue.SEARCH_TIME_LIMIT_S)
 def search(
     job_id: str, query: dict[str, Any], submitted_at: float, sent: tuple[int, int]
 ) -> SearchResult:
@@ -265,7 +288,9 @@ def find_duplicates(job_id: str, query: dict[str, Any]) -> Duplicates:
     return runtime().near_duplicates.find(asked, lambda: _check_wanted(job_id))
 
 
-@celery_app.task(name=queue.COMPARE, base=CallTask, bind=True, time_limit=queue.SEARCH_TIME_LIMIT_S)
+@celery_app.task(
+    name=queue.COMPARE, base=CompareTask, bind=True, time_limit=queue.SEARCH_TIME_LIMIT_S
+)
 def compare(self: BaseTask, query: dict[str, Any]) -> dict[str, Any]:
     asked = CompareQuery.model_validate(query)
     return runtime().comparisons.compare(str(self.request.id), asked).model_dump()

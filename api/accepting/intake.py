@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from twinlens.shared.blobs import BlobBatch, BlobStore
     from twinlens.shared.libraries import Library
     from twinlens.shared.redis.jobs import Jobs
+    from twinlens.shared.redis.sent import SentPictures
 
 # The one chunk of a single upload.
 CHUNK = 0
@@ -70,6 +71,7 @@ class Intake:
     idempotency: IdempotencyKeys
     blobs: BlobStore
     publisher: Publisher
+    sent: SentPictures
     job_ttl_s: int
 
     def new_job(self, kind: JobKind, library: Library) -> Job:
@@ -171,6 +173,7 @@ class Intake:
         Raises:
             IdempotencyConflict: The key was sent with another request.
             UploadInProgress: The key's first request is still arriving.
+            QueueFull: The pictures of other queries take all the memory that there is.
         """
         kept = {
             keys.query_picture(job.id, number): (picture, QUERY_TTL_S)
@@ -178,12 +181,20 @@ class Intake:
         }
         job.task = task
         submission = Submission(self.jobs, self.idempotency, job, key, kept)
-        submission.open(fingerprint)
-        if not submission.is_repeat:
+        self.sent.reserve(job.id, pictures, QUERY_TTL_S)
+        try:
+            submission.open(fingerprint)
+        except Exception:
+            self.sent.forget(job.id, len(pictures))
+            raise
+        if submission.is_repeat:
+            self.sent.forget(job.id, len(pictures))
+        else:
             try:
                 self.publisher.publish(task)
             except Exception:
                 submission.take_back()
+                self.sent.forget(job.id, len(pictures))
                 raise
         return submission.answer(fingerprint)
 

@@ -59,12 +59,19 @@ def valkey(data_dir: Path, socket_file: Path) -> Service:
         "appendonly": "yes",
         "appendfsync": "everysec",
         "save": "",
+        # Past it, what would write is refused; nothing is thrown away.
+        "maxmemory": str(_valkey_share()),
         "maxmemory-policy": "noeviction",
     }
     command = [str(get_binary_path())]
     for name, value in options.items():
         command += [f"--{name}", value]
     return Service("valkey", command, dict(os.environ), is_ready=lambda: _is_fresh(socket_file))
+
+
+def _valkey_share() -> int:
+    """Returns how many bytes Valkey may take: models and Milvus need the rest."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 
 def milvus_lite(data_dir: Path, socket_file: Path) -> Service:

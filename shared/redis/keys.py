@@ -26,6 +26,10 @@ RESCUES = "tl:rescues"
 WORKERS = "tl:workers"
 SWEEP = "tl:sweep"
 
+# Bytes of the pictures that were sent with queries, by task, and when they are gone.
+SENT = "tl:sent"
+SENT_UNTIL = "tl:sent:until"
+
 LIBRARIES = "tl:libraries"
 MODELS = "tl:models"
 # Which Milvus is connected, and what it has.

@@ -61,6 +61,7 @@ def test_who_should_come_again_is_told_so() -> None:
     retryable = {kind.code for kind in kinds() if kind.retryable}
     assert retryable == {
         "upload-in-progress",
+        "upload-stalled",
         "source-failed",
         "rate-limited",
         "unavailable",

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.records import image, summary
-from support.requests import assert_problem, counts, form_body
+from support.requests import assert_problem, client_of, counts, form_body
+from support.servers import wait_until
 
+from twinlens.shared.errors import QueueFull
 from twinlens.shared.queries import MAX_K, SearchQuery
 from twinlens.shared.queue import SEARCH
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.client import connect, connect_raw
+from twinlens.shared.redis.sent import SentPictures
 
 if TYPE_CHECKING:
     from support.requests import Client
@@ -358,3 +361,55 @@ def test_duplicates_are_looked_for_where_there_are_hashes(client: Client, worker
     result = {"n_images": 3, "n_groups": 1, "groups": [[ID, "b" * 64]], "confirmed_by": "lite0"}
     worker.finish_search(job.json["id"], result)
     assert client.get(f"/v1/jobs/{job.json['id']}").json["result"] == result
+
+
+def test_the_pictures_of_all_queries_have_a_bound_which_is_free_again(
+    settings: Settings, worker: StandIn
+) -> None:
+    worker.serve("lite0", "phash")
+    client = client_of(settings.model_copy(update={"max_sent_bytes": 12}))
+    first = search(client).json["id"]  # five bytes
+    assert search(client).status_code == 202
+    assert_problem(search(client), 503, "queue-full")
+    assert len(worker.redis.keys("tl:query:*")) == 2
+    # Without pictures, nothing is held up.
+    worker.add(image("a" * 64))
+    assert client.post("/v1/search", json={"image_id": "a" * 64}).status_code == 202
+    SentPictures(worker.redis).forget(first, 1)
+    for _ in range(2):  # what is forgotten twice is free once
+        SentPictures(worker.redis).forget(first, 1)
+    assert [search(client).status_code for _ in range(2)] == [202, 503]
+
+
+def test_the_memory_of_pictures_that_nobody_took_is_free_once_they_are_gone(
+    settings: Settings, worker: StandIn
+) -> None:
+    worker.serve("lite0", "phash")
+    client = client_of(settings.model_copy(update={"max_sent_bytes": 5}))
+    sent = SentPictures(worker.redis, 5)
+    sent.reserve("t", [b"query"], 0.05)
+    with pytest.raises(QueueFull):
+        sent.reserve("u", [b"query"], 600)
+    wait_until(lambda: search(client).status_code == 202, 20)
+
+
+def test_a_query_that_comes_to_nothing_holds_no_memory(settings: Settings, worker: StandIn) -> None:
+    worker.serve("lite0", "phash")
+    client = client_of(settings)
+    keyed = {"Idempotency-Key": "k"}
+    assert search(client, headers=keyed).json["id"] == search(client, headers=keyed).json["id"]
+    assert worker.redis.hget(keys.SENT, "all") == "5"
+
+
+def test_a_redis_without_memory_is_told_of(client: Client, worker: StandIn) -> None:
+    worker.serve("lite0", "phash")
+    limit = worker.redis.config_get("maxmemory")["maxmemory"]
+    worker.redis.config_set("maxmemory", 1)
+    try:
+        assert_problem(search(client), 503, "queue-full")
+        assert_problem(
+            client.post("/v1/images", data=b"x", content_type="image/png"), 503, "queue-full"
+        )
+    finally:
+        worker.redis.config_set("maxmemory", limit)
+    assert search(client).status_code == 202

@@ -112,6 +112,8 @@ LIVES: dict[str, Callable[[Seen], float]] = {
     f"tl:job:{ID}:tries": of_job,
     rf"celery-task-meta-{ID}(\.\d+)?": of_outcomes,
     rf"tl:query:{ID}:\d": of_query,
+    "tl:sent": stays,
+    "tl:sent:until": stays,
     f"tl:reply:{ID}": lives(REPLY_TTL_S),
     "tl:idempotency:[0-9a-f]{64}": of_idempotency,
     # Which jobs there are, and which wait.

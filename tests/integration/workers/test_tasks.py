@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +127,26 @@ def test_a_search_that_cannot_be_done_says_why(
     process.runtime.catalog.remove("default", filled[0])
     process.run_next("search")
     assert ending(client, job_id) == ("failed", "image-not-found")
+
+
+@pytest.mark.parametrize("content", [None, b"no picture"], ids=["done", "refused"])
+def test_the_pictures_of_a_search_go_with_it(
+    client: Client,
+    process: WorkerProcess,
+    filled: list[str],
+    small_photos: dict[str, bytes],
+    content: bytes | None,
+) -> None:
+    sent = content or small_photos["coffee.png"]
+    data = {"file": [(io.BytesIO(sent), "a"), (io.BytesIO(sent), "b")]}
+    job_id = client.post("/v1/search", data=data).json["id"]
+    redis = process.runtime.redis
+    assert len(redis.keys("tl:query:*")) == 2
+    assert redis.hget(keys.SENT, "all") == str(2 * len(sent))
+    process.run_next("search")
+    assert job_of(client, job_id)["status"] == ("failed" if content else "succeeded")
+    assert redis.keys("tl:query:*") == []
+    assert redis.hgetall(keys.SENT) == {}
 
 
 def test_a_fault_of_ours_is_told_without_its_inside(process: WorkerProcess) -> None:

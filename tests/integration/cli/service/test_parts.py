@@ -47,6 +47,11 @@ def test_valkey_throws_nothing_away_and_stops_for_no_snapshot(redis: Redis) -> N
     assert config(redis, "save") == ""
 
 
+def test_valkey_leaves_most_of_the_memory_to_others(redis: Redis) -> None:
+    total = psutil.virtual_memory().total
+    assert total / 5 < int(config(redis, "maxmemory")) < total / 3
+
+
 def test_nobody_else_on_this_machine_reaches_embedded_servers(
     settings: Settings, redis: Redis
 ) -> None:
