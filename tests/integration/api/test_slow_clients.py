@@ -12,34 +12,34 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from support.servers import running_api, wait_until
+from support.stand_in import StandIn
 
 from twinlens.cli.service.http_worker import MAX_HEAD_BYTES
+from twinlens.shared.redis.client import connect as connect_redis
+from twinlens.shared.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from support.stand_in import StandIn
-
-    from twinlens.shared.settings import Settings
+    from collections.abc import Callable, Iterator
 
 # Of each kind: more than would be served at a time if each held a thread of a few.
 N_SLOW = 40
 # Within seconds; a request that waits for a client that stands still waits for longer.
 DEADLINE_S = 8.0
 
-Open = "Callable[[bytes], socket.socket]"
 
-
-@pytest.fixture
-def api(settings: Settings, worker: StandIn, tmp_path: Path) -> Iterator[str]:
-    worker.serve("phash")
-    with running_api(settings, tmp_path) as url:
+@pytest.fixture(scope="module")
+def api(redis_url: str, lite_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("api")
+    settings = Settings(redis_url=redis_url, milvus_uri=lite_uri, data_dir=folder)
+    with connect_redis(redis_url) as redis:
+        redis.flushall()
+        StandIn(redis).serve("phash")
+    with running_api(settings, folder) as url:
         yield url
 
 
 @pytest.fixture
-def connect(api: str) -> Iterator[Open]:
+def connect(api: str) -> Iterator[Callable[[bytes], socket.socket]]:
     """Returns what opens a connection with a small window and sends some bytes."""
     with contextlib.ExitStack() as sockets:
         parts = urlsplit(api)
@@ -168,10 +168,10 @@ def answer_of(one: socket.socket) -> bytes:
 
 
 def test_who_stands_still_is_told_and_sent_away(api: str, connect: Any) -> None:
-    head = b"POST /v1/images%b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\n"
+    head = b"POST /v1/images HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\n"
     unsent = connect(b"GET /livez HTTP/1.1\r\nHost: 127")
-    sized = connect(head % b"" + b"Content-Length: 9000\r\n\r\nbegun")
-    chunked = connect(head % b"" + b"Transfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n")
+    sized = connect(head + b"Content-Length: 9000\r\n\r\nbegun")
+    chunked = connect(head + b"Transfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n")
     listing = connect(
         b"POST /v1/images/bulk HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9000\r\n"
         b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
