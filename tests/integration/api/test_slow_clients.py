@@ -14,7 +14,8 @@ import pytest
 from support.servers import running_api, wait_until
 from support.stand_in import StandIn
 
-from twinlens.cli.service.http_worker import MAX_HEAD_BYTES
+from twinlens.cli.service.http_worker import MAX_HEAD_BYTES, N_THREADS, QUEUE_S
+from twinlens.cli.service.serve import MAX_CONNECTIONS
 from twinlens.shared.redis.client import connect as connect_redis
 from twinlens.shared.settings import Settings
 
@@ -158,6 +159,24 @@ def test_others_are_served_while_many_clients(api: str, connect: Any, stand_stil
 def test_others_are_served_while_many_clients_do_all_of_it(api: str, connect: Any) -> None:
     for stand_still in KINDS:
         stand_still(api, connect)
+    assert_others_are_served(api)
+
+
+def test_who_finds_no_thread_is_told_and_all_others_are_served(api: str, connect: Any) -> None:
+    for _ in range(-(-(N_THREADS["body"] + 5) // N_SLOW)):
+        stand_still_in_bodies(api, connect)
+    with httpx.Client(base_url=api, timeout=DEADLINE_S + QUEUE_S, trust_env=False) as client:
+        png = {"Content-Type": "image/png"}
+        refused = client.post("/v1/images", content=b"picture", headers=png)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+        assert refused.json()["type"] == "urn:twinlens:problem:queue-full"
+        assert client.get("/livez").status_code == 200
+        assert client.get("/v1/jobs").status_code == 200
+
+
+def test_more_connections_than_there_may_be_keep_nobody_out(api: str, connect: Any) -> None:
+    for _ in range(-(-(MAX_CONNECTIONS + 5) // N_SLOW)):
+        stand_still_in_heads(api, connect)
     assert_others_are_served(api)
 
 
