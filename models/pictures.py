@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Below the 89 MP at which Pillow itself begins to warn (it refuses at 179 MP); phones take 48 to
-# 64 MP. What each format takes at the limit: docs/decisions/NNNN-decoding.md.
+# 64 MP. What each format takes at the limit: docs/decisions/0020-decoding.md.
 DEFAULT_MAX_PIXELS = 80_000_000
 # Of processor time: the slowest that is ordinary, a TIFF of 79 MP in LZW, took 2 s.
 DEFAULT_MAX_DECODE_S = 10.0

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from twinlens.shared.errors import Problem
 from twinlens.shared.messages import Lane
-from twinlens.shared.redis.client import CALLER_TIMEOUT_S
+from twinlens.shared.settings import CALLER_TIMEOUT_S
 
 if TYPE_CHECKING:
     from twinlens.shared.settings import Settings
@@ -107,7 +107,7 @@ def make_celery(settings: Settings, backend: str | None = None) -> Celery:
         visibility_timeout=settings.visibility_timeout_s,
         broker_transport_options=_transport_options(settings)
         # Where a caller waits; workers wait for a message without end.
-        | ({} if result_backend else {"socket_timeout": CALLER_TIMEOUT_S}),
+        | ({} if backend else {"socket_timeout": CALLER_TIMEOUT_S}),
         result_backend_transport_options=_transport_options(settings),
     )
     return app

@@ -9,6 +9,9 @@ from pydantic import Field, IPvAnyNetwork
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
+# How long Redis may be silent where a caller waits; an fsync of its append-only file holds it up
+# for 2 s at most.
+CALLER_TIMEOUT_S = 3.0
 
 
 class Settings(BaseSettings):

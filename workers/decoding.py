@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from twinlens.models.session import Embedder, Pixels
 
 # Nearly twice what the costliest picture takes that may be decoded
-# (docs/decisions/NNNN-decoding.md), and room for what the process does meanwhile.
+# (docs/decisions/0020-decoding.md), and room for what the process does meanwhile.
 BYTES_PER_PIXEL, ROOM_BYTES = 16, 256 << 20
 # As many of the largest pictures as there may be in one query, or more that are smaller.
 LARGEST_PER_QUERY = 3

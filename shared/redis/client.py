@@ -11,6 +11,7 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from twinlens.shared.redis.fuse import Fuse
+from twinlens.shared.settings import CALLER_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -43,8 +44,6 @@ else:
 # A client that returns bytes.
 RawRedis = redis.Redis
 
-# Where a caller waits. An fsync of the append-only file may hold Redis up for 2 s.
-CALLER_TIMEOUT_S = 3.0
 # Retries of a worker, which should outlive a restart of Redis: that takes seconds. Where a caller
 # waits, there are few.
 WORKER_RETRIES = 8

@@ -21,8 +21,8 @@ from twinlens.api.waiting import MAX_STREAMS, MAX_WAITERS
 from twinlens.cli.service.http_worker import N_THREADS
 from twinlens.shared.messages import Item
 from twinlens.shared.redis import jobs
-from twinlens.shared.redis.client import CALLER_TIMEOUT_S
 from twinlens.shared.redis.presence import announce
+from twinlens.shared.settings import CALLER_TIMEOUT_S
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 import pytest
-from support.servers import running_api, running_valkey, wait_until
+from support.servers import free_port, running_api, running_valkey, wait_until
 
 from twinlens.shared.redis.client import connect
 
@@ -28,7 +28,7 @@ DEADLINE_S = 9.0
 
 @pytest.fixture
 def own(settings: Settings, tmp_path: Path) -> Iterator[Settings]:
-    with running_valkey(tmp_path) as url:
+    with running_valkey(tmp_path, free_port()) as url:
         # Every request is counted there, too.
         yield settings.model_copy(update={"redis_url": url, "requests_per_minute": 10_000})
 
@@ -36,7 +36,7 @@ def own(settings: Settings, tmp_path: Path) -> Iterator[Settings]:
 def connections_to(port: int) -> int:
     """On the side of the server; those that it has not yet taken are nobody's."""
     return sum(
-        one.status != psutil.CONN_LISTEN and one.laddr.port == port
+        one.status != psutil.CONN_LISTEN and getattr(one.laddr, "port", None) == port
         for one in psutil.net_connections("tcp4")
     )
 

@@ -403,7 +403,7 @@ def test_a_query_that_comes_to_nothing_holds_no_memory(settings: Settings, worke
 
 def test_a_redis_without_memory_is_told_of(client: Client, worker: StandIn) -> None:
     worker.serve("lite0", "phash")
-    limit = worker.redis.config_get("maxmemory")["maxmemory"]
+    limit = worker.redis.config_get("maxmemory")["maxmemory"] or 0
     worker.redis.config_set("maxmemory", 1)
     try:
         assert_problem(search(client), 503, "queue-full")
