@@ -118,6 +118,8 @@ def worker_process(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Itera
     backend = f"{app.BACKEND}+{broker.removeprefix('redis+')}"
     app.celery_app.conf.update(broker_url=broker, result_backend=backend)
     _forget_backend(app.celery_app, monkeypatch)
+    # A pool's process looks for its app there, where other tests leave theirs.
+    app.celery_app.set_current()
     # As prefork says it of its processes: so they do not subscribe to results.
     monkeypatch.setattr("celery._state._task_join_will_block", True)
     monkeypatch.setattr(app, "settings", settings)

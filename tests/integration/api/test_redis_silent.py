@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 import pytest
+from support.inside_worker import serve_only
 from support.servers import free_port, running_api, running_valkey, wait_until
 
 from twinlens.shared.redis.client import connect
@@ -28,7 +29,8 @@ DEADLINE_S = 9.0
 
 @pytest.fixture
 def own(settings: Settings, tmp_path: Path) -> Iterator[Settings]:
-    with running_valkey(tmp_path, free_port()) as url:
+    with running_valkey(tmp_path, free_port()) as url, connect(url) as redis:
+        serve_only(redis, "phash@1")
         # Every request is counted there, too.
         yield settings.model_copy(update={"redis_url": url, "requests_per_minute": 10_000})
 

@@ -49,7 +49,7 @@ def offered(*words: str) -> list[str]:
 
 def test_commands_and_options_are_offered() -> None:
     assert offered("li") == ["libraries"]
-    assert offered("images", "") == ["delete", "list", "show"]
+    assert offered("images", "") == ["count", "delete", "list", "show"]
     assert "--json" in offered("stats", "--")
 
 
