@@ -30,6 +30,7 @@ from twinlens.shared.redis.jobs import Jobs, StoredResult
 from twinlens.shared.redis.sent import SentPictures
 from twinlens.workers.chunk.tries import MAX_TRIES
 from twinlens.workers.process.app import celery_app, redis_of_parent, runtime
+from twinlens.workers.process.backend import handed_back
 from twinlens.workers.query.examples import NumSent
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class PatientTask(JobTask):
     default_retry_delay = RETRY_AFTER_S
 
     def retry(self, *args: Any, **options: Any) -> Any:
-        """Queues the task for later; if Redis does not take it, its message goes back.
+        """Queues the task for later; if Redis is away, its message goes back.
 
         Raises:
             Reject: Redis does not take it. Celery would drop the message.
@@ -108,7 +109,8 @@ class PatientTask(JobTask):
         try:
             return super().retry(*args, **options)
         except Reject as error:
-            raise Reject(error, requeue=True) from error
+            # Its own cause is what did not go into the queue.
+            raise handed_back(getattr(error, "reason", None) or error) from error
 
     def on_retry(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         # A worker that must stop hands its tasks back this way, too; neither is a try.

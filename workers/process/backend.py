@@ -13,7 +13,7 @@ from celery import states
 from celery.backends.redis import RedisBackend
 from celery.exceptions import BackendStoreError, Reject
 from pydantic import BaseModel
-from redis import RedisError
+from redis import RedisError, ResponseError
 
 from twinlens.shared.redis.jobs import Jobs, StoredResult
 
@@ -24,6 +24,18 @@ else:
     Base = RedisBackend
 
 
+def handed_back(error: Exception) -> Reject:
+    """Returns what sends a task's message back into its queue, to be run again.
+
+    Where Redis answers and refuses to write, for lack of memory say, it would refuse that as well,
+    which ends the worker. Then the message is let go, and the sweeper queues the task again.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ResponseError):
+        cause = cause.__cause__ or cause.__context__
+    return Reject(error, requeue=cause is None)
+
+
 class JobBackend(Base):  # type: ignore[misc]
     """Stores what tasks return; what went wrong is only in the record of their job."""
 
@@ -31,13 +43,12 @@ class JobBackend(Base):  # type: ignore[misc]
         """Stores a result. Redis may be down for as long as a restart takes.
 
         Raises:
-            Reject: It is down for longer, or refuses. The task goes back into its queue, and is run
-                again.
+            Reject: It is down for longer, or refuses. The task is run again.
         """
         try:
             return super().store_result(task_id, result, state, *args, **kwargs)
         except (BackendStoreError, RedisError) as error:
-            raise Reject(error, requeue=True) from error
+            raise handed_back(error) from error
 
     def _store_result(
         self,
