@@ -77,7 +77,8 @@ def milvus_uri(
     """
     uri: str = request.getfixturevalue(getattr(request, "param", "lite_uri"))
     if uri not in milvus_clients:
-        milvus_clients[uri] = MilvusClient(uri)
+        # Without pings: for those of an idle client, Milvus Lite ends its connection.
+        milvus_clients[uri] = MilvusClient(uri, grpc_options={"grpc.keepalive_time_ms": 2**31 - 1})
     client = milvus_clients[uri]
     before = set(client.list_collections())
     yield uri
