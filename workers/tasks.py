@@ -154,7 +154,7 @@ class ChunkTask(PatientTask):
 
     def on_success(self, retval: ChunkItems, task_id: str, args: Any, kwargs: Any) -> None:
         # If Redis or Milvus does not answer now, the sweeper does both later.
-        with contextlib.suppress(RedisError, OperationalError, Unavailable):
+        with contextlib.suppress(*OUTAGES):
             runtime().feed.top_up(celery_app)
             request: Any = self.request
             if request.is_built:

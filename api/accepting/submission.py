@@ -118,7 +118,7 @@ class Submission:
 
     def _claim(self, key: str, fingerprint: str) -> KeyOwner:
         owner = self._keys.claim(key, self.job.id, fingerprint)
-        while owner.job_id != self.job.id and self._jobs.is_over(owner.job_id):
+        while owner.job_id != self.job.id and self._jobs.find(owner.job_id) is None:
             self._keys.release_from(key, owner)
             owner = self._keys.claim(key, self.job.id, fingerprint)
         return owner

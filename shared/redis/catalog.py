@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 # not read a million of them.
 READ_ENTRIES = 1000
 MAX_READ = 5000
-
-
 # Longer than a chunk may run. One that is stopped for longer still is over by then, and writes
 # nothing.
 REMOVED_S = 3_600
@@ -97,11 +95,7 @@ class Catalog:
 
     def publish_models(self, cards: Iterable[ModelSummary]) -> None:
         """Records which models there are; earlier ones are forgotten."""
-        with self._redis.pipeline() as pipeline:
-            pipeline.delete(keys.MODELS)
-            for card in cards:
-                pipeline.hset(keys.MODELS, card.ref, card.model_dump_json())
-            pipeline.execute()
+        self._replace(keys.MODELS, {card.ref: card.model_dump_json() for card in cards})
 
     def models(self) -> dict[str, ModelSummary]:
         """Returns the models that there are, by name@version."""
@@ -185,11 +179,8 @@ class Catalog:
 
     def put_damages(self, damages: Mapping[str, Damage]) -> None:
         """Records what libraries have lost, by their ids; what was known before is forgotten."""
-        with self._redis.pipeline() as pipeline:
-            pipeline.delete(keys.DAMAGES)
-            for library_id, damage in damages.items():
-                pipeline.hset(keys.DAMAGES, library_id, damage.model_dump_json())
-            pipeline.execute()
+        texts = {library_id: damage.model_dump_json() for library_id, damage in damages.items()}
+        self._replace(keys.DAMAGES, texts)
 
     def calibrations(self, library_id: str) -> dict[str, str]:
         """Returns the calibrations of a library's collections, as JSON."""
@@ -197,10 +188,13 @@ class Catalog:
 
     def put_calibrations(self, library_id: str, by_collection: Mapping[str, str]) -> None:
         """Replaces the calibrations of a library's collections, given as JSON."""
+        self._replace(keys.calibrations(library_id), by_collection)
+
+    def _replace(self, key: str, texts: Mapping[str, str]) -> None:
         with self._redis.pipeline() as pipeline:
-            pipeline.delete(keys.calibrations(library_id))
-            for collection, text in by_collection.items():
-                pipeline.hset(keys.calibrations(library_id), collection, text)
+            pipeline.delete(key)
+            for name, text in texts.items():
+                pipeline.hset(key, name, text)
             pipeline.execute()
 
     def watch_library(

@@ -303,13 +303,12 @@ class Jobs:
         """Reads a job's status alone; None where there is no job of this id."""
         return self._redis.hget(keys.job(job_id), "status")
 
-    def is_over(self, job_id: str) -> bool:
-        """Tells if a job's life is over, and its result gone."""
+    def find(self, job_id: str) -> Job | None:
+        """Reads a job; None where there is none, or its life is over and its result gone."""
         try:
-            self.get(job_id)
+            return self.get(job_id)
         except (JobNotFound, JobExpired):
-            return True
-        return False
+            return None
 
     def wait(
         self, job_id: str, timeout_s: float, is_wanted: Callable[[], bool] = lambda: True
@@ -355,12 +354,10 @@ class Jobs:
             ids, after = page_of(self._redis, key, min(n_left, limit - len(jobs)), after)
             n_left -= len(ids)
             for job_id in ids:
-                try:
-                    job = self.get(job_id)
-                except (JobNotFound, JobExpired):
+                job = self.find(job_id)
+                if job is None:
                     self._redis.zrem(key, job_id)
-                    continue
-                if all(getattr(job, name) == value for name, value in wanted.items()):
+                elif all(getattr(job, name) == value for name, value in wanted.items()):
                     jobs.append(job)
             if after is None or len(jobs) == limit or n_left == 0:
                 return jobs, after

@@ -11,6 +11,7 @@ from twinlens.shared.filters.fields import fields_of
 from twinlens.shared.filters.language import parse_filter
 from twinlens.shared.filters.tree import matches
 from twinlens.shared.messages import MAX_PAGE, Item, ManifestItem
+from twinlens.workers.library.plans import Plans, item_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -18,11 +19,10 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from twinlens.shared.answers import Deletion
-    from twinlens.shared.messages import CatalogEntry, Outcome
+    from twinlens.shared.messages import Outcome
     from twinlens.shared.redis.catalog import Catalog
     from twinlens.shared.redis.jobs import Job, Jobs
     from twinlens.workers.library.images import Images
-    from twinlens.workers.library.plans import Plans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Deletions:
         there = self.catalog.find(library_id, ids)
         for image_id in dict.fromkeys(ids):
             entry = there.get(image_id)
-            yield ManifestItem(name="", image_id=image_id) if entry is None else _item(entry)
+            yield ManifestItem(name="", image_id=image_id) if entry is None else item_of(entry)
 
     def _matching(self, job: Job, text: str) -> Iterator[ManifestItem]:
         wanted = parse_filter(text)
@@ -77,12 +77,7 @@ class Deletions:
             # Nobody who asked then has seen what was added since.
             is_old = entry.image.added_at <= job.created_at
             if is_old and matches(wanted, fields_of(entry.image)):
-                yield _item(entry)
-
-
-def _item(entry: CatalogEntry) -> ManifestItem:
-    image = entry.image
-    return ManifestItem(name=image.name, image_id=image.id, n_bytes=image.bytes)
+                yield item_of(entry)
 
 
 def _few(items: Iterable[ManifestItem]) -> list[ManifestItem]:

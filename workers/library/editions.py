@@ -16,9 +16,10 @@ from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from twinlens.shared.errors import JobExpired, JobNotFound, LibraryNotFound, ReindexFailed
-from twinlens.shared.messages import ManifestItem, now
+from twinlens.shared.errors import LibraryNotFound, ReindexFailed
+from twinlens.shared.messages import now
 from twinlens.workers.library.each import look_after_each
+from twinlens.workers.library.plans import Plans, item_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from twinlens.shared.libraries import Library
+    from twinlens.shared.messages import ManifestItem
     from twinlens.shared.redis.catalog import Catalog
     from twinlens.shared.redis.jobs import Job, Jobs
     from twinlens.shared.settings import Settings
     from twinlens.workers.library.calibrations import Calibrations
-    from twinlens.workers.library.plans import Plans
     from twinlens.workers.milvus.collection import Collection
     from twinlens.workers.milvus.vectors import Vectors
     from twinlens.workers.targets import Targets
@@ -121,19 +122,14 @@ class Editions:
             self.catalog.change_library(library.name, _forget_previous)
 
     def _tend_next(self, library: str, job_id: str) -> None:
-        try:
-            has_ended = self.jobs.get(job_id).has_ended
-        except (JobNotFound, JobExpired):
-            has_ended = True
-        if has_ended:
+        job = self.jobs.find(job_id)
+        if job is None or job.has_ended:
             self.catalog.give_up_plan(library, job_id)
         else:
             self.switch_if_built(job_id)
 
     def _stored(self, library_id: str) -> Iterator[ManifestItem]:
-        for entry in self.catalog.all_entries(library_id):
-            image = entry.image
-            yield ManifestItem(name=image.name, image_id=image.id, n_bytes=image.bytes)
+        return map(item_of, self.catalog.all_entries(library_id))
 
     def _check(self, job: Job) -> None:
         """Checks that the next edition is complete, and finds its pictures.

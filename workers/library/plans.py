@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from twinlens.shared.chunking import chunk_items
 from twinlens.shared.manifests import write_manifest
+from twinlens.shared.messages import ManifestItem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,11 +16,17 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from twinlens.shared.blobs import BlobStore
-    from twinlens.shared.messages import ManifestItem
+    from twinlens.shared.messages import CatalogEntry
     from twinlens.shared.redis.catalog import Catalog
     from twinlens.shared.redis.feed import Feed
     from twinlens.shared.redis.jobs import Job, Jobs
     from twinlens.shared.settings import Settings
+
+
+def item_of(entry: CatalogEntry) -> ManifestItem:
+    """Returns a stored image as an item of a job."""
+    image = entry.image
+    return ManifestItem(name=image.name, image_id=image.id, n_bytes=image.bytes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,6 @@ from redis import RedisError
 from twinlens.models.cores import n_cores
 from twinlens.models.session import is_cpu
 from twinlens.shared import log
-from twinlens.shared.errors import JobExpired, JobNotFound
 from twinlens.shared.messages import Lane
 from twinlens.shared.queue import EMBED_CHUNK, LANES, make_celery
 from twinlens.shared.redis.client import WORKER_RETRIES, connect
@@ -136,9 +135,10 @@ def _begin_task(task: Any, kwargs: dict[str, Any], **_: Any) -> None:
     task.request.began_at = time.monotonic()
     # Kombu says so of a message that a worker held and lost, or handed back.
     if task.request.delivery_info.get("redelivered") and "job_id" in kwargs:
-        with contextlib.suppress(JobNotFound, JobExpired, RedisError):
+        with contextlib.suppress(RedisError):
             jobs = runtime().jobs
-            jobs.count_rescue(jobs.get(kwargs["job_id"]).kind)
+            if (job := jobs.find(kwargs["job_id"])) is not None:
+                jobs.count_rescue(job.kind)
 
 
 @signals.task_postrun.connect

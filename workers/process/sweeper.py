@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from twinlens.shared.errors import JobExpired, JobNotFound, Unavailable, UploadBroken
+from twinlens.shared.errors import Unavailable, UploadBroken
 from twinlens.shared.queue import chunk_task, chunk_task_id, publish
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.presence import live_workers
@@ -82,10 +82,7 @@ class Sweeper:
         for job_id, chunk in fed:
             if chunk_task_id(job_id, chunk) in present:
                 continue
-            try:
-                job = self.jobs.get(job_id)
-            except (JobNotFound, JobExpired):
-                job = None
+            job = self.jobs.find(job_id)
             if job is None or job.has_ended or self.feed.is_counted(job_id, chunk):
                 self.feed.forget_chunk(job_id, chunk)
             else:
@@ -97,16 +94,15 @@ class Sweeper:
         old = self.jobs.open_tasks(queue, MIN_AGE_S)
         if not old or self.redis.llen(queue) > MAX_READ:
             return
-        present = {task_id.partition(".")[0] for task_id in self._queued_ids(queue)}
-        present |= {task_id.partition(".")[0] for task_id in self._held_ids()}
+        there = self._queued_ids(queue) | self._held_ids()
+        present = {task_id.partition(".")[0] for task_id in there}
         for job_id in old:
             if job_id not in present:
                 self._rescue(app, queue, job_id)
 
     def _rescue(self, app: Celery, queue: str, job_id: str) -> None:
-        try:
-            job = self.jobs.get(job_id)
-        except (JobNotFound, JobExpired):
+        job = self.jobs.find(job_id)
+        if job is None:
             self.jobs.forget_task(queue, job_id)
             return
         if job.kind == "search":
