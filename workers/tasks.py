@@ -57,12 +57,6 @@ def problem_of(error: BaseException) -> Problem:
     return Internal("The task failed unexpectedly; the log says why.").to_problem()
 
 
-def _forget_sent(task_id: str, n_pictures: int) -> None:
-    """Removes pictures that were sent with a query; if Redis is away, they expire."""
-    with contextlib.suppress(RedisError):
-        SentPictures(redis_of_parent()).forget(task_id, n_pictures)
-
-
 class JobTask(BaseTask):
     """A task that ends its job. What it returns is the job's result."""
 
@@ -83,14 +77,6 @@ class JobTask(BaseTask):
         einfo: Any,
     ) -> None:
         Jobs(redis_of_parent()).finish(kwargs["job_id"], problem_of(exc))
-
-
-class SearchTask(JobTask):
-    """A search. Its pictures go once it is over: until then, it may be run again."""
-
-    def after_return(self, *told: Any) -> None:
-        _status, _result, task_id, _args, kwargs, _error = told
-        _forget_sent(task_id, sum(kwargs["sent"]))
 
 
 class PatientTask(JobTask):
@@ -209,7 +195,9 @@ class CompareTask(CallTask):
 
     def after_return(self, *told: Any) -> None:
         _status, _result, task_id, _args, kwargs, _error = told
-        _forget_sent(task_id, 2 - len(kwargs["query"]["image_ids"]))
+        n_pictures = 2 - len(kwargs["query"]["image_ids"])
+        with contextlib.suppress(RedisError):  # if Redis is away, they expire
+            SentPictures(redis_of_parent()).forget(task_id, n_pictures)
 
 
 def _begin(job_id: str) -> None:
@@ -261,7 +249,7 @@ def retry(job_id: str) -> None:
     runtime().retries.plan(celery_app, job_id)
 
 
-@celery_app.task(name=queue.SEARCH, base=SearchTask, time_limit=queue.SEARCH_TIME_LIMIT_S)
+@celery_app.task(name=queue.SEARCH, base=JobTask, time_limit=queue.SEARCH_TIME_LIMIT_S)
 def search(
     job_id: str, query: dict[str, Any], submitted_at: float, sent: tuple[int, int]
 ) -> SearchResult:

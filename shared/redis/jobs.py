@@ -142,7 +142,8 @@ class Jobs:
 
         Args:
             job: The job.
-            keep: Values to keep with it: by key, the value and its life in seconds.
+            keep: Values to keep with it until it ends: by key, the value and its longest life in
+                seconds.
         """
         fields: dict[Any, Any] = {
             name: _to_field(value)
@@ -150,6 +151,8 @@ class Jobs:
             if value is not None
         }
         fields["created_at"] = repr(job.created_at.timestamp())
+        if keep:
+            fields["kept"] = " ".join(keep)
         with self._redis.pipeline() as pipeline:
             for key, (content, ttl_s) in (keep or {}).items():
                 pipeline.set(key, content, ex=ttl_s)

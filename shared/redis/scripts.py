@@ -42,7 +42,8 @@ class Changes:
 
     def __init__(self, redis: Redis) -> None:
         self._scripts = {
-            name: redis.register_script(read_script("job", name)) for name in get_args(JobChange)
+            name: redis.register_script(read_script("release", "job", name))
+            for name in get_args(JobChange)
         }
 
     def make(
@@ -54,7 +55,7 @@ class Changes:
             name: The script.
             job_id: The job.
             args: Its ARGV from 6 on.
-            keys_too: Its KEYS from 10 on.
+            keys_too: Its KEYS from 12 on.
 
         Returns:
             What the script returns.
@@ -64,7 +65,7 @@ class Changes:
 
 
 def _keys_of(job_id: str) -> list[str]:
-    """Returns KEYS 1 to 9 of each change of a job."""
+    """Returns KEYS 1 to 11 of each change of a job."""
     return [
         keys.job(job_id),
         keys.events(job_id),

@@ -27,7 +27,7 @@ class SentPictures:
         """
         self._redis = redis
         self._max_bytes = max_bytes
-        self._script = redis.register_script(read_script("reserve"))
+        self._script = redis.register_script(read_script("release", "reserve"))
 
     def reserve(self, task_id: str, pictures: Sequence[bytes], ttl_s: float) -> None:
         """Takes memory for the pictures of a query, until they are gone or forgotten.

@@ -1,5 +1,5 @@
 -- Stores the outcomes of a chunk, and adds them to the progress; repeating it changes nothing.
--- KEYS 10: where the outcomes go.
+-- KEYS 12: where the outcomes go.
 -- ARGV 6: the chunk. 7, 8, 9, 10: how many pictures succeeded, were updated, were skipped, failed.
 --   11: now. 12: the problem of a single picture as JSON, or ''. 13: the outcomes. From 14 on, where
 --   all failed, of each reason: its name, how many pictures it is of, and such a problem as JSON.
@@ -8,7 +8,7 @@
 --
 -- The rate is an exponential moving average of n / dt over the chunks, dt being the time since the
 -- one before. `Job.pictures_per_s` divides it by the weight that it has gathered.
-local outcomes_key = KEYS[10]
+local outcomes_key = KEYS[12]
 local chunk, n_succeeded, n_updated, n_skipped, n_failed = unpack(ARGV, 6, 10)
 local moment, problem, outcomes = unpack(ARGV, 11, 13)
 

@@ -1,8 +1,8 @@
 -- Ends a job that is not counted in chunks. Once ended, it stays as it is.
--- KEYS 10, if there is a result: where it goes.
--- ARGV 6: the status. 7: now. 8: the problem as JSON, or ''. 9, with KEYS 10: the result.
+-- KEYS 12, if there is a result: where it goes.
+-- ARGV 6: the status. 7: now. 8: the problem as JSON, or ''. 9, with KEYS 12: the result.
 -- Returns whether this ended the job.
-local result_key = KEYS[10]
+local result_key = KEYS[12]
 local ended_as, moment, problem, result = unpack(ARGV, 6, 9)
 
 if not is_open then return 0 end

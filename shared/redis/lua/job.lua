@@ -1,11 +1,12 @@
 -- Goes before each change of a job.
--- KEYS 1 to 9: the job's record, its events, its bit for each counted chunk, its tries; the uploads
+-- KEYS 1 to 11: the job's record, its events, its bit for each counted chunk, its tries; the uploads
 --   that are arriving, the jobs whose one task has not ended; the chunks on their way, the waiting
---   pictures, the libraries in turn.
+--   pictures, the libraries in turn; bytes of the pictures of queries, and until when they are there.
 -- ARGV 1 to 5: the keys of a library's open uploads and of its jobs in turn, `*` for its id; how
 --   long a record is kept past its life, and how long that of a search, and the window of the rate,
 --   all in seconds.
-local record, events, done, tries, arriving, tasks, fed, backlog, ring = unpack(KEYS, 1, 9)
+local record, events, done, tries, arriving, tasks, fed, backlog, ring, sent, sent_until =
+  unpack(KEYS, 1, 11)
 local uploads_of, jobs_of, tombstone_s, search_tombstone_s, rate_window_s = unpack(ARGV, 1, 5)
 
 local function get(name) return redis.call('HGET', record, name) end
@@ -35,6 +36,15 @@ local function forget_task()
   redis.call('HDEL', record, 'task')
 end
 
+-- Nobody reads the pictures of a query that is over, however it ended.
+local function forget_kept()
+  local kept = get('kept')
+  if not kept then return end
+  for key in string.gmatch(kept, '%S+') do redis.call('DEL', key) end
+  redis.call('HDEL', record, 'kept')
+  release(sent, sent_until, get('id'))
+end
+
 -- Keeps the record past its life, to tell an expired job from one that never existed.
 local function finish(status, moment, problem)
   local ttl_s = number('ttl_s')
@@ -47,6 +57,7 @@ local function finish(status, moment, problem)
   redis.call('DEL', tries)
   redis.call('SREM', arriving, get('id'))
   forget_task()
+  forget_kept()
   redis.call('ZREM', of_library(uploads_of), get('id'))
   if is_fed() then
     local n_counted = number('succeeded') + number('updated') + number('skipped')

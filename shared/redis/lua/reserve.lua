@@ -2,18 +2,11 @@
 -- KEYS 1: bytes by task, and in `all` their sum. 2: tasks, by when their pictures are gone.
 -- ARGV 1: the task. 2: its bytes. 3: now. 4: when they are gone. 5: the most for all.
 -- Returns whether it was taken.
-local function release(task)
-  local n_bytes = redis.call('HGET', KEYS[1], task)
-  if n_bytes and redis.call('HINCRBY', KEYS[1], 'all', -n_bytes) == 0 then
-    redis.call('HDEL', KEYS[1], 'all')
-  end
-  redis.call('HDEL', KEYS[1], task)
-  redis.call('ZREM', KEYS[2], task)
+for _, task in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[3])) do
+  release(KEYS[1], KEYS[2], task)
 end
-
-for _, task in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ARGV[3])) do release(task) end
 if tonumber(ARGV[2]) == 0 then
-  release(ARGV[1])
+  release(KEYS[1], KEYS[2], ARGV[1])
   return 1
 end
 local n_taken = tonumber(redis.call('HGET', KEYS[1], 'all') or 0)

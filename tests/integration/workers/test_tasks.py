@@ -32,6 +32,7 @@ from twinlens.shared.queue import (
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.jobs import Job
 from twinlens.shared.settings import Settings
+from twinlens.workers.process import sweeper
 
 if TYPE_CHECKING:
     from support.inside_worker import WorkerProcess
@@ -147,6 +148,27 @@ def test_the_pictures_of_a_search_go_with_it(
     assert job_of(client, job_id)["status"] == ("failed" if content else "succeeded")
     assert redis.keys("tl:query:*") == []
     assert redis.hgetall(keys.SENT) == {}
+
+
+@pytest.mark.parametrize("is_lost", [True, False], ids=["lost", "cancelled"])
+def test_the_pictures_of_a_search_that_is_never_done_go_as_well(
+    client: Client, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch, is_lost: bool
+) -> None:
+    """They would fill the memory that there is for others' pictures for ten minutes."""
+    monkeypatch.setattr(sweeper, "MIN_AGE_S", 0)
+    others = client.post("/v1/search", data={"file": (io.BytesIO(b"others"), "a")}).json["id"]
+    process.take("search")
+    job_id = client.post("/v1/search", data={"file": (io.BytesIO(b"picture"), "a")}).json["id"]
+    if is_lost:
+        process.lose("search")
+        process.runtime.sweeper.sweep(process.celery)
+    else:
+        assert client.post(f"/v1/jobs/{job_id}/cancel").status_code == 200
+    assert job_of(client, job_id)["status"] == ("failed" if is_lost else "cancelled")
+    redis = process.runtime.redis
+    assert redis.keys("tl:query:*") == [keys.query_picture(others)]
+    assert redis.hgetall(keys.SENT) == {others: "6", "all": "6"}
+    assert redis.zrange(keys.SENT_UNTIL, 0, -1) == [others]
 
 
 def test_a_fault_of_ours_is_told_without_its_inside(process: WorkerProcess) -> None:
