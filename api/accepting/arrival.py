@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How often Redis is told that an upload is still arriving, many times in ARRIVAL_TTL_S, and asked
-# whether it is still wanted.
+# How often Redis is told that an upload is still arriving, several times in ARRIVAL_TTL_S, and
+# asked whether it is still wanted.
 RENEW_S = 2.0
 
 
@@ -103,12 +104,12 @@ class _Arrival:
         self._n_kept = 0
         self._n_passed_over = 0
         self._is_closing = False  # whether a chunk is being closed, or that failed
-        self._renew_at = time.monotonic() + RENEW_S
+        self._look_at = time.monotonic() + RENEW_S
 
     def take(
         self, body: Iterable[bytes], read: Callable[[Iterable[bytes]], Iterator[Entry]]
     ) -> Accepted:
-        with self._blobs.batch() as batch:
+        with self._blobs.batch() as batch, self._signs_of_life():
             try:
                 for entry in read(self._watched(body)):
                     self._take_entry(batch, entry)
@@ -132,7 +133,7 @@ class _Arrival:
         return self._digest.hexdigest()
 
     def _watched(self, body: Iterable[bytes]) -> Iterator[bytes]:
-        """Passes the body on, records that it is still arriving, and reports a lost connection.
+        """Passes the body on as long as it is wanted, and reports a lost connection.
 
         Raises:
             UploadBroken: The connection was lost.
@@ -140,7 +141,7 @@ class _Arrival:
         """
         try:
             for piece in body:
-                self._renew()
+                self._look()
                 yield piece
         except (ClientDisconnected, OSError) as error:
             if isinstance(stalled := as_own(error), UploadStalled):
@@ -149,7 +150,7 @@ class _Arrival:
 
     def _take_entry(self, batch: BlobBatch, entry: Entry) -> None:
         # Of what waited on the disk, entries come when the body is read to its end.
-        self._renew()
+        self._look()
         if entry.is_passed_over:
             self._n_passed_over += 1
             return
@@ -165,13 +166,35 @@ class _Arrival:
             detail += f" Files passed over, as none by their names: {self._n_passed_over}."
         raise ValidationFailed(detail)
 
-    def _renew(self) -> None:
-        if time.monotonic() < self._renew_at:
+    @contextlib.contextmanager
+    def _signs_of_life(self) -> Iterator[None]:
+        """Records that the upload still arrives, for as long as its process lives.
+
+        That is done beside it: a slow client, or a slow disk, may hold it up for a minute.
+        """
+        is_over = threading.Event()
+
+        def renew() -> None:
+            while not is_over.wait(RENEW_S):
+                if self._submission.is_open and not self._submission.is_repeat:
+                    with contextlib.suppress(RedisError):
+                        self._feed.still_arrives(self._job.id)
+                        self._submission.renew()
+
+        thread = threading.Thread(target=renew, name="signs-of-life", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()  # what it does after the end would shorten the key's life
+
+    def _look(self) -> None:
+        """Looks now and then whether the upload is still wanted."""
+        if time.monotonic() < self._look_at:
             return
-        self._renew_at = time.monotonic() + RENEW_S
+        self._look_at = time.monotonic() + RENEW_S
         if self._submission.is_open and not self._submission.is_repeat:
-            self._feed.still_arrives(self._job.id)
-            self._submission.renew()
             self._check_wanted()
 
     def _check_wanted(self) -> None:

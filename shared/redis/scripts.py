@@ -24,8 +24,9 @@ SEARCH_TOMBSTONE_S = 86_400
 # The rate is an average whose weights fall by a factor of e in this time: that of a few chunks with
 # a slow model.
 RATE_WINDOW_S = 30
-# An upload that has been silent for this long has lost its API process, or its client.
-ARRIVAL_TTL_S = 120
+# An upload that has been silent for this long has lost its API process, which says that it is still
+# there every 2 s, whatever its client and its disk do.
+ARRIVAL_TTL_S = 20
 
 JobChange = Literal["begin", "try", "finish", "cancel", "add_chunk", "seal", "count"]
 
@@ -76,6 +77,8 @@ def _keys_of(job_id: str) -> list[str]:
         keys.FED,
         keys.BACKLOG,
         keys.RING,
+        keys.SENT,
+        keys.SENT_UNTIL,
     ]
 
 

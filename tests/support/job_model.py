@@ -14,7 +14,7 @@ from twinlens.shared.redis.jobs import Job
 
 DAY_S = 86_400
 HOUR_S = 3_600
-ARRIVAL_S = 120
+ARRIVAL_S = 20
 FOR_EVER = -1  # as Redis says it
 
 

@@ -300,7 +300,7 @@ def test_an_upload_that_goes_on_is_being_read(
     monkeypatch.setattr(scripts, "ARRIVAL_TTL_S", 1)
     begin_upload(process)
     process.runtime.feed.still_arrives("lost")
-    assert 60 < process.runtime.redis.ttl(keys.arrival("lost")) <= 120
+    assert 10 < process.runtime.redis.ttl(keys.arrival("lost")) <= 20
 
 
 @pytest.mark.parametrize("is_renewed", [False, True])
