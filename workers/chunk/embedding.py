@@ -63,6 +63,8 @@ class Embedding:
         by_missing: dict[frozenset[str], list[Pending]] = {}
         for one in pending:
             by_missing.setdefault(frozenset(targets.keys() - one.collections), []).append(one)
+        # Nothing is missing where the library has only lost an edition, or got other weights.
+        by_missing.pop(frozenset(), None)
         for missing, group in by_missing.items():
             self._embed_for([targets[name] for name in sorted(missing)], group)
 

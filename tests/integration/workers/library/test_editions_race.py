@@ -49,6 +49,27 @@ def test_an_edition_that_comes_as_a_chunk_is_counted_has_its_pictures(
     assert outcomes(client, job_id) == ["succeeded"] * len(IDS)
 
 
+@pytest.mark.parametrize("is_planned", [False, True], ids=["weights", "edition given up"])
+def test_a_library_that_needs_no_more_as_a_chunk_is_counted_has_its_pictures(
+    client: Client, process: WorkerProcess, *, is_planned: bool
+) -> None:
+    """What they are embedded for changes, and they have all of it already."""
+    if is_planned:
+        plan(process)
+    job_id = upload(client)
+
+    def change() -> None:
+        if is_planned:
+            client.post("/v1/libraries/default/rollback")
+        else:
+            client.put("/v1/libraries/default", json={"models": [PHASH], "weights": {"phash": 2}})
+
+    before_transaction(process.runtime.redis, change)
+    process.run_next("bulk")
+    assert outcomes(client, job_id) == ["succeeded"] * len(IDS)
+    assert process.runtime.catalog.find("default", IDS).keys() == set(IDS)
+
+
 def test_a_library_that_is_removed_as_a_chunk_is_counted_gets_no_images(
     client: Client, process: WorkerProcess
 ) -> None:
