@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from concurrent.futures import Executor
 
+    from twinlens.models.pictures import Picture
     from twinlens.models.session import Embedder, Embeddings
     from twinlens.shared.blobs import BlobStore
     from twinlens.shared.libraries import Library
@@ -129,22 +130,25 @@ class Embedding:
             log.exception("decoding picture %s failed unexpectedly", one.image_id)
             one.error = Internal("The picture could not be decoded; the log says why.").to_problem()
         else:
-            one.image = (
-                one.description.of(one.known.image)
-                if one.known
-                else Image(
-                    id=one.image_id,
-                    name=one.description.name or "",
-                    library=one.library,
-                    width=picture.width,
-                    height=picture.height,
-                    format=f"image/{picture.format.lower()}",
-                    bytes=len(content),
-                    metadata=one.description.metadata or {},
-                    models=[],
-                    added_at=now(),
-                )
-            )
+            # What it was embedded as before: all of its rows say the same of it.
+            one.image = one.image or _image_of(one, picture, len(content))
+
+
+def _image_of(one: Pending, picture: Picture, n_bytes: int) -> Image:
+    if one.known is not None:
+        return one.description.of(one.known.image)
+    return Image(
+        id=one.image_id,
+        name=one.description.name or "",
+        library=one.library,
+        width=picture.width,
+        height=picture.height,
+        format=f"image/{picture.format.lower()}",
+        bytes=n_bytes,
+        metadata=one.description.metadata or {},
+        models=[],
+        added_at=now(),
+    )
 
 
 @contextmanager

@@ -107,6 +107,9 @@ class Outcomes:
     def amendments(self, not_written: Container[str] = ()) -> dict[str, Amendment]:
         """Returns what is to be changed of images that are there, by image id.
 
+        That may be only their rows: of what was embedded for some collections and said anew, the
+        others tell what was said before.
+
         Args:
             not_written: Those that were embedded, but that somebody else has catalogued, changed
                 or removed meanwhile.
@@ -114,7 +117,7 @@ class Outcomes:
         return self._amendments | {
             one.image_id: Amendment(one.description, one.tag, one.collections)
             for one in self.pending
-            if one.image_id in not_written and one.error is None
+            if (one.image_id in not_written or one.is_changed) and one.error is None
         }
 
     def withdrawals(self) -> dict[str, Amendment]:

@@ -202,18 +202,46 @@ def test_what_is_the_images_own_is_what_the_catalogue_tells(
     assert where(process, 'width < 1 or format == "image/jpeg" or not exists name') == set()
 
 
+def plan(process: WorkerProcess) -> None:
+    """Gives the library another edition to be built."""
+
+    def change(library: Library) -> Library:
+        collections = {PHASH: new_collection("default", PHASH)}
+        library.next = NextEdition(models=[PHASH], collections=collections, job_id="j")
+        return library
+
+    process.runtime.catalog.change_library("default", change)
+
+
+def test_what_is_embedded_for_one_more_edition_is_the_same_in_both(
+    client: Client, process: WorkerProcess
+) -> None:
+    post_described(client, ("red.png", RED, {"year": 2018}))
+    before_transaction(process.runtime.redis, lambda: plan(process))
+    process.run_next("bulk")
+    assert len(process.runtime.catalog.library("default").editions) == 2
+    assert where(process, as_told(client)) == {IDS[0]}
+
+
+@pytest.mark.usefixtures("red")
+def test_what_is_posted_again_while_another_edition_is_built_is_in_both(
+    client: Client, process: WorkerProcess
+) -> None:
+    plan(process)
+    job_id = post_described(client, ("crimson.png", RED, {"year": 2019}))
+    process.run_next("bulk")
+    assert outcomes(client, job_id) == ["updated"]
+    assert where(process, "year == 2019") == {IDS[0]}
+    assert where(process, "year == 2018") == set()
+    assert where(process, as_told(client)) == {IDS[0]}
+
+
 @pytest.mark.usefixtures("red")
 def test_a_change_while_another_edition_is_built_is_in_both(
     client: Client, process: WorkerProcess
 ) -> None:
     runtime = process.runtime
-
-    def plan(library: Library) -> Library:
-        collections = {PHASH: new_collection("default", PHASH)}
-        library.next = NextEdition(models=[PHASH], collections=collections, job_id="j")
-        return library
-
-    runtime.catalog.change_library("default", plan)
+    plan(process)
     job_id = upload(client)
     before_transaction(runtime.redis, lambda: change(process, metadata={"year": 2020}))
     process.run_next("bulk")
