@@ -6,11 +6,11 @@ import contextlib
 import time
 from datetime import UTC, datetime
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from redis import WatchError
 
-from twinlens.shared.errors import ImageNotFound, LibraryNotFound, ModelNotFound
+from twinlens.shared.errors import ImageNotFound, LibraryNotFound, ModelNotFound, Unavailable
 from twinlens.shared.filters.fields import fields_of
 from twinlens.shared.filters.tree import matches
 from twinlens.shared.indexes import Server
@@ -36,6 +36,9 @@ MAX_READ = 5000
 # Longer than a chunk may run. One that is stopped for longer still is over by then, and writes
 # nothing.
 REMOVED_S = 3_600
+# Longer than it takes to remove a chunk's rows from every collection. Who dies meanwhile leaves the
+# images closed for so long.
+CLOSED_S = 20
 
 
 def _library_of(name: str, text: str | bytes | None, library_id: str | None = None) -> Library:
@@ -73,6 +76,19 @@ class ChunkRun(NamedTuple):
 
 class ChunkIsOver(Exception):
     """A chunk that is counted, or whose job has ended, writes no image's record any more."""
+
+
+def put_answer(answer: Any) -> list[str]:
+    """Returns which images were not written, by what the script answered.
+
+    Raises:
+        ChunkIsOver, Unavailable: As of `Catalog.put`.
+    """
+    if answer is None:
+        raise ChunkIsOver
+    if answer == 0:
+        raise Unavailable("Images of the chunk are just being removed; it is tried again.")
+    return list(answer)
 
 
 class Searched(NamedTuple):
@@ -296,6 +312,7 @@ class Catalog:
             keys.images(library_id),
             keys.image_order(library_id),
             keys.removed_images(library_id),
+            keys.closed_images(library_id),
             keys.calibrations(library_id),
         )
 
@@ -352,16 +369,16 @@ class Catalog:
         entries: Iterable[CatalogEntry],
         run: ChunkRun | None = None,
     ) -> None:
-        """Queues the writing of images on a pipeline: each as `put` does.
-
-        The pipeline's answer is what `put` returns, or None where that raises.
-        """
+        """Queues the writing of images on a pipeline: `put_answer` says what its answer means."""
         images = [
             keys.images(library_id),
             keys.image_order(library_id),
             keys.removed_images(library_id),
         ]
-        chunk = [] if run is None else [keys.job(run.job_id), keys.done_chunks(run.job_id)]
+        chunk = []
+        if run is not None:
+            chunk = [keys.closed_images(library_id), keys.job(run.job_id)]
+            chunk.append(keys.done_chunks(run.job_id))
         pipeline.eval(
             read_script("put_images"),
             len(images) + len(chunk),
@@ -388,13 +405,12 @@ class Catalog:
 
         Raises:
             ChunkIsOver: Nothing was written: the chunk is over.
+            Unavailable: Nothing was written: one was closed since the chunk looked for it.
         """
         with self._redis.pipeline(transaction=False) as pipeline:
             self.queue_put(pipeline, library_id, entries, run)
-            [left] = pipeline.execute()
-        if left is None:
-            raise ChunkIsOver
-        return list(left)
+            [answer] = pipeline.execute()
+        return put_answer(answer)
 
     def find(self, library_id: str, image_ids: Sequence[str]) -> dict[str, CatalogEntry]:
         """Reads those of the images that exist."""
@@ -437,6 +453,34 @@ class Catalog:
             str(REMOVED_S),
             *image_ids,
         )
+
+    def close_images(self, library_id: str, image_ids: Sequence[str]) -> str:
+        """Lets nobody add some images until they are opened, or CLOSED_S have passed.
+
+        A chunk that looked for one of them before it was opened has to look again.
+
+        Returns:
+            What opens them.
+
+        Raises:
+            Unavailable: Somebody else has closed one of them.
+        """
+        until: str | None = self._redis.eval(
+            read_script("close_images"),
+            1,
+            keys.closed_images(library_id),
+            str(CLOSED_S),
+            str(REMOVED_S),
+            *image_ids,
+        )
+        if until is None:
+            raise Unavailable("The same images are just being removed; try again.")
+        return until
+
+    def open_images(self, library_id: str, image_ids: Sequence[str], until: str) -> None:
+        """Opens images that were closed."""
+        closed = keys.closed_images(library_id)
+        self._redis.eval(read_script("open_images"), 1, closed, until, *image_ids)
 
     def count(self, library_id: str) -> int:
         return int(self._redis.zcard(keys.image_order(library_id)))

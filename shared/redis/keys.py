@@ -98,6 +98,11 @@ def removed_images(library_id: str) -> str:
     return f"tl:library:{library_id}:removed"
 
 
+def closed_images(library_id: str) -> str:
+    """Returns the key of the ids of images that nobody may add, by the time until when."""
+    return f"tl:library:{library_id}:closed"
+
+
 def calibrations(library_id: str) -> str:
     """Returns the key of a library's calibrations, by collection."""
     return f"tl:library:{library_id}:calibrations"

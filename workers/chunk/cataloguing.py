@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from redis import WatchError
 
 from twinlens.shared.messages import CatalogEntry
-from twinlens.shared.redis.catalog import ChunkIsOver
+from twinlens.shared.redis.catalog import put_answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -48,6 +48,7 @@ class Cataloguing:
         Raises:
             LibraryNotFound: The library has been removed.
             ChunkIsOver: Nothing was written: the chunk is over.
+            Unavailable: Nothing was written: the chunk must be run again.
         """
         # One that was embedded may have been removed before it was embedded for a new edition.
         done = [one for one in pending if one.image is not None and one.error is None]
@@ -62,18 +63,17 @@ class Cataloguing:
             self._put(pipeline, run, library, done)
             self.catalog.note_cost(pipeline, library.id, took_s / len(done))
             try:
-                not_written, _ = pipeline.execute()
+                answer, _ = pipeline.execute()
             except WatchError:
                 return None
-        if not_written is None:
-            raise ChunkIsOver
-        return list(not_written)
+        return put_answer(answer)
 
     def write_one(self, run: ChunkRun, library: Library, one: Pending) -> None:
         """Catalogues one picture with the embeddings that it has.
 
         Raises:
             ChunkIsOver: It was not written: the chunk is over.
+            Unavailable: It was not written: the chunk must be run again.
         """
         if one.image is not None:
             entry = _entry_of(library, one, one.image)

@@ -89,7 +89,7 @@ class Amendments:
             for image_id in not_written:
                 del entries[image_id]
         if gone := sorted(amendments.keys() - entries.keys()):
-            self.images.delete_vectors(library, gone)
+            self.images.withdraw(library, gone)
         return entries
 
     def change(self, library: str, image_id: str, description: Description) -> Image:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from twinlens.shared.answers import Vector
 from twinlens.shared.blobs import image_key, thumbnail_key
-from twinlens.shared.errors import ContentMissing
+from twinlens.shared.errors import ContentMissing, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from twinlens.shared.blobs import BlobStore
     from twinlens.shared.filters.tree import Filter
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from twinlens.workers.decoding import Decoder
     from twinlens.workers.milvus.vectors import Vectors
     from twinlens.workers.targets import Targets
+
+# How long one that closes images waits for another: that removes a chunk's rows meanwhile.
+CLOSING_S = 5.0
+CLOSING_PAUSE_S = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,24 +52,51 @@ class Images:
 
         Raises:
             LibraryNotFound: The library has been removed.
-            Unavailable: Milvus does not answer.
+            Unavailable: Milvus does not answer, or somebody else is removing one of them.
         """
-        self.delete_vectors(self.catalog.library(job.library, job.library_id), image_ids)
-        self.catalog.remove(job.library_id, *image_ids)
         library = self.catalog.library(job.library, job.library_id)
-        if len(library.editions) > 1:
-            self.delete_vectors(library, image_ids)
+        with self._closed(library, image_ids):
+            self._delete_vectors(library, image_ids)
+            self.catalog.remove(job.library_id, *image_ids)
+            library = self.catalog.library(job.library, job.library_id)
+            if len(library.editions) > 1:
+                self._delete_vectors(library, image_ids)
         since = job.created_at.timestamp()
         for image_id in image_ids:
             self.blobs.delete(thumbnail_key(library.id, image_id))
             self.blobs.delete(image_key(library.id, image_id), unless_touched_since=since)
 
-    def delete_vectors(self, library: Library, image_ids: Sequence[str]) -> None:
-        """Removes images from the collections of every edition of their library.
+    def withdraw(self, library: Library, image_ids: Sequence[str]) -> None:
+        """Removes what was written to Milvus of images that are not catalogued after all.
 
         Raises:
-            Unavailable: Milvus does not answer.
+            Unavailable: As of `delete`.
         """
+        with self._closed(library, image_ids):
+            there = self.catalog.find(library.id, image_ids)
+            if gone := [image_id for image_id in image_ids if image_id not in there]:
+                self._delete_vectors(library, gone)
+
+    @contextlib.contextmanager
+    def _closed(self, library: Library, image_ids: Sequence[str]) -> Iterator[None]:
+        """Lets no chunk add images whose rows are being removed: it would have lost its own."""
+        until = self._close(library, image_ids)
+        try:
+            yield
+        finally:
+            self.catalog.open_images(library.id, image_ids, until)
+
+    def _close(self, library: Library, image_ids: Sequence[str]) -> str:
+        deadline = time.monotonic() + CLOSING_S
+        while True:
+            try:
+                return self.catalog.close_images(library.id, image_ids)
+            except Unavailable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(CLOSING_PAUSE_S)
+
+    def _delete_vectors(self, library: Library, image_ids: Sequence[str]) -> None:
         for target in self.targets.of_editions(library).values():
             self.vectors.delete(target.collection, image_ids)
 

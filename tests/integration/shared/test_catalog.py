@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.between import BusyRedis, after_read, before_transaction
 from support.records import image, summary
+from support.servers import wait_until
 
-from twinlens.shared.errors import ImageNotFound, LibraryNotFound, ModelNotFound
+from twinlens.shared.errors import ImageNotFound, LibraryNotFound, ModelNotFound, Unavailable
 from twinlens.shared.indexes import Server
 from twinlens.shared.libraries import Library, NextEdition, new_collection, new_library
 from twinlens.shared.messages import CatalogEntry, Cursor, now
+from twinlens.shared.redis import catalog as catalog_module
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.catalog import Catalog
 from twinlens.shared.redis.jobs import Job, Jobs
@@ -312,6 +315,51 @@ def test_an_image_that_somebody_else_has_written_meanwhile_is_left_as_it_is(
     assert catalog.put("art", [other]) == []
     assert catalog.put("art", [one]) == ["1" * 64]
     assert catalog.get("art", "1" * 64).image.name == "other.jpg"
+
+
+def test_nobody_adds_an_image_that_is_closed_or_was_since_a_chunk_looked(
+    catalog: Catalog, redis: Redis
+) -> None:
+    create(redis, "j", "bulk")
+    before = catalog.begin_chunk("j", 0)
+    until = catalog.close_images("art", ["1" * 64])
+    meanwhile = catalog.begin_chunk("j", 0)
+    with pytest.raises(Unavailable):
+        catalog.close_images("art", ["2" * 64, "1" * 64])
+    with pytest.raises(Unavailable):
+        catalog.put("art", [entry("2" * 64), entry("1" * 64)], meanwhile)
+    assert catalog.put("art", [entry("2" * 64)], meanwhile) == [], "another is open"
+    catalog.open_images("art", ["1" * 64], until)
+    for run in (before, meanwhile):
+        with pytest.raises(Unavailable):
+            catalog.put("art", [entry("1" * 64)], run)
+    afterwards = catalog.begin_chunk("j", 0)
+    assert catalog.put("art", [entry("1" * 64)], afterwards) == []
+    catalog.close_images("art", ["1" * 64])
+    [there] = catalog.find("art", ["1" * 64]).values()
+    assert catalog.put("art", [there], afterwards) == [], "it is changed, not added"
+
+
+def test_whoever_closed_an_image_and_died_holds_it_only_for_a_while(
+    catalog: Catalog, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog_module, "CLOSED_S", 1)
+    ids = ["1" * 64, "2" * 64]
+    late = catalog.close_images("art", ids)
+    opens: list[str] = []
+
+    def close() -> bool:
+        with contextlib.suppress(Unavailable):
+            opens.append(catalog.close_images("art", ids[:1]))
+        return bool(opens)
+
+    monkeypatch.setattr(catalog_module, "CLOSED_S", 60)
+    wait_until(close, 30)
+    catalog.open_images("art", ids, late)
+    with pytest.raises(Unavailable):
+        catalog.close_images("art", ids[:1])
+    catalog.open_images("art", ids, opens[0])
+    assert catalog.close_images("art", ids)
 
 
 def test_an_image_that_is_written_again_keeps_its_place(catalog: Catalog, redis: Redis) -> None:

@@ -100,7 +100,7 @@ def lives(seconds: float) -> Callable[[Seen], float]:
 
 
 ID = "[0-9a-f]{32}"
-LIBRARY = r"[a-z]+(\.[0-9a-f]{16})?"
+LIBRARY = r"[a-z0-9-]+?(\.[0-9a-f]{16})?"
 # Kombu writes them once a process, whatever becomes of them: only if no test came before.
 BINDINGS = r"_kombu\.binding.+"
 LIVES: dict[str, Callable[[Seen], float]] = {
@@ -138,6 +138,7 @@ LIVES: dict[str, Callable[[Seen], float]] = {
     rf"tl:library:{LIBRARY}:order": stays,
     rf"tl:library:{LIBRARY}:calibrations": stays,
     rf"tl:library:{LIBRARY}:removed": lives(REMOVED_S),
+    rf"tl:library:{LIBRARY}:closed": lives(REMOVED_S),
     # Who works, and what was rescued.
     "tl:rescues": stays,
     "tl:workers": stays,
