@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # A fresh virtual environment each time a lock file changes keeps out what is no longer locked.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: install demo test check fuzz mutants bench bench-peers lock clean
+.PHONY: install demo test check fuzz mutants chaos soak bench bench-peers lock clean
 
 install: $(VENV)/.installed
 
@@ -44,6 +44,19 @@ test: check
 fuzz: $(VENV)/.installed-test
 	$(BIN)/pytest tests/property tests/integration/workers/test_mutations.py tests/e2e/test_document.py \
 		--hypothesis-profile=fuzz
+
+# Kills and stops parts of a service that works, on each Milvus; what fails says how to repeat it.
+ROUNDS ?= 20
+ifndef SEED
+SEED := $(shell date +%s)
+endif
+chaos: $(VENV)/.installed-test
+	CHAOS_SEED=$(SEED) CHAOS_ROUNDS=$(ROUNDS) $(BIN)/pytest tests/chaos
+
+# Constant load: memory, descriptors, keys and disk must not grow.
+MINUTES ?= 20
+soak: $(VENV)/.installed-test
+	PYTHONPATH=tests $(BIN)/python -m chaos.soak --minutes $(MINUTES)
 
 # Puts small faults into the code, and counts those that tests see.
 mutants: $(VENV)/.installed-mutants

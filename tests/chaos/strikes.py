@@ -1,0 +1,75 @@
+"""Kills and stops parts of a running service, as the plan says."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from chaos.ledger import Steps
+    from chaos.plan import Part, Strike
+
+
+def process_of(data_dir: Path, part: Part, *, is_child: bool = False) -> psutil.Process | None:
+    """Returns a part's process, or its youngest child; None while there is none."""
+    kept = json.loads((data_dir / "services.json").read_text(encoding="utf-8"))
+    if part not in kept["pids"]:
+        return None
+    try:
+        process = psutil.Process(kept["pids"][part])
+        children = process.children() if is_child else [process]
+    except psutil.NoSuchProcess:
+        return None
+    return max(children, key=lambda one: one.pid, default=None)
+
+
+class Striker(threading.Thread):
+    """Strikes while the load runs.
+
+    Attributes:
+        told: What was done.
+    """
+
+    def __init__(self, data_dir: Path, strikes: Sequence[Strike], steps: Steps) -> None:
+        super().__init__(name="striker", daemon=True)
+        self._data_dir, self._strikes, self._steps = data_dir, strikes, steps
+        self._wakers: list[threading.Timer] = []
+        self.told: list[str] = []
+
+    def run(self) -> None:
+        for strike in self._strikes:
+            self._steps.wait_for(strike.at_step)
+            time.sleep(strike.after_s)
+            self.told.append(f"{strike}: {self._strike(strike)}")
+        for waker in self._wakers:
+            waker.join()
+
+    def _strike(self, strike: Strike) -> str:
+        process = process_of(self._data_dir, strike.part, is_child=strike.is_child)
+        if process is None:
+            return "was not there"
+        with contextlib.suppress(ProcessLookupError):
+            if not strike.stop_s:
+                os.kill(process.pid, signal.SIGKILL)
+                return f"killed {process.pid}"
+            os.kill(process.pid, signal.SIGSTOP)
+            waker = threading.Timer(strike.stop_s, _wake, (process,))
+            waker.start()
+            self._wakers.append(waker)
+            return f"stopped {process.pid}"
+        return "was gone"
+
+
+def _wake(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.resume()
