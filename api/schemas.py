@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from twinlens.shared.libraries import LibraryName
 from twinlens.shared.messages import MAX_PAGE, JobKind, JobStatus, Outcome
 
 MAX_KEY_CHARS = 255
 
-LibraryName = Annotated[str, Field(description="the library; `default` exists from the start")]
+InQuery = Annotated[str, Field(description="the library; `default` exists from the start")]
 
 
 # Parameters. What is not listed is refused, so that a misspelt parameter does not go unnoticed.
@@ -45,7 +46,7 @@ class NoParameters(Parameters):
 class InLibrary(NoParameters):
     """Selects a library."""
 
-    library: LibraryName = "default"
+    library: InQuery = "default"
 
 
 class UploadParameters(InLibrary):
@@ -69,7 +70,7 @@ FilterText = Annotated[
 class ImageListParameters(PageParameters):
     """Selects images."""
 
-    library: LibraryName = "default"
+    library: InQuery = "default"
     filter: FilterText = None
     sort: Literal["-added_at", "added_at"] = Field(
         "-added_at", description="`-added_at`: the newest first; `added_at`: the oldest first"
@@ -164,6 +165,6 @@ class SubmitHeaders(WaitHeaders):
 
 
 class LibraryPath(PathParameters):
-    """Names a library. The name becomes part of its collections' names in Milvus."""
+    """Names a library."""
 
-    name: str = Field(pattern="^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)
+    name: LibraryName

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from twinlens import __version__
+from twinlens.cli.keys.commands import keys
 from twinlens.cli.output import INTERRUPTED, json_option, say
 from twinlens.cli.parameters import (
     ExampleParameter,
@@ -21,6 +22,7 @@ from twinlens.cli.parameters import (
     read_as,
     url_option,
 )
+from twinlens.cli.settings import keep_private, read_settings
 from twinlens.cli.show.image_commands import images
 from twinlens.cli.show.job_commands import jobs
 from twinlens.cli.show.library_commands import libraries
@@ -28,10 +30,7 @@ from twinlens.cli.workbench.evaluate_commands import compare_models, evaluate_mo
 from twinlens.cli.workbench.model_commands import models
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from twinlens.cli.service.up import MilvusKind
-    from twinlens.shared.settings import Settings
 
 
 class _Commands(click.Group):
@@ -89,8 +88,8 @@ def up(workers: int | None, milvus: MilvusKind | None, **options: object) -> Non
     """Run the whole service in the foreground; Ctrl-C stops it."""
     from twinlens.cli.service.up import run_up
 
-    _keep_private()
-    run_up(_settings(options), workers, milvus)
+    keep_private()
+    run_up(read_settings(options), workers, milvus)
 
 
 @main.command()
@@ -100,8 +99,8 @@ def api(**options: object) -> None:
     """Run the API alone; settings come from the environment."""
     from twinlens.cli.service.serve import serve
 
-    _keep_private()
-    serve(_settings(options))
+    keep_private()
+    serve(read_settings(options))
 
 
 @main.command()
@@ -122,8 +121,8 @@ def worker(lanes: str, processes: int | None) -> None:
     names = lanes.split(",")
     if not set(names) <= by_name.keys():
         raise click.BadParameter(f"the lanes are {', '.join(LANES)}", param_hint="--lanes")
-    _keep_private()
-    _settings({})
+    keep_private()
+    read_settings({})
     from twinlens.workers.process.app import run_worker
 
     run_worker([by_name[name] for name in names], processes)
@@ -350,7 +349,7 @@ def stats(url: str) -> None:
     show_stats(url)
 
 
-for command in (images, jobs, libraries, models, evaluate_models, compare_models):
+for command in (images, jobs, keys, libraries, models, evaluate_models, compare_models):
     main.add_command(command)
 
 
@@ -378,32 +377,6 @@ def demo(data_dir: Path, port: int, keep: bool) -> None:
 
 def _names(text: str | None) -> list[str] | None:
     return text.split(",") if text else None
-
-
-def _keep_private() -> None:
-    """Lets nobody else read what this process and its children write: pictures, logs, addresses."""
-    os.umask(0o077)
-
-
-def _settings(options: Mapping[str, object]) -> Settings:
-    """Reads the settings; options override the environment.
-
-    Raises:
-        CommandRefused: One is not valid.
-    """
-    from pydantic import ValidationError
-
-    from twinlens.cli.errors import CommandRefused
-    from twinlens.shared.settings import Settings
-
-    # pydantic-settings has options of its own, of many types, among the same arguments.
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(map(str, first["loc"])).upper()
-        raise CommandRefused(f"setting TWINLENS_{name}: {first['msg']}") from None
 
 
 if __name__ == "__main__":

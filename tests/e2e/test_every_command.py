@@ -38,6 +38,8 @@ LIBRARY = {"name", "models", "metric", "index", "weights"}
 CARD = {"model", "name", "version", "title", "dimension", "metric", "input", "licence", "source"}
 CARD |= {"calibration", "comparison"}
 ITEMS = {"items"}
+KEY = {"id", "name", "scope", "libraries", "requests_per_minute", "created_at", "expires_at"}
+KEY |= {"revoked_at", "state"}
 NETWORK = FIXTURES / "torch_small.onnx"
 
 
@@ -109,6 +111,15 @@ class Scene:
         self.succeed("models", "add", NETWORK, "--name", name, *self.dir())
         return name
 
+    def keys(self, *words: object) -> tuple[object, ...]:
+        """Works on keys of no service that runs."""
+        return ("keys", *words, "--data-dir", self.folder / "keys")
+
+    def key_id(self) -> str:
+        """Makes a key, and returns its id."""
+        options = ("--name", LONG, "--library", "every", "--expires", 30, "--json")
+        return str(json.loads(self.succeed(*self.keys("create", *options)))["id"])
+
     def dir(self) -> tuple[object, ...]:
         return ("--dir", self.models)
 
@@ -166,6 +177,9 @@ ROWS: dict[str, tuple[Words, set[str]]] = {
     "images count": (lambda _: ("images", "count", *IN, "--filter", "width > 0"), {"count"}),
     "images show": (lambda s: ("images", "show", s.image_id, *IN), IMAGE),
     "images delete": (lambda s: ("images", "delete", s.image(), *IN, "--yes"), ITEMS),
+    "keys create": (lambda s: s.keys("create", "--name", "somebody"), {"key"} | KEY),
+    "keys list": (lambda s: s.key_id() and s.keys("list"), ITEMS),
+    "keys revoke": (lambda s: s.keys("revoke", s.key_id()), KEY),
     "libraries": (lambda _: ("libraries",), ITEMS),
     "libraries set": (lambda s: ("libraries", "set", s.new, "--model", "phash"), LIBRARY),
     "libraries rollback": (
