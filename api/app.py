@@ -15,6 +15,7 @@ from flask_openapi.openapi import OpenAPI
 from twinlens import __version__
 from twinlens.api import browsers, problems
 from twinlens.api.accepting import rates
+from twinlens.api.access import checks
 from twinlens.api.routes.bulk import bulk
 from twinlens.api.routes.health import docs, health
 from twinlens.api.routes.images import ImageIdConverter, images
@@ -61,6 +62,7 @@ def create_app(settings: Settings, services: Services) -> Flask:
         validation_error_callback=problems.refuse_parameters,
         doc_ui=False,
         static_folder=None,
+        security_schemes={checks.SCHEME: checks.KEY_SCHEME},
     )
     app.openapi_version = "3.1.0"
     # Werkzeug refuses a body of unknown length that reaches its limit, though it may end there.
@@ -70,7 +72,9 @@ def create_app(settings: Settings, services: Services) -> Flask:
     _identify_requests(app)
     browsers.install(app, settings)
     _refuse_unknown_methods(app)
+    checks.identify(app, settings)
     rates.install(app, settings)
+    checks.hold_to_scopes(app, services.jobs)
     _refuse_large_bodies(app, settings.max_body_bytes)
     _refuse_encoded_bodies(app)
     problems.install(app)

@@ -18,6 +18,7 @@ from twinlens.shared.errors import (
     BadRequest,
     FieldError,
     Internal,
+    KeyNeeded,
     NotFound,
     PayloadTooLarge,
     Problem,
@@ -150,6 +151,8 @@ def _answer_own(error: TwinlensError) -> Response:
     response = answer_problem(error.to_problem())
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, KeyNeeded):
+        response.headers["WWW-Authenticate"] = "Bearer"
     return response
 
 

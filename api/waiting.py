@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from flask import has_request_context, request
 
+from twinlens.api.access.checks import watch_grant
 from twinlens.shared.errors import QueueFull
 
 if TYPE_CHECKING:
@@ -61,12 +62,16 @@ class Places:
 
 
 def watch_client() -> Callable[[], bool]:
-    """Returns what tells if this request's client still waits, as far as is known."""
-    client = request.environ.get("gunicorn.socket") if has_request_context() else None
-    if client is None:
+    """Returns what tells if this request's client still waits, as far as is known, and may."""
+    if not has_request_context():
         return lambda: True
+    client, is_still_granted = request.environ.get("gunicorn.socket"), watch_grant()
+    if client is None:
+        return is_still_granted
 
     def is_there() -> bool:
+        if not is_still_granted():
+            return False
         poll = select.poll()
         poll.register(client.fileno(), _GONE)
         return not poll.poll(0)

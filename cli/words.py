@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from twinlens.shared.answers import LibraryAnswer
+    from collections.abc import Iterable, Mapping
 
 
 def counted(n: int, noun: str) -> str:
@@ -19,12 +17,11 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
-def missing_models(libraries: Iterable[LibraryAnswer]) -> list[str]:
+def name_missing(missing: Mapping[str, Iterable[str]]) -> list[str]:
     """Returns a line of each library that names models which no worker has."""
     return [
-        f"library {one.name} is neither searched nor filled: no worker has"
-        f" {', '.join(one.missing_models)}; add it again, or give the library other models with"
-        f" `twinlens libraries set {one.name}`"
-        for one in libraries
-        if one.missing_models
+        f"library {name} is neither searched nor filled: no worker has {', '.join(refs)}; add it"
+        f" again, or give the library other models with `twinlens libraries set {name}`"
+        for name, refs in missing.items()
+        if refs
     ]

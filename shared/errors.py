@@ -18,6 +18,8 @@
     ├── UnsupportedMedia           415  a content type that is not supported
     ├── UnknownHost                421  a name in `Host` that is not the service's
     ├── ForeignOrigin              403  a page of another site wants to change something
+    ├── KeyNeeded                  401  no key, or one that is not good
+    ├── NotAllowed                 403  the key lacks a scope, or is for other libraries
     ├── UploadInProgress           409  one idempotency key, its first request is still arriving
     ├── IdempotencyConflict        422  one key, two different requests
     ├── UploadBroken               400  the connection ended before the upload did
@@ -210,6 +212,14 @@ class UnknownHost(TwinlensError):
 
 class ForeignOrigin(TwinlensError):
     code, title, status = "foreign-origin", "A page of another site asks", 403
+
+
+class KeyNeeded(TwinlensError):
+    code, title, status = "key-needed", "A key is needed", 401
+
+
+class NotAllowed(TwinlensError):
+    code, title, status = "not-allowed", "The key does not allow this", 403
 
 
 class UploadInProgress(TwinlensError):

@@ -182,6 +182,15 @@ class Damage(BaseModel):
             raise LibraryDamaged(self.describe())
 
 
+def missing_models(libraries: Iterable[Library], there: Container[str]) -> dict[str, list[str]]:
+    """Returns the models that are not there, by the name of each library that names them."""
+    missing = {
+        library.name: [ref for ref in library.all_models if ref not in there]
+        for library in libraries
+    }
+    return {name: refs for name, refs in missing.items() if refs}
+
+
 def new_library(
     name: str,
     models: Iterable[str],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from twinlens.api.access.checks import check_scope
 from twinlens.shared.errors import JobConflict, LibraryNotFound
 
 if TYPE_CHECKING:
@@ -29,8 +30,11 @@ class Cancelling:
             JobNotFound: There is no such job.
             JobExpired: It has expired.
             JobConflict: It has ended otherwise, or cannot be stopped any more.
+            NotAllowed: It changes a library, which the caller's key does not allow.
         """
         job = self.jobs.get(job_id)
+        if job.kind == "reindex":
+            check_scope("admin")
         if not (job.has_ended or self._can_stop(job)) or not self.jobs.cancel(job_id):
             status = self.jobs.get(job_id).status
             raise JobConflict(f"Job {job_id} can no longer be cancelled: it is {status}.")

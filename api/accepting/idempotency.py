@@ -9,8 +9,10 @@ import contextlib
 import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from flask import request
 from redis import WatchError
 
+from twinlens.api.access.checks import current_grant
 from twinlens.shared.errors import IdempotencyConflict, UploadInProgress
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.scripts import ARRIVAL_TTL_S
@@ -94,8 +96,12 @@ def check_same_request(owner: KeyOwner, fingerprint: str) -> None:
         )
 
 
-def scoped_key(method: str, path: str, key: str | None) -> str | None:
-    """Returns what a key is stored under: one key may be sent to two endpoints."""
+def scoped_key(key: str | None) -> str | None:
+    """Returns what a key of this request is stored under.
+
+    Callers choose them: two may choose the same, or one may send it to two endpoints.
+    """
     if key is None:
         return None
-    return hashlib.sha256(f"{method} {path}\n{key}".encode()).hexdigest()
+    scope = f"{current_grant().id} {request.method} {request.path}"
+    return hashlib.sha256(f"{scope}\n{key}".encode()).hexdigest()

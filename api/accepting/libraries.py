@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
+from twinlens.api.access.checks import check_library, sees_library
 from twinlens.shared.errors import (
     FieldError,
     LibraryConflict,
@@ -22,6 +23,7 @@ from twinlens.shared.libraries import (
     Edition,
     Library,
     NextEdition,
+    missing_models,
     new_collection,
     new_library,
 )
@@ -63,7 +65,9 @@ class Libraries:
 
         Raises:
             LibraryNotFound: There is no library of this name.
+            NotAllowed: The caller's key is for others.
         """
+        check_library(name)
         try:
             return self.catalog.library(name)
         except LibraryNotFound:
@@ -76,6 +80,7 @@ class Libraries:
 
         Raises:
             LibraryNotFound: There is no library of this name.
+            NotAllowed: The caller's key is for others.
             Unavailable: No worker has made `default` yet, or Redis was emptied since.
             LibraryDamaged: It lacks embeddings of what it has.
         """
@@ -102,19 +107,18 @@ class Libraries:
         return lacks
 
     def all(self) -> list[Library]:
-        """Returns the libraries by name; there is at least `default`."""
+        """Returns all libraries by name; there is at least `default`."""
         by_name = {library.name: library for library in self.catalog.libraries()}
         by_name.setdefault(DEFAULT_LIBRARY, Library(name=DEFAULT_LIBRARY, models=[]))
         return [by_name[name] for name in sorted(by_name)]
 
+    def visible(self) -> list[Library]:
+        """Returns those that the caller's key is for, by name."""
+        return [library for library in self.all() if sees_library(library.name)]
+
     def missing_models(self, libraries: Iterable[Library]) -> dict[str, list[str]]:
         """Returns the models that no worker has, by the name of each library that names them."""
-        there = self.catalog.model_refs()
-        missing = {
-            library.name: [ref for ref in library.all_models if ref not in there]
-            for library in libraries
-        }
-        return {name: refs for name, refs in missing.items() if refs}
+        return missing_models(libraries, self.catalog.model_refs())
 
     def plan(self, name: str, plan: LibraryPlan) -> Planned:
         """Creates a library, or changes whatever its plan says differently.
@@ -127,7 +131,9 @@ class Libraries:
             ValidationFailed: A model is named twice, a weight is for a model that is not named, or
                 Milvus could not build the index.
             LibraryConflict: Another plan is being carried out.
+            NotAllowed: The caller's key is for other libraries.
         """
+        check_library(name)
         models = [
             self._model(ref, pointer("models", index)) for index, ref in enumerate(plan.models)
         ]
@@ -156,7 +162,9 @@ class Libraries:
         Raises:
             LibraryNotFound: There is no library of this name.
             LibraryConflict: There is nothing to go back to.
+            NotAllowed: The caller's key is for other libraries.
         """
+        check_library(name)
         given_up: list[str] = []
 
         def back(library: Library) -> Library:
@@ -182,7 +190,9 @@ class Libraries:
         Raises:
             LibraryNotFound: There is no library of this name.
             LibraryConflict: It is the default library.
+            NotAllowed: The caller's key is for other libraries.
         """
+        check_library(name)
         if name == DEFAULT_LIBRARY:
             raise LibraryConflict(f"Library {name!r} cannot be removed; remove its images instead.")
         library = self.catalog.library(name)

@@ -8,6 +8,7 @@ from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 
 from twinlens.api.accepting.idempotency import scoped_key
+from twinlens.api.access.checks import needs
 from twinlens.api.answers import answer_accepted
 from twinlens.api.reading.listings import listing_entries
 from twinlens.api.reading.spools import Spooler
@@ -49,6 +50,7 @@ bulk = APIBlueprint(
 @bulk.post(
     "",
     operation_id="addImages",
+    security=needs("write"),
     responses={200: JobAnswer, 202: JobAnswer, **problems(400, 404, 409, 413, 415, 422, 503, 507)},
     request_body={
         "required": True,
@@ -75,7 +77,7 @@ def add_images(query: InLibrary, header: SubmitHeaders) -> Response:
     settings = services.settings
     read = _reader(settings, Spooler(settings.blob_dir, services.limits.check_disk))
     body = as_chunks(request.stream, BODY_BYTES)
-    key = scoped_key(request.method, request.path, header.idempotency_key)
+    key = scoped_key(header.idempotency_key)
     accepted = services.arrivals.accept(library, body, read, key)
     return answer_accepted(services.job_views, accepted, header.prefer)
 

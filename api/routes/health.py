@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from flask import Blueprint, Response, current_app, redirect
 from flask.typing import ResponseReturnValue
@@ -12,6 +12,7 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.openapi import OpenAPI
 from redis import RedisError
 
+from twinlens.api.access.checks import needs_none, sees_library
 from twinlens.api.answers import answer
 from twinlens.api.routes import DEFAULT_PROBLEM, problems
 from twinlens.api.services import current_services
@@ -24,6 +25,8 @@ from twinlens.shared.redis.presence import live_workers
 if TYPE_CHECKING:
     from twinlens.api.services import Services
     from twinlens.shared.libraries import Library
+
+Told = TypeVar("Told")
 
 health = APIBlueprint(
     "health", __name__, abp_tags=[{"name": "health"}], abp_responses=DEFAULT_PROBLEM
@@ -57,27 +60,49 @@ _DOCS_POLICY = (
 )
 
 
-@health.get("/livez", operation_id="isAlive", responses={200: Alive})
+@health.get("/livez", operation_id="isAlive", security=needs_none(), responses={200: Alive})
 def livez() -> Response:
     """Check that the process is alive."""
     return answer(Alive())
 
 
-@health.get("/readyz", operation_id="isReady", responses={200: Ready, **problems(503)})
+@health.get(
+    "/readyz",
+    operation_id="isReady",
+    security=needs_none(),
+    responses={200: Ready, **problems(503)},
+)
 def readyz() -> Response:
     """Check that Redis, Milvus and a worker for each lane respond, and a library lacks nothing.
 
-    Libraries that lack models or embeddings are named in any case; as long as one has all, the
-    service is ready.
+    Libraries that lack models or embeddings are named in any case, to a caller who may know of
+    them; as long as one has all, the service is ready.
     """
     services = current_services()
     try:
-        return answer(services.probe.run(lambda: _check_parts(services)))
+        ready = services.probe.run(lambda: _check_parts(services))
     except TimeoutError:
         message = "They do not answer within a second."
         raise Unavailable(
             "Not ready: parts.", [FieldError(location="parts", message=message)]
         ) from None
+    except Unavailable as error:
+        raise Unavailable(error.detail, [one for one in error.errors if _is_seen(one)]) from None
+    return answer(
+        ready.model_copy(
+            update={"lacks": _seen(ready.lacks), "missing_models": _seen(ready.missing_models)}
+        )
+    )
+
+
+def _is_seen(error: FieldError) -> bool:
+    """Tells if the caller may know of an error: those of libraries name them."""
+    part, _, library = error.location.partition(":")
+    return part != "library" or sees_library(library)
+
+
+def _seen(by_library: dict[str, Told]) -> dict[str, Told]:
+    return {name: told for name, told in by_library.items() if sees_library(name)}
 
 
 def _check_parts(services: Services) -> Ready:

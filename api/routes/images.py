@@ -10,6 +10,7 @@ from flask_openapi.blueprint import APIBlueprint
 from werkzeug.routing import BaseConverter
 
 from twinlens.api.accepting.idempotency import scoped_key
+from twinlens.api.access.checks import needs
 from twinlens.api.answers import answer, answer_accepted, read_cursor
 from twinlens.api.job_views import with_links
 from twinlens.api.npy import NPY_TYPE, npy_of
@@ -110,6 +111,7 @@ images = APIBlueprint(
 @images.post(
     "",
     operation_id="addImage",
+    security=needs("write"),
     responses={200: JobAnswer, 202: JobAnswer, **problems(404, 413, 415, 422, 503, 507)},
     request_body={
         "required": True,
@@ -127,12 +129,17 @@ def add_image(query: UploadParameters, header: SubmitHeaders) -> Response:
     services.limits.check_disk(request.content_length or 0)
     library = services.libraries.to_fill(query.library)
     entry = _uploaded(query.name, services.settings.max_picture_bytes)
-    key = scoped_key(request.method, request.path, header.idempotency_key)
+    key = scoped_key(header.idempotency_key)
     accepted = services.intake.accept_picture(library, entry, key)
     return answer_accepted(services.job_views, accepted, header.prefer)
 
 
-@images.get("", operation_id="listImages", responses={200: ImagePage, **problems(404, 422)})
+@images.get(
+    "",
+    operation_id="listImages",
+    security=needs("read"),
+    responses={200: ImagePage, **problems(404, 422)},
+)
 def list_images(query: ImageListParameters) -> Response:
     """List a library's images, by the time when they were added.
 
@@ -150,7 +157,10 @@ def list_images(query: ImageListParameters) -> Response:
 
 
 @images.get(
-    "/count", operation_id="countImages", responses={200: ImageCount, **problems(404, 422, 503)}
+    "/count",
+    operation_id="countImages",
+    security=needs("read"),
+    responses={200: ImageCount, **problems(404, 422, 503)},
 )
 def count_images(query: ImageCountParameters) -> Response:
     """Count a library's images, or those that a filter is true of."""
@@ -171,6 +181,7 @@ def count_images(query: ImageCountParameters) -> Response:
 @images.post(
     "/missing",
     operation_id="listMissingImages",
+    security=needs("read"),
     responses={200: MissingImages, **problems(400, 404, 413, 415, 422)},
     request_body={"required": True, "content": json_body("MissingQuery")},
 )
@@ -205,6 +216,7 @@ def list_missing(query: InLibrary) -> Response:
 @images.post(
     "/delete",
     operation_id="deleteImages",
+    security=needs("write"),
     responses={200: JobAnswer, 202: JobAnswer, **problems(400, 404, 413, 415, 422, 503)},
     request_body={"required": True, "content": json_body("Deletion")},
 )
@@ -225,13 +237,16 @@ def delete_images(query: InLibrary, header: SubmitHeaders) -> Response:
         )
     _read_filter(wanted.filter or None, pointer("filter"))
     library = services.libraries.get(query.library)
-    key = scoped_key(request.method, request.path, header.idempotency_key)
+    key = scoped_key(header.idempotency_key)
     accepted = services.intake.accept_removals(library, wanted, key)
     return answer_accepted(services.job_views, accepted, header.prefer)
 
 
 @images.get(
-    "/<image_id:image_id>", operation_id="getImage", responses={200: Image, **problems(404)}
+    "/<image_id:image_id>",
+    operation_id="getImage",
+    security=needs("read"),
+    responses={200: Image, **problems(404)},
 )
 def get_image(path: ImagePath, query: InLibrary) -> Response:
     """Get an image's record."""
@@ -242,6 +257,7 @@ def get_image(path: ImagePath, query: InLibrary) -> Response:
 @images.get(
     "/<image_id:image_id>/content",
     operation_id="getImageContent",
+    security=needs("read"),
     responses=stored("image/*"),
 )
 def get_content(path: ImagePath, query: InLibrary) -> Response:
@@ -260,6 +276,7 @@ def get_content(path: ImagePath, query: InLibrary) -> Response:
 @images.get(
     "/<image_id:image_id>/thumbnail",
     operation_id="getImageThumbnail",
+    security=needs("read"),
     responses={**stored("image/jpeg"), **problems(503)},
 )
 def get_thumbnail(path: ImagePath, query: InLibrary) -> Response:
@@ -282,6 +299,7 @@ def get_thumbnail(path: ImagePath, query: InLibrary) -> Response:
 @images.get(
     "/<image_id:image_id>/vectors",
     operation_id="getImageVectors",
+    security=needs("read"),
     responses={
         200: {"content": {"application/json": {"schema": ref("ImageVectors")}} | binary(NPY_TYPE)},
         **problems(404, 422, 503),
@@ -317,6 +335,7 @@ def get_vectors(path: ImagePath, query: VectorParameters) -> Response:
 @images.patch(
     "/<image_id:image_id>",
     operation_id="changeImage",
+    security=needs("write"),
     responses={200: Image, **problems(400, 404, 413, 415, 422, 503)},
     request_body={"required": True, "content": json_body("Description")},
 )
@@ -345,6 +364,7 @@ def change_image(path: ImagePath, query: InLibrary) -> Response:
 @images.delete(
     "/<image_id:image_id>",
     operation_id="deleteImage",
+    security=needs("write"),
     responses={200: JobAnswer, 202: JobAnswer, **problems(404, 503)},
 )
 def delete_image(path: ImagePath, query: InLibrary, header: WaitHeaders) -> Response:

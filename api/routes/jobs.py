@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING
 
-from flask import Response, request
+from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 
 from twinlens.api.accepting.idempotency import scoped_key
+from twinlens.api.access.checks import check_library, needs, sees_library
 from twinlens.api.answers import answer, answer_accepted, answer_job, bad_cursor, read_cursor
 from twinlens.api.events import has_more, place_of, stream_events
 from twinlens.api.routes import DEFAULT_PROBLEM, problems
@@ -45,7 +46,9 @@ jobs = APIBlueprint(
 )
 
 
-@jobs.get("", operation_id="listJobs", responses={200: JobPage, **problems(422)})
+@jobs.get(
+    "", operation_id="listJobs", security=needs("read"), responses={200: JobPage, **problems(422)}
+)
 def list_jobs(query: JobListParameters) -> Response:
     """List jobs, newest first.
 
@@ -53,8 +56,11 @@ def list_jobs(query: JobListParameters) -> Response:
     `next_cursor` goes on.
     """
     services = current_services()
+    if query.library is not None:
+        check_library(query.library)
     wanted = query.model_dump(include={"library", "kind", "status"}, exclude_none=True)
-    page, cursor = services.jobs.page(query.limit, read_cursor(query.cursor), wanted)
+    after = read_cursor(query.cursor)
+    page, cursor = services.jobs.page(query.limit, after, wanted, sees_library)
     items = [services.job_views.answer(job, with_result=False) for job in page]
     return answer(JobPage(items=items, next_cursor=cursor.encode() if cursor else None))
 
@@ -62,6 +68,7 @@ def list_jobs(query: JobListParameters) -> Response:
 @jobs.get(
     "/<job_id>",
     operation_id="getJob",
+    security=needs("read"),
     responses={200: JobAnswer, 304: {"description": "Not changed"}, **problems(404, 410)},
 )
 def get_job(path: JobPath, query: NoParameters, header: WaitHeaders) -> Response:  # noqa: ARG001 (refuses any)
@@ -72,6 +79,7 @@ def get_job(path: JobPath, query: NoParameters, header: WaitHeaders) -> Response
 @jobs.post(
     "/<job_id>/cancel",
     operation_id="cancelJob",
+    security=needs("write"),
     responses={200: JobAnswer, **problems(404, 409, 410)},
 )
 def cancel_job(path: JobPath, query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
@@ -87,6 +95,7 @@ def cancel_job(path: JobPath, query: NoParameters) -> Response:  # noqa: ARG001 
 @jobs.post(
     "/<job_id>/retry",
     operation_id="retryJob",
+    security=needs("write"),
     responses={200: JobAnswer, 202: JobAnswer, **problems(404, 409, 410, 422, 503)},
 )
 def retry_job(path: JobPath, query: NoParameters, header: SubmitHeaders) -> Response:  # noqa: ARG001 (refuses any)
@@ -96,7 +105,7 @@ def retry_job(path: JobPath, query: NoParameters, header: SubmitHeaders) -> Resp
     """
     services = current_services()
     services.readiness.check_bulk(0)
-    key = scoped_key(request.method, request.path, header.idempotency_key)
+    key = scoped_key(header.idempotency_key)
     accepted = services.retrying.retry(path.job_id, key)
     return answer_accepted(services.job_views, accepted, header.prefer)
 
@@ -104,6 +113,7 @@ def retry_job(path: JobPath, query: NoParameters, header: SubmitHeaders) -> Resp
 @jobs.get(
     "/<job_id>/events",
     operation_id="streamJobEvents",
+    security=needs("read"),
     responses={
         200: {"content": {"text/event-stream": {}}},
         204: {"description": "Nothing more will come"},
@@ -131,6 +141,7 @@ def stream_job_events(path: JobPath, query: NoParameters, header: EventHeaders) 
 @jobs.get(
     "/<job_id>/items",
     operation_id="listJobItems",
+    security=needs("read"),
     responses={200: ItemPage, **problems(404, 410, 422)},
 )
 def list_items(path: JobPath, query: ItemListParameters) -> Response:

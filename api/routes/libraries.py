@@ -8,6 +8,7 @@ from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 
 from twinlens.api.accepting.submission import Accepted
+from twinlens.api.access.checks import needs
 from twinlens.api.answers import answer, answer_accepted, page_by_name
 from twinlens.api.reading.uploads import MAX_QUERY_BYTES, parse_json, read_json
 from twinlens.api.routes import DEFAULT_PROBLEM, json_body, problems
@@ -35,11 +36,14 @@ libraries = APIBlueprint(
 
 
 @libraries.get(
-    "/libraries", operation_id="listLibraries", responses={200: LibraryPage, **problems(422)}
+    "/libraries",
+    operation_id="listLibraries",
+    security=needs("read"),
+    responses={200: LibraryPage, **problems(422)},
 )
 def list_libraries(query: PageParameters) -> Response:
     """List the libraries, by name."""
-    named = [(library.name, library) for library in current_services().libraries.all()]
+    named = [(library.name, library) for library in current_services().libraries.visible()]
     items, cursor = page_by_name(named, query.limit, query.cursor)
     return answer(LibraryPage(items=_answers(items), next_cursor=cursor))
 
@@ -47,6 +51,7 @@ def list_libraries(query: PageParameters) -> Response:
 @libraries.put(
     "/libraries/<name>",
     operation_id="putLibrary",
+    security=needs("admin"),
     responses={
         200: LibraryAnswer,
         201: LibraryAnswer,
@@ -71,7 +76,10 @@ def put_library(path: LibraryPath, query: NoParameters, header: WaitHeaders) -> 
 
 
 @libraries.get(
-    "/libraries/<name>", operation_id="getLibrary", responses={200: LibraryAnswer, **problems(404)}
+    "/libraries/<name>",
+    operation_id="getLibrary",
+    security=needs("read"),
+    responses={200: LibraryAnswer, **problems(404)},
 )
 def get_library(path: LibraryPath, query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
     """Get a library."""
@@ -81,6 +89,7 @@ def get_library(path: LibraryPath, query: NoParameters) -> Response:  # noqa: AR
 @libraries.delete(
     "/libraries/<name>",
     operation_id="deleteLibrary",
+    security=needs("admin"),
     responses={200: JobAnswer, 202: JobAnswer, **problems(404, 409)},
 )
 def delete_library(path: LibraryPath, query: NoParameters, header: WaitHeaders) -> Response:  # noqa: ARG001 (refuses any)
@@ -93,6 +102,7 @@ def delete_library(path: LibraryPath, query: NoParameters, header: WaitHeaders) 
 @libraries.post(
     "/libraries/<name>/rollback",
     operation_id="rollBackLibrary",
+    security=needs("admin"),
     responses={200: LibraryAnswer, **problems(404, 409)},
 )
 def roll_back_library(path: LibraryPath, query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 
+from twinlens.api.access.checks import needs
 from twinlens.api.answers import answer, page_by_name
 from twinlens.api.routes import DEFAULT_PROBLEM, problems
 from twinlens.api.schemas import ModelPath, NoParameters, PageParameters
@@ -23,7 +24,12 @@ models = APIBlueprint(
 )
 
 
-@models.get("/models", operation_id="listModels", responses={200: ModelPage, **problems(422)})
+@models.get(
+    "/models",
+    operation_id="listModels",
+    security=needs("read"),
+    responses={200: ModelPage, **problems(422)},
+)
 def list_models(query: PageParameters) -> Response:
     """List the models, by name."""
     named = list(current_services().catalog.models().items())
@@ -32,7 +38,10 @@ def list_models(query: PageParameters) -> Response:
 
 
 @models.get(
-    "/models/<name>", operation_id="getModel", responses={200: ModelSummary, **problems(404)}
+    "/models/<name>",
+    operation_id="getModel",
+    security=needs("read"),
+    responses={200: ModelSummary, **problems(404)},
 )
 def get_model(path: ModelPath, query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
     """Get a model's card, by name@version or, where there is one version, by name."""

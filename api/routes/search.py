@@ -9,6 +9,7 @@ from flask_openapi.blueprint import APIBlueprint
 
 from twinlens.api.accepting.idempotency import scoped_key
 from twinlens.api.accepting.intake import SearchRequest
+from twinlens.api.access.checks import needs
 from twinlens.api.answers import answer, answer_accepted
 from twinlens.api.problems import answer_problem
 from twinlens.api.reading.uploads import (
@@ -66,6 +67,7 @@ search = APIBlueprint(
 @search.post(
     "/search",
     operation_id="search",
+    security=needs("read"),
     responses={200: JobAnswer, 202: JobAnswer, **problems(400, 404, 413, 415, 422, 503)},
     request_body={
         "required": True,
@@ -87,7 +89,7 @@ def search_images(query: NoParameters, header: SubmitHeaders) -> Response:  # no
     asked = _read_search(services.settings.max_picture_bytes)
     library = services.libraries.get(asked.query.library)
     _check_search(asked.query, library, services.catalog)
-    key = scoped_key(request.method, request.path, header.idempotency_key)
+    key = scoped_key(header.idempotency_key)
     accepted = services.intake.accept_search(library, asked, key)
     return answer_accepted(services.job_views, accepted, header.prefer)
 
@@ -95,6 +97,7 @@ def search_images(query: NoParameters, header: SubmitHeaders) -> Response:  # no
 @search.post(
     "/compare",
     operation_id="compare",
+    security=needs("read"),
     responses={200: Comparison, **problems(400, 404, 413, 415, 422, 503)},
     request_body={
         "required": True,
@@ -128,6 +131,7 @@ def compare(query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
 @search.post(
     "/duplicates",
     operation_id="findDuplicates",
+    security=needs("read"),
     responses={200: JobAnswer, 202: JobAnswer, **problems(400, 404, 413, 415, 422, 503)},
     request_body={"required": True, "content": json_body("DuplicatesQuery")},
 )
@@ -147,7 +151,7 @@ def find_duplicates(query: NoParameters, header: SubmitHeaders) -> Response:  # 
             f"Library {library.name!r} cannot be searched for duplicates.",
             [FieldError(location=pointer("library"), message=message)],
         )
-    key = scoped_key(request.method, request.path, header.idempotency_key)
+    key = scoped_key(header.idempotency_key)
     accepted = services.intake.accept_duplicates(library, wanted, key)
     return answer_accepted(services.job_views, accepted, header.prefer)
 

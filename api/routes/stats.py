@@ -9,6 +9,7 @@ from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 from pydantic import TypeAdapter
 
+from twinlens.api.access.checks import needs
 from twinlens.api.answers import answer
 from twinlens.api.routes import DEFAULT_PROBLEM
 from twinlens.api.schemas import NoParameters
@@ -42,11 +43,11 @@ stats = APIBlueprint(
 )
 
 
-@stats.get("/stats", operation_id="getStats", responses={200: Stats})
+@stats.get("/stats", operation_id="getStats", security=needs("read"), responses={200: Stats})
 def get_stats(query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
     """Count images and vectors by library, and what is waiting; list the workers."""
     services = current_services()
-    libraries, workers = services.libraries.all(), live_workers(services.redis)
+    libraries, workers = services.libraries.visible(), live_workers(services.redis)
     vectors = _count_vectors(services.calls, libraries)
     return answer(
         Stats(

@@ -184,7 +184,8 @@ class HttpWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no types
         if not isinstance(exc, unread.ParseException):
             super().handle_error(req, client, addr, exc)
             return
-        self.log.warning("a request cannot be read: %s", exc)
+        # What of it cannot be read is not for the log: it may have a key in it.
+        self.log.warning("a request cannot be read: %s", type(exc).__name__)
         status = _STATUSES.get(type(exc), HTTPStatus.BAD_REQUEST)
         try:
             write_nonblock(client, _unread_answer(_unread_problem(status, str(exc))))

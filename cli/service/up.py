@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 import click
+from redis import RedisError
 
 from twinlens.cli.errors import CommandRefused
 from twinlens.cli.service import parts, standalone
@@ -22,9 +23,10 @@ from twinlens.cli.service.addresses import (
     url_of,
 )
 from twinlens.cli.service.supervisor import Supervisor
-from twinlens.cli.words import missing_models
-from twinlens.client.client import Client
-from twinlens.client.errors import RequestFailed
+from twinlens.cli.words import name_missing
+from twinlens.shared.libraries import missing_models
+from twinlens.shared.redis.catalog import Catalog
+from twinlens.shared.redis.client import connect_for_callers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -229,6 +231,8 @@ def _announce(settings: Settings) -> None:
     url = url_of(settings.host, settings.port)
     with contextlib.suppress(OSError):
         click.echo(f"ready {url}")
-    with contextlib.suppress(RequestFailed), Client(url) as client:
-        for line in missing_models(client.libraries()):
+    # Not by HTTP, for which there may have to be a key.
+    with contextlib.suppress(RedisError), connect_for_callers(settings.redis_url) as redis:
+        catalog = Catalog(redis)
+        for line in name_missing(missing_models(catalog.libraries(), catalog.model_refs())):
             _say(line)

@@ -10,7 +10,7 @@ from twinlens.cli.errors import CommandFailed
 from twinlens.cli.output import confirm, say, show
 from twinlens.cli.show.tables import MIN_NAME_CHARS, Column, named, print_table
 from twinlens.cli.upload.tracking import Totals, follow
-from twinlens.cli.words import missing_models
+from twinlens.cli.words import name_missing
 from twinlens.shared.libraries import Index, Library
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def show_libraries(client: Client) -> None:
     stats, libraries = client.stats(), client.libraries()
     items = [one.model_dump(mode="json") | {"images": _n_images(stats, one)} for one in libraries]
     show({"items": items}, lambda: _print_libraries(stats, libraries))
-    for line in missing_models(libraries):
+    for line in name_missing({one.name: one.missing_models for one in libraries}):
         say(line, is_error=True)
 
 

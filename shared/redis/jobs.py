@@ -306,6 +306,10 @@ class Jobs:
         """Reads a job's status alone; None where there is no job of this id."""
         return self._redis.hget(keys.job(job_id), "status")
 
+    def library(self, job_id: str) -> str | None:
+        """Reads the name of a job's library alone; None where there is no job of this id."""
+        return self._redis.hget(keys.job(job_id), "library")
+
     def find(self, job_id: str) -> Job | None:
         """Reads a job; None where there is none, or its life is over and its result gone."""
         try:
@@ -341,9 +345,13 @@ class Jobs:
         return self.get(job_id) if not job.has_ended else job
 
     def page(
-        self, limit: int, after: Cursor | None, wanted: dict[str, Any]
+        self,
+        limit: int,
+        after: Cursor | None,
+        wanted: dict[str, Any],
+        sees_library: Callable[[str], bool] = lambda _: True,
     ) -> tuple[list[Job], Cursor | None]:
-        """Lists jobs, newest first, whose fields equal those wanted.
+        """Lists jobs, newest first, whose fields equal those wanted, of libraries that are seen.
 
         Searches are listed only where the kind `search` is wanted.
 
@@ -360,7 +368,9 @@ class Jobs:
                 job = self.find(job_id)
                 if job is None:
                     self._redis.zrem(key, job_id)
-                elif all(getattr(job, name) == value for name, value in wanted.items()):
+                elif sees_library(job.library) and all(
+                    getattr(job, name) == value for name, value in wanted.items()
+                ):
                     jobs.append(job)
             if after is None or len(jobs) == limit or n_left == 0:
                 return jobs, after
@@ -385,9 +395,14 @@ class Jobs:
         return _event(*rows[0]) if rows else None
 
 
+def no_such_job(job_id: str) -> JobNotFound:
+    """Returns the error for a job that is not there, or not for whoever asks."""
+    return JobNotFound(f"There is no job {job_id!r}.")
+
+
 def _read(job_id: str, fields: dict[str, Any], result: str | None) -> Job:
     if not fields:
-        raise JobNotFound(f"There is no job {job_id!r}.")
+        raise no_such_job(job_id)
     if "task" in fields:
         fields["task"] = json.loads(fields["task"])
     if "error" in fields:
