@@ -58,7 +58,10 @@ class Settings(BaseSettings):
         512 * MIB, ge=0, description="Free space to leave in the data directory; below it, 507"
     )
     requests_per_minute: int = Field(
-        0, ge=0, description="Most requests of one caller a minute; past it, 429; 0: no limit"
+        0,
+        ge=0,
+        description="Most requests of one caller, by its key or else its address, a minute; past"
+        " it, 429; 0: no limit",
     )
     allowed_roots: list[Path] = Field(
         [], description="Directories whose files a listing may name (JSON list)"
