@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from twinlens.client.errors import NotThere, RequestFailed, UploadRefused
 from twinlens.client.patience import AWAY
 from twinlens.shared.answers import ProblemDetails
-from twinlens.shared.errors import NotFound
+from twinlens.shared.errors import KeyNeeded, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +35,18 @@ def read_host(url: str) -> str:
             " http://127.0.0.1:8000"
         )
     return parsed.host
+
+
+def key_headers(key: str) -> dict[str, str]:
+    """Returns the headers by which a request has a key; none for an empty one.
+
+    Raises:
+        RequestFailed: It has what no key has.
+    """
+    key = key.strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise RequestFailed("what TWINLENS_KEY has is no key: one is a single word, of ASCII alone")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def no_answer(url: str, error: httpx.HTTPError | httpx.InvalidURL) -> RequestFailed:
@@ -67,6 +79,11 @@ def problem_of(response: httpx.Response) -> RequestFailed:
     if problem.type.endswith(f":{NotFound.code}"):
         # No path that is asked for: it stands behind one of the URL's own, or of another version.
         return stranger(response)
+    if problem.type.endswith(f":{KeyNeeded.code}"):
+        return RequestFailed(
+            f"{response.url.host} wants a key in the environment, as TWINLENS_KEY; `twinlens keys"
+            f" create` makes one: {problem.detail} (request {problem.request_id})"
+        )
     fields = "".join(f" {field.location}: {field.message}" for field in problem.errors)
     kind = NotThere if response.status_code == 404 else _kind_of(response)
     return kind(f"{problem.detail}{fields} (request {problem.request_id})")

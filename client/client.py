@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self, TypedDict, TypeVar, Unpack
 from urllib.parse import quote
@@ -10,7 +11,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from twinlens.client.answering import no_answer, problem_of, read_host, stranger
+from twinlens.client.answering import key_headers, no_answer, problem_of, read_host, stranger
 from twinlens.client.errors import RequestFailed, UploadRefused
 from twinlens.client.patience import Patience, may_come_later
 from twinlens.shared.answers import (
@@ -83,7 +84,11 @@ class Client:
     """Asks one service. Every method may raise RequestFailed, with the service's own words."""
 
     def __init__(
-        self, url: str, transport: httpx.BaseTransport | None = None, outage_s: float = 0
+        self,
+        url: str,
+        transport: httpx.BaseTransport | None = None,
+        outage_s: float = 0,
+        key: str | None = None,
     ) -> None:
         """Names the service.
 
@@ -91,9 +96,12 @@ class Client:
             url: Its address.
             transport: Replaces the network, for tests.
             outage_s: How long a service that has answered before may be away.
+            key: Sent with each request, and nowhere else: no redirect is followed. By default what
+                TWINLENS_KEY of the environment says, if anything.
 
         Raises:
-            RequestFailed: It is no address, or the environment names no way to it that works.
+            RequestFailed: It is no address, the key is none, or the environment names no way to it
+                that works.
         """
         self._outage_s = outage_s
         self._has_answered = False
@@ -103,6 +111,7 @@ class Client:
         try:
             self._http = httpx.Client(
                 base_url=self.url,
+                headers=key_headers(os.environ.get("TWINLENS_KEY", "") if key is None else key),
                 timeout=TIMEOUT,
                 transport=transport,
                 # A proxy of the environment is no way to a service on this machine.
