@@ -33,11 +33,6 @@ class Settings(BaseSettings):
         [],
         description="Names under which browsers reach the service, besides localhost (JSON list)",
     )
-    unsafe_bind: bool = Field(
-        default=False,
-        description="Serve on other addresses than loopback, without keys: only for a container"
-        " whose port is published on loopback",
-    )
     max_picture_bytes: int = Field(64 * MIB, gt=0, description="Largest picture file")
     max_picture_px: int = Field(80_000_000, gt=0, description="Most pixels in a picture")
     max_body_bytes: int = Field(16 * 1024 * MIB, gt=0, description="Largest request body")

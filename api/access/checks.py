@@ -92,8 +92,7 @@ class Callers:
 
 def identify(app: OpenAPI, settings: Settings) -> None:
     """Finds out, for each request, what its caller may do. Nothing is refused yet."""
-    is_private = is_loopback(settings.host) or settings.unsafe_bind
-    callers = Callers(Keyring(settings.keys_dir), is_private)
+    callers = Callers(Keyring(settings.keys_dir), is_loopback(settings.host))
 
     @app.before_request
     def find() -> None:

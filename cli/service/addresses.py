@@ -6,6 +6,7 @@ import contextlib
 import errno
 import random
 import re
+import shlex
 import socket
 import tempfile
 from pathlib import Path
@@ -17,6 +18,8 @@ from twinlens.shared.loopback import is_loopback
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from twinlens.shared.settings import Settings
+
 DEFAULT_URL = "http://127.0.0.1:8000"
 # Below the ports that systems give to outgoing connections (from 32768 on Linux, 49152 on macOS).
 # Above, a client that tries again while its server is down can be given that very port, connect
@@ -27,16 +30,19 @@ CONNECT_TIMEOUT_S = 0.5
 _PLAIN = re.compile("[A-Za-z0-9._/-]+")
 
 
-def check_host(host: str, *, unsafe_bind: bool) -> None:
-    """Refuses to serve other machines by accident: there is no authentication yet.
+def check_host(settings: Settings) -> None:
+    """Refuses to serve other machines before there is a key.
 
     Raises:
-        CommandRefused: Other machines could reach the address, and that was not asked for.
+        CommandRefused: Other machines could reach the address.
     """
-    if not is_loopback(host) and not unsafe_bind:
+    from twinlens.api.access.keyring import Keyring  # noqa: PLC0415 (it takes 100 ms)
+
+    if not is_loopback(settings.host) and not Keyring(settings.keys_dir).is_there():
         raise CommandRefused(
-            f"{host} can be reached from other machines, and there is no authentication yet; use"
-            " 127.0.0.1, or set TWINLENS_UNSAFE_BIND=true where something else guards the port"
+            f"{settings.host} can be reached from other machines, and there is no key yet; use"
+            " 127.0.0.1, or make a key with `twinlens keys create --scope admin --data-dir"
+            f" {shlex.quote(str(settings.data_dir))}`"
         )
 
 

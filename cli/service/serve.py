@@ -26,7 +26,7 @@ def serve(settings: Settings) -> None:
     Raises:
         CommandRefused: The address may not be served, or its port is in use.
     """
-    check_host(settings.host, unsafe_bind=settings.unsafe_bind)
+    check_host(settings)
     check_port(settings.host, settings.port)
     _Server(settings).run()
 

@@ -56,7 +56,7 @@ def run_up(settings: Settings, n_workers: int | None, milvus: MilvusKind | None 
         CommandRefused: The address or the data directory is not available.
         CommandFailed: A part did not come up.
     """
-    check_host(settings.host, unsafe_bind=settings.unsafe_bind)
+    check_host(settings)
     if settings.port:
         check_port(settings.host, settings.port)
     if milvus and "milvus_uri" in settings.model_fields_set:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from support.clients import Client
 from support.compose import Stack, read_env
@@ -47,7 +49,13 @@ def test_a_picture_is_posted_and_found(folder: Path, tmp_path: Path, env: dict[s
     stack = Stack(folder, env)
     with stack.running():
         wait_until(lambda: stack.is_healthy("api"), 180)
-        with Client(stack.url) as client:
+        # As `docker compose logs first-key` shows it, and `exec` makes another.
+        [first] = re.findall(r"^twinlens_\w+$", stack.log_of("first-key"), re.MULTILINE)
+        second = stack.run("api", "twinlens", "keys", "create", "--scope", "write").strip()
+        assert httpx.get(f"{stack.url}/v1/images").status_code == 401
+        with Client(stack.url, first) as client:
+            assert client.get("/v1/libraries")["items"]
+        with Client(stack.url, second) as client:
             job = client.index(photos)
             assert counts(job) == {"total": 3, "succeeded": 3, "skipped": 0, "failed": 0}
             [hit, *_] = client.search(photos[1].read_bytes())["result"]["hits"]

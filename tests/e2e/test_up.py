@@ -51,6 +51,16 @@ def pid_of(service: Running, name: str) -> int:
     return int(noted["pids"].get(name, 0))
 
 
+def own_address() -> str:
+    """Returns an address of this machine by which others would reach it, if it has one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # of no machine; nothing is sent
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
 def is_ready(url: str) -> bool:
     try:
         return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
@@ -109,7 +119,38 @@ def test_a_data_directory_in_use_is_refused(service: Running) -> None:
 
 def test_other_addresses_than_loopback_are_refused(tmp_path: Path) -> None:
     done = twinlens("up", "--host", "0.0.0.0", "--data-dir", str(tmp_path))
-    assert_refused(done, "authentication")
+    assert_refused(done, "twinlens keys create", str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_with_a_key_other_machines_are_served(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make_key(*options: str) -> str:
+        return twinlens("keys", "create", "--data-dir", str(data_dir), *options).stdout.strip()
+
+    first, reader = make_key("--scope", "admin"), make_key()
+    [photo] = make_photos(tmp_path / "photos", 1, seed=31)
+    words = ("--workers", "1", "--host", "0.0.0.0")
+    with running_service(data_dir, 0, *words) as running:
+        url = f"http://{own_address()}:{urlsplit(running.url).port}"
+        assert httpx.get(f"{url}/readyz").status_code == 200
+        index = ("index", str(photo), "--url", url)
+        refused = twinlens(*index)
+        assert (refused.returncode, "TWINLENS_KEY" in refused.stderr) == (1, True)
+        monkeypatch.setenv("TWINLENS_KEY", reader)
+        refused = twinlens(*index)
+        assert (refused.returncode, "the scope write" in refused.stderr) == (1, True)
+        monkeypatch.setenv("TWINLENS_KEY", first)
+        done = twinlens(*index)
+        assert done.returncode == 0, done.stderr
+        monkeypatch.setenv("TWINLENS_KEY", reader)
+        done = twinlens("search", str(photo), "--url", url)
+        assert photo.name in done.stdout, done.stderr
+        twinlens("keys", "revoke", reader.split("_")[1], "--data-dir", str(data_dir))
+        assert "is revoked" in twinlens("stats", "--url", url).stderr
+    logs = "".join(path.read_text(errors="replace") for path in (data_dir / "logs").iterdir())
+    assert [key for key in (first, reader) if key.rpartition("_")[2] in logs] == []
 
 
 def test_a_bad_setting_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ WAIT = {"Prefer": "wait=60"}
 class Client:
     """Posts, waits, searches; every answer is checked to be one of success."""
 
-    def __init__(self, url: str) -> None:
-        self.http = httpx.Client(base_url=url, timeout=90)
+    def __init__(self, url: str, key: str = "") -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.http = httpx.Client(base_url=url, timeout=90, headers=headers)
 
     def __enter__(self) -> Self:
         return self

@@ -120,8 +120,8 @@ class Stack:
         waits = {name: self._waits_for(name) for name in self._services}
         try:
             for name in TopologicalSorter(waits).static_order():
-                for other in waits[name]:
-                    wait_until(partial(self.is_healthy, other), START_S)
+                for other, condition in waits[name].items():
+                    wait_until(partial(CONDITIONS[condition], self, other), START_S)
                 self._start(name)
             yield
         except AssertionError as error:
@@ -149,6 +149,16 @@ class Stack:
         except subprocess.TimeoutExpired:
             return False
         return done.returncode == 0
+
+    def has_ended(self, name: str) -> bool:
+        """Tells if a service has done what it is for."""
+        status = self._processes[name].poll()
+        assert status in (None, 0), self.log_of(name)
+        return status == 0
+
+    def run(self, name: str, *words: str) -> str:
+        """Returns what a program prints, as `docker compose exec` runs it."""
+        return str(subprocess.check_output(words, text=True, **self._how(name)))
 
     def log_of(self, name: str) -> str:
         return (self._folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
@@ -257,13 +267,13 @@ class Stack:
         self._taken.add(port)
         return port
 
-    def _waits_for(self, name: str) -> list[str]:
-        """Returns what must be healthy first; what the form has not may be left out."""
+    def _waits_for(self, name: str) -> dict[str, str]:
+        """Returns what is waited for, and for what of it; what the form has not may be left out."""
         waited = self._services[name].get("depends_on", {})
-        assert {how["condition"] for how in waited.values()} <= {"service_healthy"}
         absent = [other for other in waited if other not in self._services]
         assert not any(waited[other].get("required", True) for other in absent), absent
-        return [other for other in waited if other in self._services]
+        there = {other: how for other, how in waited.items() if other in self._services}
+        return {other: how["condition"] for other, how in there.items()}
 
     def _stop(self) -> None:
         for name, process in reversed(self._processes.items()):
@@ -273,6 +283,13 @@ class Stack:
                 process.wait(grace_s)
             kill_group(process.pid)
             process.wait()
+
+
+# By Compose's names: what has to be so of a service that another waits for.
+CONDITIONS = {
+    "service_healthy": Stack.is_healthy,
+    "service_completed_successfully": Stack.has_ended,
+}
 
 
 def _write_program(path: Path, command: Sequence[str]) -> None:

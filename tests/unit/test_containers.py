@@ -59,6 +59,7 @@ def test_one_service_builds_the_image_and_the_others_never_pull_it() -> None:
     ours = {name: one for name, one in SERVICES.items() if one["image"] == OURS}
     assert {name: (one.get("build"), one["pull_policy"]) for name, one in ours.items()} == {
         "api": (".", "build"),
+        "first-key": (None, "never"),
         "worker-search": (None, "never"),
         "worker-bulk": (None, "never"),
     }

@@ -5,14 +5,18 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.servers import free_port
 
+from twinlens.api.access.keyring import Keyring
+from twinlens.api.access.keys import Grant, new_key
 from twinlens.cli.errors import CommandRefused
 from twinlens.cli.service import addresses
 from twinlens.cli.service.addresses import check_host, check_port, is_free, pick_port, url_of
 from twinlens.shared.loopback import is_loopback
+from twinlens.shared.settings import Settings
 
 
 @pytest.fixture
@@ -36,16 +40,19 @@ def taken() -> Iterator[int]:
         ("pictures.example", False),
     ],
 )
-def test_only_this_machine_is_served_unless_more_is_asked_for(
-    host: str, is_ours_alone: bool
+def test_other_machines_are_served_once_there_is_a_key(
+    tmp_path: Path, host: str, is_ours_alone: bool
 ) -> None:
     assert is_loopback(host) is is_ours_alone
-    check_host(host, unsafe_bind=True)
+    settings = Settings(data_dir=tmp_path / "a folder", host=host)
     if is_ours_alone:
-        check_host(host, unsafe_bind=False)
+        check_host(settings)
     else:
-        with pytest.raises(CommandRefused, match="no authentication"):
-            check_host(host, unsafe_bind=False)
+        with pytest.raises(CommandRefused, match=f"keys create .*--data-dir '{tmp_path}/a folder'"):
+            check_host(settings)
+    settings.data_dir.mkdir()
+    Keyring(settings.keys_dir).add(new_key(Grant(scope="read")).record)
+    check_host(settings)
 
 
 def test_a_port_that_somebody_listens_on_is_not_free(taken: int) -> None:
