@@ -3,6 +3,9 @@
 Without keys, whoever reaches the port may do everything. So a page of another site must not reach
 it through its visitor's browser: neither under a name that it has made resolve to this machine
 (DNS rebinding), nor by a form or a script that sends without being able to read the answer.
+
+Pages of the origins that a setting names may (CORS). With keys they have to send one: nothing that
+a browser sends by itself, such as cookies, is ever asked for.
 """
 
 from __future__ import annotations
@@ -26,24 +29,52 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+# Source: the Fetch standard. What a page of an allowed origin may send and read, beside what every
+# page may.
+_CORS = {
+    "Access-Control-Expose-Headers": "Content-Disposition, Content-Range, ETag, Location,"
+    " Preference-Applied, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-Request-ID",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+}
+_PREFLIGHT = {
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, If-Match,"
+    " If-None-Match, Last-Event-ID, Prefer, Range, X-Request-ID",
+    "Access-Control-Max-Age": "7200",  # no browser keeps it longer
+}
 
 
 def install(app: Flask, settings: Settings) -> None:
     """Refuses requests that pages of other sites make, and tells browsers what answers are for."""
+    allowed = frozenset(settings.cors_origins)
     public = {name.lower() for name in settings.public_hosts}
     names = public | {"localhost", settings.host.lower()}
 
     @app.before_request
     def check() -> None:
         _check_host(request.host, names)
-        if request.method not in SAFE_METHODS:
+        if request.method not in SAFE_METHODS and request.headers.get("Origin") not in allowed:
             _check_origin(request.host, public)
 
     @app.after_request
     def tell(response: Response) -> Response:
+        if allowed:
+            _tell_origin(response, allowed)
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         return response
+
+
+def _tell_origin(response: Response, allowed: frozenset[str]) -> None:
+    """Lets a page of an allowed origin read the answer, or ask what it wants to."""
+    response.vary.add("Origin")
+    origin = request.headers.get("Origin", "")
+    if origin not in allowed:
+        return
+    response.headers.update(_CORS)
+    response.headers["Access-Control-Allow-Origin"] = origin
+    if request.method == "OPTIONS":
+        response.headers.update(_PREFLIGHT)
+        response.headers["Access-Control-Allow-Methods"] = response.headers.get("Allow", "")
 
 
 def _check_host(host: str, names: set[str]) -> None:

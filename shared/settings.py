@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from platformdirs import user_data_path
-from pydantic import Field, IPvAnyNetwork
+from pydantic import Field, IPvAnyNetwork, StringConstraints
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
 # How long Redis may be silent where a caller waits; an fsync of its append-only file holds it up
 # for 2 s at most.
 CALLER_TIMEOUT_S = 3.0
+
+# As browsers send it: without a path, nor a port where it is the usual one.
+Origin = Annotated[
+    str,
+    StringConstraints(
+        to_lower=True, pattern=r"(?i)^https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]+)?$"
+    ),
+]
 
 
 class Settings(BaseSettings):
@@ -32,6 +41,10 @@ class Settings(BaseSettings):
     public_hosts: list[str] = Field(
         [],
         description="Names under which browsers reach the service, besides localhost (JSON list)",
+    )
+    cors_origins: list[Origin] = Field(
+        [],
+        description="Origins whose pages may ask, such as `https://photos.example` (JSON list)",
     )
     max_picture_bytes: int = Field(64 * MIB, gt=0, description="Largest picture file")
     max_picture_px: int = Field(80_000_000, gt=0, description="Most pixels in a picture")

@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from pydantic import ValidationError
+from support.callers import caller_of
 from support.requests import assert_problem, client_of
+
+from twinlens.shared.settings import Settings
 
 if TYPE_CHECKING:
     from support.requests import Client
 
-    from twinlens.shared.settings import Settings
+    from twinlens.shared.redis.client import Redis
 
 PUBLIC = "photos.example"
 
@@ -105,6 +109,115 @@ def test_a_proxy_may_pass_on_another_host_than_its_pages_have(behind_proxy: Clie
     headers = {"Origin": f"https://{PUBLIC}", "Host": "127.0.0.1:8000"}
     answer = behind_proxy.post("/v1/libraries/nowhere/rollback", headers=headers)
     assert_problem(answer, 404, "library-not-found")
+
+
+# Pages of origins that are allowed (CORS).
+
+PAGE = "https://photos.example"
+
+
+@pytest.fixture
+def open_to_page(settings: Settings, redis: Redis) -> Client:
+    """A service that lets pages of one other origin ask, and needs a key."""
+    caller_of(settings, "admin")
+    return client_of(settings.model_copy(update={"cors_origins": [PAGE, "http://[::1]:3000"]}))
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/images", {"GET", "POST"}),
+        (f"/v1/images/{'0' * 64}", {"GET", "PATCH", "DELETE"}),
+        ("/v1/libraries/art", {"GET", "PUT", "DELETE"}),
+    ],
+)
+def test_an_allowed_page_is_told_without_a_key_what_it_may_send(
+    open_to_page: Client, path: str, methods: set[str]
+) -> None:
+    asked = {
+        "Origin": PAGE,
+        "Sec-Fetch-Site": "cross-site",
+        "Access-Control-Request-Method": "DELETE",
+        "Access-Control-Request-Headers": "authorization,idempotency-key",
+    }
+    answer = open_to_page.options(path, headers=asked)
+    assert answer.status_code == 200
+    told = answer.headers
+    assert told["Access-Control-Allow-Origin"] == PAGE
+    assert set(told["Access-Control-Allow-Methods"].split(", ")) >= methods
+    sent = {one.lower() for one in told["Access-Control-Allow-Headers"].split(", ")}
+    assert sent >= {"authorization", "content-type", "idempotency-key", "prefer", "range"}
+    assert 0 < int(told["Access-Control-Max-Age"]) <= 7200
+    assert "Origin" in told["Vary"]
+
+
+def test_an_allowed_page_reads_answers_and_changes_things(
+    open_to_page: Client, settings: Settings
+) -> None:
+    key = caller_of(settings, "admin").headers
+    headers = key | {"Origin": PAGE, "Sec-Fetch-Site": "cross-site"}
+    answers = [
+        open_to_page.get("/v1/libraries", headers=headers),
+        open_to_page.post("/v1/libraries/nowhere/rollback", headers=headers),
+        open_to_page.get("/v1/libraries", headers={"Origin": PAGE}),
+        open_to_page.get("/nowhere", headers=headers),
+    ]
+    assert [answer.status_code for answer in answers] == [200, 404, 401, 404]
+    for told in (answer.headers for answer in answers):
+        assert told["Access-Control-Allow-Origin"] == PAGE
+        assert told["Cross-Origin-Resource-Policy"] == "cross-origin"
+        assert "Origin" in told["Vary"]
+        seen = set(told["Access-Control-Expose-Headers"].split(", "))
+        assert seen >= {"Location", "Retry-After", "ETag", "X-Request-ID", "RateLimit"}
+        assert "Access-Control-Allow-Credentials" not in told
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://photos.example.evil",
+        "https://evil.example",
+        "http://photos.example",
+        "https://photos.example:444",
+        "https://photosxexample",
+        "null",
+        "",
+        "*",
+    ],
+)
+def test_pages_of_other_origins_are_told_nothing(open_to_page: Client, origin: str) -> None:
+    headers = {"Origin": origin}
+    asked = headers | {"Access-Control-Request-Method": "DELETE"}
+    for told in (
+        open_to_page.options("/v1/images", headers=asked).headers,
+        open_to_page.get("/livez", headers=headers).headers,
+    ):
+        assert [name for name, _ in told if name.startswith("Access-Control")] == []
+        assert told["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert "Origin" in told["Vary"], "a cache may not give it to the page"
+    refused = open_to_page.post("/v1/libraries/nowhere/rollback", headers=headers)
+    assert_problem(refused, 403, "foreign-origin")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "null",
+        "photos.example",
+        "https://photos.example/",
+        "https://*.example",
+        "ftp://a.b",
+        "",
+    ],
+)
+def test_what_is_no_origin_is_no_setting(origin: str) -> None:
+    with pytest.raises(ValidationError, match="cors_origins"):
+        Settings(cors_origins=[origin])
+
+
+def test_an_origin_is_compared_as_browsers_write_it() -> None:
+    assert Settings(cors_origins=["HTTPS://Photos.Example"]).cors_origins == [PAGE]
 
 
 @pytest.mark.parametrize("path", ["/livez", "/docs", "/docs/static/css/swagger-ui.css", "/nowhere"])
