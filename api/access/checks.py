@@ -56,33 +56,39 @@ def needs_none() -> list[dict[str, list[str]]]:
 
 
 @dataclass(frozen=True)
-class Callers:
-    """Tells what callers may do.
+class Caller:
+    """Whoever sends a request.
 
     Attributes:
         keyring: Records of keys.
         is_private: Whether only this machine reaches the service: then no key is needed before
             there is one.
+        key: What was sent as one, if anything.
     """
 
     keyring: Keyring
     is_private: bool
+    key: str | None
 
-    def grant_of(self, key: str | None) -> Grant:
-        """Returns what a caller may do.
-
-        Args:
-            key: What it sent, if anything.
+    def read_grant(self) -> Grant:
+        """Returns what the caller may do, as its key's record says by now.
 
         Raises:
             KeyNeeded: It has to send a key, or another one.
-            OSError: Records cannot be read: nobody may do anything.
+            Unavailable: Records cannot be read: nobody may do anything.
         """
+        try:
+            return self._read_grant()
+        except OSError as error:
+            log.error("keys cannot be read: %s", error)  # noqa: TRY400
+            raise Unavailable("The service cannot read its keys.") from None
+
+    def _read_grant(self) -> Grant:
         if self.is_private and not self.keyring.is_there():
             return _EVERYTHING
-        if key is None:
+        if self.key is None:
             raise KeyNeeded("A key is needed: send it as `Authorization: Bearer KEY`.")
-        record = self.keyring.find(key)
+        record = self.keyring.find(self.key)
         if record is None:
             raise KeyNeeded("The key is not one of this service.")
         if record.state != "valid":
@@ -91,22 +97,17 @@ class Callers:
 
 
 def identify(app: OpenAPI, settings: Settings) -> None:
-    """Finds out, for each request, what its caller may do. Nothing is refused yet."""
-    callers = Callers(Keyring(settings.keys_dir), is_loopback(settings.host))
+    """Notes who sends a request.
+
+    What its caller may do is read once that matters: health must not wait for a disk.
+    """
+    keyring, is_private = Keyring(settings.keys_dir), is_loopback(settings.host)
 
     @app.before_request
-    def find() -> None:
+    def note() -> None:
         sent = request.authorization
         key = sent.token if sent is not None and sent.type == "bearer" else None
-        g.is_still_granted = lambda: _is_granted(callers, key)
-        g.grant, g.refusal = _NOTHING, None
-        try:
-            g.grant = callers.grant_of(key)
-        except KeyNeeded as error:
-            g.refusal = error
-        except OSError as error:
-            log.error("keys cannot be read: %s", error)  # noqa: TRY400
-            g.refusal = Unavailable("The service cannot read its keys.")
+        g.caller = Caller(keyring, is_private, key)
 
 
 def hold_to_scopes(app: OpenAPI, jobs: Jobs) -> None:
@@ -119,8 +120,7 @@ def hold_to_scopes(app: OpenAPI, jobs: Jobs) -> None:
         scope = _scope_of_route(app)
         if scope is None:
             return
-        if g.refusal is not None:
-            raise g.refusal
+        _grant()
         check_scope(scope)
         if job_id := (request.view_args or {}).get("job_id"):
             _check_job(jobs, job_id)
@@ -130,14 +130,24 @@ def current_grant() -> Grant:
     """Returns what this request's caller may do; the service itself may do everything."""
     if not has_request_context():
         return _EVERYTHING
-    grant: Grant = g.grant
-    return grant
+    try:
+        return _grant()
+    except (KeyNeeded, Unavailable):
+        return _NOTHING
 
 
 def watch_grant() -> Callable[[], bool]:
     """Returns what tells if this request's key, which it may outlive, is still good."""
-    is_still_granted: Callable[[], bool] = g.is_still_granted
-    return is_still_granted
+    caller: Caller = g.caller
+
+    def is_granted() -> bool:
+        try:
+            caller.read_grant()
+        except (KeyNeeded, Unavailable):
+            return False
+        return True
+
+    return is_granted
 
 
 def check_scope(scope: Scope) -> None:
@@ -166,6 +176,19 @@ def check_library(name: str) -> None:
         raise NotAllowed(f"The key is not for library {name!r}.")
 
 
+def _grant() -> Grant:
+    """Returns what this request's caller may do.
+
+    Raises:
+        KeyNeeded: It has to send a key, or another one.
+        Unavailable: Keys cannot be read.
+    """
+    if "grant" not in g:
+        g.grant = g.caller.read_grant()
+    grant: Grant = g.grant
+    return grant
+
+
 def _check_job(jobs: Jobs, job_id: str) -> None:
     """Hides a job of a library that the caller's key is not for.
 
@@ -187,11 +210,3 @@ def _scope_of_route(app: OpenAPI) -> Scope | None:
     operation = getattr(app.paths.get(path), method, None)
     [requirement] = (operation and operation.security) or needs("admin")
     return next(iter(requirement.get(SCHEME, [])), None)
-
-
-def _is_granted(callers: Callers, key: str | None) -> bool:
-    try:
-        callers.grant_of(key)
-    except (KeyNeeded, OSError):
-        return False
-    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import time
@@ -243,6 +244,16 @@ def test_where_records_cannot_be_read_nothing_is_answered_but_health(
     assert_problem(answer, 503, "unavailable")
     assert str(settings.keys_dir) not in answer.text
     assert client.get("/livez").status_code == 200
+
+
+@pytest.mark.timeout(60)
+def test_whether_the_service_is_alive_is_answered_without_a_look_at_the_disk(
+    settings: Settings, reader: Caller
+) -> None:
+    record = settings.keys_dir / f"{reader.id}.json"
+    record.unlink()
+    os.mkfifo(record)  # who reads it waits
+    assert reader.client.get("/livez").status_code == 200
 
 
 # Keys that are held to some libraries.
