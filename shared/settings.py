@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 from platformdirs import user_data_path
-from pydantic import Field, IPvAnyNetwork, StringConstraints
+from pydantic import Field, IPvAnyNetwork, StringConstraints, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from twinlens.shared.origins import allowed_origin
 
 MIB = 1024 * 1024
 # How long Redis may be silent where a caller waits; an fsync of its append-only file holds it up
@@ -113,6 +115,13 @@ class Settings(BaseSettings):
         description="How long a worker that must stop may go on before it hands its tasks back",
     )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, entries: list[str]) -> list[str]:
+        for entry in entries:
+            allowed_origin(entry)
+        return entries
 
     @property
     def blob_dir(self) -> Path:

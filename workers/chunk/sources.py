@@ -8,19 +8,27 @@ import stat
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urlsplit
+from urllib.parse import SplitResult, unquote, unquote_to_bytes, urlsplit
 
 import httpcore
 
 from twinlens.shared.errors import EmptyPicture, PayloadTooLarge, SourceFailed, SourceRefused
-from twinlens.workers.chunk.network import CheckedNetwork, deadline, seconds_left
+from twinlens.shared.origins import allowed_origin, origin_of
+from twinlens.workers.network import (
+    LATE,
+    NETWORK_ERRORS,
+    CheckedNetwork,
+    deadline,
+    reason_of,
+    seconds_left,
+    url_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from twinlens.shared.settings import Settings
 
-HTTPS_PORT = 443
 # Waits before each try. A host that is down for longer is left to the next delivery.
 PAUSES_S = (0.0, 0.2, 0.8)
 KEPT_CONNECTIONS = 16
@@ -29,9 +37,6 @@ MAX_NAME_CHARS = 255
 READ_BYTES = 1024 * 1024
 
 _HEADERS = [(b"Accept-Encoding", b"identity"), (b"User-Agent", b"twinlens")]
-_LATE = "did not answer in time"
-# What a request target may contain unescaped: all of printable ASCII.
-_TARGET_CHARS = "".join(map(chr, range(0x21, 0x7F)))
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a FIFO would wait for someone to write into it.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -41,13 +46,8 @@ class Sources:
     """Fetches what a listing may name. Threads share one."""
 
     def __init__(self, settings: Settings) -> None:
-        """Reads the settings.
-
-        Raises:
-            ValueError: An allowed host is not `host` or `host:port`.
-        """
         self._roots = [Path(os.path.realpath(root)) for root in settings.allowed_roots]
-        self._origins = {_allowed_origin(entry) for entry in settings.allowed_hosts}
+        self._origins = set(map(allowed_origin, settings.allowed_hosts))
         self._max_bytes = settings.max_picture_bytes
         self._limit_s = settings.fetch_timeout_s
         self._pool = httpcore.ConnectionPool(
@@ -109,20 +109,21 @@ class Sources:
         raise SourceRefused(f"The file {name!r} is not below any of TWINLENS_ALLOWED_ROOTS.")
 
     def _download(self, parts: SplitResult) -> bytes:
-        host, port = _origin_of(parts)
-        if (host, port) not in self._origins:
-            shown = host if port == HTTPS_PORT else f"{host}:{port}"
+        origin = origin_of(parts)
+        if origin not in self._origins:
+            shown = origin.authority
             raise SourceRefused(f"The host {shown!r} is not one of TWINLENS_ALLOWED_HOSTS.")
-        url = httpcore.URL(scheme="https", host=host, port=port, target=_target_of(parts))
-        reason = _LATE
+        host, url, reason = origin.host, url_of(parts), LATE
         for pause_s in PAUSES_S:
             if pause_s >= seconds_left():
                 break
             time.sleep(pause_s)
             try:
                 return self._get(url, host)
-            except (_Busy, *_NETWORK_ERRORS) as error:
-                reason = _reason_of(error)
+            except _Busy as error:
+                reason = str(error)
+            except NETWORK_ERRORS as error:
+                reason = reason_of(error)
         raise SourceFailed(f"The host {host!r} {reason}.")
 
     def _get(self, url: httpcore.URL, host: str) -> bytes:
@@ -151,19 +152,6 @@ class _Busy(Exception):
     """A status that may change in a moment."""
 
 
-_NETWORK_ERRORS = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException)
-
-
-def _reason_of(error: Exception) -> str:
-    if isinstance(error, _Busy):
-        return str(error)
-    if isinstance(error, httpcore.TimeoutException):
-        return _LATE
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return "has no certificate that is valid for it"
-    return "cannot be reached, or closed the connection"
-
-
 def _check_status(status: int, host: str) -> None:
     answer = f"answered with status {status}"
     if status == 429 or status >= 500:
@@ -178,31 +166,10 @@ def _split(uri: str) -> SplitResult:
     try:
         uri.encode()
         parts = urlsplit(uri)
-        _origin_of(parts)
+        origin_of(parts)
     except ValueError:
         raise SourceRefused("The URI cannot be read.") from None
     return parts
-
-
-def _origin_of(parts: SplitResult) -> tuple[str, int]:
-    host = (parts.hostname or "").removesuffix(".").encode("idna").decode().lower()
-    return host, HTTPS_PORT if parts.port is None else parts.port
-
-
-def _target_of(parts: SplitResult) -> str:
-    query = f"?{parts.query}" if parts.query else ""
-    return quote((parts.path or "/") + query, safe=_TARGET_CHARS)
-
-
-def _allowed_origin(entry: str) -> tuple[str, int]:
-    try:
-        parts = urlsplit(f"//{entry}")
-        host, port = _origin_of(parts)
-    except ValueError:
-        host = ""
-    if not host or ":" in host or "@" in entry or parts.netloc != entry:
-        raise ValueError(f"TWINLENS_ALLOWED_HOSTS: {entry!r} is neither a host nor host:port.")
-    return host, port
 
 
 def _open_below(root: Path, steps: Sequence[str]) -> int:

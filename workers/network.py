@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, quote
 
 import httpcore
 
 from twinlens.shared.errors import SourceRefused
+from twinlens.shared.origins import origin_of
 
 if TYPE_CHECKING:
     import ssl
@@ -30,6 +32,12 @@ _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _6TO4 = IPv6Network("2002::/16")
 # RFC 6052: what a network without IPv4 makes of a public IPv4 address.
 _NAT64 = IPv6Network("64:ff9b::/96")
+
+LATE = "did not answer in time"
+NETWORK_ERRORS = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException)
+
+# What a request target may contain unescaped: all of printable ASCII.
+_TARGET_CHARS = "".join(map(chr, range(0x21, 0x7F)))
 
 _ends_at_s: ContextVar[float] = ContextVar("ends_at_s")
 
@@ -47,6 +55,23 @@ def deadline(limit_s: float) -> Iterator[None]:
 def seconds_left() -> float:
     """Returns the time until the deadline; zero or less once it has passed."""
     return _ends_at_s.get() - time.monotonic()
+
+
+def url_of(parts: SplitResult) -> httpcore.URL:
+    """Returns a URL as it is asked for."""
+    scheme, host, port = origin_of(parts)
+    query = f"?{parts.query}" if parts.query else ""
+    target = quote((parts.path or "/") + query, safe=_TARGET_CHARS)
+    return httpcore.URL(scheme=scheme, host=host, port=port, target=target)
+
+
+def reason_of(error: Exception) -> str:
+    """Returns what a host did, of one of NETWORK_ERRORS."""
+    if isinstance(error, httpcore.TimeoutException):
+        return LATE
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return "has no certificate that is valid for it"
+    return "cannot be reached, or closed the connection"
 
 
 def is_reachable(address: Address, allowed: Sequence[Network]) -> bool:
