@@ -11,8 +11,8 @@ from flask import Response, request
 from pydantic import BaseModel
 from werkzeug.exceptions import PreconditionFailed
 
-from twinlens.api.job_views import job_links
 from twinlens.shared.errors import FieldError, QueueFull, ValidationFailed, place
+from twinlens.shared.job_answers import job_links
 from twinlens.shared.messages import Cursor
 
 if TYPE_CHECKING:

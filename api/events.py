@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from twinlens.api.job_views import progress_of
+from twinlens.shared.job_answers import progress_of
 from twinlens.shared.redis.jobs import ENDED, Event
 
 if TYPE_CHECKING:

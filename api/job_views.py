@@ -1,39 +1,28 @@
-"""What clients are told about jobs: their progress and their results."""
+"""What clients are told about jobs: their records, and their results."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Generic, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel
 
 from twinlens.api.waiting import Places, watch_client
-from twinlens.shared.answers import JobAnswer, Progress
-from twinlens.shared.messages import Image, Item, Moment
+from twinlens.shared.job_answers import answer_of
+from twinlens.shared.messages import Image, Item
 from twinlens.shared.queries import Duplicates, SearchResult
 from twinlens.shared.redis.results import read_outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from twinlens.shared.answers import JobAnswer
     from twinlens.shared.redis.catalog import Catalog
     from twinlens.shared.redis.client import Redis
     from twinlens.shared.redis.jobs import Job, Jobs
 
 StoredT = TypeVar("StoredT", bound=BaseModel)
-
-_COPIED = {
-    "id",
-    "kind",
-    "library",
-    "status",
-    "created_at",
-    "started_at",
-    "finished_at",
-    "expires_at",
-}
 
 
 class _Stored(BaseModel, Generic[StoredT]):
@@ -62,13 +51,7 @@ class JobViews:
 
     def answer(self, job: Job, *, with_result: bool = True) -> JobAnswer:
         """Returns a job as clients see it."""
-        return JobAnswer(
-            **job.model_dump(include=_COPIED),
-            progress=progress_of(job),
-            result=self._result_of(job) if with_result else None,
-            error=job.error,
-            links=job_links(job.id) | _retry_link(job),
-        )
+        return answer_of(job, self._result_of(job) if with_result else None)
 
     def outcomes(self, job_id: str, chunks: Sequence[int]) -> list[list[Item]]:
         """Reads outcomes, chunk by chunk; a chunk that is not done has none."""
@@ -95,47 +78,6 @@ class JobViews:
         # It may have been removed since.
         entry = self.catalog.find(job.library_id, [image_id]).get(image_id)
         return None if entry is None else with_links(entry.image)
-
-
-def progress_of(job: Job) -> Progress:
-    """Returns a job's progress. A job that is not counted in pictures counts as one."""
-    if job.kind not in ("embed", "bulk", "reindex") and not job.has_items:
-        return Progress(
-            total=1,
-            received=1,
-            succeeded=int(job.status == "succeeded"),
-            skipped=0,
-            failed=int(job.status == "failed"),
-        )
-    rate = job.pictures_per_s
-    return Progress(
-        total=job.total,
-        received=job.received,
-        succeeded=job.succeeded,
-        updated=job.updated,
-        skipped=job.skipped,
-        failed=job.failed,
-        passed_over=job.passed_over,
-        pictures_per_s=rate and round(rate, 2),
-        eta=_eta_of(job, rate),
-    )
-
-
-def _eta_of(job: Job, rate: float | None) -> Moment | None:
-    """Uses only what the record says: an entity tag stands for one answer."""
-    if job.total is None or job.counted_at is None or job.has_ended or not rate:
-        return None
-    return job.counted_at + timedelta(seconds=(job.total - job.n_counted) / rate)
-
-
-def job_links(job_id: str) -> dict[str, str]:
-    """Returns where a job and its outcomes are."""
-    path = f"/v1/jobs/{job_id}"
-    return {"self": path, "items": f"{path}/items", "events": f"{path}/events"}
-
-
-def _retry_link(job: Job) -> dict[str, str]:
-    return {"retry_of": job_links(job.retry_of)["self"]} if job.retry_of else {}
 
 
 def with_links(image: Image) -> Image:
