@@ -16,6 +16,7 @@ from twinlens import __version__
 from twinlens.api import browsers, problems
 from twinlens.api.accepting import rates
 from twinlens.api.access import checks
+from twinlens.api.routes import json_body
 from twinlens.api.routes.bulk import bulk
 from twinlens.api.routes.health import docs, health
 from twinlens.api.routes.images import ImageIdConverter, images
@@ -28,6 +29,7 @@ from twinlens.api.services import EXTENSION
 from twinlens.shared.answers import (
     Deletion,
     ImageVectors,
+    JobEvent,
     LibraryPlan,
     MissingQuery,
     ProblemDetails,
@@ -43,6 +45,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# What a `webhook` is sent.
+_JOB_ENDED = {
+    "summary": "A job has ended",
+    "description": "Signed, as of Standard Webhooks, in the headers webhook-id, webhook-timestamp"
+    " and webhook-signature.",
+    "operationId": "jobEnded",
+    "requestBody": {"required": True, "content": json_body("JobEvent")},
+    "responses": {
+        "2XX": {"description": "Taken"},
+        "410": {"description": "No more of it is wanted: not sent again"},
+        "default": {"description": "Not taken: sent again, later"},
+    },
+}
 _REQUEST_ID = re.compile("[A-Za-z0-9._-]{1,128}")
 
 
@@ -63,6 +78,7 @@ def create_app(settings: Settings, services: Services) -> Flask:
         doc_ui=False,
         static_folder=None,
         security_schemes={checks.SCHEME: checks.KEY_SCHEME},
+        openapi_extensions={"webhooks": {"jobEnded": {"post": _JOB_ENDED}}},
     )
     app.openapi_version = "3.1.0"
     # Werkzeug refuses a body of unknown length that reaches its limit, though it may end there.
@@ -143,6 +159,7 @@ def _add_schemas(app: OpenAPI) -> None:
         Description,
         DuplicatesQuery,
         ImageVectors,
+        JobEvent,
         LibraryPlan,
         MissingQuery,
         SearchQuery,

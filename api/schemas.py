@@ -11,6 +11,7 @@ from twinlens.shared.libraries import LibraryName
 from twinlens.shared.messages import MAX_PAGE, JobKind, JobStatus, Outcome
 
 MAX_KEY_CHARS = 255
+MAX_WEBHOOK_CHARS = 2048
 
 InQuery = Annotated[str, Field(description="the library; `default` exists from the start")]
 
@@ -49,7 +50,26 @@ class InLibrary(NoParameters):
     library: InQuery = "default"
 
 
-class UploadParameters(InLibrary):
+class WebhookParameters(NoParameters):
+    """Parameters of whatever makes a job."""
+
+    webhook: str | None = Field(
+        None,
+        max_length=MAX_WEBHOOK_CHARS,
+        description="an https: URL that is told when the job has ended, by a signed POST",
+        json_schema_extra={"format": "uri"},
+    )
+
+
+class JobParameters(WebhookParameters):
+    """Parameters of whatever makes a job that may be given up."""
+
+
+class JobInLibrary(JobParameters, InLibrary):
+    """Parameters of whatever makes a job in a library."""
+
+
+class UploadParameters(JobInLibrary):
     """Parameters of a single upload."""
 
     name: str | None = Field(None, description="file name of a picture that is sent as raw bytes")

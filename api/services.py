@@ -30,6 +30,7 @@ from twinlens.shared.redis.client import connect_for_callers
 from twinlens.shared.redis.feed import Feed
 from twinlens.shared.redis.jobs import Jobs
 from twinlens.shared.redis.sent import SentPictures
+from twinlens.shared.redis.webhooks import OwedWebhooks
 
 if TYPE_CHECKING:
     from twinlens.shared.redis.client import Redis
@@ -58,6 +59,7 @@ class Services:
     retrying: Retrying
     calls: Calls
     job_views: JobViews
+    webhooks: OwedWebhooks
     probe: SharedProbe
 
 
@@ -97,6 +99,7 @@ def build_services(settings: Settings) -> Services:
         retrying=Retrying(jobs=jobs, catalog=catalog, intake=intake),
         calls=Calls(redis, publisher, waiters, sent),
         job_views=JobViews(redis, jobs, catalog, waiters),
+        webhooks=OwedWebhooks(redis),
         probe=SharedProbe(),
     )
 

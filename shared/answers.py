@@ -18,6 +18,7 @@ from twinlens.shared.messages import (
     JobStatus,
     ModelSummary,
     Moment,
+    WebhookStatus,
     WorkerStatus,
 )
 from twinlens.shared.queries import Duplicates, SearchResult
@@ -100,6 +101,16 @@ class Progress(BaseModel):
     eta: Moment | None = Field(None, description="when it will end at this rate")
 
 
+class WebhookAnswer(BaseModel):
+    """Who is told that a job has ended, and how far that has come."""
+
+    url: str
+    status: WebhookStatus = Field(description="`failed`: it is not tried again")
+    attempts: int = Field(description="how often it was tried")
+    last_error: str | None = Field(description="why the last attempt failed, of those that did")
+    next_attempt_at: Moment | None = Field(description="null until the job has ended")
+
+
 class JobAnswer(BaseModel):
     """A job, as clients see it."""
 
@@ -117,7 +128,16 @@ class JobAnswer(BaseModel):
         " null in lists"
     )
     error: Problem | None
+    webhook: WebhookAnswer | None = Field(None, description="null where nobody wants to be told")
     links: dict[str, str]
+
+
+class JobEvent(BaseModel):
+    """What a webhook is told, as of Standard Webhooks."""
+
+    type: Literal["job.succeeded", "job.failed", "job.cancelled"]
+    timestamp: Moment = Field(description="when the job ended")
+    data: JobAnswer = Field(description="the job as in lists: its result is null")
 
 
 class JobPage(BaseModel):
@@ -217,6 +237,15 @@ class Backlog(BaseModel):
     )
 
 
+class WebhookStats(BaseModel):
+    """How many webhooks there are, and were."""
+
+    pending: int = Field(description="of jobs that have ended")
+    delivered: int
+    retried: int = Field(description="attempts that failed, and are made again")
+    failed: int = Field(description="given up")
+
+
 class Stats(BaseModel):
     """What is stored, what is waiting, and which workers there are."""
 
@@ -226,6 +255,7 @@ class Stats(BaseModel):
     rescues: dict[str, int] = Field(
         description="how often work was brought back after it was lost, by kind of job"
     )
+    webhooks: WebhookStats
     workers: list[WorkerStatus]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from twinlens.shared.answers import JobAnswer, Progress
+from twinlens.shared.answers import JobAnswer, Progress, WebhookAnswer
 
 if TYPE_CHECKING:
     from twinlens.shared.messages import Image, Moment
@@ -31,6 +31,7 @@ def answer_of(job: Job, result: SearchResult | Duplicates | Image | None = None)
         progress=progress_of(job),
         result=result,
         error=job.error,
+        webhook=_webhook_of(job),
         links=job_links(job.id) | _retry_link(job),
     )
 
@@ -74,3 +75,15 @@ def job_links(job_id: str) -> dict[str, str]:
 
 def _retry_link(job: Job) -> dict[str, str]:
     return {"retry_of": job_links(job.retry_of)["self"]} if job.retry_of else {}
+
+
+def _webhook_of(job: Job) -> WebhookAnswer | None:
+    if job.webhook is None or job.webhook_status is None:
+        return None
+    return WebhookAnswer(
+        url=job.webhook,
+        status=job.webhook_status,
+        attempts=job.n_webhook_tries,
+        last_error=job.webhook_error,
+        next_attempt_at=job.webhook_at,
+    )

@@ -25,6 +25,8 @@ MAX_PAGE = 1000
 
 JobKind = Literal["embed", "bulk", "search", "reindex", "duplicates", "delete"]
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+# Of the message that a job has ended, where one was asked for.
+WebhookStatus = Literal["pending", "delivered", "failed"]
 # Of a picture: embedded; there, but with another name or other metadata; there as it was sent.
 Outcome = Literal["succeeded", "updated", "skipped", "failed"]
 # What a worker takes: shared/queue.py.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from platformdirs import user_data_path
 from pydantic import Field, IPvAnyNetwork, StringConstraints, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from twinlens.shared.origins import allowed_origin
+from twinlens.shared.origins import Origin, allowed_origin
 
 MIB = 1024 * 1024
 # How long Redis may be silent where a caller waits; an fsync of its append-only file holds it up
@@ -28,7 +29,10 @@ Origin = Annotated[
 class Settings(BaseSettings):
     """What can be set, by `TWINLENS_<NAME>` in the environment. Read-only once made."""
 
-    model_config = SettingsConfigDict(env_prefix="TWINLENS_", frozen=True, extra="forbid")
+    # What was given is not repeated in errors: it may be a secret.
+    model_config = SettingsConfigDict(
+        env_prefix="TWINLENS_", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey")
     milvus_uri: str = Field("http://127.0.0.1:19530", description="Milvus or Milvus Lite server")
@@ -82,6 +86,17 @@ class Settings(BaseSettings):
     allowed_networks: list[IPvAnyNetwork] = Field(
         [], description="Private networks that an allowed host may be in (JSON list)"
     )
+    webhook_hosts: list[str] = Field(
+        [],
+        description="Hosts that may be told of the end of jobs, by https: unless it says"
+        " `http://host:port` (JSON list)",
+    )
+    webhook_secret: str = Field(
+        "",
+        description="What webhooks are signed with, `whsec_` and base64 of 24 to 64 bytes; several,"
+        " with spaces between, while they are changed",
+        repr=False,
+    )
     fetch_timeout_s: float = Field(
         30.0, gt=0, description="Time limit for fetching one listed picture"
     )
@@ -122,6 +137,29 @@ class Settings(BaseSettings):
         for entry in entries:
             allowed_origin(entry)
         return entries
+
+    @field_validator("webhook_hosts")
+    @classmethod
+    def _check_webhook_hosts(cls, entries: list[str]) -> list[str]:
+        for entry in entries:
+            allowed_origin(entry, may_be_plain=True)
+        return entries
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_secret(cls, secrets: str) -> str:
+        for secret in secrets.split():
+            try:
+                key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+            except ValueError:
+                key = b""
+            if not secret.startswith("whsec_") or not 24 <= len(key) <= 64:
+                raise ValueError("A secret is `whsec_` and the base64 of 24 to 64 random bytes.")
+        return secrets
+
+    @property
+    def webhook_origins(self) -> frozenset[Origin]:
+        return frozenset(allowed_origin(one, may_be_plain=True) for one in self.webhook_hosts)
 
     @property
     def blob_dir(self) -> Path:

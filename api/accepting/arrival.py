@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from twinlens.api.accepting.intake import Intake
     from twinlens.api.accepting.limits import Limits
+    from twinlens.api.accepting.terms import Terms
     from twinlens.api.reading.uploads import Entry
     from twinlens.shared.blobs import BlobBatch
     from twinlens.shared.libraries import Library
@@ -67,7 +68,7 @@ class Arrivals:
         library: Library,
         body: Iterable[bytes],
         read: Callable[[Iterable[bytes]], Iterator[Entry]],
-        key: str | None,
+        terms: Terms,
     ) -> Accepted:
         """Stores an upload of many pictures, and queues their embedding as they arrive.
 
@@ -75,28 +76,28 @@ class Arrivals:
             library: Where it goes.
             body: The upload, in pieces.
             read: Turns it into entries.
-            key: The caller's idempotency key, scoped.
+            terms: Those of the caller.
 
         Raises:
             TwinlensError: The upload cannot be read to its end. If chunks of it were queued by
                 then, or the connection broke, a job keeps what arrived, and ends as failed; the
                 error names the job. Or that job was cancelled.
         """
-        return _Arrival(self, library, key).take(body, read)
+        return _Arrival(self, library, terms).take(body, read)
 
 
 class _Arrival:
     """One upload. From its first chunk on it belongs to a job; before that it may be refused."""
 
-    def __init__(self, ports: Arrivals, library: Library, key: str | None) -> None:
+    def __init__(self, ports: Arrivals, library: Library, terms: Terms) -> None:
         self._blobs = ports.intake.blobs
         self._jobs = ports.intake.jobs
         self._publisher = ports.intake.publisher
         self._feed = ports.intake.publisher.feed
         self._limits = ports.limits
-        self._job = ports.intake.new_job("bulk", library)
+        self._job = ports.intake.new_job("bulk", library, terms)
         # Once it is open, this job or an earlier one exists.
-        self._submission = Submission(self._jobs, ports.intake.idempotency, self._job, key)
+        self._submission = Submission(self._jobs, ports.intake.idempotency, self._job, terms)
         self._chunk_items = chunk_items(ports.settings, ports.catalog.cost_s(library.id))
         self._digest = hashlib.sha256(f"bulk {library.id}".encode())
         self._chunk: list[ManifestItem] = []

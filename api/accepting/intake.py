@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from twinlens.api.accepting.idempotency import IdempotencyKeys
     from twinlens.api.accepting.publisher import Publisher
+    from twinlens.api.accepting.terms import Terms
     from twinlens.api.reading.uploads import Entry
     from twinlens.shared.answers import Deletion
     from twinlens.shared.blobs import BlobBatch, BlobStore
@@ -64,7 +65,7 @@ class Intake:
     """Accepts jobs of one task.
 
     Where a caller's idempotency key stands for an earlier job, that one is the answer; every method
-    that takes a key raises `IdempotencyConflict` where it was sent with another request.
+    that takes terms raises `IdempotencyConflict` where it was sent with another request.
     """
 
     jobs: Jobs
@@ -74,9 +75,9 @@ class Intake:
     sent: SentPictures
     job_ttl_s: int
 
-    def new_job(self, kind: JobKind, library: Library) -> Job:
+    def new_job(self, kind: JobKind, library: Library, terms: Terms) -> Job:
         """Returns a job that is not recorded anywhere yet."""
-        return Job(
+        job = Job(
             id=uuid.uuid4().hex,
             kind=kind,
             library=library.name,
@@ -85,16 +86,18 @@ class Intake:
             created_at=now(),
             ttl_s=SEARCH_TTL_S if kind == "search" else self.job_ttl_s,
         )
+        terms.put_into(job)
+        return job
 
-    def accept_picture(self, library: Library, entry: Entry, key: str | None) -> Accepted:
+    def accept_picture(self, library: Library, entry: Entry, terms: Terms) -> Accepted:
         """Stores one picture and queues its embedding.
 
         Args:
             library: Where it goes.
             entry: The picture.
-            key: The caller's idempotency key, scoped.
+            terms: Those of the caller.
         """
-        job = self.new_job("embed", library)
+        job = self.new_job("embed", library, terms)
         job.n_chunks = job.received = job.total = 1
         with self.blobs.batch() as batch:
             item = store_entry(batch, library.id, entry)
@@ -102,7 +105,7 @@ class Intake:
         fingerprint = _hash(f"embed {library.id}".encode(), item.model_dump_json().encode())
         task = chunk_task("single", job.id, CHUNK)
         try:
-            accepted = self.submit(job, task, key, fingerprint)
+            accepted = self.submit(job, task, terms, fingerprint)
         except RedisError:
             # The job's record may have been kept: then the sweeper queues it again.
             raise
@@ -113,10 +116,10 @@ class Intake:
             self.blobs.delete(manifest_key(job.id, CHUNK))
         return accepted
 
-    def accept_search(self, library: Library, asked: SearchRequest, key: str | None) -> Accepted:
+    def accept_search(self, library: Library, asked: SearchRequest, terms: Terms) -> Accepted:
         """Queues a search. Its pictures wait in Redis, the positive ones first."""
         query = asked.query
-        job = self.new_job("search", library)
+        job = self.new_job("search", library, terms)
         kwargs = {
             "job_id": job.id,
             "query": query.model_dump(mode="json"),
@@ -125,37 +128,35 @@ class Intake:
         }
         task = TaskMessage(SEARCH, kwargs, job.id, "search")
         pictures = [*asked.positive, *asked.negative]
-        return self.submit(job, task, key, _fingerprint_of(asked), pictures)
+        return self.submit(job, task, terms, _fingerprint_of(asked), pictures)
 
-    def accept_duplicates(
-        self, library: Library, query: DuplicatesQuery, key: str | None
-    ) -> Accepted:
+    def accept_duplicates(self, library: Library, query: DuplicatesQuery, terms: Terms) -> Accepted:
         """Queues the search for a library's near-duplicates."""
-        job = self.new_job("duplicates", library)
+        job = self.new_job("duplicates", library, terms)
         kwargs = {"job_id": job.id, "query": query.model_dump(mode="json")}
         task = TaskMessage(FIND_DUPLICATES, kwargs, job.id, "single")
-        return self.submit(job, task, key, _hash(query.model_dump_json().encode()))
+        return self.submit(job, task, terms, _hash(query.model_dump_json().encode()))
 
-    def accept_removal(self, library: Library, image_id: str) -> Accepted:
+    def accept_removal(self, library: Library, image_id: str, terms: Terms) -> Accepted:
         """Queues the removal of an image."""
-        job = self.new_job("delete", library)
+        job = self.new_job("delete", library, terms)
         kwargs = {"job_id": job.id, "image_id": image_id}
-        return self.submit(job, TaskMessage(DELETE_IMAGE, kwargs, job.id, "single"))
+        return self.submit(job, TaskMessage(DELETE_IMAGE, kwargs, job.id, "single"), terms)
 
-    def accept_removals(self, library: Library, wanted: Deletion, key: str | None) -> Accepted:
+    def accept_removals(self, library: Library, wanted: Deletion, terms: Terms) -> Accepted:
         """Queues the removal of many images."""
-        job = self.new_job("delete", library)
+        job = self.new_job("delete", library, terms)
         job.has_items = True
         kwargs = {"job_id": job.id, "wanted": wanted.model_dump(mode="json", exclude_unset=True)}
         task = TaskMessage(DELETE_IMAGES, kwargs, job.id, "single")
         fingerprint = _hash(library.id.encode(), wanted.model_dump_json().encode())
-        return self.submit(job, task, key, fingerprint)
+        return self.submit(job, task, terms, fingerprint)
 
     def submit(
         self,
         job: Job,
         task: TaskMessage,
-        key: str | None = None,
+        terms: Terms,
         fingerprint: str = "",
         pictures: Sequence[bytes] = (),
     ) -> Accepted:
@@ -166,7 +167,7 @@ class Intake:
         Args:
             job: The job.
             task: Its task.
-            key: The caller's idempotency key, scoped.
+            terms: Those of the caller.
             fingerprint: The request's.
             pictures: Those sent with a query.
 
@@ -180,7 +181,7 @@ class Intake:
             for number, picture in enumerate(pictures)
         }
         job.task = task
-        submission = Submission(self.jobs, self.idempotency, job, key, kept)
+        submission = Submission(self.jobs, self.idempotency, job, terms, kept)
         self.sent.reserve(job.id, pictures, QUERY_TTL_S)
         try:
             submission.open(fingerprint)

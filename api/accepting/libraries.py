@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from twinlens.api.accepting.intake import Intake
+    from twinlens.api.accepting.terms import Terms
     from twinlens.shared.answers import LibraryPlan
     from twinlens.shared.messages import ModelSummary
     from twinlens.shared.redis.catalog import Catalog
@@ -120,7 +121,7 @@ class Libraries:
         """Returns the models that no worker has, by the name of each library that names them."""
         return missing_models(libraries, self.catalog.model_refs())
 
-    def plan(self, name: str, plan: LibraryPlan) -> Planned:
+    def plan(self, name: str, plan: LibraryPlan, terms: Terms) -> Planned:
         """Creates a library, or changes whatever its plan says differently.
 
         Weights apply from the next search on. Where a model has no vectors of the stored pictures
@@ -154,7 +155,7 @@ class Libraries:
         )
         if self.catalog.ensure_library(library):
             return Planned(library, is_new=True)
-        return self._change(name, models, library)
+        return self._change(name, models, library, terms)
 
     def roll_back(self, name: str) -> Library:
         """Undoes a plan: gives up the edition being built, or goes back to the previous one.
@@ -182,7 +183,7 @@ class Libraries:
             self.jobs.cancel(job_id)
         return library
 
-    def remove(self, name: str) -> Job:
+    def remove(self, name: str, terms: Terms) -> Job:
         """Queues the removal of a library with its pictures, and forgets it at once.
 
         It is queued first: then it is removed whole, whatever fails here.
@@ -196,8 +197,9 @@ class Libraries:
         if name == DEFAULT_LIBRARY:
             raise LibraryConflict(f"Library {name!r} cannot be removed; remove its images instead.")
         library = self.catalog.library(name)
-        job = self.intake.new_job("delete", library)
-        self.intake.submit(job, TaskMessage(DELETE_LIBRARY, {"job_id": job.id}, job.id, "single"))
+        job = self.intake.new_job("delete", library, terms)
+        task = TaskMessage(DELETE_LIBRARY, {"job_id": job.id}, job.id, "single")
+        self.intake.submit(job, task, terms)
         with contextlib.suppress(LibraryNotFound):  # a worker was quicker
             self.catalog.remove_library(name, library.id)
         if library.next is not None:
@@ -210,9 +212,11 @@ class Libraries:
         except ModelNotFound as error:
             raise error.at(location) from None
 
-    def _change(self, name: str, models: list[ModelSummary], plan: Library) -> Planned:
+    def _change(
+        self, name: str, models: list[ModelSummary], plan: Library, terms: Terms
+    ) -> Planned:
         there = self.catalog.library(name)
-        job = self.intake.new_job("reindex", there)
+        job = self.intake.new_job("reindex", there, terms)
         is_empty = self.catalog.count(there.id) == 0
 
         def change(library: Library) -> Library | None:
@@ -239,7 +243,8 @@ class Libraries:
         if library.next.job_id != job.id:
             return Planned(library, job=self.jobs.get(library.next.job_id))
         # If this fails, the sweeper finds a library whose job is missing, and gives up its plan.
-        self.intake.submit(job, TaskMessage(REINDEX, {"job_id": job.id}, job.id, "single"))
+        task = TaskMessage(REINDEX, {"job_id": job.id}, job.id, "single")
+        self.intake.submit(job, task, terms)
         return Planned(library, job=job)
 
 

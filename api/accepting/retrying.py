@@ -11,6 +11,7 @@ from twinlens.shared.queue import RETRY, TaskMessage
 if TYPE_CHECKING:
     from twinlens.api.accepting.intake import Intake
     from twinlens.api.accepting.submission import Accepted
+    from twinlens.api.accepting.terms import Terms
     from twinlens.shared.redis.catalog import Catalog
     from twinlens.shared.redis.jobs import Job, Jobs
 
@@ -23,12 +24,12 @@ class Retrying:
     catalog: Catalog
     intake: Intake
 
-    def retry(self, job_id: str, key: str | None) -> Accepted:
+    def retry(self, job_id: str, terms: Terms) -> Accepted:
         """Queues the failed pictures of an upload, or of a removal of many images, again.
 
         Args:
             job_id: The job that took them.
-            key: The caller's idempotency key, scoped.
+            terms: Those of the caller.
 
         Raises:
             JobNotFound: There is no such job.
@@ -40,10 +41,10 @@ class Retrying:
         failed = self.jobs.get(job_id)
         _check(failed)
         library = self.catalog.library(failed.library, failed.library_id)
-        job = self.intake.new_job("delete" if failed.has_items else "bulk", library)
+        job = self.intake.new_job("delete" if failed.has_items else "bulk", library, terms)
         job.has_items, job.retry_of = failed.has_items, failed.id
         task = TaskMessage(RETRY, {"job_id": job.id}, job.id, "single")
-        return self.intake.submit(job, task, key, fingerprint=failed.id)
+        return self.intake.submit(job, task, terms, fingerprint=failed.id)
 
 
 def _check(job: Job) -> None:

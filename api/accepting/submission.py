@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from twinlens.api.accepting.idempotency import IdempotencyKeys
+    from twinlens.api.accepting.terms import Terms
     from twinlens.shared.redis.jobs import Job, Jobs
 
 
@@ -28,7 +29,7 @@ class Submission:
         jobs: Jobs,
         keys: IdempotencyKeys,
         job: Job,
-        key: str | None,
+        terms: Terms,
         kept: Mapping[str, tuple[bytes, int]] | None = None,
     ) -> None:
         """Begins. Nothing is recorded yet.
@@ -37,13 +38,14 @@ class Submission:
             jobs: Job records.
             keys: Callers' keys.
             job: The job that the request asks for.
-            key: The caller's idempotency key, scoped.
+            terms: Those of the caller.
             kept: Values to keep with the job: by key, the value and its life in seconds.
         """
         self.job = job
         self._jobs = jobs
         self._keys = keys
-        self._key = key
+        self._key = terms.key
+        self._terms = terms
         self._kept = kept or {}
         self._owner: KeyOwner | None = None
 
@@ -69,6 +71,7 @@ class Submission:
         Raises:
             UploadInProgress: The key's first request is still arriving.
         """
+        fingerprint = self._terms.mark(fingerprint)
         self._jobs.create(self.job, self._kept)
         if self._key is None:
             self._owner = KeyOwner(self.job.id, fingerprint)
@@ -89,7 +92,7 @@ class Submission:
     def settle(self, fingerprint: str) -> None:
         """Records which request the key was claimed for."""
         if self._key is not None:
-            self._keys.settle(self._key, self.job.id, fingerprint)
+            self._keys.settle(self._key, self.job.id, self._terms.mark(fingerprint))
 
     def release(self) -> None:
         """Frees the key, unless it is an earlier job's: the request came to nothing."""
@@ -113,7 +116,7 @@ class Submission:
         assert self._owner is not None
         if not self.is_repeat:
             return Accepted(self.job, is_new=True)
-        check_same_request(self._owner, fingerprint)
+        check_same_request(self._owner, self._terms.mark(fingerprint))
         return Accepted(self._jobs.get(self._owner.job_id), is_new=False)
 
     def _claim(self, key: str, fingerprint: str) -> KeyOwner:

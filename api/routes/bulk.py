@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 
-from twinlens.api.accepting.idempotency import scoped_key
+from twinlens.api.accepting.terms import read_terms
 from twinlens.api.access.checks import needs
 from twinlens.api.answers import answer_accepted
 from twinlens.api.reading.listings import listing_entries
@@ -16,7 +16,7 @@ from twinlens.api.reading.tars import tar_entries
 from twinlens.api.reading.uploads import BODY_BYTES, as_chunks, form_entries
 from twinlens.api.reading.zips import zip_entries
 from twinlens.api.routes import DEFAULT_PROBLEM, METADATA, binary, files, form, problems
-from twinlens.api.schemas import InLibrary, SubmitHeaders
+from twinlens.api.schemas import JobInLibrary, SubmitHeaders
 from twinlens.api.services import current_services
 from twinlens.shared.answers import JobAnswer
 from twinlens.shared.errors import UnsupportedMedia
@@ -59,7 +59,7 @@ bulk = APIBlueprint(
         | {media_type: {"schema": {"type": "string"}} for media_type in LISTING_TYPES},
     },
 )
-def add_images(query: InLibrary, header: SubmitHeaders) -> Response:
+def add_images(query: JobInLibrary, header: SubmitHeaders) -> Response:
     """Add many pictures.
 
     Send multipart with any number of `files`, each with an optional JSON part `metadata` before
@@ -73,12 +73,12 @@ def add_images(query: InLibrary, header: SubmitHeaders) -> Response:
     """
     services = current_services()
     services.readiness.check_bulk(request.content_length or 0)
-    library = services.libraries.to_fill(query.library)
     settings = services.settings
+    terms = read_terms(settings, query, header)
+    library = services.libraries.to_fill(query.library)
     read = _reader(settings, Spooler(settings.blob_dir, services.limits.check_disk))
     body = as_chunks(request.stream, BODY_BYTES)
-    key = scoped_key(header.idempotency_key)
-    accepted = services.arrivals.accept(library, body, read, key)
+    accepted = services.arrivals.accept(library, body, read, terms)
     return answer_accepted(services.job_views, accepted, header.prefer)
 
 

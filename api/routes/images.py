@@ -9,7 +9,7 @@ from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 from werkzeug.routing import BaseConverter
 
-from twinlens.api.accepting.idempotency import scoped_key
+from twinlens.api.accepting.terms import read_terms
 from twinlens.api.access.checks import needs
 from twinlens.api.answers import answer, answer_accepted, read_cursor
 from twinlens.api.job_views import with_links
@@ -43,6 +43,7 @@ from twinlens.api.schemas import (
     ImageListParameters,
     ImagePath,
     InLibrary,
+    JobInLibrary,
     SubmitHeaders,
     UploadParameters,
     VectorParameters,
@@ -127,10 +128,10 @@ def add_image(query: UploadParameters, header: SubmitHeaders) -> Response:
     services = current_services()
     services.readiness.check("single")
     services.limits.check_disk(request.content_length or 0)
+    terms = read_terms(services.settings, query, header)
     library = services.libraries.to_fill(query.library)
     entry = _uploaded(query.name, services.settings.max_picture_bytes)
-    key = scoped_key(header.idempotency_key)
-    accepted = services.intake.accept_picture(library, entry, key)
+    accepted = services.intake.accept_picture(library, entry, terms)
     return answer_accepted(services.job_views, accepted, header.prefer)
 
 
@@ -220,7 +221,7 @@ def list_missing(query: InLibrary) -> Response:
     responses={200: JobAnswer, 202: JobAnswer, **problems(400, 404, 413, 415, 422, 503)},
     request_body={"required": True, "content": json_body("Deletion")},
 )
-def delete_images(query: InLibrary, header: SubmitHeaders) -> Response:
+def delete_images(query: JobInLibrary, header: SubmitHeaders) -> Response:
     """Remove images by their ids, or those that a filter is true of when the job begins.
 
     One job for all of them. Without `all`, a job whose filter is true of more than 1,000 images
@@ -228,6 +229,7 @@ def delete_images(query: InLibrary, header: SubmitHeaders) -> Response:
     """
     services = current_services()
     services.readiness.check("single")
+    terms = read_terms(services.settings, query, header)
     text = read_json(request.stream, request.mimetype, MAX_DELETION_BYTES, "The request has")
     wanted = parse_json(Deletion, text)
     if bool(wanted.ids) == bool(wanted.filter):
@@ -237,8 +239,7 @@ def delete_images(query: InLibrary, header: SubmitHeaders) -> Response:
         )
     _read_filter(wanted.filter or None, pointer("filter"))
     library = services.libraries.get(query.library)
-    key = scoped_key(header.idempotency_key)
-    accepted = services.intake.accept_removals(library, wanted, key)
+    accepted = services.intake.accept_removals(library, wanted, terms)
     return answer_accepted(services.job_views, accepted, header.prefer)
 
 
@@ -365,14 +366,15 @@ def change_image(path: ImagePath, query: InLibrary) -> Response:
     "/<image_id:image_id>",
     operation_id="deleteImage",
     security=needs("write"),
-    responses={200: JobAnswer, 202: JobAnswer, **problems(404, 503)},
+    responses={200: JobAnswer, 202: JobAnswer, **problems(404, 422, 503)},
 )
-def delete_image(path: ImagePath, query: InLibrary, header: WaitHeaders) -> Response:
+def delete_image(path: ImagePath, query: JobInLibrary, header: WaitHeaders) -> Response:
     """Remove an image from the store, the catalogue and every model's collection."""
     services = current_services()
     services.readiness.check("single")
+    terms = read_terms(services.settings, query)
     library, _ = _find(services.libraries, query.library, path.image_id)
-    accepted = services.intake.accept_removal(library, path.image_id)
+    accepted = services.intake.accept_removal(library, path.image_id, terms)
     return answer_accepted(services.job_views, accepted, header.prefer)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 
-from twinlens.api.accepting.idempotency import scoped_key
+from twinlens.api.accepting.terms import read_terms
 from twinlens.api.access.checks import check_library, needs, sees_library
 from twinlens.api.answers import answer, answer_accepted, answer_job, bad_cursor, read_cursor
 from twinlens.api.events import has_more, place_of, stream_events
@@ -17,6 +17,7 @@ from twinlens.api.schemas import (
     EventHeaders,
     ItemListParameters,
     JobListParameters,
+    JobParameters,
     JobPath,
     NoParameters,
     SubmitHeaders,
@@ -98,15 +99,15 @@ def cancel_job(path: JobPath, query: NoParameters) -> Response:  # noqa: ARG001 
     security=needs("write"),
     responses={200: JobAnswer, 202: JobAnswer, **problems(404, 409, 410, 422, 503)},
 )
-def retry_job(path: JobPath, query: NoParameters, header: SubmitHeaders) -> Response:  # noqa: ARG001 (refuses any)
+def retry_job(path: JobPath, query: JobParameters, header: SubmitHeaders) -> Response:
     """Queue the failed pictures of an upload again, as a new job with `links.retry_of`.
 
     What was stored of them is used; a picture whose bytes are gone fails again, and says so.
     """
     services = current_services()
     services.readiness.check_bulk(0)
-    key = scoped_key(header.idempotency_key)
-    accepted = services.retrying.retry(path.job_id, key)
+    terms = read_terms(services.settings, query, header)
+    accepted = services.retrying.retry(path.job_id, terms)
     return answer_accepted(services.job_views, accepted, header.prefer)
 
 

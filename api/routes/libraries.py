@@ -8,11 +8,19 @@ from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 
 from twinlens.api.accepting.submission import Accepted
+from twinlens.api.accepting.terms import read_terms
 from twinlens.api.access.checks import needs
 from twinlens.api.answers import answer, answer_accepted, page_by_name
 from twinlens.api.reading.uploads import MAX_QUERY_BYTES, parse_json, read_json
 from twinlens.api.routes import DEFAULT_PROBLEM, json_body, problems
-from twinlens.api.schemas import LibraryPath, NoParameters, PageParameters, WaitHeaders
+from twinlens.api.schemas import (
+    JobParameters,
+    LibraryPath,
+    NoParameters,
+    PageParameters,
+    WaitHeaders,
+    WebhookParameters,
+)
 from twinlens.api.services import current_services
 from twinlens.shared.answers import (
     JobAnswer,
@@ -60,7 +68,7 @@ def list_libraries(query: PageParameters) -> Response:
     },
     request_body={"required": True, "content": json_body("LibraryPlan")},
 )
-def put_library(path: LibraryPath, query: NoParameters, header: WaitHeaders) -> Response:  # noqa: ARG001 (refuses any)
+def put_library(path: LibraryPath, query: JobParameters, header: WaitHeaders) -> Response:
     """Create a library, or change its models, weights, index or metric.
 
     If stored pictures have to be embedded for that, a `reindex` job does it. Until it has ended,
@@ -68,7 +76,8 @@ def put_library(path: LibraryPath, query: NoParameters, header: WaitHeaders) -> 
     """
     text = read_json(request.stream, request.mimetype, MAX_QUERY_BYTES, "The library's plan has")
     services = current_services()
-    planned = services.libraries.plan(path.name, parse_json(LibraryPlan, text))
+    terms = read_terms(services.settings, query)
+    planned = services.libraries.plan(path.name, parse_json(LibraryPlan, text), terms)
     if planned.job is not None:
         accepted = Accepted(planned.job, is_new=True)
         return answer_accepted(services.job_views, accepted, header.prefer)
@@ -90,12 +99,13 @@ def get_library(path: LibraryPath, query: NoParameters) -> Response:  # noqa: AR
     "/libraries/<name>",
     operation_id="deleteLibrary",
     security=needs("admin"),
-    responses={200: JobAnswer, 202: JobAnswer, **problems(404, 409)},
+    responses={200: JobAnswer, 202: JobAnswer, **problems(404, 409, 422)},
 )
-def delete_library(path: LibraryPath, query: NoParameters, header: WaitHeaders) -> Response:  # noqa: ARG001 (refuses any)
+def delete_library(path: LibraryPath, query: WebhookParameters, header: WaitHeaders) -> Response:
     """Remove a library with all of its images."""
     services = current_services()
-    job = services.libraries.remove(path.name)
+    terms = read_terms(services.settings, query)
+    job = services.libraries.remove(path.name, terms)
     return answer_accepted(services.job_views, Accepted(job, is_new=True), header.prefer)
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 
-from twinlens.api.accepting.idempotency import scoped_key
 from twinlens.api.accepting.intake import SearchRequest
+from twinlens.api.accepting.terms import read_terms
 from twinlens.api.access.checks import needs
 from twinlens.api.answers import answer, answer_accepted
 from twinlens.api.problems import answer_problem
@@ -22,7 +22,7 @@ from twinlens.api.reading.uploads import (
     read_json,
 )
 from twinlens.api.routes import DEFAULT_PROBLEM, files, form, json_body, problems, ref
-from twinlens.api.schemas import NoParameters, SubmitHeaders
+from twinlens.api.schemas import JobParameters, NoParameters, SubmitHeaders
 from twinlens.api.services import current_services
 from twinlens.shared.answers import JobAnswer
 from twinlens.shared.errors import (
@@ -77,7 +77,7 @@ search = APIBlueprint(
         | json_body("SearchQuery"),
     },
 )
-def search_images(query: NoParameters, header: SubmitHeaders) -> Response:  # noqa: ARG001 (refuses any)
+def search_images(query: JobParameters, header: SubmitHeaders) -> Response:
     """Find the images nearest to a picture.
 
     Send multipart `file` with an optional JSON part `query`; or JSON with `image_id`, or with
@@ -86,11 +86,11 @@ def search_images(query: NoParameters, header: SubmitHeaders) -> Response:  # no
     """
     services = current_services()
     services.readiness.check("search")
+    terms = read_terms(services.settings, query, header)
     asked = _read_search(services.settings.max_picture_bytes)
     library = services.libraries.get(asked.query.library)
     _check_search(asked.query, library, services.catalog)
-    key = scoped_key(header.idempotency_key)
-    accepted = services.intake.accept_search(library, asked, key)
+    accepted = services.intake.accept_search(library, asked, terms)
     return answer_accepted(services.job_views, accepted, header.prefer)
 
 
@@ -135,13 +135,14 @@ def compare(query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
     responses={200: JobAnswer, 202: JobAnswer, **problems(400, 404, 413, 415, 422, 503)},
     request_body={"required": True, "content": json_body("DuplicatesQuery")},
 )
-def find_duplicates(query: NoParameters, header: SubmitHeaders) -> Response:  # noqa: ARG001 (refuses any)
+def find_duplicates(query: JobParameters, header: SubmitHeaders) -> Response:
     """Group a library's near-duplicates: copies and edits of one picture.
 
     Exact copies need no group: they are one image.
     """
     services = current_services()
     services.readiness.check("single")
+    terms = read_terms(services.settings, query, header)
     wanted = parse_json(DuplicatesQuery, _read_json() or b"{}")
     library = services.libraries.get(wanted.library)
     models = services.catalog.models()
@@ -151,8 +152,7 @@ def find_duplicates(query: NoParameters, header: SubmitHeaders) -> Response:  # 
             f"Library {library.name!r} cannot be searched for duplicates.",
             [FieldError(location=pointer("library"), message=message)],
         )
-    key = scoped_key(header.idempotency_key)
-    accepted = services.intake.accept_duplicates(library, wanted, key)
+    accepted = services.intake.accept_duplicates(library, wanted, terms)
     return answer_accepted(services.job_views, accepted, header.prefer)
 
 

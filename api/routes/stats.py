@@ -60,6 +60,7 @@ def get_stats(query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
             queues=queue_lengths(services.redis),
             backlog=_backlog_of(services.feed.backlog(), workers),
             rescues=services.jobs.rescues(),
+            webhooks=services.webhooks.count(services.settings.webhook_origins),
             workers=workers,
         )
     )

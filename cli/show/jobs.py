@@ -12,7 +12,7 @@ from twinlens.client.client import Client
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from twinlens.shared.answers import JobAnswer, Progress
+    from twinlens.shared.answers import JobAnswer, Progress, WebhookAnswer
     from twinlens.shared.messages import Item
 
 ID_CHARS = 32
@@ -119,4 +119,13 @@ def _facts(job: JobAnswer) -> list[tuple[str, str]]:
         facts.append(("took", f"{took.total_seconds():.1f} s"))
     if job.error:
         facts.append(("error", job.error.detail))
+    if job.webhook:
+        facts.append(("webhook", _told(job.webhook)))
     return facts
+
+
+def _told(webhook: WebhookAnswer) -> str:
+    said = f"{webhook.status} {webhook.url}"
+    if webhook.next_attempt_at:
+        said += f", next about {webhook.next_attempt_at:%Y-%m-%d %H:%M:%S}Z"
+    return said if webhook.last_error is None else f"{said}: {webhook.last_error}"

@@ -63,4 +63,5 @@ def _backlog_lines(stats: Stats) -> list[str]:
     if stats.rescues:
         rescued = ", ".join(f"{n} of {kind}" for kind, n in stats.rescues.items())
         lines.append(f"brought back after it was lost: {rescued}")
-    return lines
+    told = ", ".join(f"{n} {name}" for name, n in stats.webhooks if n)
+    return [*lines, f"webhooks: {told}"] if told else lines

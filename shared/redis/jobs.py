@@ -27,6 +27,7 @@ from twinlens.shared.messages import (
     JobStatus,
     Moment,
     Outcome,
+    WebhookStatus,
     now,
 )
 from twinlens.shared.queue import TaskMessage
@@ -64,6 +65,12 @@ class Job(BaseModel):
     task: TaskMessage | None = None
     has_items: bool = False  # counted in pictures, of a kind that else is one step
     retry_of: str = ""  # the job whose failed pictures these are
+    webhook: str | None = None  # the URL that is told of its end
+    webhook_line: str | None = None  # where it waits for that: shared/redis/webhooks.py
+    webhook_status: WebhookStatus | None = None
+    webhook_error: str | None = None  # of the last try that failed
+    webhook_at: Moment | None = None  # the next try
+    n_webhook_tries: int = 0
     n_chunks: int = 0
     n_chunks_done: int = 0
     received: int = 0  # pictures stored so far

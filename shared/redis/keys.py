@@ -19,6 +19,10 @@ FED = "tl:feed:fed"
 # Pictures of bulk jobs that are stored and not yet counted.
 BACKLOG = "tl:feed:backlog"
 
+# How many deliveries of webhooks came to which end. Those that are owed are in a line for each host
+# (`webhook_line`), by the time when each is due.
+WEBHOOKS = "tl:webhooks"
+
 # How often work was brought back after it was lost, by kind of job.
 RESCUES = "tl:rescues"
 
@@ -71,6 +75,11 @@ def arrival(job_id: str) -> str:
 def tries(job_id: str) -> str:
     """Returns the key of how often each part of a job was begun and not ended."""
     return f"tl:job:{job_id}:tries"
+
+
+def webhook_line(origin: str) -> str:
+    """Returns the key of the jobs that have ended, and whose webhooks a host is to be told."""
+    return f"{WEBHOOKS}:{origin}"
 
 
 def jobs_in_turn(library_id: str) -> str:

@@ -51,6 +51,7 @@ LOST = UploadBroken("It was lost.").to_problem()
 # Jobs whose chunks are fed in turn; a deletion is a `delete` job of many images.
 CHUNKED = ("bulk", "reindex", "deletion")
 LIBRARIES = ("default", "other")
+LINE = keys.webhook_line("https://hooks.example")
 # Under a load of other tests, a key may be looked at some seconds after it was made.
 LATE_S = 30
 
@@ -118,6 +119,9 @@ class JobMachine(RuleBasedStateMachine):
             created_at=self.model.now,
             ttl_s=ttl_s,
         )
+        if library == "other":
+            job.webhook, job.webhook_line = "https://hooks.example/", LINE
+            job.webhook_status = "pending"
         if kind == "embed":
             job.n_chunks = job.received = job.total = 1
         if kind != "bulk":
@@ -378,11 +382,11 @@ class JobMachine(RuleBasedStateMachine):
                 read.lrange(name, 0, -1)
             for name in (keys.JOBS, keys.SEARCHES, *map(keys.open_uploads, LIBRARIES)):
                 read.zrange(name, 0, -1, withscores=True)
-            for name in (keys.FED, keys.TASKS):
+            for name in (keys.FED, keys.TASKS, LINE):
                 read.zrange(name, 0, -1, withscores=True)
             read.smembers(keys.ARRIVING)
             read.get(keys.BACKLOG)
-            queue, ring, *turns, jobs, searches, default, other, fed, tasks, arriving, n = (
+            queue, ring, *turns, jobs, searches, default, other, fed, tasks, owed, arriving, n = (
                 read.execute()
             )
         model = self.model
@@ -399,6 +403,7 @@ class JobMachine(RuleBasedStateMachine):
         assert dict(fed) == {f"{job}.{chunk}": at for (job, chunk), at in model.fed.items()}
         assert arriving == set(model.arriving)
         assert dict(tasks) == model.tasks
+        assert dict(owed) == model.owed
         assert int(n or 0) == model.n_waiting
 
     @invariant()

@@ -54,6 +54,8 @@ class Record:
         self.job.status, self.job.error, self.job.task = status, error, None
         self.job.finished_at = now
         self.job.expires_at = now + timedelta(seconds=self.job.ttl_s)
+        if self.job.webhook is not None:
+            self.job.webhook_at = now
 
     def end_if_counted(self, now: datetime, error: Problem | None = None) -> None:
         is_counted = self.job.total is not None and len(self.items) == len(self.sizes)
@@ -237,6 +239,12 @@ class Model:
             for job in jobs
             if job.task is not None
         }
+
+    @property
+    def owed(self) -> dict[str, float]:
+        """The jobs whose end is to be told, and since when."""
+        jobs = [record.job for record in self.records.values()]
+        return {job.id: job.webhook_at.timestamp() for job in jobs if job.webhook_at is not None}
 
     def open_ids(self, *kinds: str) -> list[str]:
         """Returns the jobs of some kinds that have not ended, the oldest first."""

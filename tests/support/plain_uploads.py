@@ -18,10 +18,11 @@ PICTURES = {f"{colour}.png": plain_picture(colour) for colour in COLOURS}
 IDS = [image_id_of(content) for content in PICTURES.values()]
 
 
-def upload(client: Client, library: str = "default") -> str:
+def upload(client: Client, library: str = "default", **terms: str) -> str:
     """Posts the plain pictures as one bulk job, one chunk. Returns its id."""
     files = [(io.BytesIO(content), name) for name, content in PICTURES.items()]
-    answer = client.post(f"/v1/images/bulk?library={library}", data={"files": files})
+    query = {"library": library, **terms}
+    answer = client.post("/v1/images/bulk", query_string=query, data={"files": files})
     assert answer.status_code == 202, answer.text
     job_id: str = answer.json["id"]
     return job_id

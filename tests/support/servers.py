@@ -115,7 +115,7 @@ def running_standalone(folder: Path) -> Iterator[str]:
 def running_worker(settings: Settings, folder: Path) -> Iterator[psutil.Process]:
     """Runs a Celery worker of the bulk lane with one process, and its log in this folder."""
     fields = settings.model_dump(mode="json", exclude_defaults=True)
-    env = {f"TWINLENS_{name.upper()}": str(value) for name, value in fields.items()}
+    env = _env_of(fields)
     words = ["-m", "twinlens.cli.main", "worker", "--lanes", "bulk", "--processes", "1"]
     worker = Service(
         "worker",
@@ -135,15 +135,19 @@ def running_api(settings: Settings, folder: Path) -> Iterator[str]:
     fields = settings.model_copy(update={"port": free_port()}).model_dump(
         mode="json", exclude_defaults=True
     )
-    env = {
-        f"TWINLENS_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
-        for name, value in fields.items()
-    }
+    env = _env_of(fields)
     url = f"http://127.0.0.1:{fields['port']}"
     command = [sys.executable, "-P", "-m", "twinlens.cli.main", "api"]
     api = Service("api", command, os.environ | env, is_ready=lambda: _is_alive(url), start_s=60)
     with _running(api, folder):
         yield url
+
+
+def _env_of(fields: dict[str, Any]) -> dict[str, str]:
+    return {
+        f"TWINLENS_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+        for name, value in fields.items()
+    }
 
 
 def _is_alive(url: str) -> bool:

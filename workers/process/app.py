@@ -21,7 +21,7 @@ from twinlens.shared.messages import Lane
 from twinlens.shared.queue import EMBED_CHUNK, LANES, make_celery
 from twinlens.shared.redis.client import WORKER_RETRIES, connect
 from twinlens.shared.settings import Settings
-from twinlens.workers.process.heartbeat import Heartbeat, Sweeps
+from twinlens.workers.process.heartbeat import Heartbeat, Sweeps, WebhookLane
 from twinlens.workers.process.lease import LeaseRenewal
 from twinlens.workers.process.runtime import Runtime, build_runtime
 from twinlens.workers.process.waiting import wait_for
@@ -127,6 +127,8 @@ def _start_process(**_: Any) -> None:
         os._exit(os.EX_CONFIG)
     Heartbeat(held).start()
     Sweeps(held, celery_app).start()
+    for origin in held.webhooks.origins:
+        WebhookLane(held, origin).start()
 
 
 @signals.task_prerun.connect

@@ -1,7 +1,7 @@
-"""Each worker process reports that it is alive, and looks for work that was lost.
+"""Each worker process reports that it is alive, looks for work that was lost, and tells of ends.
 
-Each in a thread of its own: a sweep may take minutes, and a process that is silent for seconds
-passes for dead.
+Each in a thread of its own: a sweep may take minutes, a process that is silent for seconds passes
+for dead, and a host that is told of the end of jobs may not answer.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ from twinlens.workers.process.sweeper import SWEEP_S
 if TYPE_CHECKING:
     from celery import Celery
 
+    from twinlens.shared.origins import Origin
     from twinlens.workers.process.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
 RATE_WINDOW_S = 60.0
+# How long a webhook waits at most that nothing else holds up.
+WEBHOOK_PAUSE_S = 1.0
 
 
 class _Rounds(threading.Thread):
@@ -63,6 +66,19 @@ class Sweeps(_Rounds):
     def go_round(self) -> None:
         self._runtime.publish()
         self._runtime.sweeper.sweep(self._app)
+
+
+class WebhookLane(_Rounds):
+    """Tells one host of the ends of jobs, one after the other: others have threads of their own."""
+
+    def __init__(self, runtime: Runtime, origin: Origin) -> None:
+        super().__init__(f"webhooks to {origin}", WEBHOOK_PAUSE_S)
+        self._runtime = runtime
+        self._origin = origin
+
+    def go_round(self) -> None:
+        while self._runtime.webhooks.deliver_next(self._origin):
+            pass
 
 
 class Heartbeat(_Rounds):

@@ -46,6 +46,7 @@ from twinlens.workers.query.duplicates import NearDuplicates
 from twinlens.workers.query.examples import Examples
 from twinlens.workers.query.searches import Searches
 from twinlens.workers.targets import Targets
+from twinlens.workers.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,6 +90,7 @@ class Runtime:
     searches: Searches
     comparisons: Comparisons
     near_duplicates: NearDuplicates
+    webhooks: Webhooks
     sweeper: Sweeper
 
     def publish(self) -> None:
@@ -227,6 +229,7 @@ def build_runtime(
         searches=searches,
         comparisons=Comparisons(catalog=catalog, targets=targets, examples=examples),
         near_duplicates=NearDuplicates(catalog=catalog, targets=targets, vectors=vectors),
+        webhooks=Webhooks(settings, redis, jobs),
         sweeper=Sweeper(
             name=name,
             redis=redis,

@@ -45,6 +45,16 @@ local function forget_kept()
   release(sent, sent_until, get('id'))
 end
 
+-- Whoever wants to be told of its end is, from now on.
+local function owe_webhook(moment, ttl_s)
+  local line = get('webhook_line')
+  if not line then return end
+  redis.call('ZADD', line, moment, get('id'))
+  redis.call('HSET', record, 'webhook_at', moment)
+  -- No longer than the job that is kept for longest.
+  if redis.call('TTL', line) < ttl_s then redis.call('EXPIRE', line, ttl_s) end
+end
+
 -- Keeps the record past its life, to tell an expired job from one that never existed.
 local function finish(status, moment, problem)
   local ttl_s = number('ttl_s')
@@ -58,6 +68,7 @@ local function finish(status, moment, problem)
   redis.call('SREM', arriving, get('id'))
   forget_task()
   forget_kept()
+  owe_webhook(moment, ttl_s)
   redis.call('ZREM', of_library(uploads_of), get('id'))
   if is_fed() then
     local n_counted = number('succeeded') + number('updated') + number('skipped')

@@ -11,6 +11,7 @@ from support.requests import assert_problem, client_of, counts
 from support.uploading import BREAK, END, part, parts, post_pieces, the_job
 
 from twinlens.api.accepting import arrival
+from twinlens.api.accepting.terms import Terms
 from twinlens.api.reading.byte_streams import BLOCK_BYTES
 from twinlens.api.reading.uploads import form_entries
 from twinlens.api.services import build_services
@@ -102,7 +103,7 @@ def test_a_body_that_cannot_be_read_on_leaves_what_arrived(
 
     services = build_services(settings)
     with pytest.raises(UploadBroken) as caught:
-        services.arrivals.accept(services.libraries.get("default"), body(), read, None)
+        services.arrivals.accept(services.libraries.get("default"), body(), read, Terms())
     assert "secret" not in caught.value.detail
     job = the_job(client)
     assert f"The first 5 pictures are kept in job {job['id']}." in caught.value.detail

@@ -66,6 +66,7 @@ def test_stats(client: Client, worker: StandIn, settings: Settings) -> None:
     assert alone == {
         "libraries": {"default": {"images": 1, "vectors": None}},
         "queues": {"search": 0, "single": 1, "bulk": 0},
+        "webhooks": {"pending": 0, "delivered": 0, "retried": 0, "failed": 0},
         "backlog": {
             "pictures": 0,
             "pictures_per_s": 0.0,

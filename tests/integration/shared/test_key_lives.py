@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from celery.signals import after_task_publish
+from support.clocks import Clock
 from support.plain_uploads import IDS, PICTURES, upload, upload_one
+from support.receivers import SECRET
 from support.requests import Body, assert_problem, form_body
 from support.tiny_pair import pair_card, picture_graph, plain_picture, text_graph, tokenizer_file
 from werkzeug.exceptions import ClientDisconnected
@@ -126,6 +128,9 @@ LIVES: dict[str, Callable[[Seen], float]] = {
     rf"tl:feed:libraries:{LIBRARY}": stays,
     "tl:feed:fed": stays,
     "tl:feed:backlog": stays,
+    # What hosts are to be told, and how often that went how. It ends with the last of its jobs.
+    r"tl:webhooks:https://.+": lives(JOB_TTL_S),
+    "tl:webhooks": stays,
     # The catalogue.
     "tl:libraries": stays,
     "tl:libraries:removed": stays,
@@ -180,6 +185,9 @@ class Life:
         self.look()
         for queue in ("search", "single", "bulk"):
             self.process.run_all(queue)
+        webhooks = self.process.runtime.webhooks
+        for origin in webhooks.origins:
+            webhooks.deliver_next(origin)
         self.look()
 
     def answer(self, *_: Any, **__: Any) -> None:
@@ -219,7 +227,9 @@ PARTS = [part(f"{n}.png", plain_picture((n, 100, 200))) for n in range(6)]
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"requests_per_minute": 10_000, "job_ttl_s": JOB_TTL_S})
+    changes = {"requests_per_minute": 10_000, "job_ttl_s": JOB_TTL_S}
+    told = {"webhook_hosts": ["127.0.0.1:1"], "webhook_secret": SECRET}
+    return settings.model_copy(update=changes | told)
 
 
 @pytest.fixture
@@ -234,7 +244,7 @@ def life(client: Client, process: WorkerProcess, worker: StandIn) -> Life:
 
 
 def upload_in_all_ways(life: Life) -> None:
-    upload(life.client)
+    upload(life.client, webhook="https://127.0.0.1:1/")
     upload_one(life.client)
     life.client.post("/v1/images", data=b"no picture", content_type="image/png")
     life.run()
@@ -319,15 +329,6 @@ def test_every_key_lives_as_long_as_it_is_of_use(
 
 
 # Jobs after their life.
-
-
-class Clock:
-    """The time of this process, which can be moved on."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._really = time.time
-        self.ahead_s = 0.0
-        monkeypatch.setattr(time, "time", lambda: self._really() + self.ahead_s)
 
 
 @pytest.fixture
