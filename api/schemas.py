@@ -12,6 +12,7 @@ from twinlens.shared.messages import MAX_PAGE, JobKind, JobStatus, Outcome
 
 MAX_KEY_CHARS = 255
 MAX_WEBHOOK_CHARS = 2048
+MAX_DEADLINE_S = 30 * 86_400
 
 InQuery = Annotated[str, Field(description="the library; `default` exists from the start")]
 
@@ -63,6 +64,14 @@ class WebhookParameters(NoParameters):
 
 class JobParameters(WebhookParameters):
     """Parameters of whatever makes a job that may be given up."""
+
+    deadline_s: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_DEADLINE_S,
+        description="seconds from now, after which the job fails if it is not done: what of it has"
+        " not begun never begins, and what is done stays",
+    )
 
 
 class JobInLibrary(JobParameters, InLibrary):

@@ -123,6 +123,7 @@ class JobAnswer(BaseModel):
     started_at: Moment | None
     finished_at: Moment | None
     expires_at: Moment | None
+    deadline_at: Moment | None = Field(None, description="when it fails, if it is not done")
     result: SearchResult | Duplicates | Image | None = Field(
         description="of `search` the hits, of `duplicates` the groups, of `embed` the image;"
         " null in lists"

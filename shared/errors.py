@@ -14,6 +14,7 @@
     ├── ReindexFailed              500  the new edition of a library is not complete
     ├── LibraryDamaged             503  Milvus lacks embeddings of what is catalogued
     ├── JobExpired                 410
+    ├── DeadlineExceeded           504  the job was not done by the time that was given to it
     ├── PayloadTooLarge            413  a body over its limit
     ├── UnsupportedMedia           415  a content type that is not supported
     ├── UnknownHost                421  a name in `Host` that is not the service's
@@ -196,6 +197,10 @@ class LibraryDamaged(TwinlensError):
 
 class JobExpired(TwinlensError):
     code, title, status = "job-expired", "The job has expired", 410
+
+
+class DeadlineExceeded(TwinlensError):
+    code, title, status = "deadline-exceeded", "The job was not done in time", 504
 
 
 class PayloadTooLarge(TwinlensError):

@@ -21,6 +21,7 @@ _COPIED = {
     "started_at",
     "finished_at",
     "expires_at",
+    "deadline_at",
 }
 
 

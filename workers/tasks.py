@@ -26,7 +26,7 @@ from twinlens.shared.queries import (
 )
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.catalog import ChunkIsOver
-from twinlens.shared.redis.jobs import Jobs, StoredResult
+from twinlens.shared.redis.jobs import ENDED, Jobs, StoredResult
 from twinlens.shared.redis.sent import SentPictures
 from twinlens.workers.chunk.tries import MAX_TRIES
 from twinlens.workers.process.app import celery_app, redis_of_parent, runtime
@@ -215,12 +215,12 @@ def _begin(job_id: str) -> None:
 
 
 def _check_wanted(job_id: str) -> None:
-    """Leaves a task whose job was cancelled.
+    """Leaves a task whose job has ended without it: it was cancelled, or is late.
 
     Raises:
-        Ignore: It was.
+        Ignore: It has.
     """
-    if runtime().jobs.status(job_id) == "cancelled":
+    if runtime().jobs.status(job_id) in ENDED:
         raise Ignore
 
 
@@ -228,6 +228,7 @@ def _check_wanted(job_id: str) -> None:
 def embed_chunk(job_id: str, chunk: int) -> ChunkItems:
     if not runtime().jobs.start(job_id):
         runtime().feed.forget_chunk(job_id, chunk)
+        runtime().feed.top_up(celery_app)
         raise Ignore
     try:
         return ChunkItems(runtime().chunks.run(job_id, chunk))

@@ -26,6 +26,7 @@ from twinlens.api.problems import as_own
 from twinlens.shared.blobs import manifest_key
 from twinlens.shared.chunking import chunk_items
 from twinlens.shared.errors import (
+    DeadlineExceeded,
     TwinlensError,
     UploadBroken,
     UploadCancelled,
@@ -33,6 +34,7 @@ from twinlens.shared.errors import (
     ValidationFailed,
 )
 from twinlens.shared.manifests import write_manifest
+from twinlens.shared.messages import now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -81,7 +83,7 @@ class Arrivals:
         Raises:
             TwinlensError: The upload cannot be read to its end. If chunks of it were queued by
                 then, or the connection broke, a job keeps what arrived, and ends as failed; the
-                error names the job. Or that job was cancelled.
+                error names the job. Or that job was cancelled, or its deadline has passed.
         """
         return _Arrival(self, library, terms).take(body, read)
 
@@ -139,6 +141,7 @@ class _Arrival:
         Raises:
             UploadBroken: The connection was lost.
             UploadCancelled: The rest is no longer wanted.
+            DeadlineExceeded: It comes too late.
         """
         try:
             for piece in body:
@@ -199,6 +202,11 @@ class _Arrival:
             self._check_wanted()
 
     def _check_wanted(self) -> None:
+        deadline_at = self._job.deadline_at
+        if deadline_at is not None and deadline_at < now():
+            raise DeadlineExceeded(
+                f"The deadline of job {self._job.id} has passed; what was done by then is kept."
+            )
         if self._jobs.status(self._job.id) == "cancelled":
             raise UploadCancelled(
                 f"Job {self._job.id} was cancelled; what was embedded by then is kept."
@@ -242,7 +250,7 @@ class _Arrival:
 
     def _break(self, batch: BlobBatch, reason: TwinlensError) -> None:
         """Keeps what arrived, if the job has begun or the upload itself is not at fault."""
-        if isinstance(reason, UploadCancelled):
+        if isinstance(reason, UploadCancelled | DeadlineExceeded):
             self._submission.release()
             return
         is_worth_keeping = self._submission.is_open or isinstance(reason, UploadBroken)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from twinlens.api.accepting.idempotency import scoped_key
+from twinlens.api.schemas import JobParameters
 from twinlens.shared.errors import FieldError, ValidationFailed, place
 from twinlens.shared.origins import PORTS, origin_of
 from twinlens.shared.redis import keys
@@ -29,18 +31,22 @@ class Terms(NamedTuple):
 
     key: str | None = None  # the caller's idempotency key, scoped
     webhook: Webhook | None = None
+    deadline_s: int | None = None  # from the job's creation
 
     def put_into(self, job: Job) -> None:
         """Notes them in a job that is not recorded yet."""
         if self.webhook is not None:
             job.webhook, job.webhook_line = self.webhook
             job.webhook_status = "pending"
+        if self.deadline_s is not None:
+            job.deadline_at = job.created_at + timedelta(seconds=self.deadline_s)
 
     def mark(self, fingerprint: str) -> str:
         """Returns the fingerprint of a request that has these terms, too."""
-        if not fingerprint or self.webhook is None:
+        if not fingerprint or (self.webhook, self.deadline_s) == (None, None):
             return fingerprint
-        return hashlib.sha256(f"{fingerprint} {self.webhook.url}".encode()).hexdigest()
+        url = "" if self.webhook is None else self.webhook.url
+        return hashlib.sha256(f"{fingerprint} {self.deadline_s} {url}".encode()).hexdigest()
 
 
 def read_terms(
@@ -58,7 +64,8 @@ def read_terms(
     """
     key = header.idempotency_key if header else None
     webhook = None if query.webhook is None else _allowed(query.webhook, settings)
-    return Terms(scoped_key(key), webhook)
+    deadline_s = query.deadline_s if isinstance(query, JobParameters) else None
+    return Terms(scoped_key(key), webhook, deadline_s)
 
 
 def _allowed(url: str, settings: Settings) -> Webhook:

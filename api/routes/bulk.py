@@ -51,7 +51,11 @@ bulk = APIBlueprint(
     "",
     operation_id="addImages",
     security=needs("write"),
-    responses={200: JobAnswer, 202: JobAnswer, **problems(400, 404, 409, 413, 415, 422, 503, 507)},
+    responses={
+        200: JobAnswer,
+        202: JobAnswer,
+        **problems(400, 404, 409, 413, 415, 422, 503, 504, 507),
+    },
     request_body={
         "required": True,
         "content": form("files", metadata=METADATA, files=files())

@@ -119,6 +119,8 @@ def _facts(job: JobAnswer) -> list[tuple[str, str]]:
         facts.append(("took", f"{took.total_seconds():.1f} s"))
     if job.error:
         facts.append(("error", job.error.detail))
+    if job.deadline_at and not job.finished_at:
+        facts.append(("deadline", f"{job.deadline_at:%Y-%m-%d %H:%M:%S}Z"))
     if job.webhook:
         facts.append(("webhook", _told(job.webhook)))
     return facts

@@ -86,6 +86,7 @@ class Job(BaseModel):
     counted_at: Moment | None = None
     finished_at: Moment | None = None
     expires_at: Moment | None = None
+    deadline_at: Moment | None = None  # if it is not done by then, it fails
     error: Problem | None = None
     ttl_s: int
     revision: int = 0
@@ -160,6 +161,8 @@ class Jobs:
         fields["created_at"] = repr(job.created_at.timestamp())
         if keep:
             fields["kept"] = " ".join(keep)
+        if job.deadline_at is not None:
+            fields["deadline_at"] = repr(job.deadline_at.timestamp())
         with self._redis.pipeline() as pipeline:
             for key, (content, ttl_s) in (keep or {}).items():
                 pipeline.set(key, content, ex=ttl_s)
@@ -170,6 +173,8 @@ class Jobs:
                 pipeline.zadd(uploads, {job.id: job.created_at.timestamp()})
             if job.task is not None:
                 pipeline.zadd(keys.TASKS, {_task_of(job): job.created_at.timestamp()})
+            if job.deadline_at is not None:
+                pipeline.zadd(keys.DEADLINES, {job.id: job.deadline_at.timestamp()})
             if job.kind == "bulk" and job.task is None:
                 pipeline.sadd(keys.ARRIVING, job.id)
                 pipeline.set(keys.arrival(job.id), 1, ex=scripts.ARRIVAL_TTL_S)
@@ -191,6 +196,7 @@ class Jobs:
             if job.task is not None:
                 pipeline.zrem(keys.TASKS, _task_of(job))
             pipeline.srem(keys.ARRIVING, job_id)
+            pipeline.zrem(keys.DEADLINES, job_id)
             pipeline.execute()
 
     def open_tasks(self, queue: str, min_age_s: float) -> list[str]:
@@ -208,18 +214,30 @@ class Jobs:
         """Forgets the task of a job that has no record."""
         self._redis.zrem(keys.TASKS, f"{queue}:{job_id}")
 
+    def late(self) -> list[str]:
+        """Returns the jobs whose deadline has passed, the first first; they may have ended."""
+        return self._redis.zrangebyscore(keys.DEADLINES, "-inf", time.time())
+
+    def forget_deadline(self, job_id: str) -> None:
+        """Forgets that a job is to end at some time."""
+        self._redis.zrem(keys.DEADLINES, job_id)
+
     # For workers.
 
     def start(self, job_id: str) -> bool:
-        """Marks a job as running. Returns False if there is nothing (more) to do for it."""
+        """Marks a job as running.
+
+        Returns:
+            False if there is nothing (more) to do for it, or its deadline has passed.
+        """
         return bool(self._changes.make("begin", job_id, _now(), ""))
 
     def begin(self, job_id: str) -> int:
         """Marks a job of one task as running, and notes that the task has begun.
 
         Returns:
-            0 if there is nothing (more) to do for it; else the number of this try, as of
-            `begin_try`.
+            0 if there is nothing (more) to do for it, or its deadline has passed; else the number
+            of this try, as of `begin_try`.
         """
         return self._changes.make("begin", job_id, _now(), "task")
 
@@ -266,14 +284,18 @@ class Jobs:
             keys_too.append(stored.key)
         self._changes.make("finish", job_id, *args, keys_too=keys_too)
 
-    def cancel(self, job_id: str) -> bool:
+    def cancel(self, job_id: str, error: Problem | None = None) -> bool:
         """Ends a job without the rest of its work; once ended it stays as it is.
 
+        Args:
+            job_id: The job.
+            error: Why it fails, where nobody has cancelled it.
+
         Returns:
-            Whether it is cancelled, now or before. It is not where it has ended otherwise, or is a
-            removal of one step that has begun.
+            Whether it has ended so, or was cancelled before. It has not where it has ended
+            otherwise, or is a removal of one step that has begun.
         """
-        return bool(self._changes.make("cancel", job_id, _now()))
+        return bool(self._changes.make("cancel", job_id, _now(), _to_json(error)))
 
     def begin_try(self, job_id: str, part: str) -> int:
         """Notes that a part of a job has begun. Returns how often it did so without an end.

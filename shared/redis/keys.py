@@ -10,6 +10,8 @@ SEARCHES = "tl:jobs:search"
 # not ended, as `queue:job`, by the time of their creation.
 ARRIVING = "tl:jobs:arriving"
 TASKS = "tl:jobs:tasks"
+# Jobs that are to end at a time, by that time; those that have ended as well, until it has passed.
+DEADLINES = "tl:jobs:deadlines"
 
 # Bulk jobs wait in two rings, so that libraries take turns, and the jobs of a library: a list of
 # library ids, and one list of jobs for each (`jobs_in_turn`).

@@ -8,6 +8,7 @@ or never; a job may have ended, or never have been, when something is told of it
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -28,7 +29,13 @@ from support.results import stored_items, stored_result
 from support.servers import running_valkey
 from support.stand_in import read_task
 
-from twinlens.shared.errors import BrokenPicture, JobExpired, Problem, UploadBroken
+from twinlens.shared.errors import (
+    BrokenPicture,
+    DeadlineExceeded,
+    JobExpired,
+    Problem,
+    UploadBroken,
+)
 from twinlens.shared.messages import ChunkItems, Item, JobStatus, Outcome
 from twinlens.shared.queue import TaskMessage, chunk_task, make_celery, publish
 from twinlens.shared.redis import keys
@@ -48,6 +55,7 @@ T = TypeVar("T")
 
 BROKEN = BrokenPicture("It is broken.").to_problem()
 LOST = UploadBroken("It was lost.").to_problem()
+TOO_LATE = DeadlineExceeded("It was late.").to_problem()
 # Jobs whose chunks are fed in turn; a deletion is a `delete` job of many images.
 CHUNKED = ("bulk", "reindex", "deletion")
 LIBRARIES = ("default", "other")
@@ -122,6 +130,7 @@ class JobMachine(RuleBasedStateMachine):
         if library == "other":
             job.webhook, job.webhook_line = "https://hooks.example/", LINE
             job.webhook_status = "pending"
+            job.deadline_at = self.model.now + timedelta(seconds=3_000)
         if kind == "embed":
             job.n_chunks = job.received = job.total = 1
         if kind != "bulk":
@@ -326,6 +335,12 @@ class JobMachine(RuleBasedStateMachine):
     @rule(min_age_s=st.sampled_from([0.0, 30.0]))
     def sweep(self, min_age_s: float) -> None:
         """As the sweeper, but a chunk that a worker holds counts as lost here: it runs twice."""
+        late = self.jobs.late()
+        assert late == self.model.late
+        for job in late:
+            assert self.jobs.cancel(job, TOO_LATE) == self.model.cancel(job, TOO_LATE)
+            self.jobs.forget_deadline(job)
+            self.model.timed.remove(job)
         lost = self.feed.lost_arrivals()
         assert lost == sorted(set(self.model.arriving) - self.model.heard_of)
         for job in lost:

@@ -40,6 +40,11 @@ class Record:
         return self.is_open and self.job.total is None
 
     @property
+    def must_be_done(self) -> bool:
+        is_one_step = self.job.kind == "delete" and not self.job.has_items
+        return is_one_step and self.job.status == "running"
+
+    @property
     def n_waiting(self) -> int:
         """Pictures in the backlog."""
         is_fed = self.job.kind in {"bulk", "reindex"} or self.job.has_items
@@ -90,6 +95,7 @@ class Model:
         # Libraries, and the jobs of each, that have chunks to give: who is next comes first.
         self.turns: dict[str, list[str]] = {}
         self.fed: dict[tuple[str, int], float] = {}
+        self.timed: list[str] = []  # jobs with a deadline, the first first
 
     @property
     def now(self) -> datetime:
@@ -98,6 +104,15 @@ class Model:
     def open_record(self, job_id: str) -> Record | None:
         record = self.records.get(job_id)
         return record if record and record.is_open else None
+
+    def is_late(self, job_id: str) -> bool:
+        """Whether a job's deadline has passed."""
+        deadline_at = self.records[job_id].job.deadline_at
+        return deadline_at is not None and deadline_at < self.now
+
+    @property
+    def late(self) -> list[str]:
+        return [job_id for job_id in self.timed if self.is_late(job_id)]
 
     def is_gone(self, job_id: str) -> bool:
         """Whether a job's life is over."""
@@ -117,6 +132,8 @@ class Model:
         self.listed["search" if job.kind == "search" else "job"].append(job.id)
         if job.kind == "bulk":
             self.heard_of.add(job.id)
+        if job.deadline_at is not None:
+            self.timed.append(job.id)
 
     def created_at(self, job_id: str) -> float:
         return self.records[job_id].job.created_at.timestamp()
@@ -125,9 +142,13 @@ class Model:
         record = self.records.pop(job_id)
         self.listed["search" if record.job.kind == "search" else "job"].remove(job_id)
         self.heard_of.discard(job_id)
+        if job_id in self.timed:
+            self.timed.remove(job_id)
 
     def start(self, job_id: str) -> bool:
         record = self.open_record(job_id)
+        if record is not None and self.is_late(job_id) and not record.must_be_done:
+            return False
         if record is not None and record.job.status == "queued":
             record.job.status, record.job.started_at = "running", self.now
             record.announce()
@@ -153,14 +174,14 @@ class Model:
             record.job.result = stored_result(job_id, result).text if result else None
             record.announce()
 
-    def cancel(self, job_id: str) -> bool:
+    def cancel(self, job_id: str, error: Problem | None = None) -> bool:
         record = self.records.get(job_id)
         if record is None:
             return False
-        is_one_step = record.job.kind == "delete" and not record.job.has_items
-        if not is_one_step or record.job.status != "running":
-            self.finish(job_id, "cancelled", None, None)
-        return record.job.status == "cancelled"
+        was_open = record.is_open
+        if not record.must_be_done:
+            self.finish(job_id, "failed" if error else "cancelled", error, None)
+        return record.job.status == "cancelled" or (was_open and not record.is_open)
 
     def add_chunk(self, job_id: str, chunk: int, n_pictures: int) -> bool:
         record = self.records.get(job_id)

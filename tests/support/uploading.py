@@ -32,9 +32,11 @@ def post_pieces(
     key: str | None = None,
     content_type: str = "multipart/form-data; boundary=b",
     library: str = "default",
+    **terms: str,
 ) -> Any:
     return client.post(
-        f"/v1/images/bulk?library={library}",
+        "/v1/images/bulk",
+        query_string={"library": library, **terms},
         headers={} if key is None else {"Idempotency-Key": key},
         environ_overrides={
             "CONTENT_TYPE": content_type,

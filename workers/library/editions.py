@@ -90,6 +90,13 @@ class Editions:
         else:
             self.jobs.finish(job_id)
 
+    def give_up(self, job: Job) -> bool:
+        """Gives up the edition that a job builds; returns False where it is searched already."""
+        try:
+            return self.catalog.give_up_plan(job.library, job.id, job.library_id)
+        except LibraryNotFound:
+            return True
+
     def _switch(self, job: Job) -> None:
         self._check(job)
         until = now() + timedelta(seconds=self.settings.rollback_s)

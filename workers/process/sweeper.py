@@ -1,4 +1,4 @@
-"""Finds what was lost (tasks without a message, uploads without an API process), and tidies up.
+"""Finds what was lost (tasks without a message, uploads without an API process) or is late.
 
 A task that was not lost after all runs twice, which does no harm.
 """
@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from twinlens.shared.errors import Unavailable, UploadBroken
+from twinlens.shared.errors import DeadlineExceeded, Unavailable, UploadBroken
 from twinlens.shared.queue import chunk_task, chunk_task_id, publish
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.presence import live_workers
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from twinlens.shared.redis.client import Redis
     from twinlens.shared.redis.feed import Feed
-    from twinlens.shared.redis.jobs import Jobs
+    from twinlens.shared.redis.jobs import Job, Jobs
     from twinlens.workers.library.calibrations import Calibrations
     from twinlens.workers.library.damages import Damages
     from twinlens.workers.library.editions import Editions
@@ -53,6 +53,7 @@ class Sweeper:
         if not self.redis.set(keys.SWEEP, self.name, nx=True, ex=int(SWEEP_S)):
             return
         live_workers(self.redis)  # forgets the dead: chunks are fed by the number of live ones
+        self._end_late_jobs()
         self._seal_lost_uploads()
         self._requeue_lost_chunks(app)
         for queue in ("search", "single"):
@@ -68,6 +69,20 @@ class Sweeper:
                 look_after()
             except Unavailable as error:
                 log.warning("libraries will be looked after later: %s", error)
+
+    def _end_late_jobs(self) -> None:
+        for job_id in self.jobs.late():
+            job = self.jobs.find(job_id)
+            if job is not None and not job.has_ended:
+                self._end_late(job)
+            self.jobs.forget_deadline(job_id)
+
+    def _end_late(self, job: Job) -> None:
+        if job.kind == "reindex" and not self.editions.give_up(job) and job.is_counted:
+            self.jobs.finish(job.id)  # its edition is searched
+            return
+        reason = DeadlineExceeded("The deadline has passed; what was done by then is kept.")
+        self.jobs.cancel(job.id, reason.to_problem())
 
     def _seal_lost_uploads(self) -> None:
         for job_id in self.feed.lost_arrivals():

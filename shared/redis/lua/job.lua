@@ -97,3 +97,8 @@ end
 
 local status = get('status')
 local is_open = status == 'queued' or status == 'running'
+
+-- A removal that is one step cannot be halfway: once it has begun, it is done.
+local function must_be_done()
+  return get('kind') == 'delete' and not has_items() and status == 'running'
+end

@@ -1,7 +1,8 @@
-"""What is said with a request for a job, whatever job that is: who is told of its end."""
+"""What is said with a request for a job, whatever that is: who is told of its end, by when."""
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -178,9 +179,30 @@ def test_a_key_stands_for_one_request_with_its_webhook(
     first, again = ask(client, **asked), ask(client, **asked)
     assert first.status_code == again.status_code == 202, first.text
     assert first.json == again.json
-    for query in ({}, {"webhook": f"{URL}&more"}):
+    for query in ({}, {"webhook": f"{URL}&more"}, {"webhook": URL, "deadline_s": "9"}):
         other = ask(client, **asked | {"query_string": query})
         assert_problem(other, 422, "idempotency-conflict")
+
+
+@ASKED
+def test_whatever_makes_a_job_that_may_be_given_up_takes_a_deadline(
+    client: Client, there: StandIn, ask: Callable[..., Any]
+) -> None:
+    fail_one(client, there)
+    answer = ask(client, query_string={"deadline_s": "90"})
+    if ask is delete_library:
+        assert_problem(answer, 422, "validation-failed")
+        return
+    assert answer.status_code == 202, answer.text
+    times = [datetime.fromisoformat(answer.json[name]) for name in ("created_at", "deadline_at")]
+    assert times[1] - times[0] == timedelta(seconds=90)
+
+
+@pytest.mark.parametrize("deadline_s", ["0", "-1", "1.5", "soon", str(31 * 86_400)])
+def test_a_deadline_that_is_none_is_refused(client: Client, deadline_s: str) -> None:
+    answer = post_one(client, query_string={"deadline_s": deadline_s})
+    problem = assert_problem(answer, 422, "validation-failed")
+    assert [error["location"] for error in problem["errors"]] == ["query:deadline_s"]
 
 
 def test_the_document_says_what_is_sent(client: Client) -> None:

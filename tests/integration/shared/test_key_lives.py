@@ -123,6 +123,7 @@ LIVES: dict[str, Callable[[Seen], float]] = {
     "tl:jobs:search": stays,
     "tl:jobs:arriving": stays,
     "tl:jobs:tasks": stays,
+    "tl:jobs:deadlines": stays,
     rf"tl:library:{LIBRARY}:uploads": stays,
     "tl:feed:libraries": stays,
     rf"tl:feed:libraries:{LIBRARY}": stays,
@@ -244,7 +245,7 @@ def life(client: Client, process: WorkerProcess, worker: StandIn) -> Life:
 
 
 def upload_in_all_ways(life: Life) -> None:
-    upload(life.client, webhook="https://127.0.0.1:1/")
+    upload(life.client, webhook="https://127.0.0.1:1/", deadline_s="900")
     upload_one(life.client)
     life.client.post("/v1/images", data=b"no picture", content_type="image/png")
     life.run()
