@@ -18,7 +18,7 @@ MIB = 1024 * 1024
 CALLER_TIMEOUT_S = 3.0
 
 # As browsers send it: without a path, nor a port where it is the usual one.
-Origin = Annotated[
+_PageOrigin = Annotated[
     str,
     StringConstraints(
         to_lower=True, pattern=r"(?i)^https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]+)?$"
@@ -48,7 +48,7 @@ class Settings(BaseSettings):
         [],
         description="Names under which browsers reach the service, besides localhost (JSON list)",
     )
-    cors_origins: list[Origin] = Field(
+    cors_origins: list[_PageOrigin] = Field(
         [],
         description="Origins whose pages may ask, such as `https://photos.example` (JSON list)",
     )
