@@ -1,8 +1,10 @@
-"""The blob store: pictures by content, and each job's manifest. It is the source of truth."""
+"""The blob store, the source of truth: pictures by content, manifests, journals, libraries."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -13,7 +15,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
     from types import TracebackType
     from typing import BinaryIO
@@ -46,6 +48,23 @@ def thumbnail_key(library_id: str, image_id: str) -> str:
 def manifest_key(job_id: str, chunk: int) -> str:
     _check_ids(job_id)
     return f"manifests/{job_id}/{chunk:06d}.jsonl"
+
+
+def cancelled_key(job_id: str) -> str:
+    """Returns where it is kept that a job was cancelled, beside its manifests."""
+    _check_ids(job_id)
+    return f"manifests/{job_id}/cancelled"
+
+
+def journal_key(library_id: str) -> str:
+    _check_ids(library_id)
+    return f"journal/{library_id}.jsonl"
+
+
+def library_key(library_id: str) -> str:
+    """Returns where a library's record is kept."""
+    _check_ids(library_id)
+    return f"libraries/{library_id}.json"
 
 
 def _check_ids(*ids: str) -> None:
@@ -86,18 +105,53 @@ class BlobStore:
         with self.batch() as batch:
             batch.put(key, data)
 
+    def replace(self, key: str, data: bytes) -> None:
+        """Writes what is not named by its content; when this returns, it survives a power cut."""
+        with self.batch() as batch:
+            batch.replace(key, data)
+
+    def append(self, key: str, lines: Iterable[str]) -> None:
+        """Adds lines to a file; when this returns, they survive a power cut.
+
+        What was cut off before, by a full disk say, is a line of its own.
+        """
+        with self.batch() as batch:
+            batch.append(key, "\n".join(("", *lines, "")).encode())
+
+    def names(self, folder: str) -> list[str]:
+        """Returns the names in a folder, in order; none where there is no such folder."""
+        try:
+            names = os.listdir(self._root / folder)  # noqa: PTH208 (a million names, and no more)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(name for name in names if not name.startswith("."))
+
+    def touched_at(self, key: str) -> float | None:
+        """Returns when a blob was put last, as Unix time in seconds; None if it is not there."""
+        try:
+            return (self._root / key).stat().st_mtime
+        except FileNotFoundError:
+            return None
+
+    def touch(self, key: str) -> None:
+        """Renews a blob's time, as if it were put again; if it is not there, does nothing."""
+        path = self._root / key
+        with contextlib.suppress(FileNotFoundError), _held(path.parent, fcntl.LOCK_SH):
+            os.utime(path)
+
     def batch(self) -> BlobBatch:
         """Returns a writer of many blobs, durable when its `with` block ends."""
         return BlobBatch(self._root)
 
     def delete_library(self, library_id: str) -> None:
-        """Removes a library's pictures. Several may do so at once.
+        """Removes all that is kept of a library. Several may do so at once.
 
         Raises:
             OSError: Something cannot be removed, or is being written; to be done again.
             ValueError: It is no id.
         """
-        _check_ids(library_id)
+        self.delete(library_key(library_id))
+        self.delete(journal_key(library_id))
         for kind in ("images", "thumbnails"):
             folder = self._root / kind / library_id
             while folder.is_dir():
@@ -113,11 +167,35 @@ class BlobStore:
                 kept: somebody else was promised that it is stored.
         """
         path = self._root / key
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), _held(path.parent, fcntl.LOCK_EX):
             if unless_touched_since is None or (
                 path.stat().st_mtime <= unless_touched_since - CLOCK_TICK_S
             ):
                 path.unlink()
+
+    def delete_manifests(self, job_id: str) -> None:
+        """Removes what is kept of a job."""
+        _check_ids(job_id)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self._root / "manifests" / job_id)
+
+
+@contextlib.contextmanager
+def _held(folder: Path, how: int) -> Iterator[None]:
+    """Keeps others from removing what is in a folder, or from putting it again.
+
+    Who removes a blob looks at its time first, and who puts it again may only renew that.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a network's file system may lock no folders
+            fcntl.flock(handle, how)
+        yield
+    finally:
+        os.close(handle)
 
 
 class BlobBatch:
@@ -134,17 +212,39 @@ class BlobBatch:
 
     def put(self, key: str, data: bytes) -> None:
         """Writes a blob, or only renews its time if it already exists with this size."""
+        path = self._place(key)
+        with _held(path.parent, fcntl.LOCK_SH):
+            try:
+                if path.stat().st_size == len(data):
+                    os.utime(path)
+                    self._written.append(path)
+                    return
+            except FileNotFoundError:
+                pass
+            self._write(path, data)
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Writes a file in place of the one that is there, if there is one."""
+        self._write(self._place(key), data)
+
+    def append(self, key: str, data: bytes) -> None:
+        """Adds to the end of a file."""
+        path = self._place(key)
+        with path.open("ab", buffering=0) as file:
+            n_written = file.write(data)
+            if n_written < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        self._written.append(path)
+
+    def _place(self, key: str) -> Path:
+        """Returns a file's path; its folders are there, and synced with it."""
         path = self._root / key
         # Whoever made these folders, or wrote the blob, may not have synced them yet.
         self._folders.update(self._root / folder for folder in PurePath(key).parents)
-        try:
-            if path.stat().st_size == len(data):
-                os.utime(path)
-                self._written.append(path)
-                return
-        except FileNotFoundError:
-            pass
         self._make_folder(path.parent)
+        return path
+
+    def _write(self, path: Path, data: bytes) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-")
         try:
             with os.fdopen(handle, "wb") as file:

@@ -6,12 +6,23 @@ import contextlib
 import errno
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from support.disk import Disk, disk_with_room_for
+from support.servers import wait_until
 
-from twinlens.shared.blobs import BlobStore, image_id_of, image_key, manifest_key, thumbnail_key
+from twinlens.shared.blobs import (
+    CLOCK_TICK_S,
+    BlobStore,
+    image_id_of,
+    image_key,
+    journal_key,
+    library_key,
+    manifest_key,
+    thumbnail_key,
+)
 from twinlens.shared.manifests import read_manifest, write_manifest
 from twinlens.shared.messages import ManifestItem, now
 from twinlens.shared.redis.jobs import Job
@@ -204,14 +215,77 @@ def test_a_blob_is_removed_unless_it_was_put_again_since(blobs: BlobStore, tmp_p
     assert files_in(tmp_path) == []
 
 
+def test_a_blob_that_is_put_again_just_as_it_is_removed_is_there(
+    blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who removes it has seen that it is old; who puts it again would only renew its time."""
+    blobs.put(KEY, CONTENT)
+    really_unlink = os.unlink
+    others: list[threading.Thread] = []
+
+    def unlink_late(*args: Any, **options: Any) -> None:
+        monkeypatch.setattr(os, "unlink", really_unlink)
+        others.append(threading.Thread(target=blobs.put, args=(KEY, CONTENT)))
+        others[0].start()
+        others[0].join(0.2)  # it goes as far as it can
+        really_unlink(*args, **options)
+
+    monkeypatch.setattr(os, "unlink", unlink_late)
+    blobs.delete(KEY, unless_touched_since=time.time() + 1)
+    others[0].join()
+    assert blobs.get(KEY) == CONTENT
+
+
+def test_a_blob_that_is_touched_counts_as_put_again(blobs: BlobStore) -> None:
+    blobs.put(KEY, CONTENT)
+    put_at = blobs.touched_at(KEY)
+    assert put_at is not None
+    wait_until(lambda: time.time() > put_at + 3 * CLOCK_TICK_S, 5)
+    blobs.touch(KEY)
+    blobs.delete(KEY, unless_touched_since=put_at + 2 * CLOCK_TICK_S)
+    assert blobs.get(KEY) == CONTENT
+    blobs.touch(f"{KEY}-none")
+    assert blobs.touched_at(f"{KEY}-none") is None
+
+
+def test_what_is_replaced_is_written_though_it_is_as_long(blobs: BlobStore, disk: Disk) -> None:
+    for text in (b"old", b"new"):
+        blobs.replace("libraries/art.json", text)
+        assert disk.after_power_cut() == {"data/blobs/libraries/art.json": text}
+
+
+def test_lines_that_are_added_survive_a_power_cut(blobs: BlobStore, disk: Disk) -> None:
+    blobs.append("journal/art.jsonl", ["1", "2"])
+    blobs.append("journal/art.jsonl", ["3"])
+    [text] = disk.after_power_cut().values()
+    assert text.split() == [b"1", b"2", b"3"]
+
+
+def test_lines_that_were_cut_off_spoil_no_others(blobs: BlobStore) -> None:
+    blobs.append("journal/art.jsonl", ["1"])
+    with disk_with_room_for(8), pytest.raises(OSError, match=r"No space left|too large"):
+        blobs.append("journal/art.jsonl", ["2" * 20])
+    blobs.append("journal/art.jsonl", ["3"])
+    assert blobs.get("journal/art.jsonl").split() == [b"1", b"2" * 4, b"3"]
+
+
+def test_names_are_those_of_files_that_are_whole(blobs: BlobStore) -> None:
+    assert blobs.names("libraries") == []
+    for name in ("b", "a", ".part-1"):
+        blobs.put(f"libraries/{name}", b"")
+    assert blobs.names("libraries") == ["a", "b"]
+
+
 def test_a_librarys_pictures_are_removed_and_no_others(blobs: BlobStore, tmp_path: Path) -> None:
     image_id = image_id_of(CONTENT)
     for library in ("art", "cars"):
         blobs.put(image_key(library, image_id), CONTENT)
         blobs.put(thumbnail_key(library, image_id), b"small")
+        blobs.append(journal_key(library), ["1"])
+        blobs.replace(library_key(library), b"{}")
     blobs.delete_library("art")
     blobs.delete_library("art")  # as its task does that was begun anew
-    assert files_in(tmp_path) == [image_id, f"{image_id}.jpg"]
+    assert files_in(tmp_path) == [image_id, f"{image_id}.jpg", "cars.json", "cars.jsonl"]
     assert blobs.get(image_key("cars", image_id)) == CONTENT
     assert blobs.get(thumbnail_key("cars", image_id)) == b"small"
 
@@ -244,6 +318,9 @@ def test_no_id_leads_to_another_folder(blobs: BlobStore, tmp_path: Path, library
         lambda: image_key(library_id, image_id_of(CONTENT)),
         lambda: thumbnail_key("default", library_id),
         lambda: manifest_key(library_id, 0),
+        lambda: journal_key(library_id),
+        lambda: library_key(library_id),
+        lambda: blobs.delete_manifests(library_id),
     ):
         with pytest.raises(ValueError, match="is no id"):
             find()
