@@ -25,6 +25,7 @@ from twinlens.api.readiness import Readiness
 from twinlens.api.waiting import MAX_WAITERS, Places
 from twinlens.shared import queue
 from twinlens.shared.blobs import BlobStore
+from twinlens.shared.kept_libraries import KeptLibraries
 from twinlens.shared.redis.catalog import Catalog
 from twinlens.shared.redis.client import connect_for_callers
 from twinlens.shared.redis.feed import Feed
@@ -66,8 +67,8 @@ class Services:
 def build_services(settings: Settings) -> Services:
     """Builds all services."""
     redis = connect_for_callers(settings.redis_url)
-    jobs, feed, catalog = Jobs(redis), Feed(redis), Catalog(redis)
     blobs = BlobStore(settings.blob_dir)
+    jobs, feed, catalog = Jobs(redis), Feed(redis), Catalog(redis, KeptLibraries(blobs))
     limits = Limits(settings, redis, feed)
     waiters = Places(MAX_WAITERS, "callers wait already; come again, or poll the job")
     publisher = Publisher(celery=queue.make_celery(settings), feed=feed)
@@ -95,7 +96,7 @@ def build_services(settings: Settings) -> Services:
         libraries=Libraries(
             catalog=catalog, jobs=jobs, intake=intake, rollback_s=settings.rollback_s
         ),
-        cancelling=Cancelling(jobs=jobs, catalog=catalog),
+        cancelling=Cancelling(jobs=jobs, catalog=catalog, blobs=blobs),
         retrying=Retrying(jobs=jobs, catalog=catalog, intake=intake),
         calls=Calls(redis, publisher, waiters, sent),
         job_views=JobViews(redis, jobs, catalog, waiters),

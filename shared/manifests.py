@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from twinlens.shared.blobs import manifest_key
-from twinlens.shared.messages import ManifestHead, ManifestItem
+from twinlens.shared.messages import ManifestHead, ManifestItem, now
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from twinlens.shared.blobs import BlobBatch, BlobStore
     from twinlens.shared.redis.jobs import Job
@@ -26,19 +27,45 @@ def write_manifest(
         chunk=chunk,
         is_last=is_last,
         created_at=job.created_at,
+        accepted_at=now(),
     )
-    lines = [head.model_dump_json(), *(item.model_dump_json() for item in items)]
-    batch.put(manifest_key(job.id, chunk), ("\n".join(lines) + "\n").encode())
+    batch.replace(manifest_key(job.id, chunk), _write(head, items))
     # Chunk by chunk, so that what is not yet synced does not grow with the upload.
     batch.sync()
+
+
+def replace_manifest(blobs: BlobStore, head: ManifestHead, items: Sequence[ManifestItem]) -> None:
+    """Writes a chunk's manifest anew, as where it is known by now which pictures were listed."""
+    blobs.replace(manifest_key(head.job_id, head.chunk), _write(head, items))
 
 
 def read_manifest(
     blobs: BlobStore, job_id: str, chunk: int
 ) -> tuple[ManifestHead, list[ManifestItem]]:
-    """Reads what was accepted for a chunk: its head, then one picture a line."""
+    """Reads what was accepted for a chunk: its head, then one picture a line.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It cannot be read.
+    """
     head, *lines = blobs.get(manifest_key(job_id, chunk)).splitlines()
     return (
         ManifestHead.model_validate_json(head),
         [ManifestItem.model_validate_json(line) for line in lines],
     )
+
+
+def read_manifests(
+    blobs: BlobStore, job_id: str
+) -> Iterator[tuple[ManifestHead, list[ManifestItem]]]:
+    """Yields what was accepted of a job, chunk by chunk; what cannot be read is left out."""
+    for name in blobs.names(f"manifests/{job_id}"):
+        chunk, dot, _ = name.partition(".")
+        if dot:
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                yield read_manifest(blobs, job_id, int(chunk))
+
+
+def _write(head: ManifestHead, items: Sequence[ManifestItem]) -> bytes:
+    lines = [head.model_dump_json(), *(item.model_dump_json() for item in items)]
+    return ("\n".join(lines) + "\n").encode()

@@ -23,7 +23,7 @@ from twinlens.shared.values import comparable
 
 MAX_PAGE = 1000
 
-JobKind = Literal["embed", "bulk", "search", "reindex", "duplicates", "delete"]
+JobKind = Literal["embed", "bulk", "search", "reindex", "duplicates", "delete", "reconcile"]
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 # Of the message that a job has ended, where one was asked for.
 WebhookStatus = Literal["pending", "delivered", "failed"]
@@ -137,6 +137,7 @@ class ManifestItem(BaseModel):
     image_id: str | None = None
     n_bytes: int = 0
     metadata: Metadata | None = Field(None, description="null where none were given")
+    added_at: Moment | None = Field(None, description="of one that was catalogued before")
     error: Problem | None = None
 
     @property
@@ -149,12 +150,13 @@ class ManifestHead(BaseModel):
     """First line of each manifest file. With it, a job can be rebuilt from its files alone."""
 
     job_id: str
-    kind: str = Field(description="of the job: embed, bulk, reindex or delete")
+    kind: str = Field(description="what becomes of them: embed, bulk, reindex, delete or reconcile")
     library: str
     library_id: str = Field(default_factory=lambda fields: fields["library"])
     chunk: int
     is_last: bool
-    created_at: Moment
+    created_at: Moment = Field(description="when the job was created")
+    accepted_at: Moment = Field(default_factory=lambda fields: fields["created_at"])
 
 
 class Item(BaseModel):

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from twinlens.api.access.checks import check_scope
+from twinlens.shared.blobs import cancelled_key
 from twinlens.shared.errors import JobConflict, LibraryNotFound
 
 if TYPE_CHECKING:
+    from twinlens.shared.blobs import BlobStore
     from twinlens.shared.redis.catalog import Catalog
     from twinlens.shared.redis.jobs import Job, Jobs
 
@@ -19,6 +21,7 @@ class Cancelling:
 
     jobs: Jobs
     catalog: Catalog
+    blobs: BlobStore
 
     def cancel(self, job_id: str) -> Job:
         """Cancels a job; one that is cancelled already stays so.
@@ -38,6 +41,8 @@ class Cancelling:
         if not (job.has_ended or self._can_stop(job)) or not self.jobs.cancel(job_id):
             status = self.jobs.get(job_id).status
             raise JobConflict(f"Job {job_id} can no longer be cancelled: it is {status}.")
+        if job.has_manifests:  # else they would count, were Redis emptied
+            self.blobs.put(cancelled_key(job_id), b"")
         return self.jobs.get(job_id)
 
     def _can_stop(self, job: Job) -> bool:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from redis.client import Pipeline
 
     from twinlens.shared.filters.tree import Filter
+    from twinlens.shared.kept_libraries import KeptLibraries
     from twinlens.shared.messages import Image
     from twinlens.shared.redis.client import Redis
 
@@ -102,10 +103,14 @@ class Searched(NamedTuple):
 
 
 class Catalog:
-    """Images, libraries and model cards. Rebuilt from the blob store if it is lost."""
+    """Images, libraries and model cards. Rebuilt from the blob store if it is lost.
 
-    def __init__(self, redis: Redis) -> None:
+    Each change of a library's record is kept there before it is told to anybody.
+    """
+
+    def __init__(self, redis: Redis, kept: KeptLibraries | None = None) -> None:
         self._redis = redis
+        self._kept = kept
 
     # Models and libraries: what the workers serve, written by them, read by the API.
 
@@ -151,8 +156,59 @@ class Catalog:
         return None if text is None else Server.model_validate_json(text)
 
     def ensure_library(self, library: Library) -> bool:
-        """Creates a library unless it exists. Returns whether it is new."""
-        return bool(self._redis.hsetnx(keys.LIBRARIES, library.name, library.model_dump_json()))
+        """Creates a library unless it exists, or did before Redis was emptied.
+
+        Returns:
+            Whether it is new.
+        """
+        if not self._redis.hexists(keys.LIBRARIES, library.name):
+            self.restore_libraries()
+        is_new = self._redis.hsetnx(keys.LIBRARIES, library.name, library.model_dump_json())
+        if is_new:
+            self._keep(library)
+        return bool(is_new)
+
+    def restore_libraries(self) -> None:
+        """Brings back the records that Redis has lost."""
+        if self._kept is not None:
+            there = {library.id for library in self.libraries()}
+            for library in self._kept.all(without=there):
+                self._restore(library)
+
+    def _restore(self, library: Library) -> None:
+        while True:
+            with self._redis.pipeline() as pipeline:
+                pipeline.watch(keys.REMOVED_LIBRARIES)  # type: ignore[no-untyped-call]
+                # It may have been read just before it was removed.
+                if pipeline.zscore(keys.REMOVED_LIBRARIES, library.id) is not None:
+                    return
+                pipeline.multi()
+                pipeline.hsetnx(keys.LIBRARIES, library.name, library.model_dump_json())
+                with contextlib.suppress(WatchError):
+                    pipeline.execute()
+                    return
+
+    def keep_libraries(self) -> None:
+        """Keeps the records that are not: who changed one may have been stopped just then."""
+        for library in self.libraries() if self._kept else ():
+            self._keep(library)
+
+    def _keep(self, library: Library) -> None:
+        """Keeps a library's record as it is in the end: others may change it meanwhile."""
+        if self._kept is None or self._kept.has(library):
+            return
+        while True:
+            self._kept.put(library)
+            text = self._redis.hget(keys.LIBRARIES, library.name)
+            after = None if text is None else Library.model_validate_json(text)
+            if after is None or after.id != library.id:
+                # Not where Redis has been emptied: then this is all that is known of it.
+                if self._redis.zscore(keys.REMOVED_LIBRARIES, library.id) is not None:
+                    self._kept.delete(library.id)
+                return
+            if after == library:
+                return
+            library = after
 
     def library(self, name: str, library_id: str | None = None) -> Library:
         """Reads a library.
@@ -260,6 +316,7 @@ class Catalog:
                     pipeline.sadd(keys.UNUSED_COLLECTIONS, *unused)
                 with contextlib.suppress(WatchError):
                     pipeline.execute()
+                    self._keep(after)
                     return after
 
     def give_up_plan(self, name: str, job_id: str, library_id: str | None = None) -> bool:
@@ -295,6 +352,8 @@ class Catalog:
         while True:
             with self._redis.pipeline() as pipeline:
                 library = self.watch_library(pipeline, name, library_id)
+                if self._kept:
+                    self._kept.delete(library.id)  # first: what is removed must not come back
                 pipeline.multi()
                 pipeline.hdel(keys.LIBRARIES, name)
                 if library.all_collections:
@@ -325,6 +384,11 @@ class Catalog:
         with self._redis.pipeline() as pipeline:
             self._forget_images(pipeline, library_id)
             pipeline.execute()
+
+    def oldest_open_upload(self, library_id: str) -> Moment | None:
+        """Returns when the oldest upload was created that has not ended."""
+        oldest: Any = self._redis.zrange(keys.open_uploads(library_id), 0, 0, withscores=True)
+        return datetime.fromtimestamp(oldest[0][1], UTC) if oldest else None
 
     def has_open_uploads(self, library_id: str) -> bool:
         """Tells if something may still be written of a library, removed or not."""

@@ -98,6 +98,11 @@ class Job(BaseModel):
         return self.status in ENDED
 
     @property
+    def has_manifests(self) -> bool:
+        """Whether its pictures are named on the disk, chunk by chunk."""
+        return self.kind in ("embed", "bulk", "reindex", "reconcile") or self.has_items
+
+    @property
     def n_counted(self) -> int:
         return self.succeeded + self.updated + self.skipped + self.failed
 
@@ -175,6 +180,8 @@ class Jobs:
                 pipeline.zadd(keys.TASKS, {_task_of(job): job.created_at.timestamp()})
             if job.deadline_at is not None:
                 pipeline.zadd(keys.DEADLINES, {job.id: job.deadline_at.timestamp()})
+            if job.has_manifests:
+                pipeline.zadd(keys.MANIFESTS, {job.id: job.created_at.timestamp() + job.ttl_s})
             if job.kind == "bulk" and job.task is None:
                 pipeline.sadd(keys.ARRIVING, job.id)
                 pipeline.set(keys.arrival(job.id), 1, ex=scripts.ARRIVAL_TTL_S)
@@ -193,6 +200,7 @@ class Jobs:
             pipeline.zrem(keys.open_uploads(job.library_id), job_id)
             pipeline.zrem(keys.JOBS, job_id)
             pipeline.zrem(keys.SEARCHES, job_id)
+            pipeline.zrem(keys.MANIFESTS, job_id)
             if job.task is not None:
                 pipeline.zrem(keys.TASKS, _task_of(job))
             pipeline.srem(keys.ARRIVING, job_id)
@@ -221,6 +229,23 @@ class Jobs:
     def forget_deadline(self, job_id: str) -> None:
         """Forgets that a job is to end at some time."""
         self._redis.zrem(keys.DEADLINES, job_id)
+
+    def with_old_manifests(self) -> list[str]:
+        """Returns the jobs whose manifests may be of no use any more, the oldest first."""
+        return self._redis.zrangebyscore(keys.MANIFESTS, "-inf", time.time())
+
+    def keep_manifests(self, job_id: str, until: float) -> None:
+        """Notes that a job's manifests are of use until then, in Unix time."""
+        self._redis.zadd(keys.MANIFESTS, {job_id: until})
+
+    def forget_manifests(self, job_id: str) -> None:
+        """Notes that a job has no manifests any more."""
+        self._redis.zrem(keys.MANIFESTS, job_id)
+
+    def past(self, job_id: str) -> Job | None:
+        """Reads a job, though its life may be over; None where nothing is known of it any more."""
+        fields = self._redis.hgetall(keys.job(job_id))
+        return _job_of(fields, None) if fields else None
 
     # For workers.
 
@@ -432,16 +457,20 @@ def no_such_job(job_id: str) -> JobNotFound:
 def _read(job_id: str, fields: dict[str, Any], result: str | None) -> Job:
     if not fields:
         raise no_such_job(job_id)
+    job = _job_of(fields, result)
+    if job.expires_at is not None and job.expires_at < now():
+        raise JobExpired(f"Job {job_id!r} ended at {fields['finished_at']} and has expired.")
+    return job
+
+
+def _job_of(fields: dict[str, Any], result: str | None) -> Job:
     if "task" in fields:
         fields["task"] = json.loads(fields["task"])
     if "error" in fields:
         fields["error"] = json.loads(fields["error"])
     elif fields["status"] == "failed":
         fields["error"] = _commonest_error(fields)
-    job = Job.model_validate(fields | {"result": result})
-    if job.expires_at is not None and job.expires_at < now():
-        raise JobExpired(f"Job {job_id!r} ended at {fields['finished_at']} and has expired.")
-    return job
+    return Job.model_validate(fields | {"result": result})
 
 
 def _reasons(items: Sequence[Item]) -> list[str | int]:

@@ -12,6 +12,8 @@ ARRIVING = "tl:jobs:arriving"
 TASKS = "tl:jobs:tasks"
 # Jobs that are to end at a time, by that time; those that have ended as well, until it has passed.
 DEADLINES = "tl:jobs:deadlines"
+# Jobs that have manifests, by when to look whether their life is over.
+MANIFESTS = "tl:jobs:manifests"
 
 # Bulk jobs wait in two rings, so that libraries take turns, and the jobs of a library: a list of
 # library ids, and one list of jobs for each (`jobs_in_turn`).

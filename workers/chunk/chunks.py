@@ -58,7 +58,7 @@ class Chunks:
         if head.kind == "delete":
             return self.deletions.remove(job_id, entries)
         library = self.catalog.library(head.library, head.library_id)
-        self.listed.store(library.id, entries)
+        self.listed.store(head, entries)
         known = self.catalog.find(library.id, [e.image_id for e in entries if e.image_id])
         # Not before: what is removed until then, and posted again, is this chunk's to write.
         run = self.catalog.begin_chunk(job_id, chunk)
@@ -67,7 +67,7 @@ class Chunks:
             return self._do(run, head, library, outcomes)
         except ChunkIsOver:
             library = self.catalog.library(head.library, head.library_id)
-            self.amendments.make(library, outcomes.withdrawals())
+            self.amendments.make(library, outcomes.withdrawals(), head.accepted_at)
             raise
 
     def _do(
@@ -83,7 +83,7 @@ class Chunks:
             library = self.catalog.library(head.library, head.library_id)
             self.embedding.embed(library, [one for one in pending if not one.error])
         if amendments := outcomes.amendments(not_written):
-            self.amendments.make(library, amendments, run)
+            self.amendments.make(library, amendments, head.accepted_at, run)
         return items
 
     def fail(self, job_id: str, chunk: int, problem: Problem) -> list[Item]:

@@ -147,7 +147,7 @@ def _image_of(one: Pending, picture: Picture, n_bytes: int) -> Image:
         bytes=n_bytes,
         metadata=one.description.metadata or {},
         models=[],
-        added_at=now(),
+        added_at=one.added_at or now(),
     )
 
 

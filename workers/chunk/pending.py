@@ -11,6 +11,7 @@ from twinlens.workers.library.amendments import Amendment
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
+    from datetime import datetime
 
     from twinlens.models.session import Pixels
     from twinlens.shared.errors import Problem
@@ -29,6 +30,7 @@ class Pending:
     known: CatalogEntry | None  # if it is catalogued, with some embeddings missing
     collections: set[str]  # those that have its embeddings
     read_as: str  # its record as it was read or written last; '' where there is none
+    added_at: datetime | None = None  # if it was catalogued before, and its record lost
     image: Image | None = None
     pixels: list[Pixels] = field(default_factory=list)  # one per model
     error: Problem | None = None
@@ -66,6 +68,7 @@ class Outcomes:
             wanted: The collections that each picture needs an embedding in.
         """
         self._entries = entries
+        self._is_restoring = head.kind == "reconcile"
         self._decided: dict[int, Item] = {}
         self._places: dict[int, str] = {}
         self._pending: dict[str, Pending] = {}
@@ -77,7 +80,8 @@ class Outcomes:
             if entry.error is not None or image_id is None:
                 self._decided[index] = failed(entry, entry.error)
                 continue
-            there, description = known.get(image_id), descriptions[image_id]
+            there = known.get(image_id)
+            description = self._said(descriptions[image_id], is_there=there is not None)
             if there is None and head.kind == "reindex":
                 # It has been removed since the job was planned.
                 self._decided[index] = _done(entry, "skipped")
@@ -96,6 +100,7 @@ class Outcomes:
                         there,
                         set(there.collections) if there else set(),
                         there.read_as if there else "",
+                        entry.added_at,
                     ),
                 )
 
@@ -114,11 +119,12 @@ class Outcomes:
             not_written: Those that were embedded, but that somebody else has catalogued, changed
                 or removed meanwhile.
         """
-        return self._amendments | {
-            one.image_id: Amendment(one.description, one.tag, one.collections)
-            for one in self.pending
-            if (one.image_id in not_written or one.is_changed) and one.error is None
-        }
+        amendments = dict(self._amendments)
+        for one in self.pending:
+            if one.error is None and (one.image_id in not_written or one.is_changed):
+                said = self._said(one.description, is_there=True)
+                amendments[one.image_id] = Amendment(said, one.tag, one.collections)
+        return amendments
 
     def withdrawals(self) -> dict[str, Amendment]:
         """Returns what brings the rows that were written back to what the catalogue has of them."""
@@ -140,11 +146,17 @@ class Outcomes:
             seen.add(image_id)
         return [self._decided[index] for index in range(len(self._entries))]
 
+    def _said(self, description: Description, *, is_there: bool) -> Description:
+        """Returns what a chunk says of a picture; to restore one that is there again, nothing."""
+        return Description() if is_there and self._is_restoring else description
+
     def _outcome(self, there: CatalogEntry, description: Description, tag: str) -> Outcome:
         """Returns what becomes of a picture that has all of its embeddings."""
         if there.added_by == tag:
             return "succeeded"
         if there.changed_by == tag:
+            # Whoever wrote that may have been stopped before it was in the journal.
+            self._amendments[there.image.id] = Amendment(Description(), tag)
             return "updated"
         if there.image.id in self._amendments or not description.changes(there.image):
             return "skipped"

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from twinlens.shared.errors import ImageNotFound
 from twinlens.shared.filters.fields import fields_of
+from twinlens.shared.messages import now
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from datetime import datetime
 
     from twinlens.shared.libraries import Library
     from twinlens.shared.messages import CatalogEntry, Description, Image
     from twinlens.shared.redis.catalog import Catalog, ChunkRun
     from twinlens.workers.library.images import Images
+    from twinlens.workers.library.journaling import Journaling
     from twinlens.workers.milvus.vectors import Vectors
     from twinlens.workers.targets import Targets
 
@@ -38,6 +41,11 @@ class Amendment(NamedTuple):
         changes = {"image": image, "collections": collections, "changed_by": changed_by}
         return entry.model_copy(update=changes)
 
+    def is_news(self, before: CatalogEntry) -> bool:
+        """Tells if an image is described otherwise by this, or was so by this very item."""
+        was_told_by_this = self.tag != "" and before.changed_by == self.tag
+        return was_told_by_this or self.description.changes(before.image)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Amendments:
@@ -47,21 +55,25 @@ class Amendments:
     vectors: Vectors
     targets: Targets
     images: Images
+    journaling: Journaling
 
     def make(
         self,
         library: Library,
         amendments: Mapping[str, Amendment],
+        told_at: datetime,
         run: ChunkRun | None = None,
     ) -> dict[str, CatalogEntry]:
         """Changes some images of a library; the last to do so counts.
 
         Milvus is written first, then the catalogue, unless the image has been changed in between:
-        then both again. So they tell the same, whoever was last.
+        then both again. So they tell the same, whoever was last. What is told otherwise of an image
+        than when it was added goes into the journal.
 
         Args:
             library: The library.
             amendments: What is to be changed, by image id.
+            told_at: When that was accepted.
             run: Of the chunk that they come from, if they do.
 
         Returns:
@@ -73,6 +85,7 @@ class Amendments:
             ChunkIsOver: The catalogue was not changed: the chunk is over.
         """
         entries: dict[str, CatalogEntry] = {}
+        news: set[str] = set()
         left = dict(amendments)
         while left:
             known = self.catalog.find(library.id, list(left))
@@ -83,11 +96,13 @@ class Amendments:
                 if (after := left[image_id].of(before, library)) is not None
             }
             entries |= amended
+            news |= {image_id for image_id, one in known.items() if left[image_id].is_news(one)}
             self._write_fields(library, list(amended.values()))
             not_written = self.catalog.put(library.id, amended.values(), run) if amended else []
             left = {image_id: left[image_id] for image_id in not_written}
             for image_id in not_written:
                 del entries[image_id]
+        self.journaling.note(library.id, sorted(news), told_at)
         if gone := sorted(amendments.keys() - entries.keys()):
             self.images.withdraw(library, gone)
         return entries
@@ -100,7 +115,7 @@ class Amendments:
             Unavailable: Milvus does not answer; to be made again.
         """
         amendment = {image_id: Amendment(description)}
-        entries = self.make(self.catalog.library(library), amendment)
+        entries = self.make(self.catalog.library(library), amendment, now())
         if image_id not in entries:
             raise ImageNotFound(f"Library {library!r} has no image {image_id!r}.")
         return entries[image_id].image

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from twinlens.shared.blobs import BlobStore
     from twinlens.shared.filters.tree import Filter
+    from twinlens.shared.journal import Journal
     from twinlens.shared.libraries import Library
     from twinlens.shared.redis.catalog import Catalog
     from twinlens.shared.redis.jobs import Job
@@ -34,6 +35,7 @@ class Images:
 
     catalog: Catalog
     blobs: BlobStore
+    journal: Journal
     vectors: Vectors
     targets: Targets
     decoder: Decoder
@@ -58,6 +60,7 @@ class Images:
         with self._closed(library, image_ids):
             self._delete_vectors(library, image_ids)
             self.catalog.remove(job.library_id, *image_ids)
+            self.journal.remove(job.library_id, image_ids, job.created_at)
             library = self.catalog.library(job.library, job.library_id)
             if len(library.editions) > 1:
                 self._delete_vectors(library, image_ids)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from typing import TYPE_CHECKING
 
+from twinlens.shared.blobs import image_key
 from twinlens.shared.errors import ContentMissing
 from twinlens.shared.manifests import read_manifest
 from twinlens.shared.messages import Item, ManifestItem
@@ -47,7 +48,14 @@ class Retries:
         if job is not None:
             failed = self._failed(self.jobs.get(job.retry_of))
             # After an interruption, the first are queued already: the order is always the same.
-            self.plans.queue(app, job, islice(failed, job.received, None))
+            taken_over = map(self._take_over, repeat(job.library_id), failed)
+            self.plans.queue(app, job, islice(taken_over, job.received, None))
+
+    def _take_over(self, library_id: str, item: ManifestItem) -> ManifestItem:
+        # Else it would go with the job that had it first.
+        if item.image_id is not None:
+            self.blobs.touch(image_key(library_id, item.image_id))
+        return item
 
     def _failed(self, job: Job) -> Iterator[ManifestItem]:
         for first in range(0, job.n_chunks, READ_CHUNKS):

@@ -17,6 +17,8 @@ from twinlens.models.registry import DEFAULT_MODELS, Registry, ensure_models
 from twinlens.models.session import is_cpu
 from twinlens.shared.blobs import BlobStore
 from twinlens.shared.errors import ModelNotFound, Unavailable
+from twinlens.shared.journal import Journal
+from twinlens.shared.kept_libraries import KeptLibraries
 from twinlens.shared.libraries import DEFAULT_LIBRARY, new_library
 from twinlens.shared.messages import Lane, ModelSummary
 from twinlens.shared.redis.catalog import Catalog
@@ -35,7 +37,9 @@ from twinlens.workers.library.calibrations import Calibrations
 from twinlens.workers.library.damages import Damages
 from twinlens.workers.library.deletions import Deletions
 from twinlens.workers.library.editions import Editions
+from twinlens.workers.library.expiry import Expiry
 from twinlens.workers.library.images import Images
+from twinlens.workers.library.journaling import Journaling
 from twinlens.workers.library.plans import Plans
 from twinlens.workers.library.removals import Removals
 from twinlens.workers.library.retries import Retries
@@ -96,8 +100,9 @@ class Runtime:
     def publish(self) -> None:
         """Tells the catalogue what it must know, and may have lost.
 
-        Which models there are, which Milvus server, if it answers, and the default library.
+        Which models there are, which Milvus server, if it answers, and the libraries.
         """
+        self.catalog.restore_libraries()
         self.catalog.ensure_library(new_library(DEFAULT_LIBRARY, DEFAULT_MODELS))
         self.catalog.publish_models(summary_of(card) for card in self.registry.cards())
         with contextlib.suppress(Unavailable):
@@ -141,16 +146,27 @@ def build_runtime(
     name = f"{'+'.join(lanes)}@{socket.gethostname()}:{os.getpid()}"
     redis = connect(settings.redis_url, n_retries=WORKER_RETRIES)
     sent_pictures = connect_raw(settings.redis_url, n_retries=WORKER_RETRIES)
-    jobs, feed, catalog = Jobs(redis), Feed(redis), Catalog(redis)
     blobs, vectors, counts = BlobStore(settings.blob_dir), Vectors(settings), Counts()
+    jobs, feed, catalog = Jobs(redis), Feed(redis), Catalog(redis, KeptLibraries(blobs))
+    journal = Journal(blobs)
+    journaling = Journaling(catalog=catalog, journal=journal)
     registry = registry or Registry(settings.models_dir)
     targets, decoder = Targets(registry, settings), Decoder(settings.max_picture_px)
     # onnxruntime and gRPC both release the GIL, so models run in parallel.
     searchers = ThreadPoolExecutor(N_SEARCHERS, "search")
-    images = Images(catalog=catalog, blobs=blobs, vectors=vectors, targets=targets, decoder=decoder)
+    images = Images(
+        catalog=catalog,
+        blobs=blobs,
+        journal=journal,
+        vectors=vectors,
+        targets=targets,
+        decoder=decoder,
+    )
     plans = Plans(settings=settings, jobs=jobs, feed=feed, catalog=catalog, blobs=blobs)
     deletions = Deletions(jobs=jobs, catalog=catalog, images=images, plans=plans)
-    amendments = Amendments(catalog=catalog, vectors=vectors, targets=targets, images=images)
+    amendments = Amendments(
+        catalog=catalog, vectors=vectors, targets=targets, images=images, journaling=journaling
+    )
     embedding = Embedding(
         blobs=blobs,
         decoder=decoder,
@@ -239,6 +255,8 @@ def build_runtime(
             calibrations=calibrations,
             damages=Damages(catalog=catalog, vectors=vectors),
             removals=removals,
+            expiry=Expiry(jobs=jobs, catalog=catalog, blobs=blobs, journaling=journaling),
+            catalog=catalog,
         ),
     )
     runtime.publish()

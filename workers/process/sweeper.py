@@ -18,12 +18,14 @@ from twinlens.shared.redis.presence import live_workers
 if TYPE_CHECKING:
     from celery import Celery
 
+    from twinlens.shared.redis.catalog import Catalog
     from twinlens.shared.redis.client import Redis
     from twinlens.shared.redis.feed import Feed
     from twinlens.shared.redis.jobs import Job, Jobs
     from twinlens.workers.library.calibrations import Calibrations
     from twinlens.workers.library.damages import Damages
     from twinlens.workers.library.editions import Editions
+    from twinlens.workers.library.expiry import Expiry
     from twinlens.workers.library.removals import Removals
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ class Sweeper:
     calibrations: Calibrations
     damages: Damages
     removals: Removals
+    expiry: Expiry
+    catalog: Catalog
 
     def sweep(self, app: Celery) -> None:
         """Sweeps, unless another process has done so within SWEEP_S."""
@@ -64,10 +68,12 @@ class Sweeper:
             self.editions.tend,
             self.calibrations.keep,
             self.removals.tend,
+            self.expiry.tend,
+            self.catalog.keep_libraries,
         ):
             try:
                 look_after()
-            except Unavailable as error:
+            except (Unavailable, OSError) as error:
                 log.warning("libraries will be looked after later: %s", error)
 
     def _end_late_jobs(self) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from support.inside_worker import WorkerProcess
     from support.requests import Client
 
+    from twinlens.shared.settings import Settings
+
 
 def cancel(client: Client, job_id: str) -> Any:
     return client.post(f"/v1/jobs/{job_id}/cancel")
@@ -176,3 +178,14 @@ def test_a_change_that_has_just_been_switched_on_is_done(
     process.run_all("bulk")
     assert ending(client, job_id) == ("succeeded", None)
     assert len(client.get("/v1/libraries/default").json["models"]) == 2
+
+
+def test_it_is_on_the_disk_that_an_upload_was_cancelled(
+    client: Client, process: WorkerProcess, settings: Settings
+) -> None:
+    job_id = upload(client)
+    assert_cancelled(client, job_id)
+    assert (settings.blob_dir / "manifests" / job_id / "cancelled").exists()
+    search = client.post("/v1/duplicates", json={}).json["id"]
+    assert_cancelled(client, search)
+    assert not (settings.blob_dir / "manifests" / search).exists()

@@ -124,6 +124,7 @@ LIVES: dict[str, Callable[[Seen], float]] = {
     "tl:jobs:arriving": stays,
     "tl:jobs:tasks": stays,
     "tl:jobs:deadlines": stays,
+    "tl:jobs:manifests": stays,
     rf"tl:library:{LIBRARY}:uploads": stays,
     "tl:feed:libraries": stays,
     rf"tl:feed:libraries:{LIBRARY}": stays,

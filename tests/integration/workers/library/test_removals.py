@@ -13,7 +13,7 @@ from support.plain_uploads import IDS, PICTURES, ending, outcomes, upload
 from support.requests import assert_problem, client_of
 
 from twinlens.api.services import build_services
-from twinlens.shared.blobs import image_key
+from twinlens.shared.blobs import image_key, library_key
 from twinlens.shared.queue import LIBRARY_TIME_LIMIT_S
 from twinlens.shared.redis import keys
 from twinlens.shared.redis.feed import Feed
@@ -290,7 +290,9 @@ def test_a_library_of_before_goes_on_under_its_name(
     client: Client, process: WorkerProcess, settings: Settings
 ) -> None:
     make(client)
-    record = process.runtime.catalog.library("art").model_dump_json(exclude={"id"})
+    library = process.runtime.catalog.library("art")
+    process.runtime.blobs.delete(library_key(library.id))
+    record = library.model_dump_json(exclude={"id"})
     process.runtime.redis.hset(keys.LIBRARIES, "art", record)
     upload(client, "art")
     process.run_all("bulk")
