@@ -33,6 +33,7 @@ from twinlens.shared.answers import (
     LibraryPlan,
     MissingQuery,
     ProblemDetails,
+    ReconcileQuery,
 )
 from twinlens.shared.errors import PayloadTooLarge, UnsupportedMedia
 from twinlens.shared.log import request_id
@@ -162,6 +163,7 @@ def _add_schemas(app: OpenAPI) -> None:
         JobEvent,
         LibraryPlan,
         MissingQuery,
+        ReconcileQuery,
         SearchQuery,
     ):
         schema = model.model_json_schema(ref_template=template)

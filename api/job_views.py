@@ -9,6 +9,7 @@ from urllib.parse import quote
 from pydantic import BaseModel
 
 from twinlens.api.waiting import Places, watch_client
+from twinlens.shared.answers import Reconciliation
 from twinlens.shared.job_answers import answer_of
 from twinlens.shared.messages import Image, Item
 from twinlens.shared.queries import Duplicates, SearchResult
@@ -57,18 +58,19 @@ class JobViews:
         """Reads outcomes, chunk by chunk; a chunk that is not done has none."""
         return read_outcomes(self.redis, job_id, chunks)
 
-    def _result_of(self, job: Job) -> SearchResult | Duplicates | Image | None:
-        if job.status != "succeeded":
+    def _result_of(self, job: Job) -> SearchResult | Duplicates | Reconciliation | Image | None:
+        # What a library's stores lack is told though not all of it could be mended.
+        if job.status != "succeeded" and not (job.kind == "reconcile" and job.has_ended):
             return None
         if job.kind == "embed":
             return self._embedded(job)
         if job.result is None:
             return None
         if job.kind == "search":
-            return _with_linked_images(_Stored[SearchResult].model_validate_json(job.result).result)
+            return _with_linked_images(_stored(SearchResult, job.result))
         if job.kind == "duplicates":
-            return _Stored[Duplicates].model_validate_json(job.result).result
-        return None
+            return _stored(Duplicates, job.result)
+        return _stored(Reconciliation, job.result) if job.kind == "reconcile" else None
 
     def _embedded(self, job: Job) -> Image | None:
         [items] = self.outcomes(job.id, [0])
@@ -78,6 +80,10 @@ class JobViews:
         # It may have been removed since.
         entry = self.catalog.find(job.library_id, [image_id]).get(image_id)
         return None if entry is None else with_links(entry.image)
+
+
+def _stored(kind: type[StoredT], text: str) -> StoredT:
+    return _Stored[kind].model_validate_json(text).result  # type: ignore[valid-type]
 
 
 def with_links(image: Image) -> Image:

@@ -181,8 +181,8 @@ class EventHeaders(Headers):
     )
 
 
-class SubmitHeaders(WaitHeaders):
-    """Headers of a request that creates a job."""
+class KeyHeaders(Headers):
+    """Headers of a request that may be repeated."""
 
     idempotency_key: str | None = Field(
         None,
@@ -191,6 +191,10 @@ class SubmitHeaders(WaitHeaders):
         max_length=MAX_KEY_CHARS,
         description="the same key with the same request gives the same job",
     )
+
+
+class SubmitHeaders(WaitHeaders, KeyHeaders):
+    """Headers of a request that creates a job."""
 
 
 class LibraryPath(PathParameters):

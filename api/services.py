@@ -17,6 +17,7 @@ from twinlens.api.accepting.intake import Intake
 from twinlens.api.accepting.libraries import Libraries
 from twinlens.api.accepting.limits import Limits
 from twinlens.api.accepting.publisher import Publisher
+from twinlens.api.accepting.reconciling import Reconciliations
 from twinlens.api.accepting.retrying import Retrying
 from twinlens.api.calls import Calls
 from twinlens.api.job_views import JobViews
@@ -58,6 +59,7 @@ class Services:
     libraries: Libraries
     cancelling: Cancelling
     retrying: Retrying
+    reconciliations: Reconciliations
     calls: Calls
     job_views: JobViews
     webhooks: OwedWebhooks
@@ -98,6 +100,7 @@ def build_services(settings: Settings) -> Services:
         ),
         cancelling=Cancelling(jobs=jobs, catalog=catalog, blobs=blobs),
         retrying=Retrying(jobs=jobs, catalog=catalog, intake=intake),
+        reconciliations=Reconciliations(catalog=catalog, intake=intake),
         calls=Calls(redis, publisher, waiters, sent),
         job_views=JobViews(redis, jobs, catalog, waiters),
         webhooks=OwedWebhooks(redis),

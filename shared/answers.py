@@ -18,6 +18,7 @@ from twinlens.shared.messages import (
     JobStatus,
     ModelSummary,
     Moment,
+    TaskResult,
     WebhookStatus,
     WorkerStatus,
 )
@@ -83,9 +84,55 @@ class Deletion(BaseModel):
     all: bool = Field(False, description="whether the filter may be true of more than 1,000 images")
 
 
+class ReconcileQuery(BaseModel):
+    """Which libraries are compared, and what becomes of differences."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    library: str | None = Field(None, description="its name; null: all libraries")
+    check: bool = Field(False, description="whether differences are only told")
+    remove_orphans: bool = Field(
+        False, description="whether bytes go that nothing names, and that are older than a day"
+    )
+
+
+DifferenceKind = Literal[
+    "not_catalogued",
+    "not_embedded",
+    "no_content",
+    "half_removed",
+    "stray_vectors",
+    "orphans",
+]
+
+
+class Difference(BaseModel):
+    """Images of which one store says other than another."""
+
+    count: int = 0
+    repaired: int = Field(0, description="at once")
+    queued: int = Field(0, description="to be embedded; the job's progress tells what became of it")
+    examples: list[str] = Field(default_factory=list, description="the first names, or ids")
+
+
+class Reconciliation(TaskResult):
+    """What a library's stores said of it, and what was done."""
+
+    check: bool = Field(description="whether nothing was to be changed")
+    compared: int = Field(description="images that a store has, or had")
+    differences: dict[DifferenceKind, Difference] = Field(
+        description="`not_catalogued`: accepted and stored, but its record is lost;"
+        " `not_embedded`: catalogued, but Milvus lacks embeddings; `no_content`: catalogued, but"
+        " its bytes are lost, and nothing but posting it again brings them back; `half_removed`:"
+        " removed, but not from every store; `stray_vectors`: embeddings of what is nowhere else;"
+        " `orphans`: bytes that nothing names"
+    )
+
+
 class Progress(BaseModel):
     """How many pictures of a job have each outcome. A job not counted in pictures counts as one."""
 
+    compared: int = Field(0, description="images that a `reconcile` job has compared so far")
     total: int | None = Field(description="null while the upload is still being read")
     received: int = Field(description="stored so far")
     succeeded: int
@@ -124,9 +171,9 @@ class JobAnswer(BaseModel):
     finished_at: Moment | None
     expires_at: Moment | None
     deadline_at: Moment | None = Field(None, description="when it fails, if it is not done")
-    result: SearchResult | Duplicates | Image | None = Field(
-        description="of `search` the hits, of `duplicates` the groups, of `embed` the image;"
-        " null in lists"
+    result: SearchResult | Duplicates | Reconciliation | Image | None = Field(
+        description="of `search` the hits, of `duplicates` the groups, of `reconcile` the"
+        " differences, of `embed` the image; null in lists"
     )
     error: Problem | None
     webhook: WebhookAnswer | None = Field(None, description="null where nobody wants to be told")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from twinlens.shared.answers import JobAnswer, Progress, WebhookAnswer
 
 if TYPE_CHECKING:
+    from twinlens.shared.answers import Reconciliation
     from twinlens.shared.messages import Image, Moment
     from twinlens.shared.queries import Duplicates, SearchResult
     from twinlens.shared.redis.jobs import Job
@@ -25,7 +26,9 @@ _COPIED = {
 }
 
 
-def answer_of(job: Job, result: SearchResult | Duplicates | Image | None = None) -> JobAnswer:
+def answer_of(
+    job: Job, result: SearchResult | Duplicates | Reconciliation | Image | None = None
+) -> JobAnswer:
     """Returns a job as clients see it, with its result if that is given."""
     return JobAnswer(
         **job.model_dump(include=_COPIED),
@@ -39,7 +42,7 @@ def answer_of(job: Job, result: SearchResult | Duplicates | Image | None = None)
 
 def progress_of(job: Job) -> Progress:
     """Returns a job's progress. A job that is not counted in pictures counts as one."""
-    if job.kind not in ("embed", "bulk", "reindex") and not job.has_items:
+    if not job.has_manifests:
         return Progress(
             total=1,
             received=1,
@@ -49,6 +52,7 @@ def progress_of(job: Job) -> Progress:
         )
     rate = job.pictures_per_s
     return Progress(
+        compared=job.compared,
         total=job.total,
         received=job.received,
         succeeded=job.succeeded,

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from redis import RedisError
 
 from twinlens.shared import queue
-from twinlens.shared.answers import Deletion
+from twinlens.shared.answers import Deletion, ReconcileQuery
 from twinlens.shared.errors import Crashed, Internal, Problem, TwinlensError, Unavailable
 from twinlens.shared.filters.language import parse_filter
 from twinlens.shared.messages import ChunkItems, Description
@@ -248,6 +248,14 @@ def reindex(job_id: str) -> None:
 @celery_app.task(name=queue.RETRY, base=StepTask, time_limit=queue.LIBRARY_TIME_LIMIT_S)
 def retry(job_id: str) -> None:
     runtime().retries.plan(celery_app, job_id)
+
+
+@celery_app.task(name=queue.RECONCILE, base=StepTask, time_limit=queue.LIBRARY_TIME_LIMIT_S)
+def reconcile(job_id: str, asked: dict[str, Any]) -> None:
+    try:
+        runtime().reconciling.plan(celery_app, job_id, ReconcileQuery.model_validate(asked))
+    except ChunkIsOver:
+        raise Ignore from None
 
 
 @celery_app.task(name=queue.SEARCH, base=JobTask, time_limit=queue.SEARCH_TIME_LIMIT_S)

@@ -14,7 +14,7 @@ from twinlens.shared.origins import PORTS, origin_of
 from twinlens.shared.redis import keys
 
 if TYPE_CHECKING:
-    from twinlens.api.schemas import SubmitHeaders, WebhookParameters
+    from twinlens.api.schemas import KeyHeaders, WebhookParameters
     from twinlens.shared.redis.jobs import Job
     from twinlens.shared.settings import Settings
 
@@ -50,7 +50,7 @@ class Terms(NamedTuple):
 
 
 def read_terms(
-    settings: Settings, query: WebhookParameters, header: SubmitHeaders | None = None
+    settings: Settings, query: WebhookParameters, header: KeyHeaders | None = None
 ) -> Terms:
     """Reads the terms of this request.
 

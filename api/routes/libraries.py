@@ -15,6 +15,7 @@ from twinlens.api.reading.uploads import MAX_QUERY_BYTES, parse_json, read_json
 from twinlens.api.routes import DEFAULT_PROBLEM, json_body, problems
 from twinlens.api.schemas import (
     JobParameters,
+    KeyHeaders,
     LibraryPath,
     NoParameters,
     PageParameters,
@@ -24,9 +25,11 @@ from twinlens.api.schemas import (
 from twinlens.api.services import current_services
 from twinlens.shared.answers import (
     JobAnswer,
+    JobPage,
     LibraryAnswer,
     LibraryPage,
     LibraryPlan,
+    ReconcileQuery,
 )
 
 if TYPE_CHECKING:
@@ -118,6 +121,28 @@ def delete_library(path: LibraryPath, query: WebhookParameters, header: WaitHead
 def roll_back_library(path: LibraryPath, query: NoParameters) -> Response:  # noqa: ARG001 (refuses any)
     """Give up a change that is being made; without one, go back to the previous edition."""
     return _answer(current_services().libraries.roll_back(path.name))
+
+
+@libraries.post(
+    "/reconcile",
+    operation_id="reconcile",
+    security=needs("admin"),
+    responses={202: JobPage, **problems(400, 404, 409, 415, 422, 503)},
+    request_body={"required": True, "content": json_body("ReconcileQuery")},
+)
+def reconcile(query: JobParameters, header: KeyHeaders) -> Response:
+    """Compare what the stores have of libraries, and bring back what one has lost.
+
+    Each library is a job of its own, whose result tells the differences. With `check`, nothing is
+    changed. It can be repeated, and may run while the service is used.
+    """
+    text = read_json(request.stream, request.mimetype, MAX_QUERY_BYTES, "The request has")
+    asked = parse_json(ReconcileQuery, text)
+    services = current_services()
+    services.readiness.check("single")
+    terms = read_terms(services.settings, query, header)
+    jobs = services.reconciliations.ask(asked, terms)
+    return answer(JobPage(items=list(map(services.job_views.answer, jobs)), next_cursor=None), 202)
 
 
 def _answers(libraries: Iterable[Library]) -> list[LibraryAnswer]:

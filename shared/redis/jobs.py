@@ -74,6 +74,7 @@ class Job(BaseModel):
     n_chunks: int = 0
     n_chunks_done: int = 0
     received: int = 0  # pictures stored so far
+    compared: int = 0  # images that a job has compared, which looks for differences
     total: int | None = None  # all of them, once that is known
     succeeded: int = 0
     updated: int = 0
@@ -291,6 +292,14 @@ class Jobs:
         reasons = _reasons(items) if n_by_outcome["failed"] == len(items) else []
         args = (chunk, *tally, *told, *reasons)
         return self._changes.make("count", job_id, *args, keys_too=[stored.key]) == 2
+
+    def note_compared(self, job_id: str, n_images: int) -> bool:
+        """Notes how many images a job has compared so far. Returns whether it goes on."""
+        return bool(self._changes.make("compare", job_id, n_images))
+
+    def keep_result(self, job: Job, stored: StoredResult) -> None:
+        """Keeps the result of a job that goes on, for when it has ended."""
+        self._redis.set(stored.key, stored.text, ex=job.ttl_s)
 
     def finish(
         self, job_id: str, error: Problem | None = None, stored: StoredResult | None = None

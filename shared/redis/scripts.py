@@ -28,7 +28,7 @@ RATE_WINDOW_S = 30
 # there every 2 s, whatever its client and its disk do.
 ARRIVAL_TTL_S = 20
 
-JobChange = Literal["begin", "try", "finish", "cancel", "add_chunk", "seal", "count"]
+JobChange = Literal["begin", "try", "finish", "cancel", "add_chunk", "seal", "count", "compare"]
 
 
 @functools.cache

@@ -102,7 +102,7 @@ class Amendments:
             left = {image_id: left[image_id] for image_id in not_written}
             for image_id in not_written:
                 del entries[image_id]
-        self.journaling.note(library.id, sorted(news), told_at)
+        self.journaling.note(library.id, dict.fromkeys(sorted(news), told_at))
         if gone := sorted(amendments.keys() - entries.keys()):
             self.images.withdraw(library, gone)
         return entries

@@ -97,7 +97,7 @@ class Expiry:
         ids = list(dict.fromkeys(item.image_id for item in items if item.image_id))
         entries = self.catalog.find(head.library_id, ids)
         added = [i for i, one in entries.items() if one.added_by.partition(":")[0] == head.job_id]
-        self.journaling.note(head.library_id, added, head.accepted_at)
+        self.journaling.note(head.library_id, dict.fromkeys(added, head.accepted_at))
         # It was put just before that; whoever has put it again since looks after it.
         since = head.accepted_at.timestamp() + MOMENT_S + CLOCK_TICK_S
         for image_id in ids:

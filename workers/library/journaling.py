@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from twinlens.shared.journal import Journal, JournalLine
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
     from datetime import datetime
 
     from twinlens.shared.redis.catalog import Catalog
@@ -21,7 +21,7 @@ class Journaling:
     catalog: Catalog
     journal: Journal
 
-    def note(self, library_id: str, image_ids: Sequence[str], told_at: datetime) -> None:
+    def note(self, library_id: str, told_at: Mapping[str, datetime]) -> None:
         """Notes what the catalogue says of images; of one that is not there, nothing.
 
         Others may change them meanwhile, and note that too: so it is looked at again afterwards,
@@ -29,12 +29,13 @@ class Journaling:
 
         Args:
             library_id: Their library.
-            image_ids: The images.
-            told_at: When that was accepted which led to it.
+            told_at: The images' ids, and when that was accepted which led to it.
         """
-        entries = self.catalog.find(library_id, image_ids)
+        entries = self.catalog.find(library_id, list(told_at))
         while entries:
-            lines = [JournalLine(told_at=told_at, image=one.image) for one in entries.values()]
-            self.journal.append(library_id, lines)
+            self.journal.append(
+                library_id,
+                [JournalLine(told_at=told_at[i], image=one.image) for i, one in entries.items()],
+            )
             after = self.catalog.find(library_id, list(entries))
             entries = {i: one for i, one in after.items() if one.image != entries[i].image}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from twinlens.shared.blobs import BlobStore
-    from twinlens.shared.messages import CatalogEntry
+    from twinlens.shared.messages import CatalogEntry, JobKind
     from twinlens.shared.redis.catalog import Catalog
     from twinlens.shared.redis.feed import Feed
     from twinlens.shared.redis.jobs import Job, Jobs
@@ -54,14 +54,27 @@ class Plans:
             job: The job. It may be cancelled meanwhile.
             items: Its pictures; after an interruption, those that are not in its chunks.
         """
+        self.add(app, job, items)
+        self.feed.seal(job.id)
+
+    def add(
+        self, app: Celery, job: Job, items: Iterable[ManifestItem], kind: JobKind | None = None
+    ) -> None:
+        """Queues pictures as `queue` does; more may follow.
+
+        Args:
+            app: The queue.
+            job: The job.
+            items: Its next pictures.
+            kind: What becomes of them, if that is not what the job's kind says.
+        """
+        told = job.model_copy(update={"kind": kind or job.kind})
         size = chunk_items(self.settings, self.catalog.cost_s(job.library_id))
         left = iter(items)
-        chunk = job.n_chunks
         with self.blobs.batch() as batch:
             while some := list(islice(left, size)):
-                write_manifest(batch, job, chunk, some, is_last=False)
-                if not self.feed.add_chunk(job.id, chunk, len(some)):
+                write_manifest(batch, told, job.n_chunks, some, is_last=False)
+                if not self.feed.add_chunk(job.id, job.n_chunks, len(some)):
                     return
                 self.feed.top_up(app)
-                chunk += 1
-        self.feed.seal(job.id)
+                job.n_chunks += 1

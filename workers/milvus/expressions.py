@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import base64
 import heapq
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from twinlens.shared.filters.fields import OwnField
@@ -43,8 +44,6 @@ from twinlens.shared.filters.tree import (
 from twinlens.shared.values import Kind, exact, kind_of
 
 if TYPE_CHECKING:
-    from decimal import Decimal
-
     from twinlens.shared.filters.fields import Field, Fields
     from twinlens.shared.filters.tree import Filter, Operator
     from twinlens.shared.values import Scalar, Value
@@ -57,12 +56,41 @@ _PRESENT = "k"
 _EXPONENT_OFFSET = 5000
 _COMPLEMENT = str.maketrans("0123456789", "9876543210")
 
+StoredFields = dict[str, dict[str, str | int]]
+
 _Part = tuple[int, str]  # how deep an expression is, and its text
 
 
-def to_stored(fields: Fields) -> dict[str, dict[str, str | int]]:
+def to_stored(fields: Fields) -> StoredFields:
     """Returns what an image's JSON field holds, for filters."""
     return {_name_of(field): _stored(field, value) for field, value in fields.items()}
+
+
+def own_fields(stored: StoredFields) -> dict[OwnField, str | Decimal]:
+    """Returns what is an image's own of what its JSON field holds; of its metadata, nothing.
+
+    >>> own_fields({"=width": {"k": 1, "n": "150031024"}, "=format": {"k": 1, "s": "D5MM2PR5"}})
+    {<OwnField.WIDTH: 'width'>: Decimal('1024'), <OwnField.FORMAT: 'format'>: 'image'}
+    """
+    own: dict[OwnField, str | Decimal] = {}
+    for field in OwnField:
+        code = stored.get(_name_of(field), {}).get(field.kind.value)
+        if isinstance(code, str):
+            own[field] = _read_string(code) if field.kind is Kind.STRING else _read_count(code)
+    return own
+
+
+def _read_string(code: str) -> str:
+    return base64.b32hexdecode(code + "=" * (-len(code) % 8)).decode()
+
+
+def _read_count(code: str) -> Decimal:
+    """Reads what `_number_code` wrote of a number that is not negative."""
+    digits = code[5:]
+    if not digits:
+        return Decimal(0)
+    exponent = int(code[1:5]) - _EXPONENT_OFFSET - len(digits) + 1
+    return Decimal((0, tuple(map(int, digits)), exponent)) + 0
 
 
 def to_milvus(wanted: Filter, *, has_exists: bool) -> str:

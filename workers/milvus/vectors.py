@@ -30,7 +30,12 @@ from twinlens.shared.errors import Unavailable
 from twinlens.shared.indexes import COMPRESSED, EXACT, Server, search_params, server_of
 from twinlens.shared.loopback import is_loopback
 from twinlens.workers.milvus.collection import ID_FIELD, VECTOR_FIELD, Collection, make_ready
-from twinlens.workers.milvus.expressions import METADATA_FIELD, to_milvus, to_stored
+from twinlens.workers.milvus.expressions import (
+    METADATA_FIELD,
+    StoredFields,
+    to_milvus,
+    to_stored,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -51,6 +56,9 @@ READ_ROWS = 1000
 N_MEASURED = 100
 # The most that a server gives in one answer.
 MAX_ROWS = 16_384
+# Rows in one answer where metadata is read: each may have 64 KB of it.
+READ_METADATA = 256
+_HEX_DIGITS = "0123456789abcdef"
 
 
 def _needs_milvus(
@@ -283,6 +291,48 @@ class Vectors:
         if not self._client.has_collection(name, timeout=self._timeout_s):
             return 0
         return self._count(name)
+
+    @_needs_milvus
+    def ids(self, collection: Collection, begin: str = "") -> set[str]:
+        """Returns the ids that have an embedding there; none, where there is no such collection.
+
+        Args:
+            collection: Where to look.
+            begin: How the ids begin, in hexadecimal digits.
+        """
+        if not self._client.has_collection(collection.name, timeout=self._timeout_s):
+            return set()
+        return self._ids(self._ready_name(collection), begin)
+
+    def _ids(self, name: str, begin: str) -> set[str]:
+        rows = self._client.query(
+            name,
+            # No digit is greater than g.
+            filter=f'{ID_FIELD} >= "{begin}0" and {ID_FIELD} < "{begin}g"',
+            output_fields=[ID_FIELD],
+            limit=MAX_ROWS,
+            consistency_level=STRONG,
+            timeout=self._timeout_s,
+        )
+        if len(rows) < MAX_ROWS:
+            return {row[ID_FIELD] for row in rows}
+        return set().union(*(self._ids(name, begin + digit) for digit in _HEX_DIGITS))
+
+    @_needs_milvus
+    def fields(self, collection: Collection, ids: Sequence[str]) -> dict[str, StoredFields]:
+        """Reads what filters look at, as it is stored, of the images that are there."""
+        name = self._ready_name(collection)
+        stored: dict[str, StoredFields] = {}
+        for start in range(0, len(ids), READ_METADATA):
+            rows = self._client.get(
+                name,
+                ids=list(ids[start : start + READ_METADATA]),
+                output_fields=[METADATA_FIELD],
+                consistency_level=STRONG,
+                timeout=self._timeout_s,
+            )
+            stored |= {row[ID_FIELD]: row[METADATA_FIELD] for row in rows}
+        return stored
 
     @_needs_milvus
     def has(self, name: str) -> bool:

@@ -49,6 +49,10 @@ from twinlens.workers.query.comparisons import Comparisons
 from twinlens.workers.query.duplicates import NearDuplicates
 from twinlens.workers.query.examples import Examples
 from twinlens.workers.query.searches import Searches
+from twinlens.workers.reconcile.comparing import Comparing
+from twinlens.workers.reconcile.reading import Reading
+from twinlens.workers.reconcile.reconciling import Reconciling
+from twinlens.workers.reconcile.repairs import Repairs
 from twinlens.workers.targets import Targets
 from twinlens.workers.webhooks import Webhooks
 
@@ -89,6 +93,7 @@ class Runtime:
     amendments: Amendments
     editions: Editions
     retries: Retries
+    reconciling: Reconciling
     calibrations: Calibrations
     removals: Removals
     searches: Searches
@@ -240,6 +245,21 @@ def build_runtime(
         amendments=amendments,
         editions=editions,
         retries=Retries(redis=redis, jobs=jobs, feed=feed, blobs=blobs, plans=plans),
+        reconciling=Reconciling(
+            settings=settings,
+            jobs=jobs,
+            plans=plans,
+            reading=Reading(jobs=jobs, catalog=catalog, blobs=blobs, journal=journal),
+            comparing=Comparing(catalog=catalog, blobs=blobs, vectors=vectors, targets=targets),
+            repairs=Repairs(
+                catalog=catalog,
+                blobs=blobs,
+                vectors=vectors,
+                targets=targets,
+                amendments=amendments,
+                journaling=journaling,
+            ),
+        ),
         calibrations=calibrations,
         removals=removals,
         searches=searches,

@@ -19,7 +19,8 @@ local function has_items() return get('has_items') == 'true' end
 
 -- Whether its chunks are fed in turn, and counted in the backlog.
 local function is_fed()
-  return get('kind') == 'bulk' or get('kind') == 'reindex' or has_items()
+  local kind = get('kind')
+  return kind == 'bulk' or kind == 'reindex' or kind == 'reconcile' or has_items()
 end
 
 -- Raises the revision, and wakes whoever waits. Chunk -1: not a counted chunk but another change.

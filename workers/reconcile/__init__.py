@@ -1,0 +1,1 @@
+"""What the stores say of a library is compared, and what one has lost comes back."""
