@@ -17,6 +17,7 @@ from twinlens.cli.parameters import (
     FileToWrite,
     NamedNumber,
     RegionParameter,
+    complete_library,
     library_option,
     models_option,
     read_as,
@@ -337,6 +338,32 @@ def duplicates(url: str, limit: int, save: Path | None, **query: object) -> None
     from twinlens.shared.queries import DuplicatesQuery
 
     run_duplicates(read_as(DuplicatesQuery, **query), url, limit, save)
+
+
+@main.command()
+@click.option("--check", is_flag=True, help="Tell what differs, and change nothing.")
+@click.option(
+    "--library",
+    shell_complete=complete_library,
+    help="Name of the library.  [default: all of them]",
+)
+@click.option(
+    "--remove-orphans",
+    is_flag=True,
+    help="Remove bytes that nothing names, if they are older than a day.",
+)
+@json_option
+@url_option
+def reconcile(url: str, **asked: object) -> None:
+    """Compare disk, Redis and Milvus, and bring back what one of them has lost.
+
+    It can be run while the service is used, and again. With --check, the exit status is 1 where
+    something differs.
+    """
+    from twinlens.cli.show.reconcile import run_reconcile
+    from twinlens.shared.answers import ReconcileQuery
+
+    run_reconcile(url, read_as(ReconcileQuery, **asked))
 
 
 @main.command()

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from twinlens.shared.answers import ReconcileQuery
     from twinlens.shared.messages import Description, Item, Metadata, ModelSummary
     from twinlens.shared.queries import CompareQuery, DuplicatesQuery, SearchQuery
 
@@ -348,6 +349,10 @@ class Client:
         """Reads an image's thumbnail."""
         path = f"/v1/images/{image_id}/thumbnail"
         return self._send("GET", path, params={"library": library}).content
+
+    def reconcile(self, asked: ReconcileQuery) -> list[JobAnswer]:
+        """Has libraries' stores compared: a job for each library."""
+        return self._ask(JobPage, "/v1/reconcile", asked).items
 
     def _add_many(self, library: str, **request: Unpack[_Repeatable]) -> JobAnswer:
         """Posts a bulk job.

@@ -169,7 +169,7 @@ class Damage(BaseModel):
         there = ", ".join(f"{n} of {ref}" for ref, n in self.n_vectors.items())
         return (
             f"Of {self.n_images} pictures, Milvus has only these embeddings: {there}. Give it back"
-            " what it had, or index its pictures into another library."
+            " what it had, or run `twinlens reconcile`, which embeds the pictures again."
         )
 
     def check(self, models: Iterable[str]) -> None:

@@ -136,15 +136,16 @@ class ChunkTask(PatientTask):
         assert isinstance(result, ChunkItems)
         job_id, chunk = queue.chunk_of(task_id)
         request: Any = self.request
-        request.is_built = jobs.count_chunk(job_id, chunk, result.root, stored)
+        request.is_last = jobs.count_chunk(job_id, chunk, result.root, stored)
 
     def on_success(self, retval: ChunkItems, task_id: str, args: Any, kwargs: Any) -> None:
         # If Redis or Milvus does not answer now, the sweeper does both later.
         with contextlib.suppress(*OUTAGES):
             runtime().feed.top_up(celery_app)
             request: Any = self.request
-            if request.is_built:
+            if request.is_last:
                 runtime().editions.switch_if_built(kwargs["job_id"])
+                runtime().sweeper.damages.look()
 
     def on_failure(
         self,

@@ -130,11 +130,13 @@ class _Open:
     @property
     def n_seen(self) -> int:
         progress = self.job.progress
+        if progress.total is None and progress.compared:
+            return progress.compared
         return progress.succeeded + progress.updated + progress.skipped + progress.failed
 
     @property
     def n_pictures(self) -> int:
-        # Null while the service still reads.
+        # Null while the service still reads, or compares.
         return self.job.progress.total or self.n_seen
 
 

@@ -282,8 +282,8 @@ class Jobs:
             stored: The same, as Celery's result backend keeps them.
 
         Returns:
-            Whether this was the last chunk to be counted and the job goes on: a `reindex` job,
-            whose edition is still to be switched on.
+            Whether this was the last chunk to be counted, and more is to be done with the library:
+            of a `reindex` job, whose edition is to be switched on, or a `reconcile` job.
         """
         n_by_outcome = Counter(item.outcome for item in items)
         tally = [n_by_outcome[outcome] for outcome in get_args(Outcome)]

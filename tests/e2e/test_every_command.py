@@ -170,6 +170,7 @@ ROWS: dict[str, tuple[Words, set[str]]] = {
         {"n_images", "n_groups", "groups", "confirmed_by"},
     ),
     "stats": (lambda _: ("stats",), {"libraries", "queues", "backlog", "workers"}),
+    "reconcile": (lambda _: ("reconcile", "--check"), ITEMS),
     "jobs show": (lambda _: ("jobs",), ITEMS),
     "jobs retry": (lambda s: ("jobs", "retry", s.failed_job()), JOB),
     "jobs cancel": (lambda s: ("jobs", "cancel", s.cancelled_job()), JOB),

@@ -208,6 +208,7 @@ def build_runtime(
         plans=plans,
     )
     removals = Removals(catalog=catalog, blobs=blobs)
+    damages = Damages(catalog=catalog, vectors=vectors)
     examples = Examples(
         sent_pictures=sent_pictures,
         catalog=catalog,
@@ -259,6 +260,7 @@ def build_runtime(
                 amendments=amendments,
                 journaling=journaling,
             ),
+            damages=damages,
         ),
         calibrations=calibrations,
         removals=removals,
@@ -273,7 +275,7 @@ def build_runtime(
             feed=feed,
             editions=editions,
             calibrations=calibrations,
-            damages=Damages(catalog=catalog, vectors=vectors),
+            damages=damages,
             removals=removals,
             expiry=Expiry(jobs=jobs, catalog=catalog, blobs=blobs, journaling=journaling),
             catalog=catalog,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from twinlens.shared.redis.catalog import ChunkRun
     from twinlens.shared.redis.jobs import Job, Jobs
     from twinlens.shared.settings import Settings
+    from twinlens.workers.library.damages import Damages
     from twinlens.workers.library.plans import Plans
     from twinlens.workers.reconcile.comparing import Wanted
     from twinlens.workers.reconcile.reading import Reading
@@ -72,6 +73,7 @@ class Reconciling:
     reading: Reading
     comparing: Comparing
     repairs: Repairs
+    damages: Damages
 
     def plan(self, app: Celery, job_id: str, asked: ReconcileQuery) -> None:
         """Compares a library, repairs what can be at once, and queues what must be embedded.
@@ -87,6 +89,7 @@ class Reconciling:
             return
         run = _Run(self, app, job, asked)
         run.compare()
+        self.damages.look()
         self.jobs.keep_result(job, run.result())
         self.plans.feed.seal(job.id)
 

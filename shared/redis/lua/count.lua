@@ -3,8 +3,8 @@
 -- ARGV 6: the chunk. 7, 8, 9, 10: how many pictures succeeded, were updated, were skipped, failed.
 --   11: now. 12: the problem of a single picture as JSON, or ''. 13: the outcomes. From 14 on, where
 --   all failed, of each reason: its name, how many pictures it is of, and such a problem as JSON.
--- Returns 0 if it was counted before; 2 if it was the last to be counted, but the job has not
---   ended: its library's new edition is to be switched on first; else 1.
+-- Returns 0 if it was counted before; 2 if it was the last of a job that has more to be done with its
+--   library, as a new edition to be switched on; else 1.
 --
 -- The rate is an exponential moving average of n / dt over the chunks, dt being the time since the
 -- one before. `Job.pictures_per_s` divides it by the weight that it has gathered.
@@ -34,4 +34,5 @@ redis.call('HSET', record, 'rate', tostring(rate), 'counted_at', moment)
 if is_fed() then redis.call('DECRBY', backlog, n) end
 end_if_all_is_counted(moment, get('kind') == 'embed' and problem or '')
 announce(chunk, n_failed)
-return is_counted() and not get('finished_at') and 2 or 1
+local kind = get('kind')
+return is_counted() and (kind == 'reindex' or kind == 'reconcile') and 2 or 1
