@@ -27,6 +27,10 @@ class KeptLibraries:
                 with contextlib.suppress(FileNotFoundError, ValueError):
                     yield self._read(library_id)
 
+    def has_images(self, library_id: str) -> bool:
+        """Tells if a library has pictures."""
+        return bool(self.blobs.names(f"images/{library_id}"))
+
     def has(self, library: Library) -> bool:
         """Tells if a record is kept as it is."""
         try:

@@ -85,6 +85,9 @@ class Library(Edition):
     )
     next: NextEdition | None = None
     previous: PreviousEdition | None = None
+    has_lost_images: bool = Field(
+        False, description="whether Redis was emptied; `twinlens reconcile` brings its images back"
+    )
 
     @property
     def editions(self) -> list[Edition]:
@@ -121,7 +124,8 @@ class Library(Edition):
         if kept_until is not None:
             previous = PreviousEdition(**self.model_dump(include=fields), until=kept_until)
         fresh = to.model_dump(include=fields)
-        return Library(name=self.name, id=self.id, previous=previous, **fresh)
+        same = self.model_dump(include={"name", "id", "has_lost_images"})
+        return Library(**same, previous=previous, **fresh)
 
     def choose(self, wanted: Iterable[str] | None = None) -> list[str]:
         """Returns the models that are wanted, as name@version; all by default.

@@ -102,6 +102,9 @@ class Libraries:
             for name, refs in self.missing_models(there).items()
         }
         for one in there:
+            if one.has_lost_images:
+                told = "Redis has lost its images; run `twinlens reconcile`."
+                lacks[one.name] = " ".join(filter(None, (lacks.get(one.name), told)))
             if one.id in damages:
                 more = damages[one.id].describe()
                 lacks[one.name] = " ".join(filter(None, (lacks.get(one.name), more)))

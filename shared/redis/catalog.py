@@ -173,6 +173,7 @@ class Catalog:
         if self._kept is not None:
             there = {library.id for library in self.libraries()}
             for library in self._kept.all(without=there):
+                library.has_lost_images = self._kept.has_images(library.id)
                 self._restore(library)
 
     def _restore(self, library: Library) -> None:

@@ -80,13 +80,15 @@ def test_a_store_that_is_lost_comes_back(
         redis_url = json.loads((data_dir / "services.json").read_text())["redis_url"]
         with connect(redis_url) as redis:
             redis.flushall()
-        wait_until(lambda: client.http.get("/readyz").is_success, 60)
+        wait_until(lambda: len(client.get("/v1/libraries")["items"]) == 2, 60)
+        assert "twinlens reconcile" in client.http.get("/readyz").text
         done = reconcile(service, "--check", "--json")
         assert (done.exit_code, differences(done)) == (1, {"not_catalogued": 2 * N_PICTURES - 1})
 
         upload = client.index(late, wait=False)
         done = reconcile(service, "--json")
         assert done.exit_code == 0, done.output
+        wait_until(lambda: client.http.get("/readyz").is_success, 60)
         n_queued = [job["progress"]["received"] for job in json.loads(done.stdout)["items"]]
         assert n_queued == [0, 0], "what Milvus has is not embedded again"
         assert client.ended(upload)["progress"]["succeeded"] == N_PICTURES

@@ -127,6 +127,7 @@ class _Run:
             self._fetch(some)
         if not self._asked.check:
             self._end_lost(standings)
+            self._catalog.change_library(library.name, _has_its_images, library.id)
 
     def result(self) -> StoredResult:
         told = Reconciliation(
@@ -199,3 +200,10 @@ class _Run:
             # It may have been on its way in.
             if standing in ("lost", "cancelled") and self._ports.jobs.status(job_id) is None:
                 self._ports.reading.blobs.delete_manifests(job_id)
+
+
+def _has_its_images(library: Library) -> Library | None:
+    if not library.has_lost_images:
+        return None
+    library.has_lost_images = False
+    return library

@@ -98,7 +98,12 @@ def test_a_library_that_is_removed_while_it_is_restored_stays_so(
     Catalog(redis).ensure_library(ART)
     other = Catalog(redis, kept)
     redis.hdel("tl:libraries", "art")
-    before_transaction(redis, lambda: (other.ensure_library(ART), other.remove_library("art")))
+
+    def make_and_remove() -> None:
+        other.ensure_library(ART)
+        other.remove_library("art")
+
+    before_transaction(redis, make_and_remove)
     catalog.restore_libraries()
     with pytest.raises(LibraryNotFound):
         catalog.library("art")

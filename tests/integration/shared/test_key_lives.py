@@ -170,6 +170,7 @@ ENDS = {
     "reindex": ("succeeded", "cancelled"),
     "duplicates": ("succeeded",),
     "delete": ("succeeded",),
+    "reconcile": ("succeeded",),
 }
 
 
@@ -267,6 +268,7 @@ def search_and_call(life: Life) -> None:
     finally:
         after_task_publish.disconnect(life.answer)
     life.client.post("/v1/duplicates", json={})
+    life.client.post("/v1/reconcile", json={})
     life.run()
 
 

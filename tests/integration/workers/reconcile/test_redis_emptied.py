@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.plain_uploads import IDS, PICTURES, upload
 from support.reconciled import check, differences, reconcile
-from support.requests import form_body, post
+from support.requests import assert_problem, form_body, post
 from support.servers import wait_until
 from support.time_passing import Clock
 from support.tiny_pair import plain_picture
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from twinlens.shared.settings import Settings
 
+LOST = "Redis has lost its images; run `twinlens reconcile`."
 TOLD = {"name": "mine.png", "metadata": {"year": 2026, "tags": ["a", "b"]}}
 
 
@@ -86,7 +87,9 @@ def test_all_is_as_it_was_and_nothing_is_embedded_again(
     before = libraries(client)
     n_embedded = process.runtime.counts.n_pictures
     empty_redis(process)
-    assert libraries(client) == before, "with the collections that have its vectors"
+    assert libraries(client) == [one | {"has_lost_images": True} for one in before]
+    lacks = assert_problem(client.get("/readyz"), 503, "unavailable")["errors"]
+    assert {"location": "library:default", "message": LOST} in lacks
     assert records(client) == []
     assert check(client, process) == {"default": {"not_catalogued": (2, 0, 0)}}
     assert records(client) == []
@@ -99,6 +102,7 @@ def test_all_is_as_it_was_and_nothing_is_embedded_again(
     ]
     assert records(client) == told
     assert process.runtime.counts.n_pictures == n_embedded
+    assert libraries(client) == before
     assert finds_itself(client, process, IDS[0], 'year == 2026 and name == "mine.png"')
     assert check(client, process) == {}
     assert manifests_of(settings) == [], "what they said is in the journal"
@@ -144,7 +148,7 @@ def test_a_name_that_is_asked_for_first_is_that_of_the_library_that_was_there(
     process.runtime.redis.flushall()
     process.runtime.catalog.publish_models(map(summary_of, process.runtime.registry.cards()))
     assert client.put("/v1/libraries/art", json={"models": ["phash"]}).status_code == 200
-    assert process.runtime.catalog.library("art") == before
+    assert process.runtime.catalog.library("art") == before, "it had no images"
 
 
 def test_what_was_accepted_and_not_embedded_is_embedded_as_it_was_sent(
