@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, Field
 
 from twinlens.shared.blobs import BlobStore, journal_key
+from twinlens.shared.errors import Unavailable
 from twinlens.shared.messages import Image, Moment
 
 if TYPE_CHECKING:
@@ -40,13 +41,21 @@ class Journal:
     blobs: BlobStore
 
     def append(self, library_id: str, lines: Iterable[JournalLine]) -> None:
-        """Adds lines; when this returns, they survive a power cut."""
+        """Adds lines; when this returns, they survive a power cut.
+
+        Raises:
+            Unavailable: The disk does not take them; to be tried again.
+        """
         texts = [
             line.model_dump_json(exclude_defaults=True, exclude={"image": {"links"}})
             for line in lines
         ]
-        if texts:
+        if not texts:
+            return
+        try:
             self.blobs.append(journal_key(library_id), texts)
+        except OSError as error:
+            raise Unavailable(f"The journal cannot be written: {error.strerror}") from error
 
     def remove(self, library_id: str, image_ids: Iterable[str], told_at: Moment) -> None:
         """Notes that images are gone.
@@ -55,6 +64,9 @@ class Journal:
             library_id: Their library.
             image_ids: The images.
             told_at: When their removal was asked for. What was accepted since is not meant.
+
+        Raises:
+            Unavailable: As of `append`.
         """
         self.append(library_id, [JournalLine(told_at=told_at, gone=one) for one in image_ids])
 

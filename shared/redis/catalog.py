@@ -547,6 +547,13 @@ class Catalog:
         closed = keys.closed_images(library_id)
         self._redis.eval(read_script("open_images"), 1, closed, until, *image_ids)
 
+    def removed_lately(self, library_id: str, image_ids: Sequence[str]) -> set[str]:
+        """Returns those of the images that were removed within REMOVED_S."""
+        if not image_ids:
+            return set()
+        scores = self._redis.zmscore(keys.removed_images(library_id), list(image_ids))
+        return {one for one, score in zip(image_ids, scores, strict=True) if score is not None}
+
     def count(self, library_id: str) -> int:
         return int(self._redis.zcard(keys.image_order(library_id)))
 

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from twinlens.shared.redis.jobs import Job, Jobs
     from twinlens.workers.library.journaling import Journaling
 
-# Of one sweep, so that others who were lost are looked for in time.
-MAX_JOBS = 100
-MAX_CHUNKS = 200
+# Of one sweep, so that others who were lost are looked for in time. Each takes some milliseconds.
+MAX_CHUNKS = 1_000
 # Before what could not be ended yet is looked at again.
 PAUSE_S = 600
 # Moments are kept to the millisecond.
@@ -45,10 +44,9 @@ class Expiry:
             OSError: The disk does not take it.
         """
         n_left = MAX_CHUNKS
-        for job_id in self.jobs.with_old_manifests()[:MAX_JOBS]:
-            n_left -= self._end(job_id, n_left)
-            if n_left <= 0:
-                return
+        for job_id in self.jobs.with_old_manifests(MAX_CHUNKS):
+            if n_left > 0:
+                n_left -= max(1, self._end(job_id, n_left))
 
     def _end(self, job_id: str, n_most: int) -> int:
         """Ends some of a job's manifests. Returns how many."""
@@ -60,12 +58,12 @@ class Expiry:
         if until > time.time():
             self.jobs.keep_manifests(job_id, until)
             return 0
-        n_done = 0
+        n_done, is_there = 0, self._is_there(job)
         for head, items in read_manifests(self.blobs, job_id):
             if n_done == n_most:
                 return n_done
-            if head.kind in ADDING and self._is_there(job):
-                self._end_chunk(head, items)
+            if head.kind in ADDING and is_there:
+                self._end_chunk(job, head, items)
             self.blobs.delete(manifest_key(job_id, head.chunk))
             n_done += 1
         self.blobs.delete_manifests(job_id)
@@ -89,7 +87,7 @@ class Expiry:
             return False
         return True
 
-    def _end_chunk(self, head: ManifestHead, items: Sequence[ManifestItem]) -> None:
+    def _end_chunk(self, job: Job, head: ManifestHead, items: Sequence[ManifestItem]) -> None:
         """Writes down what the chunk has added, and removes the pictures that came to nothing.
 
         What else it has changed is in the journal since.
@@ -98,8 +96,18 @@ class Expiry:
         entries = self.catalog.find(head.library_id, ids)
         added = [i for i, one in entries.items() if one.added_by.partition(":")[0] == head.job_id]
         self.journaling.note(head.library_id, dict.fromkeys(added, head.accepted_at))
+        left = [image_key(head.library_id, one) for one in ids if one not in entries]
+        self._delete_bytes(job, head, left)
+
+    def _delete_bytes(self, job: Job, head: ManifestHead, left: Sequence[str]) -> None:
+        """Removes what the job has stored and not catalogued, if that is what its record says.
+
+        If there is more, it is the catalogue that has lost something.
+        """
+        stored = [key for key in left if self.blobs.touched_at(key) is not None]
+        if len(stored) > job.failed + job.received - job.n_counted:
+            return
         # It was put just before that; whoever has put it again since looks after it.
         since = head.accepted_at.timestamp() + MOMENT_S + CLOCK_TICK_S
-        for image_id in ids:
-            if image_id not in entries:
-                self.blobs.delete(image_key(head.library_id, image_id), unless_touched_since=since)
+        for key in stored:
+            self.blobs.delete(key, unless_touched_since=since)

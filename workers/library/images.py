@@ -54,13 +54,13 @@ class Images:
 
         Raises:
             LibraryNotFound: The library has been removed.
-            Unavailable: Milvus does not answer, or somebody else is removing one of them.
+            Unavailable: Milvus does not answer, the disk is full, or somebody else is removing one
+                of them; to be done again.
         """
         library = self.catalog.library(job.library, job.library_id)
         with self._closed(library, image_ids):
             self._delete_vectors(library, image_ids)
             self.catalog.remove(job.library_id, *image_ids)
-            self.journal.remove(job.library_id, image_ids, job.created_at)
             library = self.catalog.library(job.library, job.library_id)
             if len(library.editions) > 1:
                 self._delete_vectors(library, image_ids)
@@ -68,6 +68,8 @@ class Images:
         for image_id in image_ids:
             self.blobs.delete(thumbnail_key(library.id, image_id))
             self.blobs.delete(image_key(library.id, image_id), unless_touched_since=since)
+        # Last: a full disk has room for it by now.
+        self.journal.remove(library.id, image_ids, job.created_at)
 
     def withdraw(self, library: Library, image_ids: Sequence[str]) -> None:
         """Removes what was written to Milvus of images that are not catalogued after all.

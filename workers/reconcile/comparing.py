@@ -60,13 +60,17 @@ class Wanted:
             return None
         if seen.touched_at is None:
             return "stray_vectors" if seen.present else None
-        if seen.told.is_wanted or (seen.told.is_given_up and self.of_all <= seen.present):
+        if seen.told.is_wanted:
             return "not_catalogued"
         if seen.told.is_known or seen.touched_at >= self.since.timestamp():
             return None
-        gone_at = seen.told.at if seen.told.is_gone else None
-        is_left = gone_at is not None and seen.touched_at < gone_at.timestamp()
-        return "half_removed" if is_left else "orphans"
+        return self._of_unwanted(seen, seen.touched_at)
+
+    def _of_unwanted(self, seen: Seen, touched_at: float) -> DifferenceKind:
+        if seen.told.is_gone and seen.told.at is not None:
+            return "half_removed" if touched_at < seen.told.at.timestamp() else "orphans"
+        # Of a job that was cancelled, say: it was an image if Milvus has it whole.
+        return "not_catalogued" if self.of_all <= seen.present else "orphans"
 
     def _of_catalogued(self, seen: Seen, entry: CatalogEntry) -> DifferenceKind | None:
         if entry.image.added_at >= self.since:
@@ -130,10 +134,13 @@ class Comparing:
         return seen
 
     def _pass_over_changed(self, library_id: str, differing: list[Seen]) -> None:
-        after = self._find(library_id, [one.image_id for one in differing])
+        ids = [one.image_id for one in differing]
+        after, removed = self._find(library_id, ids), self.catalog.removed_lately(library_id, ids)
         for one in differing:
             now = after.get(one.image_id)
-            if (now and now.read_as) != (one.entry and one.entry.read_as):
+            is_same = (now and now.read_as) == (one.entry and one.entry.read_as)
+            # A removal may still be on its way from the catalogue to the bytes.
+            if not is_same or (one.entry is None and one.image_id in removed):
                 one.difference = None
 
     def _find(self, library_id: str, ids: Sequence[str]) -> dict[str, CatalogEntry]:

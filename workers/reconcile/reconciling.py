@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from twinlens.shared.answers import Difference, Reconciliation
 from twinlens.shared.queue import DAY_S
 from twinlens.shared.redis import keys
+from twinlens.shared.redis.catalog import READ_ENTRIES
 from twinlens.shared.redis.jobs import StoredResult
 from twinlens.workers.reconcile.comparing import Comparing, Seen, wanted_of
 from twinlens.workers.reconcile.repairs import Repairs, lost_item
@@ -118,7 +119,8 @@ class _Run:
                 # What is removed from now on stays removed.
                 run = self._catalog.begin_chunk(job.id, job.n_chunks)
                 seen = ports.comparing.compare(library, begin, shards.read(begin), wanted)
-                self._judge(run, library, seen, wanted)
+                for start in range(0, len(seen), READ_ENTRIES):
+                    self._judge(run, library, seen[start : start + READ_ENTRIES], wanted)
                 self._n_compared += len(seen)
                 if not ports.jobs.note_compared(job.id, self._n_compared):
                     return

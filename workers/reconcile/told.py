@@ -66,7 +66,6 @@ class Told:
     at: datetime | None = None
     is_wanted: bool = False  # it was accepted, or catalogued, and not removed since
     is_gone: bool = False  # it was removed
-    is_given_up: bool = False  # a job had it that was cancelled
     is_open: bool = False  # a job has it in hand
     is_known: bool = False  # a job has it that Redis knows
 
@@ -102,7 +101,6 @@ class Told:
     def _hear_cancelled(self, word: Word) -> None:
         """Takes in what was perhaps done before the job was cancelled."""
         if not (self.is_wanted or word.is_removal):
-            self.is_given_up = True
             self.description = self.description.then(word.description)
 
     def _forget(self, *, is_gone: bool) -> None:

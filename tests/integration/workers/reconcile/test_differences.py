@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from support.clocks import Clock
 from support.every_milvus import on_every_milvus
 from support.inside_worker import WorkerProcess, serve_only, worker_process
 from support.plain_uploads import IDS, PICTURES, upload
 from support.reconciled import check, differences, reconcile
 from support.requests import post
-from support.time_passing import Clock
 from support.tiny_pair import plain_picture
 
 from twinlens.shared.blobs import image_id_of, image_key

@@ -7,11 +7,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.clocks import Clock
 from support.plain_uploads import IDS, PICTURES, upload
 from support.reconciled import check, differences, reconcile
 from support.requests import assert_problem, form_body, post
 from support.servers import wait_until
-from support.time_passing import Clock
 from support.tiny_pair import plain_picture
 from support.uploading import manifests_of
 
