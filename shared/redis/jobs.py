@@ -233,9 +233,7 @@ class Jobs:
 
     def with_old_manifests(self, n_most: int) -> list[str]:
         """Returns jobs whose manifests may be of no use any more, the oldest first."""
-        # Redis names bounds of scores like this; its client's types know numbers alone.
-        bounds: Any = ("-inf", time.time())
-        return self._redis.zrange(keys.MANIFESTS, *bounds, byscore=True, offset=0, num=n_most)
+        return self._redis.zrangebyscore(keys.MANIFESTS, "-inf", time.time(), start=0, num=n_most)
 
     def keep_manifests(self, job_id: str, until: float) -> None:
         """Notes that a job's manifests are of use until then, in Unix time."""

@@ -257,6 +257,7 @@ def build_runtime(
                 blobs=blobs,
                 vectors=vectors,
                 targets=targets,
+                images=images,
                 amendments=amendments,
                 journaling=journaling,
             ),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from twinlens.shared.libraries import Library
     from twinlens.shared.redis.catalog import Catalog, ChunkRun
     from twinlens.workers.library.amendments import Amendments
+    from twinlens.workers.library.images import Images
     from twinlens.workers.library.journaling import Journaling
     from twinlens.workers.milvus.expressions import StoredFields
     from twinlens.workers.milvus.vectors import Vectors
@@ -35,6 +36,7 @@ class Repairs:
     blobs: BlobStore
     vectors: Vectors
     targets: Targets
+    images: Images
     amendments: Amendments
     journaling: Journaling
 
@@ -145,10 +147,9 @@ class Repairs:
         self.journaling.note(library.id, untold)
 
     def _delete_vectors(self, library: Library, seen: Sequence[Seen]) -> None:
-        for name, target in self.targets.of_editions(library).items():
-            ids = [one.image_id for one in seen if name in one.present]
-            if ids:
-                self.vectors.delete(target.collection, ids)
+        ids = [one.image_id for one in seen if one.present]
+        if ids:
+            self.images.withdraw(library, ids)
 
     def _delete_bytes(self, library: Library, one: Seen, before: float) -> None:
         self.blobs.delete(thumbnail_key(library.id, one.image_id))
