@@ -128,8 +128,8 @@ class Registry:
         """Opens a session, after checking the file and its golden embeddings against the card.
 
         Raises:
-            ModelNotFound: There is no such card.
-            ModelRefused: The file is missing or differs from the card, or gives other embeddings.
+            ModelNotFound: There is no such card, or its file is missing.
+            ModelRefused: The file differs from the card, or gives other embeddings.
         """
         card = self.card(ref)
         model = self._read(card, card.file, card.sha256)
@@ -141,8 +141,8 @@ class Registry:
         """Opens a model's text encoder.
 
         Raises:
-            ModelNotFound: There is no such card, or it names no text encoder.
-            ModelRefused: A file is missing or differs from the card, or the encoder does not fit.
+            ModelNotFound: There is no such card, it names no text encoder, or a file is missing.
+            ModelRefused: A file differs from the card, or the encoder does not fit.
         """
         card = self.card(ref)
         text = self.read_text(card)
@@ -235,10 +235,14 @@ class Registry:
     def _read(self, card: Card, name: str, sha256: str) -> bytes:
         try:
             content = (self._directory / name).read_bytes()
+        except FileNotFoundError as error:
+            raise ModelNotFound(
+                f"model {card.ref}: {name} is missing; put it beside its card, or delete the card "
+                "of a shipped model to have it built again"
+            ) from error
         except OSError as error:
             raise ModelRefused(
-                f"model {card.ref}: {name} cannot be read ({error.strerror}); put it beside its "
-                "card, or delete the card of a shipped model to have it built again"
+                f"model {card.ref}: {name} cannot be read ({error.strerror}); make it readable"
             ) from error
         # The bytes that are checked are the bytes that are run.
         actual = _sha256(content)

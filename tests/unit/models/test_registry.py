@@ -135,10 +135,10 @@ def test_a_changed_file_is_refused(models: Path) -> None:
     assert "Restore it" in refused.value.detail
 
 
-def test_a_missing_file_is_refused(models: Path) -> None:
+def test_a_missing_file_is_a_missing_model(models: Path) -> None:
     (models / "phash@1.onnx").unlink()
 
-    with pytest.raises(ModelRefused, match="cannot be read"):
+    with pytest.raises(ModelNotFound, match=r"phash@1\.onnx is missing"):
         Registry(models).open("phash")
 
 
