@@ -110,6 +110,9 @@ class Settings(BaseSettings):
     decode_time_limit_s: int = Field(
         30, ge=1, description="How long a picture may be decoded before its process is ended"
     )
+    embed_time_limit_s: int = Field(
+        30, ge=1, description="How long a picture may be in a model before its process is ended"
+    )
     job_ttl_s: int = Field(7 * 86_400, gt=0, description="How long an ended job is kept")
     rollback_s: int = Field(
         3_600, ge=0, description="How long a library can go back to the edition before"

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from twinlens.models.session import default_batch_size
+from twinlens.shared.errors import ModelRefused
+from twinlens.workers.chunk.embedding import GROUP_TIME_LIMITS
 from twinlens.workers.milvus.collection import Collection, collection_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from numpy.typing import NDArray
+
+    from twinlens.models.card import Card
     from twinlens.models.registry import Registry
-    from twinlens.models.session import Embedder
+    from twinlens.models.session import Embedder, Embeddings, Pixels
     from twinlens.models.text import TextEncoder
     from twinlens.shared.libraries import Edition, Library
     from twinlens.shared.settings import Settings
+    from twinlens.workers.watch import Watch
 
 
 class Target(NamedTuple):
@@ -24,15 +34,80 @@ class Target(NamedTuple):
     collection: Collection
 
 
+class WatchedEmbedder:
+    """A model that ends this process if it hangs, and knows when it answered last."""
+
+    def __init__(self, model: Embedder, watch: Watch, batch_size: int, limit_s: float) -> None:
+        """Begins. The model has just answered, as it was opened.
+
+        Args:
+            model: The model.
+            watch: Ends the process.
+            batch_size: How many pictures go through it at a time: a limit of each time.
+            limit_s: How long one picture may take.
+        """
+        self._model, self._watch = model, watch
+        self._batch_size, self._limit_s = batch_size, limit_s
+        self.answered_at = time.monotonic()
+        self.took_s = 0.0  # for a picture
+
+    @property
+    def card(self) -> Card:
+        """The model's card."""
+        return self._model.card
+
+    def embed_batch(self, pixels: Pixels) -> Embeddings:
+        """See `Embedder.embed_batch`."""
+        starts = range(0, max(len(pixels), 1), self._batch_size)
+        return np.concatenate([self._embed(pixels[at : at + self._batch_size]) for at in starts])
+
+    def _embed(self, pixels: Pixels) -> Embeddings:
+        began = time.monotonic()
+        limit_s = self._limit_s * min(len(pixels), GROUP_TIME_LIMITS)
+        with self._watch.within(limit_s, f"model {self.card.ref}"):
+            embeddings = self._model.embed_batch(pixels)
+        self.answered_at = time.monotonic()
+        self.took_s = (self.answered_at - began) / max(len(pixels), 1)
+        return embeddings
+
+
+class WatchedTextEncoder:
+    """A text encoder that ends this process if it hangs."""
+
+    def __init__(self, encoder: TextEncoder, watch: Watch, ref: str, limit_s: float) -> None:
+        self._encoder, self._watch = encoder, watch
+        self._what, self._limit_s = f"the text encoder of model {ref}", limit_s
+
+    def encode(self, text: str) -> NDArray[np.float32]:
+        """See `TextEncoder.encode`."""
+        with self._watch.within(self._limit_s, self._what):
+            return self._encoder.encode(text)
+
+
 class Targets:
     """Opens each model once. One that differs from its card raises `ModelRefused`."""
 
-    def __init__(self, registry: Registry, settings: Settings) -> None:
+    def __init__(self, registry: Registry, settings: Settings, watch: Watch) -> None:
         self._registry = registry
+        self._watch = watch
         self._providers = settings.execution_providers
         self._batch_size = settings.batch_size or default_batch_size(settings.execution_providers)
-        self._embedders: dict[str, Embedder] = {}
-        self._text_encoders: dict[str, TextEncoder] = {}
+        self._limit_s = settings.embed_time_limit_s
+        self._open_limit_s = settings.chunk_time_limit_s
+        self._embedders: dict[str, WatchedEmbedder] = {}
+        self._refused: dict[str, int | None] = {}  # those that were, and when its file was changed
+        self._text_encoders: dict[str, WatchedTextEncoder] = {}
+
+    @property
+    def opened(self) -> list[WatchedEmbedder]:
+        """The models that were opened."""
+        return list(self._embedders.values())
+
+    def has(self, card: Card) -> bool:
+        """Tells if a model is open, or could be, as far as is known."""
+        changed_at = self._changed_at(card)
+        is_there = changed_at is not None and self._refused.get(card.ref) != changed_at
+        return is_there or card.ref in self._embedders
 
     def of(self, edition: Edition, wanted: Iterable[str] | None = None) -> list[Target]:
         """Returns the models of a library's edition, or some of them by name@version.
@@ -57,7 +132,7 @@ class Targets:
             for target in self.of(edition)
         }
 
-    def text_encoder(self, model: Embedder) -> TextEncoder:
+    def text_encoder(self, model: Embedder) -> WatchedTextEncoder:
         """Returns a model's text encoder, opened once.
 
         Raises:
@@ -66,12 +141,29 @@ class Targets:
         """
         ref = model.card.ref
         if ref not in self._text_encoders:
-            self._text_encoders[ref] = self._registry.open_text(ref)
+            with self._watch.within(self._open_limit_s, f"opening the text encoder of {ref}"):
+                encoder = self._registry.open_text(ref)
+            self._text_encoders[ref] = WatchedTextEncoder(encoder, self._watch, ref, self._limit_s)
         return self._text_encoders[ref]
 
-    def _embedder(self, ref: str) -> Embedder:
+    def _embedder(self, ref: str) -> WatchedEmbedder:
         if ref not in self._embedders:
-            self._embedders[ref] = self._registry.open(
-                ref, providers=self._providers, batch_size=self._batch_size
-            )
+            model = WatchedEmbedder(self._open(ref), self._watch, self._batch_size, self._limit_s)
+            self._embedders[ref] = model
         return self._embedders[ref]
+
+    def _open(self, ref: str) -> Embedder:
+        with self._watch.within(self._open_limit_s, f"opening model {ref}"):
+            try:
+                return self._registry.open(
+                    ref, providers=self._providers, batch_size=self._batch_size
+                )
+            except ModelRefused:
+                self._refused[ref] = self._changed_at(self._registry.card(ref))
+                raise
+
+    def _changed_at(self, card: Card) -> int | None:
+        """Returns when a model's file was changed, in ns; None if it is gone."""
+        with contextlib.suppress(OSError):
+            return self._registry.path_of(card).stat().st_mtime_ns
+        return None

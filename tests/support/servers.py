@@ -112,16 +112,28 @@ def running_standalone(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def running_worker(settings: Settings, folder: Path) -> Iterator[psutil.Process]:
-    """Runs a Celery worker of the bulk lane with one process, and its log in this folder."""
+def running_worker(
+    settings: Settings,
+    folder: Path,
+    lanes: str = "bulk",
+    is_ready: Callable[[], bool] | None = None,
+) -> Iterator[psutil.Process]:
+    """Runs a Celery worker with one process, and its log in this folder.
+
+    Args:
+        settings: Its settings.
+        folder: Where its log goes.
+        lanes: What it takes.
+        is_ready: What it has done once it is given, if not its first task.
+    """
     fields = settings.model_dump(mode="json", exclude_defaults=True)
     env = _env_of(fields)
-    words = ["-m", "twinlens.cli.main", "worker", "--lanes", "bulk", "--processes", "1"]
+    words = ["-m", "twinlens.cli.main", "worker", "--lanes", lanes, "--processes", "1"]
     worker = Service(
         "worker",
         [sys.executable, "-P", *words],
         os.environ | env,
-        is_ready=lambda: has_workers(settings.redis_url),
+        is_ready=is_ready or (lambda: has_workers(settings.redis_url)),
         start_s=120,
         grace_s=settings.worker_grace_s + 10,
     )

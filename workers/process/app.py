@@ -17,6 +17,7 @@ from redis import RedisError
 from twinlens.models.cores import n_cores
 from twinlens.models.session import is_cpu
 from twinlens.shared import log
+from twinlens.shared.errors import TwinlensError
 from twinlens.shared.messages import Lane
 from twinlens.shared.queue import EMBED_CHUNK, LANES, make_celery
 from twinlens.shared.redis.client import WORKER_RETRIES, connect
@@ -116,13 +117,19 @@ def _leave_logging(**_: Any) -> None:
 
 @signals.worker_process_init.connect
 def _start_process(**_: Any) -> None:
+    held = None
     try:
         held = runtime()
+        held.watch.start()
         held.warm_up()
     except Exception:
         # A process without its models would take tasks only to fail them. The worker stops, and
         # hands back what it holds; whoever started it sees that, and the reason.
         logger.critical("the worker cannot start", exc_info=True)
+        if held is not None:
+            # Without the model that it refused, which is named for it.
+            with contextlib.suppress(TwinlensError, RedisError):
+                held.publish()
         os.kill(os.getppid(), signal.SIGQUIT)
         os._exit(os.EX_CONFIG)
     Heartbeat(held).start()

@@ -54,6 +54,7 @@ from twinlens.workers.reconcile.reading import Reading
 from twinlens.workers.reconcile.reconciling import Reconciling
 from twinlens.workers.reconcile.repairs import Repairs
 from twinlens.workers.targets import Targets
+from twinlens.workers.watch import Watch
 from twinlens.workers.webhooks import Webhooks
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Runtime:
     registry: Registry
     targets: Targets
     counts: Counts
+    watch: Watch
     chunks: Chunks
     images: Images
     deletions: Deletions
@@ -109,7 +111,8 @@ class Runtime:
         """
         self.catalog.restore_libraries()
         self.catalog.ensure_library(new_library(DEFAULT_LIBRARY, DEFAULT_MODELS))
-        self.catalog.publish_models(summary_of(card) for card in self.registry.cards())
+        there = [card for card in self.registry.cards() if self.targets.has(card)]
+        self.catalog.publish_models(map(summary_of, there))
         with contextlib.suppress(Unavailable):
             self.catalog.publish_server(self.vectors.server)
 
@@ -156,7 +159,8 @@ def build_runtime(
     journal = Journal(blobs)
     journaling = Journaling(catalog=catalog, journal=journal)
     registry = registry or Registry(settings.models_dir)
-    targets, decoder = Targets(registry, settings), Decoder(settings.max_picture_px)
+    watch = Watch()
+    targets, decoder = Targets(registry, settings, watch), Decoder(settings.max_picture_px)
     # onnxruntime and gRPC both release the GIL, so models run in parallel.
     searchers = ThreadPoolExecutor(N_SEARCHERS, "search")
     images = Images(
@@ -240,6 +244,7 @@ def build_runtime(
         registry=registry,
         targets=targets,
         counts=counts,
+        watch=watch,
         chunks=chunks,
         images=images,
         deletions=deletions,

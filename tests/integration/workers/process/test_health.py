@@ -1,0 +1,143 @@
+"""A real worker whose parts hang: `/readyz` names it, and it comes back by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import http
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from support.doors import Door, door_to
+from support.hanging_model import hanging_card, hanging_graph
+from support.inside_worker import serve_only
+from support.plain_uploads import codes, job_of, outcomes
+from support.requests import client_of, post
+from support.servers import running_worker, wait_until
+from support.tiny_pair import pair_card, picture_graph, plain_picture, text_graph, tokenizer_file
+
+from twinlens.models.registry import Registry, ensure_models
+from twinlens.shared.libraries import new_library
+from twinlens.shared.redis.catalog import Catalog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from support.requests import Client
+
+    from twinlens.shared.redis.client import Redis
+    from twinlens.shared.settings import Settings
+
+BOTH_LANES = "search,bulk"
+
+
+@pytest.fixture
+def door(lite_uri: str) -> Iterator[Door]:
+    with door_to(lite_uri) as door:
+        yield door
+
+
+@pytest.fixture
+def settings(settings: Settings, door: Door) -> Settings:
+    """Those of a worker that has models of its own, and a way to Milvus that can be shut."""
+    changes = {
+        "milvus_uri": f"http://127.0.0.1:{door.port}",
+        "milvus_timeout_s": 10,
+        "embed_time_limit_s": 2,
+    }
+    ensure_models(settings.models_dir, ["phash@1"])
+    return settings.model_copy(update=changes)
+
+
+@pytest.fixture
+def models(settings: Settings) -> Registry:
+    return Registry(settings.models_dir)
+
+
+@pytest.fixture
+def client(settings: Settings, redis: Redis) -> Client:
+    serve_only(redis, "phash@1")
+    return client_of(settings)
+
+
+@contextlib.contextmanager
+def working(settings: Settings, folder: Path, client: Client) -> Iterator[psutil.Process]:
+    """Runs a worker of both lanes, which is proven to work."""
+    with running_worker(settings, folder, BOTH_LANES) as worker:
+        wait_until(lambda: is_ready(client), 60)
+        yield worker
+
+
+def is_ready(client: Client) -> bool:
+    status: int = client.get("/readyz").status_code
+    return status == http.HTTPStatus.OK
+
+
+def wrong(client: Client) -> dict[str, str]:
+    """Returns what `/readyz` names, by place."""
+    errors = client.get("/readyz").json.get("errors", [])
+    return {one["location"]: one["message"] for one in errors}
+
+
+def child_of(worker: psutil.Process) -> psutil.Process:
+    [child] = worker.children()
+    return child
+
+
+def has_another(worker: psutil.Process, child: psutil.Process) -> bool:
+    return any(one.pid != child.pid for one in worker.children())
+
+
+def test_a_picture_whose_inference_hangs_is_given_up_and_the_others_are_not(
+    settings: Settings, tmp_path: Path, client: Client, redis: Redis, models: Registry
+) -> None:
+    models.add(hanging_card(), hanging_graph())
+    serve_only(redis, "phash@1", "hangs@1")
+    with working(settings, tmp_path, client) as worker:
+        child = child_of(worker)
+        colours = ("black", "white", "yellow")
+        job_id = post(client, [(f"{colour}.png", plain_picture(colour)) for colour in colours])
+        wait_until(lambda: job_of(client, job_id)["finished_at"] is not None, 120)
+        assert codes(client, job_id) == [None, "crashed", None]
+        assert outcomes(client, job_id) == ["succeeded", "failed", "succeeded"]
+        assert not child.is_running()
+        wait_until(lambda: is_ready(client), 60)
+    assert "model hangs@1 hangs" in (tmp_path / "worker.log").read_text(encoding="utf-8")
+
+
+def test_a_model_whose_file_is_gone_is_named_and_the_worker_starts_without_it(
+    settings: Settings, tmp_path: Path, client: Client, redis: Redis, models: Registry
+) -> None:
+    models.add(pair_card(), picture_graph(), (text_graph(), tokenizer_file()))
+    Catalog(redis).ensure_library(new_library("art", ["colours@1"]))
+    path = models.path_of(models.card("colours"))
+    with working(settings, tmp_path, client) as worker:
+        path.rename(path.with_suffix(".away"))
+        wait_until(lambda: "art" in missing_models(client), 60)
+        child = child_of(worker)
+        child.kill()
+        wait_until(lambda: has_another(worker, child), 60)
+        wait_until(lambda: is_ready(client), 60)
+        assert missing_models(client) == {"art": ["colours@1"]}
+        path.with_suffix(".away").rename(path)
+        wait_until(lambda: is_ready(client) and missing_models(client) == {}, 60)
+
+
+def test_a_model_that_differs_from_its_card_is_named_though_its_worker_cannot_start(
+    settings: Settings, tmp_path: Path, client: Client, models: Registry
+) -> None:
+    with models.path_of(models.card("phash")).open("ab") as file:
+        file.write(b"x")
+    log = tmp_path / "worker.log"
+
+    def has_given_up() -> bool:
+        return "the worker cannot start" in log.read_text(encoding="utf-8")
+
+    with running_worker(settings, tmp_path, BOTH_LANES, has_given_up):
+        wait_until(lambda: wrong(client).get("library:default") == "No worker has phash@1.", 60)
+
+
+def missing_models(client: Client) -> dict[str, Any]:
+    missing: dict[str, Any] = client.get("/readyz").json["missing_models"]
+    return missing
