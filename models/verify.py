@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,9 +16,58 @@ from twinlens.shared.errors import BadCard, ModelRefused
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from twinlens.models.session import Embedder, Embeddings
+    from twinlens.models.session import Embedder, Embeddings, Pixels
 
 GOLDEN_DIRECTORY = "golden"
+
+
+class KnownAnswer(NamedTuple):
+    """A golden picture as the model takes it, uint8 [1, height, width, 3], and its embedding."""
+
+    picture: str
+    pixels: Pixels
+    embedding: Embeddings
+
+
+def read_answers(card: Card, directory: Path) -> list[KnownAnswer]:
+    """Reads the golden pictures of a card.
+
+    Args:
+        card: The model's card.
+        directory: Where it lies; the pictures lie in `golden/` below.
+
+    Raises:
+        BadCard: The card has no golden embedding, or one that cannot be read.
+        ModelRefused: A picture is missing.
+    """
+    if not card.golden:
+        raise BadCard(f"card of {card.name}: no golden embedding, so the model cannot be checked")
+    return [
+        KnownAnswer(
+            golden.picture,
+            _read_pixels(card, directory / GOLDEN_DIRECTORY / golden.picture),
+            decode_embedding(card, golden.embedding),
+        )
+        for golden in card.golden
+    ]
+
+
+def check_answer(embedder: Embedder, known: KnownAnswer) -> None:
+    """Embeds a golden picture and compares it with the card.
+
+    Raises:
+        ModelRefused: The embedding's cosine is below `min_cosine`.
+    """
+    card = embedder.card
+    cosine = _cosine(card, known.embedding, embedder.embed_batch(known.pixels)[0])
+    # Not `cosine < min_cosine`: that is false for a NaN.
+    if not cosine >= card.min_cosine:
+        raise ModelRefused(
+            f"model {card.ref}: {known.picture} gives an embedding whose "
+            f"cosine to the card's is {cosine:.6f}; at least {card.min_cosine} is needed. Its "
+            "vectors would not fit those already stored. Restore the model's file and the "
+            "golden pictures, or give the changed model a new version and new golden vectors"
+        )
 
 
 def check_golden(embedder: Embedder, directory: Path) -> None:
@@ -32,21 +81,8 @@ def check_golden(embedder: Embedder, directory: Path) -> None:
         BadCard: The card has no golden embedding, or one that cannot be read.
         ModelRefused: A picture is missing, or its embedding's cosine is below `min_cosine`.
     """
-    card = embedder.card
-    if not card.golden:
-        raise BadCard(f"card of {card.name}: no golden embedding, so the model cannot be checked")
-    for golden in card.golden:
-        expected = decode_embedding(card, golden.embedding)
-        embedding = embed_file(embedder, directory / GOLDEN_DIRECTORY / golden.picture)
-        cosine = _cosine(card, expected, embedding)
-        # Not `cosine < min_cosine`: that is false for a NaN.
-        if not cosine >= card.min_cosine:
-            raise ModelRefused(
-                f"model {card.ref}: {golden.picture} gives an embedding whose "
-                f"cosine to the card's is {cosine:.6f}; at least {card.min_cosine} is needed. Its "
-                "vectors would not fit those already stored. Restore the model's file and the "
-                "golden pictures, or give the changed model a new version and new golden vectors"
-            )
+    for known in read_answers(embedder.card, directory):
+        check_answer(embedder, known)
 
 
 def make_golden(embedder: Embedder, directory: Path) -> tuple[Golden, ...]:
@@ -63,15 +99,7 @@ def make_golden(embedder: Embedder, directory: Path) -> tuple[Golden, ...]:
 
 def embed_file(embedder: Embedder, path: Path) -> Embeddings:
     """Embeds one picture file: float32 [dim], or uint8 [dim / 8]."""
-    spec = embedder.card.input
-    try:
-        picture = open_picture(path.read_bytes(), wanted_px=spec.wanted_px)
-    except OSError as error:
-        raise ModelRefused(
-            f"model {embedder.card.name}: its golden picture {path.name} cannot be read "
-            f"({error.strerror}); put it back into {GOLDEN_DIRECTORY}/ beside the card"
-        ) from error
-    embedding: Embeddings = embedder.embed_batch(picture.pixels_for(spec)[np.newaxis])[0]
+    embedding: Embeddings = embedder.embed_batch(_read_pixels(embedder.card, path))[0]
     return embedding
 
 
@@ -100,6 +128,17 @@ def decode_embedding(card: Card, text: str) -> Embeddings:
             f"dimension {card.dimension} of {card.output.value} needs {n_bytes}"
         )
     return np.frombuffer(raw, np.uint8) if is_bits else np.frombuffer(raw, "<f2").astype(np.float32)
+
+
+def _read_pixels(card: Card, path: Path) -> Pixels:
+    try:
+        picture = open_picture(path.read_bytes(), wanted_px=card.input.wanted_px)
+    except OSError as error:
+        raise ModelRefused(
+            f"model {card.name}: its golden picture {path.name} cannot be read "
+            f"({error.strerror}); put it back into {GOLDEN_DIRECTORY}/ beside the card"
+        ) from error
+    return picture.pixels_for(card.input)[np.newaxis]
 
 
 def _cosine(card: Card, expected: Embeddings, embedding: Embeddings) -> float:

@@ -326,3 +326,6 @@ class Ready(BaseModel):
     lacks: dict[str, str] = Field(
         description="what is wrong with libraries that lack models or embeddings, and what to do"
     )
+    faults: dict[str, str] = Field(
+        description="what is wrong with single worker processes, by name; others of the lane work"
+    )

@@ -22,6 +22,10 @@ from twinlens.shared.names import clean_name, clean_text
 from twinlens.shared.values import comparable
 
 MAX_PAGE = 1000
+# What a worker says of a part that is in order.
+OK = "ok"
+# A task that runs too long is ended by its worker, a moment later.
+OVERDUE_S = 30.0
 
 JobKind = Literal["embed", "bulk", "search", "reindex", "duplicates", "delete", "reconcile"]
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -207,10 +211,31 @@ class WorkerStatus(BaseModel):
     lanes: list[Lane]
     beat_at: float = Field(description="Unix time of the heartbeat, in seconds")
     milvus: str = Field(description="`ok`, or why it does not answer")
+    probe: str = Field(
+        OK, description="`ok`, or what its last probe of models and Milvus found to be wrong"
+    )
+    idle_s: float | None = Field(
+        None, description="since its last task ended, as of the heartbeat; null before the first"
+    )
+    task_left_s: float | None = Field(
+        None, description="that its running task may still take; null if it has none"
+    )
     n_pictures: int = Field(description="number of pictures embedded since the process started")
     pictures_per_s: float = Field(description="over the last minute")
     tasks_per_s: float = Field(description="over the last minute")
     busy_s: float = Field(description="seconds spent on bulk tasks since the process started")
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with it, if anything."""
+        if self.milvus != OK:
+            return f"It cannot reach Milvus: {self.milvus}"
+        if self.task_left_s is None:
+            return None if self.probe == OK else self.probe
+        # A task that runs tells more than the probe before it.
+        if self.task_left_s < -OVERDUE_S:
+            return f"Its task has run {-self.task_left_s:.0f} s longer than it may."
+        return None
 
 
 class Cursor(BaseModel):

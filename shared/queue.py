@@ -32,6 +32,7 @@ COUNT_IMAGES = "twinlens.count_images"
 COUNT_VECTORS = "twinlens.count_vectors"
 COMPARE = "twinlens.compare"
 FIND_DUPLICATES = "twinlens.find_duplicates"
+PROBE = "twinlens.probe"
 
 # What the workers of a lane take. Kombu takes from a worker's queues in turn, so a single
 # picture or a removal waits for a chunk or two, not for the million that came before it.

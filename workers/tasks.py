@@ -328,3 +328,8 @@ def count_images(library: str, where: str) -> int:
 def read_vectors(library: str, image_id: str, models: list[str]) -> list[dict[str, Any]]:
     vectors = runtime().images.read_vectors(library, image_id, models)
     return [vector.model_dump() for vector in vectors]
+
+
+@celery_app.task(name=queue.PROBE, ignore_result=True)
+def probe() -> None:
+    runtime().health.look()

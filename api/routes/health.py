@@ -20,7 +20,7 @@ from twinlens.shared.answers import Alive, Ready
 from twinlens.shared.errors import FieldError, Unavailable
 from twinlens.shared.messages import WorkerStatus
 from twinlens.shared.queue import LANES
-from twinlens.shared.redis.presence import live_workers
+from twinlens.shared.redis.presence import PROOF_S, live_workers
 
 if TYPE_CHECKING:
     from twinlens.api.services import Services
@@ -73,10 +73,11 @@ def livez() -> Response:
     responses={200: Ready, **problems(503)},
 )
 def readyz() -> Response:
-    """Check that Redis, Milvus and a worker for each lane respond, and a library lacks nothing.
+    """Check that Redis, Milvus and a worker for each lane work, and a library lacks nothing.
 
-    Libraries that lack models or embeddings are named in any case, to a caller who may know of
-    them; as long as one has all, the service is ready.
+    Every lane has ended a task lately, a probe if nothing else, or works on one. Single processes
+    with a fault, and libraries that lack something, are named in any case, to a caller who may know
+    of them; as long as one has all, the service is ready.
     """
     services = current_services()
     try:
@@ -131,7 +132,8 @@ def _check_parts(services: Services) -> Ready:
     if len(lacks) == len(libraries):
         raise Unavailable("Not ready: every library lacks models or embeddings.", lacking)
     n_by_lane = {lane: _count(lane, workers) for lane in LANES}
-    return Ready(workers=n_by_lane, missing_models=missing_models, lacks=lacks)
+    faults = {worker.name: worker.fault for worker in workers if worker.fault is not None}
+    return Ready(workers=n_by_lane, missing_models=missing_models, lacks=lacks, faults=faults)
 
 
 @docs.get("/openapi.json")
@@ -169,9 +171,21 @@ def _count(lane: str, workers: list[WorkerStatus]) -> int:
 
 
 def _lack_of(lane: str, workers: list[WorkerStatus]) -> FieldError | None:
-    """Returns what a lane lacks, if anything: a worker, or one that reaches Milvus."""
-    states = [worker.milvus for worker in workers if lane in worker.lanes]
-    if "ok" in states:
+    """Returns what a lane lacks, if anything: a process in order, or the proof that it works."""
+    there = [worker for worker in workers if lane in worker.lanes]
+    good = [worker for worker in there if worker.fault is None]
+    if any(_is_proven(worker) for worker in good):
         return None
-    message = f"Its workers cannot reach Milvus: {states[0]}" if states else "No worker is running."
+    if not there:
+        message = "No worker is running."
+    elif not good:
+        message = f"{there[0].name}: {there[0].fault}"
+    else:
+        message = f"No task has ended in {PROOF_S:.0f} s, and none is running."
     return FieldError(location=f"worker:{lane}", message=message)
+
+
+def _is_proven(worker: WorkerStatus) -> bool:
+    if worker.task_left_s is not None:
+        return True
+    return worker.idle_s is not None and worker.idle_s <= PROOF_S

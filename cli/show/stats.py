@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from twinlens.cli.output import say, show
 from twinlens.cli.show.tables import Column, named, print_table
 from twinlens.client.client import Client
+from twinlens.shared.messages import OK
 
 if TYPE_CHECKING:
     from twinlens.shared.answers import Stats
@@ -27,7 +28,7 @@ def _print_stats(stats: Stats) -> None:
         Column("pictures", leave_out=2),
         "pictures/s",
         Column("tasks/s", leave_out=4),
-        Column("Milvus", leave_out=1),
+        Column("state", leave_out=1),
     )
     print_table(columns, [_worker_row(worker) for worker in stats.workers])
     say()
@@ -44,7 +45,7 @@ def _worker_row(worker: WorkerStatus) -> tuple[str, ...]:
         str(worker.n_pictures),
         f"{worker.pictures_per_s:.1f}",
         f"{worker.tasks_per_s:.1f}",
-        worker.milvus,
+        worker.fault or OK,
     )
 
 

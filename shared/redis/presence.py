@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 BEAT_S = 2.0
 # Three beats missed: the process is gone or hangs.
 SILENCE_S = 3 * BEAT_S
+# A process that had no task for so long queues a probe, if nothing else waits in its lane.
+PROBE_S = 10.0
+# A lane in which no task has ended for so long, and none is running, takes none.
+PROOF_S = 30.0
 
 
 def announce(redis: Redis, status: WorkerStatus) -> None:

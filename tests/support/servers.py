@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import psutil
 import pytest
+from redis.exceptions import BusyLoadingError
 
 from twinlens.cli.service import parts, standalone
 from twinlens.cli.service.addresses import private_sockets
@@ -170,8 +171,12 @@ def _is_alive(url: str) -> bool:
 
 
 def has_workers(redis_url: str) -> bool:
+    """Tells if there is a worker that takes tasks: it has ended its first probe."""
     with connect(redis_url) as redis:
-        return bool(live_workers(redis))
+        try:
+            return any(worker.idle_s is not None for worker in live_workers(redis))
+        except BusyLoadingError:
+            return False
 
 
 def ask(port: int, words: str) -> str:

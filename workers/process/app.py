@@ -19,10 +19,11 @@ from twinlens.models.session import is_cpu
 from twinlens.shared import log
 from twinlens.shared.errors import TwinlensError
 from twinlens.shared.messages import Lane
-from twinlens.shared.queue import EMBED_CHUNK, LANES, make_celery
+from twinlens.shared.queue import EMBED_CHUNK, LANES, PROBE, make_celery
 from twinlens.shared.redis.client import WORKER_RETRIES, connect
 from twinlens.shared.settings import Settings
 from twinlens.workers.process.heartbeat import Heartbeat, Sweeps, WebhookLane
+from twinlens.workers.process.lanes import LaneProbes
 from twinlens.workers.process.lease import LeaseRenewal
 from twinlens.workers.process.runtime import Runtime, build_runtime
 from twinlens.workers.process.waiting import wait_for
@@ -133,6 +134,7 @@ def _start_process(**_: Any) -> None:
         os.kill(os.getppid(), signal.SIGQUIT)
         os._exit(os.EX_CONFIG)
     Heartbeat(held).start()
+    LaneProbes(held, celery_app).start()
     Sweeps(held, celery_app).start()
     for origin in held.webhooks.origins:
         WebhookLane(held, origin).start()
@@ -142,6 +144,7 @@ def _start_process(**_: Any) -> None:
 def _begin_task(task: Any, kwargs: dict[str, Any], **_: Any) -> None:
     log.request_id.set(getattr(task.request, "request_id", None) or "-")
     task.request.began_at = time.monotonic()
+    runtime().health.begin_task(task.time_limit or celery_app.conf.task_time_limit)
     # Kombu says so of a message that a worker held and lost, or handed back.
     if task.request.delivery_info.get("redelivered") and "job_id" in kwargs:
         with contextlib.suppress(RedisError):
@@ -153,6 +156,8 @@ def _begin_task(task: Any, kwargs: dict[str, Any], **_: Any) -> None:
 @signals.task_postrun.connect
 def _end_task(task: Any, **_: Any) -> None:
     counts = runtime().counts
-    counts.n_tasks += 1
+    if task.name != PROBE:
+        counts.n_tasks += 1
     if task.name == EMBED_CHUNK:
         counts.busy_s += time.monotonic() - task.request.began_at
+    runtime().health.end_task()

@@ -13,10 +13,11 @@ from abc import abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING
 
+from kombu.exceptions import OperationalError
 from redis import RedisError
 
 from twinlens.shared.errors import Unavailable
-from twinlens.shared.messages import WorkerStatus
+from twinlens.shared.messages import OK, WorkerStatus
 from twinlens.shared.redis.presence import BEAT_S, announce
 from twinlens.workers.process.sweeper import SWEEP_S
 
@@ -33,7 +34,7 @@ RATE_WINDOW_S = 60.0
 WEBHOOK_PAUSE_S = 1.0
 
 
-class _Rounds(threading.Thread):
+class Rounds(threading.Thread):
     """A daemon thread that does something again and again, whatever goes wrong in one round."""
 
     def __init__(self, name: str, pause_s: float) -> None:
@@ -44,7 +45,7 @@ class _Rounds(threading.Thread):
         while True:
             try:
                 self.go_round()
-            except RedisError as error:
+            except (RedisError, OperationalError) as error:
                 log.warning("no %s: %s", self.name, error)
             except Exception:
                 log.exception("the %s failed", self.name)
@@ -55,7 +56,7 @@ class _Rounds(threading.Thread):
         """Does it once."""
 
 
-class Sweeps(_Rounds):
+class Sweeps(Rounds):
     """Tells the catalogue what it must know, and sweeps where no other process does."""
 
     def __init__(self, runtime: Runtime, app: Celery) -> None:
@@ -68,7 +69,7 @@ class Sweeps(_Rounds):
         self._runtime.sweeper.sweep(self._app)
 
 
-class WebhookLane(_Rounds):
+class WebhookLane(Rounds):
     """Tells one host of the ends of jobs, one after the other: others have threads of their own."""
 
     def __init__(self, runtime: Runtime, origin: Origin) -> None:
@@ -81,7 +82,7 @@ class WebhookLane(_Rounds):
             pass
 
 
-class Heartbeat(_Rounds):
+class Heartbeat(Rounds):
     """Beats while the process is alive and Redis can be reached."""
 
     def __init__(self, runtime: Runtime) -> None:
@@ -90,21 +91,30 @@ class Heartbeat(_Rounds):
         self._history = deque([(time.monotonic(), 0, 0)])
 
     def go_round(self) -> None:
+        self._ping_milvus()
         announce(self._runtime.redis, self._status())
+        self._runtime.health.told_at = time.monotonic()
 
-    def _status(self) -> WorkerStatus:
-        milvus = "ok"
+    def _ping_milvus(self) -> None:
+        health = self._runtime.health
         try:
             self._runtime.vectors.ping(timeout_s=BEAT_S)
         except Unavailable as error:
-            milvus = error.detail
-        counts = self._runtime.counts
+            health.milvus = error.detail
+        else:
+            health.milvus = OK
+
+    def _status(self) -> WorkerStatus:
+        counts, health = self._runtime.counts, self._runtime.health
         pictures_per_s, tasks_per_s = self._rates()
         return WorkerStatus(
             name=self._runtime.name,
             lanes=list(self._runtime.lanes),
             beat_at=time.time(),
-            milvus=milvus,
+            milvus=health.milvus,
+            probe=health.probe,
+            idle_s=health.idle_s,
+            task_left_s=health.task_left_s,
             n_pictures=counts.n_pictures,
             pictures_per_s=round(pictures_per_s, 2),
             tasks_per_s=round(tasks_per_s, 2),

@@ -44,6 +44,7 @@ from twinlens.workers.library.plans import Plans
 from twinlens.workers.library.removals import Removals
 from twinlens.workers.library.retries import Retries
 from twinlens.workers.milvus.vectors import Vectors
+from twinlens.workers.process.health import Health
 from twinlens.workers.process.sweeper import Sweeper
 from twinlens.workers.query.comparisons import Comparisons
 from twinlens.workers.query.duplicates import NearDuplicates
@@ -89,6 +90,7 @@ class Runtime:
     targets: Targets
     counts: Counts
     watch: Watch
+    health: Health
     chunks: Chunks
     images: Images
     deletions: Deletions
@@ -245,6 +247,9 @@ def build_runtime(
         targets=targets,
         counts=counts,
         watch=watch,
+        health=Health(
+            catalog=catalog, targets=targets, vectors=vectors, models_dir=settings.models_dir
+        ),
         chunks=chunks,
         images=images,
         deletions=deletions,

@@ -125,6 +125,50 @@ def test_readiness_names_what_is_missing(
     assert down.get("/livez").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"idle_s": 30.0}, None),
+        ({"idle_s": 31.0}, "No task has ended in 30 s, and none is running."),
+        ({"idle_s": None}, "No task has ended in 30 s, and none is running."),
+        ({"idle_s": None, "task_left_s": 3.0}, None),
+        ({"idle_s": 500.0, "task_left_s": -30.0}, None),
+        (
+            {"idle_s": 1.0, "task_left_s": -31.0},
+            "bulk@test:1: Its task has run 31 s longer than it may.",
+        ),
+        ({"probe": "No answer."}, "bulk@test:1: No answer."),
+        ({"probe": "No answer.", "task_left_s": 3.0}, None),
+        ({"milvus": "No answer."}, "bulk@test:1: It cannot reach Milvus: No answer."),
+    ],
+)
+def test_a_lane_is_ready_once_it_is_proven_to_work(
+    client: Client, worker: StandIn, told: dict[str, Any], message: str | None
+) -> None:
+    worker.serve("lite0")
+    worker.announce("search")
+    worker.announce("bulk", **told)
+    answer = client.get("/readyz")
+    if message is None:
+        assert answer.status_code == 200
+    else:
+        problem = assert_problem(answer, 503, "unavailable")
+        assert problem["errors"] == [{"location": "worker:bulk", "message": message}]
+
+
+def test_a_lane_with_processes_in_order_is_ready_and_the_others_are_named(
+    client: Client, worker: StandIn
+) -> None:
+    worker.serve("lite0")
+    worker.announce("search")
+    worker.announce("bulk", probe="No answer.")
+    worker.announce("bulk", 2, idle_s=500)
+    assert client.get("/readyz").status_code == 503, "the one in order is not proven"
+    worker.announce("bulk", 2)
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json["faults"]) == (200, {"bulk@test:1": "No answer."})
+
+
 def test_a_library_that_lacks_models_is_named_and_the_rest_is_ready(
     client: Client, worker: StandIn
 ) -> None:

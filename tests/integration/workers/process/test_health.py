@@ -19,6 +19,7 @@ from support.tiny_pair import pair_card, picture_graph, plain_picture, text_grap
 from twinlens.models.registry import Registry, ensure_models
 from twinlens.shared.libraries import new_library
 from twinlens.shared.redis.catalog import Catalog
+from twinlens.shared.redis.presence import live_workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
 
     from support.requests import Client
 
+    from twinlens.shared.messages import WorkerStatus
     from twinlens.shared.redis.client import Redis
     from twinlens.shared.settings import Settings
 
 BOTH_LANES = "search,bulk"
+LANES = {"worker:search", "worker:bulk"}
 
 
 @pytest.fixture
@@ -89,6 +92,21 @@ def has_another(worker: psutil.Process, child: psutil.Process) -> bool:
     return any(one.pid != child.pid for one in worker.children())
 
 
+def told(redis: Redis) -> WorkerStatus:
+    [status] = live_workers(redis)
+    return status
+
+
+def test_a_worker_that_takes_no_tasks_is_named_and_ends(
+    settings: Settings, tmp_path: Path, client: Client
+) -> None:
+    with working(settings, tmp_path, client) as worker:
+        worker.suspend()
+        wait_until(lambda: wrong(client).keys() >= LANES, 60)
+        assert wrong(client)["worker:search"] == "No task has ended in 30 s, and none is running."
+        wait_until(lambda: worker.status() == psutil.STATUS_ZOMBIE, 120)
+
+
 def test_a_picture_whose_inference_hangs_is_given_up_and_the_others_are_not(
     settings: Settings, tmp_path: Path, client: Client, redis: Redis, models: Registry
 ) -> None:
@@ -106,6 +124,53 @@ def test_a_picture_whose_inference_hangs_is_given_up_and_the_others_are_not(
     assert "model hangs@1 hangs" in (tmp_path / "worker.log").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("colour", "why"), [("white", "model hangs@1 hangs"), ("red", "its probe failed: model hangs")]
+)
+def test_a_process_whose_model_breaks_while_it_is_idle_ends_itself(
+    settings: Settings,
+    tmp_path: Path,
+    client: Client,
+    redis: Redis,
+    models: Registry,
+    colour: str,
+    why: str,
+) -> None:
+    models.add(hanging_card(), hanging_graph())
+    serve_only(redis, "hangs@1")
+    golden = settings.models_dir / "golden" / models.card("hangs").golden[0].picture
+    right = golden.read_bytes()
+    brief = settings.model_copy(update={"chunk_time_limit_s": 5})
+    with working(brief, tmp_path, client) as worker:
+        child = child_of(worker)
+        # What it is probed with is read when it is probed for the first time.
+        golden.write_bytes(plain_picture(colour))
+        wait_until(lambda: not child.is_running(), 60)
+        golden.write_bytes(right)
+    assert why in (tmp_path / "worker.log").read_text(encoding="utf-8")
+
+
+def test_a_worker_outlives_an_outage_of_milvus(
+    settings: Settings, tmp_path: Path, client: Client, redis: Redis, door: Door
+) -> None:
+    with working(settings, tmp_path, client) as worker:
+        child = child_of(worker)
+        door.shut()
+        beats: set[float] = set()
+
+        def has_beaten() -> bool:
+            if "worker:bulk" in wrong(client):
+                beats.add(told(redis).beat_at)
+            return len(beats) > 10  # 20 s, in which a new client is tried three times
+
+        wait_until(has_beaten, 120)
+        assert "It cannot reach Milvus" in wrong(client)["worker:search"]
+        assert "milvus" in wrong(client)
+        door.open()
+        wait_until(lambda: is_ready(client), 60)
+        assert child_of(worker).pid == child.pid
+
+
 def test_a_model_whose_file_is_gone_is_named_and_the_worker_starts_without_it(
     settings: Settings, tmp_path: Path, client: Client, redis: Redis, models: Registry
 ) -> None:
@@ -113,6 +178,7 @@ def test_a_model_whose_file_is_gone_is_named_and_the_worker_starts_without_it(
     Catalog(redis).ensure_library(new_library("art", ["colours@1"]))
     path = models.path_of(models.card("colours"))
     with working(settings, tmp_path, client) as worker:
+        assert client.get("/readyz").json["lacks"] == {}
         path.rename(path.with_suffix(".away"))
         wait_until(lambda: "art" in missing_models(client), 60)
         child = child_of(worker)

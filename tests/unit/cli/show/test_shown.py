@@ -589,6 +589,13 @@ def test_workers_libraries_and_what_waits_are_shown(service: Service, run: Run) 
     ]
 
 
+def test_what_is_wrong_with_a_worker_is_shown(service: Service, run: Run) -> None:
+    [worker] = stats().workers
+    ill = worker.model_copy(update={"probe": "Nobody."})
+    service.answers["/v1/stats"] = lambda _: as_json(stats(workers=[ill]))
+    assert ["both@here:1", "search,", "bulk", "17", "1.5", "0.2", "Nobody."] in rows(run("stats"))
+
+
 def test_a_rate_that_nobody_knows_is_not_shown(service: Service, run: Run) -> None:
     unknown = Backlog(
         pictures=1, pictures_per_s=0, process_pictures_per_s=None, processes_for_an_hour=None
