@@ -11,6 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from billiard.process import current_process
 from celery import signals
 from redis import RedisError
 
@@ -25,6 +26,7 @@ from twinlens.shared.settings import Settings
 from twinlens.workers.process.heartbeat import Heartbeat, Sweeps, WebhookLane
 from twinlens.workers.process.lanes import LaneProbes
 from twinlens.workers.process.lease import LeaseRenewal
+from twinlens.workers.process.pulse import Pulse, PulseWatch
 from twinlens.workers.process.runtime import Runtime, build_runtime
 from twinlens.workers.process.waiting import wait_for
 
@@ -42,7 +44,7 @@ BACKEND = "twinlens.workers.process.backend:JobBackend"
 
 settings = Settings()
 celery_app = make_celery(settings, BACKEND)
-celery_app.steps["consumer"].add(LeaseRenewal)
+celery_app.steps["consumer"].update({LeaseRenewal, PulseWatch})
 celery_app.conf.imports = ("twinlens.workers.tasks",)
 
 
@@ -133,6 +135,8 @@ def _start_process(**_: Any) -> None:
                 held.publish()
         os.kill(os.getppid(), signal.SIGQUIT)
         os._exit(os.EX_CONFIG)
+    own: Any = current_process()
+    Pulse(own.index).start()
     Heartbeat(held).start()
     LaneProbes(held, celery_app).start()
     Sweeps(held, celery_app).start()

@@ -97,6 +97,21 @@ def told(redis: Redis) -> WorkerStatus:
     return status
 
 
+def test_a_process_that_stands_still_is_named_and_replaced_by_another(
+    settings: Settings, tmp_path: Path, client: Client
+) -> None:
+    with working(settings, tmp_path, client) as worker:
+        child = child_of(worker)
+        child.suspend()
+        wait_until(lambda: wrong(client).keys() >= LANES, 60)
+        assert wrong(client)["worker:bulk"] == "No worker is running."
+        job_id = post(client, [("red.png", plain_picture("red"))])
+        wait_until(lambda: has_another(worker, child), 60)
+        wait_until(lambda: is_ready(client), 60)
+        wait_until(lambda: job_of(client, job_id)["finished_at"] is not None, 60)
+        assert outcomes(client, job_id) == ["succeeded"]
+
+
 def test_a_worker_that_takes_no_tasks_is_named_and_ends(
     settings: Settings, tmp_path: Path, client: Client
 ) -> None:
