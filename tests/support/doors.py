@@ -43,6 +43,13 @@ class Door:
         """Takes connections and bytes, and says nothing."""
         self._passes.clear()
 
+    def freeze(self) -> None:
+        """Says nothing more on the connections that there are; new ones are passed on."""
+        with self._lock:
+            before, self._passes = self._passes, threading.Event()
+            self._passes.set()
+        before.clear()
+
     def open(self) -> None:
         """Passes on again; what was sent meanwhile as well."""
         self._passes.set()
@@ -79,10 +86,11 @@ class Door:
     def _pass(
         self, source: socket.socket, sink: socket.socket, tell: Callable[[bytes], None]
     ) -> None:
+        passes = self._passes
         with contextlib.suppress(OSError):
             while piece := source.recv(65536):
                 tell(piece)
-                self._passes.wait()
+                passes.wait()
                 sink.sendall(piece)
         for one in (source, sink):
             with contextlib.suppress(OSError):

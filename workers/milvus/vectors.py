@@ -29,7 +29,13 @@ from twinlens.models.distances import pairwise_distances
 from twinlens.shared.errors import Unavailable
 from twinlens.shared.indexes import COMPRESSED, EXACT, Server, search_params, server_of
 from twinlens.shared.loopback import is_loopback
-from twinlens.workers.milvus.collection import ID_FIELD, VECTOR_FIELD, Collection, make_ready
+from twinlens.workers.milvus.collection import (
+    ID_FIELD,
+    LOAD_S,
+    VECTOR_FIELD,
+    Collection,
+    make_ready,
+)
 from twinlens.workers.milvus.expressions import (
     METADATA_FIELD,
     StoredFields,
@@ -43,6 +49,8 @@ if TYPE_CHECKING:
     from twinlens.shared.filters.fields import Fields
     from twinlens.shared.filters.tree import Filter
     from twinlens.shared.settings import Settings
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -94,6 +102,9 @@ class Vectors:
 
     @functools.cached_property
     def _client(self) -> MilvusClient:
+        return self._connect(self._timeout_s)
+
+    def _connect(self, timeout_s: float, *, is_anew: bool = False) -> MilvusClient:
         # Its errors arrive here as exceptions. In the log, an answer of "no" takes 40 lines.
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
         uri = self._settings.milvus_uri
@@ -103,9 +114,36 @@ class Vectors:
         return MilvusClient(
             uri=uri,
             token=self._settings.milvus_token,
-            timeout=self._timeout_s,
-            grpc_options={"grpc.enable_http_proxy": int(has_proxy)},
+            timeout=timeout_s,
+            # Else it would have the connection of the one before, dead or not: pymilvus shares
+            # the first of these, gRPC the second.
+            dedicated=is_anew,
+            grpc_options={
+                "grpc.enable_http_proxy": int(has_proxy),
+                "grpc.use_local_subchannel_pool": int(is_anew),
+            },
         )
+
+    @_needs_milvus
+    def renew_client(self, timeout_s: float) -> None:
+        """Replaces the client by a new one, if Milvus answers that one.
+
+        Args:
+            timeout_s: Of each of its two calls.
+        """
+        client = self._connect(timeout_s, is_anew=True)
+        try:
+            client.list_collections(timeout=timeout_s)
+        except BaseException:
+            client.close()
+            raise
+        log.warning("Milvus answers a new client and not the one that there was: it is replaced")
+        old, self._client = self.__dict__.get("_client"), client
+        if old is not None:
+            # Calls of it may still run, within their time limits.
+            closing = threading.Timer(2 * LOAD_S, old.close)
+            closing.daemon = True
+            closing.start()
 
     @_needs_milvus
     def ping(self, timeout_s: float) -> None:

@@ -6,6 +6,7 @@ for dead, and a host that is told of the end of jobs may not answer.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 RATE_WINDOW_S = 60.0
 # How long a webhook waits at most that nothing else holds up.
 WEBHOOK_PAUSE_S = 1.0
+# Beats in a row without an answer, until a new client of Milvus is tried; and again, as often.
+UNANSWERED = 3
 
 
 class Rounds(threading.Thread):
@@ -89,6 +92,7 @@ class Heartbeat(Rounds):
         super().__init__("heartbeat", BEAT_S)
         self._runtime = runtime
         self._history = deque([(time.monotonic(), 0, 0)])
+        self._n_unanswered = 0
 
     def go_round(self) -> None:
         self._ping_milvus()
@@ -101,8 +105,16 @@ class Heartbeat(Rounds):
             self._runtime.vectors.ping(timeout_s=BEAT_S)
         except Unavailable as error:
             health.milvus = error.detail
+            self._n_unanswered += 1
+            if self._n_unanswered % UNANSWERED == 0:
+                # Not here, where it would hold up the next beat.
+                threading.Thread(target=self._renew_client, name="milvus", daemon=True).start()
         else:
-            health.milvus = OK
+            health.milvus, self._n_unanswered = OK, 0
+
+    def _renew_client(self) -> None:
+        with contextlib.suppress(Unavailable):
+            self._runtime.vectors.renew_client(BEAT_S)
 
     def _status(self) -> WorkerStatus:
         counts, health = self._runtime.counts, self._runtime.health

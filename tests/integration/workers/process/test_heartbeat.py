@@ -206,13 +206,66 @@ def test_it_tells_that_milvus_is_away_and_that_it_is_back(
     assert "Milvus did not answer" in told(process).milvus
     door.open()
 
-    def end_if_it_is_back(_: int) -> None:
+    beat(process, monkeypatch, Clock(6000, end_if_milvus_answers(process)))
+    assert told(process).milvus == "ok"
+
+
+def end_if_milvus_answers(process: WorkerProcess) -> Callable[[int], None]:
+    def happen(_: int) -> None:
         time.sleep(0.01)
         if told(process).milvus == "ok":
             raise SystemExit
 
-    beat(process, monkeypatch, Clock(6000, end_if_it_is_back))
-    assert told(process).milvus == "ok"
+    return happen
+
+
+def test_a_client_of_milvus_that_is_dead_is_replaced(
+    process: WorkerProcess, filled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process.runtime.vectors._client.close()
+    beat(process, monkeypatch, Clock(1))
+    assert told(process).milvus != "ok"
+    beat(process, monkeypatch, Clock(6000, end_if_milvus_answers(process)))
+    assert process.runtime.images.count_vectors("default") == {"phash": len(filled)}
+
+
+def test_a_client_of_milvus_whose_connection_is_silent_is_replaced(
+    process: WorkerProcess,
+    filled: list[str],
+    door: Door,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As where a firewall has forgotten it. Others reach Milvus."""
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.5)
+    door.freeze()
+    beat(process, monkeypatch, Clock(1))
+    assert told(process).milvus != "ok"
+    beat(process, monkeypatch, Clock(6000, end_if_milvus_answers(process)))
+    assert "it is replaced" in caplog.text
+    assert process.runtime.images.count_vectors("default") == {"phash": len(filled)}
+
+
+def test_a_client_of_a_milvus_that_is_away_is_kept(
+    process: WorkerProcess, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process.runtime.vectors.ping(timeout_s=60)
+    client = process.runtime.vectors._client
+    door.shut()
+    for thread in beat_in_vain(process, monkeypatch):
+        thread.join()
+    door.open()
+    assert process.runtime.vectors._client is client
+    beat(process, monkeypatch, Clock(6000, end_if_milvus_answers(process)))
+
+
+def beat_in_vain(process: WorkerProcess, monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """Beats until a new client has been tried. Gives the threads in which it is."""
+    before = set(threading.enumerate())
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.2)
+    beat(process, monkeypatch, Clock(heartbeat.UNANSWERED))
+    assert told(process).milvus != "ok"
+    return [one for one in threading.enumerate() if one not in before and one.name == "milvus"]
 
 
 def test_a_silent_milvus_does_not_make_a_process_count_as_dead(
