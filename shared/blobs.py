@@ -143,6 +143,13 @@ class BlobStore:
         """Returns a writer of many blobs, durable when its `with` block ends."""
         return BlobBatch(self._root)
 
+    def library_ids(self) -> set[str]:
+        """Returns the ids of the libraries that have pictures."""
+        try:
+            return {folder.name for folder in (self._root / "images").iterdir()}
+        except FileNotFoundError:
+            return set()
+
     def delete_library(self, library_id: str) -> None:
         """Removes all that is kept of a library. Several may do so at once.
 

@@ -110,6 +110,19 @@ class Libraries:
                 lacks[one.name] = " ".join(filter(None, (lacks.get(one.name), more)))
         return lacks
 
+    def without_record(self, ids: Iterable[str], libraries: Iterable[Library]) -> dict[str, str]:
+        """Returns what is wrong with libraries that have pictures and no record, by their ids.
+
+        Args:
+            ids: Of all libraries that have pictures.
+            libraries: Those that have a record.
+        """
+        known = {one.id for one in libraries} | set(self.catalog.removed_libraries(0))
+        return dict.fromkeys(
+            sorted(set(ids) - known),
+            "It has pictures and no record: Redis has lost it. Its id begins with its name.",
+        )
+
     def all(self) -> list[Library]:
         """Returns all libraries by name; there is at least `default`."""
         by_name = {library.name: library for library in self.catalog.libraries()}

@@ -112,19 +112,25 @@ def _check_parts(services: Services) -> Ready:
     libraries: list[Library] = []
     missing_models: dict[str, list[str]] = {}
     lacks: dict[str, str] = {}
+    without_record: dict[str, str] = {}
     try:
         workers = live_workers(services.redis)
         libraries = services.libraries.all()
         missing_models = services.libraries.missing_models(libraries)
         lacks = services.libraries.lacks(libraries)
+        without_record = services.libraries.without_record(services.blobs.library_ids(), libraries)
     except RedisError:
         missing.append(FieldError(location="redis", message="Redis does not answer."))
+    except OSError as error:
+        message = f"The pictures cannot be read: {error.strerror}."
+        missing.append(FieldError(location="pictures", message=message))
     else:
         missing += [lack for lane in LANES if (lack := _lack_of(lane, workers))]
     if not services.readiness.is_milvus_listening():
         missing.append(FieldError(location="milvus", message="Milvus does not accept connections."))
     lacking = [
-        FieldError(location=f"library:{name}", message=message) for name, message in lacks.items()
+        FieldError(location=f"library:{name}", message=message)
+        for name, message in (lacks | without_record).items()
     ]
     if missing:
         parts = ", ".join(part.location for part in missing)
@@ -133,7 +139,12 @@ def _check_parts(services: Services) -> Ready:
         raise Unavailable("Not ready: every library lacks models or embeddings.", lacking)
     n_by_lane = {lane: _count(lane, workers) for lane in LANES}
     faults = {worker.name: worker.fault for worker in workers if worker.fault is not None}
-    return Ready(workers=n_by_lane, missing_models=missing_models, lacks=lacks, faults=faults)
+    return Ready(
+        workers=n_by_lane,
+        missing_models=missing_models,
+        lacks=lacks | without_record,
+        faults=faults,
+    )
 
 
 @docs.get("/openapi.json")

@@ -169,6 +169,42 @@ def test_a_lane_with_processes_in_order_is_ready_and_the_others_are_named(
     assert (ready.status_code, ready.json["faults"]) == (200, {"bulk@test:1": "No answer."})
 
 
+def test_a_library_with_pictures_and_no_record_is_named_unless_it_was_removed(
+    client: Client, worker: StandIn, settings: Settings
+) -> None:
+    for lane in ("search", "bulk"):
+        worker.announce(lane)
+    worker.serve("lite0")
+    worker.serve("lite0", library="art")
+    art = worker.catalog.library("art")
+    for library_id in ("default", art.id):
+        settings.blob_dir.joinpath("images", library_id).mkdir(parents=True)
+    assert client.get("/readyz").json["lacks"] == {}
+    worker.redis.hdel(keys.LIBRARIES, "art")
+    assert list(client.get("/readyz").json["lacks"]) == [art.id]
+    worker.redis.delete(keys.LIBRARIES)
+    errors = assert_problem(client.get("/readyz"), 503, "unavailable")["errors"]
+    assert [one["location"] for one in errors] == ["library:default", f"library:{art.id}"]
+
+    worker.serve("lite0")
+    worker.catalog.ensure_library(art)
+    worker.catalog.remove_library("art", art.id)
+    assert client.get("/readyz").json["lacks"] == {}
+
+
+def test_a_store_that_cannot_be_read_is_named(
+    client: Client, worker: StandIn, settings: Settings
+) -> None:
+    for lane in ("search", "bulk"):
+        worker.announce(lane)
+    worker.serve("lite0")
+    settings.blob_dir.mkdir(parents=True)
+    settings.blob_dir.joinpath("images").touch()
+    errors = assert_problem(client.get("/readyz"), 503, "unavailable")["errors"]
+    message = "The pictures cannot be read: Not a directory."
+    assert errors == [{"location": "pictures", "message": message}]
+
+
 def test_a_library_that_lacks_models_is_named_and_the_rest_is_ready(
     client: Client, worker: StandIn
 ) -> None:

@@ -18,6 +18,7 @@ from support.tiny_pair import pair_card, picture_graph, plain_picture, text_grap
 
 from twinlens.models.registry import Registry, ensure_models
 from twinlens.shared.libraries import new_library
+from twinlens.shared.redis import keys
 from twinlens.shared.redis.catalog import Catalog
 from twinlens.shared.redis.presence import live_workers
 
@@ -222,3 +223,28 @@ def test_a_model_that_differs_from_its_card_is_named_though_its_worker_cannot_st
 def missing_models(client: Client) -> dict[str, Any]:
     missing: dict[str, Any] = client.get("/readyz").json["missing_models"]
     return missing
+
+
+def test_a_library_whose_record_is_gone_is_named(
+    settings: Settings, tmp_path: Path, client: Client, redis: Redis
+) -> None:
+    with working(settings, tmp_path, client):
+        wait_until(lambda: "phash@1" in Catalog(redis).models(), 60)
+        library_id = client.put("/v1/libraries/art", json={"models": ["phash"]}).json["id"]
+        files = {"data": plain_picture("red"), "content_type": "image/png"}
+        job_id = client.post("/v1/images?library=art", **files).json["id"]
+        wait_until(lambda: job_of(client, job_id)["finished_at"] is not None, 60)
+        assert client.get("/readyz").json["lacks"] == {}
+        redis.hdel(keys.LIBRARIES, "art")
+        [(name, lack)] = client.get("/readyz").json["lacks"].items()
+        assert name == library_id
+        assert "Redis has lost it" in lack
+
+
+def test_a_default_library_whose_record_is_gone_is_named_and_made_anew(
+    settings: Settings, tmp_path: Path, client: Client, redis: Redis
+) -> None:
+    with working(settings, tmp_path, client):
+        redis.delete(keys.LIBRARIES)
+        assert wrong(client) == {"library:default": "No worker has made it yet."}
+        wait_until(lambda: is_ready(client), 60)
