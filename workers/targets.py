@@ -10,8 +10,8 @@ import numpy as np
 
 from twinlens.models.session import default_batch_size
 from twinlens.shared.errors import ModelRefused
-from twinlens.workers.chunk.embedding import GROUP_TIME_LIMITS
 from twinlens.workers.milvus.collection import Collection, collection_of
+from twinlens.workers.watch import GROUP_TIME_LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# How long a group of pictures may take, in time limits of one. A picture comes alone as soon as its
+# chunk has ended a process, so what hangs is found without waiting for the chunk's limit.
+GROUP_TIME_LIMITS = 4
 LOOK_S = 1.0
 _STANDARD_ERROR = 2
 

@@ -15,6 +15,7 @@ import numpy as np
 from twinlens.shared.errors import ContentMissing, Internal, TwinlensError
 from twinlens.shared.filters.fields import fields_of
 from twinlens.shared.messages import Image, now
+from twinlens.workers.watch import GROUP_TIME_LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -35,9 +36,6 @@ log = logging.getLogger(__name__)
 # Running one model over several pictures keeps its weights in the processor's cache: a fifth faster
 # than picture by picture. With smaller groups, decoding and embedding overlap sooner.
 GROUP_ITEMS = 16
-# How long a group may take to decode, in time limits of one picture. A picture comes alone as soon
-# as its chunk has ended a process, so what hangs is found without waiting for the chunk's limit.
-GROUP_TIME_LIMITS = 4
 _STANDARD_ERROR = 2
 
 
