@@ -27,7 +27,6 @@ class GoodClient:
 
     def __init__(self, url: str) -> None:
         self._http = httpx.Client(base_url=url, timeout=TIMEOUT, trust_env=False)
-        self.n_repeated = 0
 
     def close(self) -> None:
         self._http.close()
@@ -56,7 +55,6 @@ class GoodClient:
                 if not _may_come_later(answer):
                     break
             is_repeated = True
-            self.n_repeated += 1
             time.sleep(PAUSE_S)
         raise NotAnswered(f"{method} {path}: {told}")
 

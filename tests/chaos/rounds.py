@@ -26,7 +26,7 @@ def play_round(scene: Scene, plan: Plan) -> str:
     url = f"{scene.url}/v1/libraries/{library}"
     httpx.put(url, json=models, timeout=60).raise_for_status()
     ledger, steps = Ledger(), Steps()
-    striker = Striker(scene.data_dir, plan.strikes, steps)
+    striker = Striker(scene, plan.strikes, steps)
     striker.start()
     faults = run_load(scene, library, plan, ledger, steps)
     striker.join()

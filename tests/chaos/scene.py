@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from chaos.plan import Part
+
 N_BULK_PROCESSES = 2
 # So that there are many chunks of few pictures.
 SETTINGS = {"TWINLENS_CHUNK_ITEMS": "3"}
@@ -38,6 +40,18 @@ class Scene:
     url: str
     data_dir: Path
     listed: Path
+
+    def process(self, part: Part, *, is_child: bool = False) -> psutil.Process | None:
+        """Returns a part's process, or its youngest child; None while there is none."""
+        pids = self._kept()["pids"]
+        if part not in pids:
+            return None
+        try:
+            process = psutil.Process(pids[part])
+            children = process.children() if is_child else [process]
+        except psutil.NoSuchProcess:
+            return None
+        return max(children, key=lambda one: one.pid, default=None)
 
     def processes(self) -> Iterator[tuple[str, psutil.Process]]:
         """Gives every process, with a name: that of its part, and for a child, its place."""

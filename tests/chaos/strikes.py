@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import threading
@@ -14,23 +13,10 @@ import psutil
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from chaos.ledger import Steps
-    from chaos.plan import Part, Strike
-
-
-def process_of(data_dir: Path, part: Part, *, is_child: bool = False) -> psutil.Process | None:
-    """Returns a part's process, or its youngest child; None while there is none."""
-    kept = json.loads((data_dir / "services.json").read_text(encoding="utf-8"))
-    if part not in kept["pids"]:
-        return None
-    try:
-        process = psutil.Process(kept["pids"][part])
-        children = process.children() if is_child else [process]
-    except psutil.NoSuchProcess:
-        return None
-    return max(children, key=lambda one: one.pid, default=None)
+    from chaos.plan import Strike
+    from chaos.scene import Scene
 
 
 class Striker(threading.Thread):
@@ -40,9 +26,9 @@ class Striker(threading.Thread):
         told: What was done.
     """
 
-    def __init__(self, data_dir: Path, strikes: Sequence[Strike], steps: Steps) -> None:
+    def __init__(self, scene: Scene, strikes: Sequence[Strike], steps: Steps) -> None:
         super().__init__(name="striker", daemon=True)
-        self._data_dir, self._strikes, self._steps = data_dir, strikes, steps
+        self._scene, self._strikes, self._steps = scene, strikes, steps
         self._wakers: list[threading.Timer] = []
         self.told: list[str] = []
 
@@ -55,7 +41,7 @@ class Striker(threading.Thread):
             waker.join()
 
     def _strike(self, strike: Strike) -> str:
-        process = process_of(self._data_dir, strike.part, is_child=strike.is_child)
+        process = self._scene.process(strike.part, is_child=strike.is_child)
         if process is None:
             return "was not there"
         with contextlib.suppress(ProcessLookupError):
