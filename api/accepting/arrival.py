@@ -244,8 +244,9 @@ class _Arrival:
         accepted = self._submission.answer(self._fingerprint)
         if not accepted.is_new:
             return accepted
-        self._submission.settle(self._fingerprint)
+        # In this order: who repeats the request is told of a job that is whole, or of none.
         self._feed.seal(self._job.id, n_passed_over=self._n_passed_over)
+        self._submission.settle(self._fingerprint)
         return Accepted(self._jobs.get(self._job.id), is_new=True)
 
     def _break(self, batch: BlobBatch, reason: TwinlensError) -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis import RedisError
 from support.requests import assert_problem
 from support.servers import set_rules, wait_until
 from support.uploading import BREAK, END, part, parts, post_pieces, the_job
@@ -105,6 +106,26 @@ def test_a_slow_repeat_does_not_shorten_the_life_of_the_key(
     for _ in range(2):
         assert post_pieces(client, [*parts(9), END], key="k").status_code == 202
     assert life_of_key(redis) > KEY_TTL_S - 600
+
+
+def test_an_upload_whose_end_was_not_recorded_does_not_stand_for_its_key(
+    client: Client, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its repetition was answered with a job that then ended as broken, though it was whole."""
+    really_seal = Feed.seal
+
+    def fail(*_: Any, **__: Any) -> None:
+        monkeypatch.setattr(Feed, "seal", really_seal)
+        raise RedisError("Redis is away")
+
+    monkeypatch.setattr(Feed, "seal", fail)
+    pieces = [*parts(6), END]
+    assert_problem(post_pieces(client, pieces, key="k"), 503, "unavailable")
+    assert_problem(post_pieces(client, pieces, key="k"), 409, "upload-in-progress")
+    [name] = redis.keys("tl:idempotency:*")
+    redis.delete(name)  # its time is over
+    again = post_pieces(client, pieces, key="k")
+    assert (again.status_code, again.json["progress"]["total"]) == (202, 6)
 
 
 # What a key stands for.
