@@ -63,13 +63,17 @@ class Collection:
             return embedding.tobytes()
         return embedding.astype(self.dtype, copy=False)
 
-    def from_stored(self, stored: Any) -> Any:
-        """Returns an embedding that the client gave: float32, or uint8 of packed bits."""
+    def as_stored(self, stored: Any) -> Any:
+        """Returns what the client gave as an array of `dtype`, to the bit."""
         if self.dtype == np.float32:
             # A copy: otherwise, one row that is kept would keep all rows of the answer.
             return np.array(stored, np.float32)
-        row = np.frombuffer(stored[0], self.dtype)
-        return row if self.is_binary else row.astype(np.float32)
+        return np.frombuffer(stored[0], self.dtype)
+
+    def from_stored(self, stored: Any) -> Any:
+        """Returns an embedding that the client gave: float32, or uint8 of packed bits."""
+        row = self.as_stored(stored)
+        return row if self.is_binary else row.astype(np.float32, copy=False)
 
 
 def collection_of(edition: Edition, card: Card) -> Collection:

@@ -232,6 +232,26 @@ def test_an_index_gives_the_true_distances_or_is_refused(
         vectors.drop(collection.name)
 
 
+@pytest.mark.parametrize("vector", ["FLOAT32", "FLOAT16"])
+def test_what_is_stored_is_read_to_the_bit_and_nothing_is_made(
+    vectors: Vectors, vector: Any
+) -> None:
+    index = Index(vector=vector)
+    for card in (LITE0, PHASH):
+        collection = collection_of(new_library("test", [card.ref], index=index), card)
+        assert vectors.read_stored(collection, [id_of(1)]) == {}
+        assert not vectors.has(collection.name)
+        if card is not PHASH and not vectors.server.types_of(index):
+            continue
+        rows = embeddings_for(card, 12).astype(collection.dtype)
+        upsert(vectors, collection, [id_of(i) for i in range(N_ROWS)], rows)
+        stored = vectors.read_stored(collection, [id_of(i) for i in (3, 4, N_ROWS)])
+        assert {image_id: (row.dtype, row.tobytes()) for image_id, row in stored.items()} == {
+            id_of(i): (collection.dtype, rows[i].tobytes()) for i in (3, 4)
+        }
+        vectors.drop(collection.name)
+
+
 def test_parameters_that_do_not_suit_a_model_are_refused(vectors: Vectors) -> None:
     index = Index(type="IVF_FLAT", params={"nlist": 0})
     library = new_library("test", [LITE0.ref], index=index)
