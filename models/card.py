@@ -249,15 +249,25 @@ def load_card(path: Path) -> Card:
             the detail names each field.
     """
     try:
-        return Card.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return parse_card(path.name, path.read_bytes())
     except OSError as error:
         raise BadCard(f"{path.name} cannot be read: {error.strerror}") from error
+
+
+def parse_card(name: str, content: bytes) -> Card:
+    """Returns a card from what its file holds.
+
+    Raises:
+        BadCard: As `load_card`; `name` is the file's.
+    """
+    try:
+        return Card.model_validate(tomllib.loads(content.decode()))
     except UnicodeDecodeError as error:
-        raise BadCard(f"{path.name} is not UTF-8 text") from error
+        raise BadCard(f"{name} is not UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:
-        raise BadCard(f"{path.name} is not TOML: {error}") from error
+        raise BadCard(f"{name} is not TOML: {error}") from error
     except ValidationError as error:
-        raise BadCard(f"{path.name}: {'; '.join(describe_faults(error))}") from error
+        raise BadCard(f"{name}: {'; '.join(describe_faults(error))}") from error
 
 
 def describe_faults(error: ValidationError) -> list[str]:

@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING
 from twinlens.models.build import build_model
 from twinlens.models.card import (
     Card,
+    Golden,
     TextSpec,
     check_name,
     check_version,
     collection_key,
     dump_card,
     load_card,
+    parse_card,
 )
 from twinlens.models.cards import SHIPPED_CARDS, shipped_refs
 from twinlens.models.errors import BadInput
@@ -198,17 +200,52 @@ class Registry:
         """
         self.check_new(card.name, card.version)
         _ensure_golden_pictures(self._directory)
-        files = {f"{card.ref}.onnx": model}
-        filled = {"file": f"{card.ref}.onnx", "sha256": _sha256(model)}
-        card = card.model_copy(update=filled)
+        card, files = _named(card, model, text)
         embedder = OnnxEmbedder(card, model)
         if text is not None and card.text is not None:
-            card = card.model_copy(update={"text": _named_text(card, card.text, text)})
             TextEncoder(card, *text)
-            files |= {f"{card.ref}.text.onnx": text[0], f"{card.ref}.tokenizer.json": text[1]}
         card = card.model_copy(update={"golden": make_golden(embedder, self._directory)})
         self._write(card, files)
         return card
+
+    def pack(self, ref: str) -> dict[str, bytes]:
+        """Returns all that a model is, as files by name, for `unpack`.
+
+        Raises:
+            ModelNotFound: There is no such card.
+            ModelRefused: A file is missing or differs from the card.
+        """
+        card, model = self.read(ref)
+        card, files = _named(card, model, self.read_text(card))
+        for golden in card.golden:
+            name = _golden_name(golden)
+            try:
+                files[name] = (self._directory / name).read_bytes()
+            except OSError as error:
+                raise ModelRefused(f"model {ref}: {name}: {error.strerror}") from error
+        return files | {card_name(ref): dump_card(card).encode()}
+
+    def unpack(self, ref: str, files: Mapping[str, bytes]) -> None:
+        """Adds a model as it was elsewhere. It is checked when it is opened.
+
+        Args:
+            ref: NAME@VERSION.
+            files: As `pack` gave them. Only those that the card names are written.
+
+        Raises:
+            BadCard: The card is not valid, is another's, or names what is not among the files.
+            BadInput, ModelExists: See `check_new`.
+        """
+        name = card_name(ref)
+        card = parse_card(name, files.get(name, b""))
+        goldens = {_golden_name(golden) for golden in card.golden}
+        wanted = {*_files_of(card), *goldens}
+        if card.ref != ref or not wanted <= files.keys():
+            raise BadCard(f"{name} is of {card.ref}, or a file that it names is missing")
+        self.check_new(card.name, card.version)
+        _ensure_golden_pictures(self._directory)
+        there = {one for one in goldens if (self._directory / one).exists()}
+        self._write(card, {one: files[one] for one in sorted(wanted - there)})
 
     def rewrite(self, card: Card) -> None:
         """Replaces the card of a model that is there."""
@@ -230,7 +267,7 @@ class Registry:
     def _write(self, card: Card, files: Mapping[str, bytes]) -> None:
         for name, content in files.items():
             _write_whole(self._directory / name, content)
-        _write_whole(self._directory / f"{card.ref}.toml", dump_card(card).encode())
+        _write_whole(self._directory / card_name(card.ref), dump_card(card).encode())
 
     def _read(self, card: Card, name: str, sha256: str) -> bytes:
         try:
@@ -255,12 +292,33 @@ class Registry:
         return content
 
 
+def card_name(ref: str) -> str:
+    """Returns how the file of a model's card is called, unless somebody called it otherwise."""
+    return f"{ref}.toml"
+
+
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
 def _files_of(card: Card) -> list[str]:
     return [card.file, *((card.text.file, card.text.tokenizer) if card.text else ())]
+
+
+def _golden_name(golden: Golden) -> str:
+    return f"{GOLDEN_DIRECTORY}/{golden.picture}"
+
+
+def _named(
+    card: Card, model: bytes, text: tuple[bytes, bytes] | None
+) -> tuple[Card, dict[str, bytes]]:
+    """Gives a model's files their names, and these with their SHA-256 to its card."""
+    files = {f"{card.ref}.onnx": model}
+    card = card.model_copy(update={"file": f"{card.ref}.onnx", "sha256": _sha256(model)})
+    if text is not None and card.text is not None:
+        card = card.model_copy(update={"text": _named_text(card, card.text, text)})
+        files |= {f"{card.ref}.text.onnx": text[0], f"{card.ref}.tokenizer.json": text[1]}
+    return card, files
 
 
 def _named_text(card: Card, spec: TextSpec, text: tuple[bytes, bytes]) -> TextSpec:

@@ -106,6 +106,38 @@ def test_versions_lie_beside_each_other_and_are_told_apart(models: Path) -> None
     assert not list(models.glob("phash@2*"))
 
 
+def test_a_model_is_packed_and_unpacked_elsewhere(models: Path, tmp_path: Path) -> None:
+    (models / "phash@1.onnx").rename(models / "mine.onnx")
+    edit(models / "phash@1.toml", 'file = "phash@1.onnx"', 'file = "mine.onnx"')
+    packed = Registry(models).pack("phash@1")
+    elsewhere = Registry(tmp_path / "elsewhere")
+    elsewhere.directory.mkdir()
+    elsewhere.unpack("phash@1", packed)
+    assert elsewhere.open("phash@1").card.sha256 == Registry(models).card("phash@1").sha256
+    assert elsewhere.pack("phash@1") == packed
+    with pytest.raises(ModelExists):
+        elsewhere.unpack("phash@1", packed)
+
+
+def test_nothing_is_unpacked_but_what_a_card_names(models: Path, tmp_path: Path) -> None:
+    packed = Registry(models).pack("phash@1")
+    elsewhere = Registry(tmp_path / "elsewhere")
+    elsewhere.directory.mkdir()
+    for wrong in ({}, packed | {"phash@1.toml": b"name ="}):
+        with pytest.raises(BadCard):
+            elsewhere.unpack("phash@1", wrong)
+    for name in ("phash@1.onnx", "golden/coffee.png"):
+        with pytest.raises(BadCard, match="a file that it names is missing"):
+            elsewhere.unpack("phash@1", {n: one for n, one in packed.items() if n != name})
+    with pytest.raises(BadCard, match="is of phash@1"):
+        elsewhere.unpack("other@1", {"other@1.toml": packed["phash@1.toml"]} | packed)
+    elsewhere.unpack("phash@1", packed | {"../outside": b"x"})
+    assert not (tmp_path / "outside").exists()
+    (models / "golden" / "coffee.png").unlink()
+    with pytest.raises(ModelRefused, match=r"golden/coffee\.png: No such file"):
+        Registry(models).pack("phash@1")
+
+
 def test_a_model_that_is_not_what_its_card_says_is_not_added(models: Path) -> None:
     registry = Registry(models)
     card, model = registry.read("efficientnet-lite0@1")
