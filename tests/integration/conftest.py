@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pymilvus import MilvusClient
 from support.doors import Door, door_to
 from support.embedding import outcomes
+from support.every_milvus import tidied
 from support.inside_worker import WorkerProcess, serve_only, worker_process
 from support.kept_models import KeptModels
 from support.photos import NAMES, jpeg, source
@@ -27,6 +27,8 @@ from twinlens.workers.process.runtime import build_runtime
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from pymilvus import MilvusClient
 
     from twinlens.shared.redis.client import Redis
     from twinlens.workers.process.runtime import Runtime
@@ -70,20 +72,10 @@ def milvus_uri(
     kept_collections: set[str],
     milvus_clients: dict[str, MilvusClient],
 ) -> Iterator[str]:
-    """Milvus Lite, unless a test is `on_every_milvus`.
-
-    Collections that were made meanwhile are dropped: each takes memory of Milvus Lite, and
-    processor time of every tick of the real server.
-    """
+    """Milvus Lite, unless a test is `on_every_milvus`."""
     uri: str = request.getfixturevalue(getattr(request, "param", "lite_uri"))
-    if uri not in milvus_clients:
-        # Without pings: for those of an idle client, Milvus Lite ends its connection.
-        milvus_clients[uri] = MilvusClient(uri, grpc_options={"grpc.keepalive_time_ms": 2**31 - 1})
-    client = milvus_clients[uri]
-    before = set(client.list_collections())
-    yield uri
-    for one in set(client.list_collections()) - before - kept_collections:
-        client.drop_collection(one)
+    with tidied(uri, milvus_clients, kept_collections):
+        yield uri
 
 
 @pytest.fixture
