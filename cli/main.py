@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from twinlens import __version__
+from twinlens.cli.backup.commands import backup, restore
 from twinlens.cli.keys.commands import keys
 from twinlens.cli.output import INTERRUPTED, json_option, say
 from twinlens.cli.parameters import (
@@ -376,7 +377,17 @@ def stats(url: str) -> None:
     show_stats(url)
 
 
-for command in (images, jobs, keys, libraries, models, evaluate_models, compare_models):
+for command in (
+    images,
+    jobs,
+    keys,
+    libraries,
+    models,
+    evaluate_models,
+    compare_models,
+    backup,
+    restore,
+):
     main.add_command(command)
 
 

@@ -34,6 +34,7 @@
     │   ├── BrokenPicture          422
     │   └── EmptyPicture           422
     ├── BadArchive                 422  an archive, or an entry of one, that is refused
+    ├── BadBackup                  422  a folder that is no backup, or damaged
     ├── ModelError
     │   ├── BadCard                500
     │   ├── ModelExists            409  there is already one of this name and version
@@ -278,6 +279,12 @@ class EmptyPicture(PictureError):
 
 class BadArchive(TwinlensError):
     code, title, status = "bad-archive", "The archive is refused", 422
+
+
+class BadBackup(TwinlensError):
+    """A folder that cannot be restored from, or written to. Commands raise it, never a service."""
+
+    code, title, status = "bad-backup", "The backup cannot be used", 422
 
 
 class ModelError(TwinlensError):

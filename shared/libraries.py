@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 # It exists from the start.
 DEFAULT_LIBRARY = "default"
+# It becomes part of its collections' names in Milvus.
+LIBRARY_NAME = "^[a-z0-9]+(-[a-z0-9]+)*$"
+MAX_LIBRARY_NAME_CHARS = 64
 
-# Part of its collections' names in Milvus.
-LibraryName = Annotated[str, Field(pattern="^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
+LibraryName = Annotated[str, Field(pattern=LIBRARY_NAME, max_length=MAX_LIBRARY_NAME_CHARS)]
 
 FloatMetric = Literal["L2", "IP", "COSINE"]
 IndexType = Literal["AUTO", "FLAT", "HNSW", "IVF_FLAT", "IVF_SQ8", "IVF_PQ", "SCANN", "DISKANN"]
@@ -87,6 +89,9 @@ class Library(Edition):
     previous: PreviousEdition | None = None
     has_lost_images: bool = Field(
         False, description="whether Redis was emptied; `twinlens reconcile` brings its images back"
+    )
+    restoring: str | None = Field(
+        None, description="SHA-256 of the contents of the backup that is not restored whole yet"
     )
 
     @property

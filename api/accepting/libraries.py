@@ -147,7 +147,7 @@ class Libraries:
             ModelNotFound: There is no such model, or there are several versions of it.
             ValidationFailed: A model is named twice, a weight is for a model that is not named, or
                 Milvus could not build the index.
-            LibraryConflict: Another plan is being carried out.
+            LibraryConflict: Another plan is being carried out, or a restore.
             NotAllowed: The caller's key is for other libraries.
         """
         check_library(name)
@@ -176,6 +176,8 @@ class Libraries:
     def roll_back(self, name: str) -> Library:
         """Undoes a plan: gives up the edition being built, or goes back to the previous one.
 
+        Of a library that is not restored whole yet, it keeps what is.
+
         Raises:
             LibraryNotFound: There is no library of this name.
             LibraryConflict: There is nothing to go back to.
@@ -186,6 +188,9 @@ class Libraries:
 
         def back(library: Library) -> Library:
             given_up.clear()
+            if library.restoring is not None:
+                library.restoring = None
+                return library
             if library.next is not None:
                 given_up.append(library.next.job_id)
                 library.next = None
@@ -236,6 +241,11 @@ class Libraries:
         is_empty = self.catalog.count(there.id) == 0
 
         def change(library: Library) -> Library | None:
+            if library.restoring is not None:
+                raise LibraryConflict(
+                    f"Library {name!r} is being restored from a backup; restore it until that is"
+                    f" done, or give it up with POST /v1/libraries/{name}/rollback."
+                )
             edition = _edition_of(library, models, plan)
             if library.next is not None:
                 if _is_same(edition, library.next):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import random
 import re
 import shlex
@@ -26,6 +27,8 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 # to itself, and keep the server from ever coming back.
 PORTS = range(20_000, 32_768)
 CONNECT_TIMEOUT_S = 0.5
+# Where `twinlens up` notes where its parts listen, in the data directory.
+SERVICES_FILE = "services.json"
 # As the URLs of every client take them unchanged.
 _PLAIN = re.compile("[A-Za-z0-9._/-]+")
 
@@ -125,6 +128,20 @@ def _takes_sockets(folder: Path) -> bool:
             return False
     probe.unlink()
     return True
+
+
+def with_noted_stores(settings: Settings) -> Settings:
+    """Returns settings that name the stores of the `twinlens up` that has the data directory.
+
+    What is set stays as it is set.
+    """
+    noted: object = None
+    with contextlib.suppress(OSError, ValueError):
+        noted = json.loads((settings.data_dir / SERVICES_FILE).read_text(encoding="utf-8"))
+    if not isinstance(noted, dict):
+        return settings
+    names = {"redis_url", "milvus_uri"} - settings.model_fields_set
+    return settings.model_copy(update={name: noted[name] for name in names & noted.keys()})
 
 
 def url_of(host: str, port: int) -> str:

@@ -16,6 +16,7 @@ from redis import RedisError
 from twinlens.cli.errors import CommandRefused
 from twinlens.cli.service import parts, standalone
 from twinlens.cli.service.addresses import (
+    SERVICES_FILE,
     check_host,
     check_port,
     pick_port,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 # After a kill, the guard holds the lock until everything is gone: some milliseconds.
 LOCK_WAIT_S = 2.0
-SERVICES_FILE = "services.json"
 
 MilvusKind = Literal["lite", "standalone"]
 # Where each keeps its vectors: neither can read the other's.

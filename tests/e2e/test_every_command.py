@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import httpx
+import psutil
 import pytest
 from click.testing import CliRunner, Result
 from rich.cells import cell_len
@@ -120,6 +121,14 @@ class Scene:
         options = ("--name", LONG, "--library", "every", "--expires", 30, "--json")
         return str(json.loads(self.succeed(*self.keys("create", *options)))["id"])
 
+    def stores(self) -> tuple[object, ...]:
+        command = psutil.Process(self.service.process.pid).cmdline()
+        return ("--data-dir", command[command.index("--data-dir") + 1])
+
+    def backup(self) -> Path:
+        self.succeed("backup", self.folder / "backup", *self.stores())
+        return self.folder / "backup"
+
     def dir(self) -> tuple[object, ...]:
         return ("--dir", self.models)
 
@@ -186,6 +195,15 @@ ROWS: dict[str, tuple[Words, set[str]]] = {
     "libraries rollback": (
         lambda s: ("libraries", "rollback", _changed(s)),
         LIBRARY,
+    ),
+    "backup": (
+        lambda s: ("backup", s.folder / "backup", *s.stores()),
+        {"libraries", "images", "copied", "without_vectors", "failures", "took_s"},
+    ),
+    "restore": (
+        lambda s: ("restore", s.backup(), *IN, "--into", s.new, *s.stores()),
+        {"libraries", "restored", "already_there", "carried", "embedded_again", "jobs", "notes"}
+        | {"failures", "took_s"},
     ),
     "libraries remove": (lambda s: ("libraries", "remove", s.library(), "--yes"), JOB),
     "models list": (lambda s: ("models", "list", "--url", "", *s.dir()), ITEMS),

@@ -1,0 +1,1 @@
+"""`twinlens backup` and `twinlens restore`."""

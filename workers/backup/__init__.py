@@ -1,0 +1,1 @@
+"""Backups: all that libraries are, as plain files, and back."""
