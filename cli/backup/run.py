@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from redis import RedisError
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from twinlens.api.accepting.terms import Terms
 from twinlens.api.services import build_services
 from twinlens.cli.errors import CommandFailed, CommandRefused
 from twinlens.cli.output import make_bars, say, show
@@ -117,7 +118,7 @@ def embed_by(settings: Settings) -> Callable[[Library], str]:
     reconciliations = build_services(settings).reconciliations
 
     def embed(library: Library) -> str:
-        [job] = reconciliations.ask(ReconcileQuery(library=library.name), None)
+        [job] = reconciliations.ask(ReconcileQuery(library=library.name), Terms())
         return job.id
 
     return embed
