@@ -74,6 +74,7 @@ class PreviousEdition(Edition):
     """The edition before, which `rollback` brings back. Kept up to date until then."""
 
     until: Moment
+    job_id: str = Field("", description="the `reindex` job that built what replaced it, if one did")
 
 
 class Library(Edition):
@@ -116,18 +117,22 @@ class Library(Edition):
             if any(edition.collections.get(ref) in collections for edition in self.editions)
         ]
 
-    def switched(self, to: Edition, kept_until: datetime | None = None) -> Library:
+    def switched(
+        self, to: Edition, kept_until: datetime | None = None, job_id: str = ""
+    ) -> Library:
         """Returns this library with another edition to be searched, and none being built.
 
         Args:
             to: The edition.
             kept_until: Until when one can go back to this edition. None if that is not worth it:
                 then the previous edition stays the same.
+            job_id: The job that has built the other edition.
         """
         fields = set(Edition.model_fields)
         previous = self.previous
         if kept_until is not None:
-            previous = PreviousEdition(**self.model_dump(include=fields), until=kept_until)
+            kept = self.model_dump(include=fields)
+            previous = PreviousEdition(**kept, until=kept_until, job_id=job_id)
         fresh = to.model_dump(include=fields)
         same = self.model_dump(include={"name", "id", "has_lost_images"})
         return Library(**same, previous=previous, **fresh)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from twinlens.shared.libraries import Library
+    from twinlens.shared.libraries import Library, PreviousEdition
     from twinlens.shared.messages import ManifestItem
     from twinlens.shared.redis.catalog import Catalog
     from twinlens.shared.redis.jobs import Job, Jobs
@@ -104,7 +104,7 @@ class Editions:
         def switch(library: Library) -> Library | None:
             if library.next is None or library.next.job_id != job.id:
                 return None
-            return library.switched(library.next, kept_until=until)
+            return library.switched(library.next, kept_until=until, job_id=job.id)
 
         # So that scores mean the same from the first search on.
         library = self.catalog.library(job.library, job.library_id)
@@ -125,8 +125,15 @@ class Editions:
     def _tend(self, library: Library) -> None:
         if library.next is not None:
             self._tend_next(library.name, library.next.job_id)
-        if library.previous is not None and library.previous.until < now():
-            self.catalog.change_library(library.name, _forget_previous)
+        if library.previous is not None:
+            self._tend_previous(library.name, library.previous)
+
+    def _tend_previous(self, library: str, previous: PreviousEdition) -> None:
+        if previous.job_id:
+            # Whoever switched its edition on may have died before he could say so.
+            self.jobs.finish(previous.job_id)
+        if previous.until < now():
+            self.catalog.change_library(library, _forget_previous)
 
     def _tend_next(self, library: str, job_id: str) -> None:
         job = self.jobs.find(job_id)

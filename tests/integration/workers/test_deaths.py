@@ -84,6 +84,26 @@ def test_a_task_that_ends_its_process_three_times_is_given_up(
     assert ending(client, job_id) == ("failed", "crashed")
 
 
+@pytest.mark.usefixtures("filled")
+def test_a_change_whose_worker_died_as_it_was_switched_on_is_done(
+    client: Client, process: WorkerProcess
+) -> None:
+    plan = {"models": ["phash", "efficientnet-lite0"]}
+    job_id = client.put("/v1/libraries/default", json=plan).json["id"]
+    process.run_next("single")
+
+    def die(*_: Any) -> None:
+        raise SystemExit(1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process.runtime.jobs, "finish", die)
+        process.run_all("bulk")
+    assert ending(client, job_id) == ("running", None)
+    assert len(client.get("/v1/libraries/default").json["models"]) == 2
+    process.runtime.sweeper.sweep(process.celery)
+    assert ending(client, job_id) == ("succeeded", None)
+
+
 def test_outages_between_deaths_are_no_tries_of_the_other_pictures(
     client: Client, process: WorkerProcess, door: Door
 ) -> None:
