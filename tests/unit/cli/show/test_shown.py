@@ -22,7 +22,14 @@ from support.played import Service, as_json, as_json_page, job_answer, listening
 
 from twinlens.cli.main import main
 from twinlens.cli.show.sheet import Cell, draw_sheet
-from twinlens.shared.answers import Backlog, LibraryAnswer, LibraryStats, Stats
+from twinlens.shared.answers import (
+    Backlog,
+    LibraryAnswer,
+    LibraryStats,
+    Stats,
+    WebhookAnswer,
+    WebhookStats,
+)
 from twinlens.shared.errors import BrokenPicture, Crashed
 from twinlens.shared.libraries import Index, Library, NextEdition
 from twinlens.shared.messages import Image, Item, ModelSummary, WorkerStatus, now
@@ -506,6 +513,28 @@ def test_a_job_is_shown_with_what_failed(service: Service, run: Run) -> None:
     assert service.requests[-1].url.params["limit"] == "7"
 
 
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"attempts": 0}, "pending https://a.example/"),
+        (
+            {"attempts": 2, "last_error": "It hangs.", "next_attempt_at": DAY},
+            "pending https://a.example/, next about 2026-03-04 05:06:07Z: It hangs.",
+        ),
+        ({"status": "delivered", "attempts": 1}, "delivered https://a.example/"),
+    ],
+)
+def test_who_is_told_of_a_jobs_end_is_shown(
+    service: Service, run: Run, changes: dict[str, Any], line: str
+) -> None:
+    told: dict[str, Any] = {"url": "https://a.example/", "status": "pending"}
+    told |= {"last_error": None, "next_attempt_at": None}
+    webhook = WebhookAnswer(**(told | changes))
+    service.jobs["j"] = running("j", 1, webhook=webhook, deadline_at=DAY)
+    lines = run("jobs", "j").stdout.splitlines()
+    assert lines[-2:] == ["deadline  2026-03-04 05:06:07Z", f"webhook   {line}"]
+
+
 def test_a_job_is_watched_until_it_has_ended(service: Service, run: Run) -> None:
     seen = [running("j", n, total=9) for n in range(3)]
     ended = job_answer("j", 9)
@@ -554,6 +583,7 @@ def stats(**changes: Any) -> Stats:
         "libraries": {"cats": LibraryStats(images=1234, vectors=None)},
         "queues": {"search": 1, "bulk": 2},
         "rescues": {"delete": 1, "embed": 2},
+        "webhooks": WebhookStats(pending=1, delivered=20, retried=0, failed=3),
         "backlog": Backlog(
             pictures=9000,
             pictures_per_s=3.25,
@@ -581,11 +611,12 @@ def test_workers_libraries_and_what_waits_are_shown(service: Service, run: Run) 
     shown = rows(run("stats"))
     assert ["both@here:1", "search,", "bulk", "17", "1.5", "0.2", "ok"] in shown
     assert ["cats", "1234"] in shown
-    assert [" ".join(words) for words in shown[-4:]] == [
+    assert [" ".join(words) for words in shown[-5:]] == [
         "queued tasks: 1 in search, 2 in bulk",
         "backlog: 9000 pictures, at 3.2 a second",
         "one process embeds 2.5 a second: 4 would empty the backlog in an hour",
         "brought back after it was lost: 1 of delete, 2 of embed",
+        "webhooks: 1 pending, 20 delivered, 3 failed",
     ]
 
 
@@ -600,7 +631,9 @@ def test_a_rate_that_nobody_knows_is_not_shown(service: Service, run: Run) -> No
     unknown = Backlog(
         pictures=1, pictures_per_s=0, process_pictures_per_s=None, processes_for_an_hour=None
     )
-    service.answers["/v1/stats"] = lambda _: as_json(stats(backlog=unknown, rescues={}))
+    none = WebhookStats(pending=0, delivered=0, retried=0, failed=0)
+    told = stats(backlog=unknown, rescues={}, webhooks=none)
+    service.answers["/v1/stats"] = lambda _: as_json(told)
     shown = rows(run("stats"))
     assert " ".join(shown[-1]) == "backlog: 1 pictures, at 0.0 a second"
 
