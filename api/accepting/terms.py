@@ -70,11 +70,12 @@ def read_terms(
 
 def _allowed(url: str, settings: Settings) -> Webhook:
     try:
-        url.encode()
         parts = urlsplit(url)
         origin = origin_of(parts)
     except ValueError:
         raise _refused("It cannot be read.") from None
+    if not url.isprintable():
+        raise _refused("It has characters that are not shown; encode them.")
     if origin.scheme not in PORTS or not origin.host or "@" in parts.netloc or parts.fragment:
         raise _refused("Send an https: URL without user, password and fragment.")
     if origin not in settings.webhook_origins:

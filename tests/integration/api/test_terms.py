@@ -153,6 +153,8 @@ def test_a_host_is_known_in_each_of_its_forms(client: Client, url: str) -> None:
         "https://hooks..example/",
         "file:///hooks.example",
         "https://sub.hooks.example/",
+        "https://hooks.example/\nx",
+        "https://hooks.example/\u202ex",
         "https://hooks.example/" + "a" * 2048,
     ],
 )
