@@ -37,11 +37,18 @@ def check_host(settings: Settings) -> None:
     """Refuses to serve other machines before there is a key.
 
     Raises:
-        CommandRefused: Other machines could reach the address.
+        CommandRefused: Other machines could reach the address, or it cannot be told if there is.
     """
     from twinlens.api.access.keyring import Keyring  # noqa: PLC0415 (it takes 100 ms)
 
-    if not is_loopback(settings.host) and not Keyring(settings.keys_dir).is_there():
+    if is_loopback(settings.host):
+        return
+    try:
+        has_keys = Keyring(settings.keys_dir).is_there()
+    except OSError as error:
+        folder = settings.keys_dir
+        raise CommandRefused(f"cannot look for keys in {folder}: {error.strerror}") from error
+    if not has_keys:
         raise CommandRefused(
             f"{settings.host} can be reached from other machines, and there is no key yet; use"
             " 127.0.0.1, or make a key with `twinlens keys create --scope admin --data-dir"

@@ -55,6 +55,12 @@ def test_other_machines_are_served_once_there_is_a_key(
     check_host(settings)
 
 
+def test_where_keys_cannot_be_looked_for_other_machines_are_not_served(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CommandRefused, match=f"for keys in {tmp_path}/file/keys: Not a dir"):
+        check_host(Settings(data_dir=tmp_path / "file", host="0.0.0.0"))
+
+
 def test_a_port_that_somebody_listens_on_is_not_free(taken: int) -> None:
     assert not is_free("127.0.0.1", taken)
     with pytest.raises(CommandRefused, match=f"port {taken} on 127.0.0.1 is in use"):
