@@ -81,6 +81,7 @@ class Amendments:
             Milvus may have got of it goes.
 
         Raises:
+            LibraryNotFound: The library has been removed.
             Unavailable: Milvus does not answer; to be made again.
             ChunkIsOver: The catalogue was not changed: the chunk is over.
         """
@@ -89,6 +90,8 @@ class Amendments:
         left = dict(amendments)
         while left:
             known = self.catalog.find(library.id, list(left))
+            # Not before: it has every edition that these were embedded for.
+            library = self.catalog.library(library.name, library.id)
             entries |= known
             amended = {
                 image_id: after

@@ -253,6 +253,21 @@ def test_a_change_while_another_edition_is_built_is_in_both(
     assert runtime.catalog.get("default", IDS[0]).collections == library.all_collections
 
 
+@pytest.mark.usefixtures("red")
+def test_a_change_is_in_an_edition_that_comes_as_it_is_made(
+    client: Client, process: WorkerProcess
+) -> None:
+    def embed_for_another() -> None:
+        plan(process)
+        upload(client)
+        process.run_next("bulk")
+
+    before_pipeline(process.runtime.redis, embed_for_another)
+    change(process, metadata={"year": 2020})
+    assert len(process.runtime.catalog.library("default").editions) == 2
+    assert where(process, "year == 2020") == {IDS[0]}
+
+
 def test_an_image_that_is_removed_meanwhile_leaves_nothing_behind(
     client: Client, process: WorkerProcess, red: str
 ) -> None:
