@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,11 +74,30 @@ def test_what_was_read_comes_from_memory_for_any_library_of_the_model(
 def test_no_more_is_kept_than_there_is_room_for(
     lite_uri: str, other: Vectors, collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vectors_module, "CACHE_BYTES", 10 * ROWS[0].nbytes)
+    room = 10 * (ROWS[0].nbytes + vectors_module.ENTRY_BYTES)
+    monkeypatch.setattr(vectors_module, "CACHE_BYTES", room)
     vectors = own(lite_uri)
     assert len(vectors.fetch(collection, IDS)) == N_ROWS
     other.delete(collection, IDS)
     assert len(vectors.fetch(collection, IDS)) == 10
+
+
+def test_the_room_for_hashes_is_what_python_takes_for_them(
+    lite_uri: str, other: Vectors, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million of them would take 500 MB, and pass for 8."""
+    ids = [id_of(number) for number in range(N_ROWS, N_ROWS + 3000)]
+    other.upsert(collection, ids, of_bits([0] * len(ids)), [{}] * len(ids))
+    monkeypatch.setattr(vectors_module, "CACHE_BYTES", 300_000)
+    vectors = own(lite_uri)
+    vectors.fetch(collection, IDS)
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    vectors.fetch(collection, ids)
+    gc.collect()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after - before < 2 * 300_000
 
 
 @pytest.mark.parametrize("n_rows", [7, 25, 49, 50, 51])
