@@ -54,8 +54,10 @@ class Scene:
         return max(children, key=lambda one: one.pid, default=None)
 
     def processes(self) -> Iterator[tuple[str, psutil.Process]]:
-        """Gives every process, with a name: that of its part, and for a child, its place."""
+        """Gives each part's process, and its children by their places, with a name."""
         for part, pid in self._kept()["pids"].items():
+            if part == "up":  # all others are its children
+                continue
             process = psutil.Process(pid)
             yield part, process
             children = sorted(process.children(), key=lambda one: one.pid)

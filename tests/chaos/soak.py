@@ -3,7 +3,7 @@
 Clients do what they do in rounds of chaos, and nothing is killed. After each script, all of its
 pictures are removed. Every 10 s it is looked how much memory and how many descriptors each process
 has, how many keys Redis has, and how many bytes are on the disk. What grows by more in an hour than
-stands in BOUNDS is a fault; the first third of the time, in which caches fill, does not count.
+stands in BOUNDS is a fault; the first half of the time, in which caches fill, does not count.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 LIBRARY = "soak"
 EVERY_S = 10.0
-WARM_UP = 1 / 3
+WARM_UP = 1 / 2
 MB = 1_000_000
 # By the beginning of a measure's name: most growth in an hour. What expires is bounded by how long
 # it lives, which is longer than this runs: records of jobs, and so Valkey's memory and file.

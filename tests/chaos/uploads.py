@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from chaos.pictures import picture, tar_of, zip_of
+from chaos.pictures import id_of, picture, tar_of, zip_of
 from chaos.speaker import code_of
 
 if TYPE_CHECKING:
@@ -46,13 +46,18 @@ def break_off(speaker: Speaker, step: Step) -> str:
 
 
 def cancel(speaker: Speaker, step: Step) -> str:
+    """Cancels an upload at once, and removes what it has embedded: nothing of it may come back."""
     speaker.ledger.forget(step.pictures)
     job = speaker.post(BULK, **_body(speaker, step.way, speaker.files(step)))
     answer, _ = speaker.ask("POST", f"/v1/jobs/{job['id']}/cancel", {200, 409})
     if answer.status_code == 409:
         return _note_uploaded(speaker, step, job["id"])
     speaker.ledger.jobs[job["id"]] = "cancelled"
-    return f"{job['id']} is cancelled"
+    ids = [id_of(speaker.seed, number) for number in step.pictures]
+    removal = speaker.post("/v1/images/delete", json={"ids": ids})
+    speaker.ended(removal["id"])
+    speaker.ledger.there |= dict.fromkeys(step.pictures, False)
+    return f"{job['id']} is cancelled, then {removal['id']}"
 
 
 def retry(speaker: Speaker, step: Step) -> str:
