@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from redis import RedisError
 
 from twinlens.models.verify import KnownAnswer, check_answer, read_answers
-from twinlens.shared.errors import ModelError, NotFound, TwinlensError
+from twinlens.shared.errors import LibraryNotFound, TwinlensError
 from twinlens.shared.libraries import DEFAULT_LIBRARY
 from twinlens.shared.messages import OK
 from twinlens.shared.redis.presence import PROBE_S
@@ -68,7 +68,8 @@ class Health:
     @property
     def task_left_s(self) -> float | None:
         """Returns how long the running task may still take; None if there is none."""
-        return None if self._until is None else self._until - time.monotonic()
+        until = self._until  # another thread changes it
+        return None if until is None else until - time.monotonic()
 
     def look(self) -> None:
         """Tries the models and Milvus, and ends the process where it has broken since it started.
@@ -111,7 +112,9 @@ class Health:
         """Reads from Milvus, unless it is known to be away."""
         if self.milvus != OK:
             return
-        # What a library lacks is said of the library.
-        with contextlib.suppress(NotFound, ModelError):
-            for target in self.targets.of(self.catalog.library(DEFAULT_LIBRARY))[:1]:
+        opened = {model.card.ref for model in self.targets.opened}
+        with contextlib.suppress(LibraryNotFound):  # that is said of the library
+            library = self.catalog.library(DEFAULT_LIBRARY)
+            if refs := [ref for ref in library.models if ref in opened]:
+                target = self.targets.of(library, refs)[0]
                 self.vectors.fetch(target.collection, [NO_IMAGE])

@@ -80,6 +80,7 @@ def test_a_probe_proves_a_process_and_is_no_work(process: WorkerProcess) -> None
 def test_a_probe_tells_that_milvus_cannot_be_read(
     process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    process.runtime.warm_up()
     with monkeypatch.context() as patch:
         patch.setattr(process.runtime.vectors, "fetch", refuse)
         assert probe(process).fault == "Milvus is not itself."
@@ -91,6 +92,7 @@ def test_a_probe_does_not_wait_for_a_milvus_that_is_known_to_be_away(
     process: WorkerProcess, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("twinlens.workers.process.heartbeat.BEAT_S", 0.2)
+    process.runtime.warm_up()
     door.hush()
     assert "It cannot reach Milvus" in str(told(process).fault)
     monkeypatch.setattr(process.runtime.vectors, "fetch", refuse)
@@ -98,6 +100,7 @@ def test_a_probe_does_not_wait_for_a_milvus_that_is_known_to_be_away(
 
 
 def test_what_a_library_lacks_is_no_fault_of_a_process(process: WorkerProcess) -> None:
+    process.runtime.warm_up()
     process.runtime.redis.delete(keys.LIBRARIES)
     assert probe(process).fault is None
     process.runtime.catalog.ensure_library(new_library("default", ["gone@1"]))
