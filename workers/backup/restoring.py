@@ -230,29 +230,35 @@ class Restoring:
             self._restored.failures.append(f"{error} It tells of {page.n_images} images.")
             return 0
         there = self._catalog.find(library.id, [one.id for one in images])
-        self._restored.n_there += len(there)
         left = self._store_pictures(library.id, [one for one in images if one.id not in there])
-        entries = [CatalogEntry(image=one, added_by=ADDED_BY) for one in left]
-        rows = {one.name: self._rows(one, page, images) for one in carried} if left else {}
-        for collection in carried:
-            self._write_rows(collection, entries, rows.get(collection.name, {}))
-        for one in entries:
-            one.collections = {name for name, by_id in rows.items() if one.image.id in by_id}
+        rows = {one.name: self._rows(one, page, images) for one in carried if left}
+        entries = [_entry_of(one, library, rows) for one in left]
+        self._write(library, carried, entries, rows)
+        known = [*there.values(), *entries]
+        # No manifest tells of them. An earlier try may have been stopped before it wrote this down.
+        ours = [one.image.id for one in known if one.added_by == ADDED_BY]
+        self._journaling.note(library.id, dict.fromkeys(ours, now()))
+        self._restored.n_there += len(there)
+        self._restored.n_restored += len(entries)
         self._restored.n_carried += sum(len(one.collections) for one in entries)
-        for one in entries:
-            one.image.models = library.models_of(one.collections)
+        self._on_images(page.n_images)
+        return sum(not library.all_collections <= one.collections for one in known)
+
+    def _write(
+        self,
+        library: Library,
+        carried: Sequence[Collection],
+        entries: Sequence[CatalogEntry],
+        rows: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        """Writes images to Milvus, then to the catalogue."""
+        for collection in carried if entries else ():
+            self._write_rows(collection, entries, rows[collection.name])
         if late := self._catalog.put(library.id, entries):
-            # Uploaded meanwhile, with what is said of them now.
+            # Uploaded meanwhile: Milvus gets what is said of them by now.
             newer = list(self._catalog.find(library.id, late).values())
             for collection in carried:
                 self._write_rows(collection, newer, rows[collection.name])
-        # No manifest tells of them. An earlier try may have been stopped before it wrote this down.
-        ours = [one for one in (*there.values(), *entries) if one.added_by == ADDED_BY]
-        self._journaling.note(library.id, dict.fromkeys([one.image.id for one in ours], now()))
-        self._restored.n_restored += len(entries)
-        self._on_images(page.n_images)
-        wanted = library.all_collections
-        return sum(not wanted <= one.collections for one in (*there.values(), *entries))
 
     def _store_pictures(self, library_id: str, images: Sequence[Image]) -> list[Image]:
         """Stores pictures, and returns those that the backup has."""
@@ -300,6 +306,19 @@ class Restoring:
             ids = [one.id for one in some]
             fields = map(fields_of, some)
             self._vectors.upsert(collection, ids, [rows[image_id] for image_id in ids], fields)
+
+
+def _entry_of(
+    image: Image, library: Library, rows: Mapping[str, Mapping[str, Any]]
+) -> CatalogEntry:
+    """Returns an image's record, given the vectors that are carried, by collection and image."""
+    collections = {name for name, by_id in rows.items() if image.id in by_id}
+    models = library.models_of(collections)
+    return CatalogEntry(
+        image=image.model_copy(update={"models": models}),
+        added_by=ADDED_BY,
+        collections=collections,
+    )
 
 
 def _end_restore(library: Library) -> Library:

@@ -231,16 +231,17 @@ class Saving:
     ) -> dict[str, Image]:
         """Copies pictures; returns their images by id, without models, but for what is gone."""
         ids = [one.image.id for one in entries]
-        copied = [one.image.id for one in entries if self._copy(library.id, one.image)]
+        copied = {one.image.id for one in entries if self._copy(library.id, one.image)}
         there = self._catalog.find(library.id, ids)
         saved.failures += [
             f"picture {image_id} of library {library.name} is missing, or was changed on the disk"
-            for image_id in there.keys() - set(copied)
+            for image_id in there
+            if image_id not in copied
         ]
         return {
-            image_id: there[image_id].image.model_copy(update={"models": []})
-            for image_id in copied
-            if image_id in there
+            image_id: entry.image.model_copy(update={"models": []})
+            for image_id, entry in there.items()
+            if image_id in copied
         }
 
     def _copy(self, library_id: str, image: Image) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from support.backups import Two, back_up, contents_of, restore
+from support.backups import ART, Two, back_up, contents_of, restore
 from support.between import BusyRedis
 from support.places import Place
 
 from twinlens.shared.blobs import BlobStore
+from twinlens.shared.filters.language import parse_filter
 from twinlens.shared.redis.catalog import Catalog
 from twinlens.workers.backup.folder import BackupFolder, BackupWriter
 from twinlens.workers.backup.layout import key_of, read_records
@@ -20,12 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from twinlens.shared.blobs import BlobBatch
     from twinlens.workers.backup.saving import Saved
     from twinlens.workers.backup.stores import Stores
 
 
 class BusyBlobs(BlobStore):
-    """A store before whose every reading somebody else does something."""
+    """A store before whose every use somebody else does something."""
 
     def __init__(self, root: Path, meanwhile: Callable[[], object]) -> None:
         super().__init__(root)
@@ -34,6 +37,10 @@ class BusyBlobs(BlobStore):
     def get(self, key: str) -> bytes:
         self._meanwhile()
         return super().get(key)
+
+    def batch(self) -> BlobBatch:
+        self._meanwhile()
+        return super().batch()
 
 
 def busy(place: Place, meanwhile: Callable[[], object]) -> Stores:
@@ -118,6 +125,19 @@ def test_a_library_that_is_removed_meanwhile_is_not_in_it(
     libraries = {one.name: one.n_images for one in contents_of(folder).libraries}
     assert libraries == {"default": 2} | ({"art": 0} if is_made_anew else {})
     assert (saved.n_images, saved.failures) == (2, [])
+
+
+def test_an_upload_while_it_is_restored_has_the_last_word(two: Two, folder: Path) -> None:
+    full, empty = two
+    back_up(full, folder)
+    upload = {"b.png": {"newer": True}}
+    adding = itertools.chain([lambda: empty.add("art", upload)], itertools.repeat(list))
+    blobs = BusyBlobs(empty.settings.blob_dir, lambda: next(adding)())
+    busy_place = replace(empty, runtime=replace(empty.runtime, blobs=blobs))
+    assert restore(busy_place, folder, art="art").failures == []
+    metadata = {one.name: one.metadata for one in empty.images("art").values()}
+    assert metadata == ART | upload
+    assert empty.runtime.images.count("art", parse_filter("newer == true")) == 1
 
 
 def test_what_is_being_embedded_is_in_the_next_backup(two: Two, folder: Path) -> None:
