@@ -136,3 +136,15 @@ def test_a_change_that_was_done_late_does_not_bring_back_what_was_said_before() 
     assert fold(lines, [word]).description.name == "first.png"
     word.at = moments[2] + timedelta(seconds=1)
     assert fold(lines, [word]).description.name == "between.png"
+
+
+def test_a_removal_that_is_noted_late_is_not_of_what_was_posted_since() -> None:
+    posted, asked, again = (BEGAN + timedelta(seconds=n) for n in range(3))
+    removal = JournalLine(told_at=asked, gone=ID)
+    old = JournalLine(told_at=posted, image=image(ID, "old.png"))
+    new = JournalLine(told_at=again, image=image(ID, "new.png"))
+    assert fold([old, new, removal], []).description.name == "new.png"
+    assert fold([old, removal, new], []).description.name == "new.png"
+    for late in ([old, removal], [old, removal, old]):
+        told = fold(late, [])
+        assert (told.is_gone, told.is_wanted, told.at) == (True, False, asked)

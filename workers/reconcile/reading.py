@@ -49,12 +49,9 @@ class Reading:
     def _standing(self, job_id: str) -> Standing:
         status = self.jobs.status(job_id)
         if status is None:
-            return "cancelled" if self.is_cancelled(job_id) else "lost"
+            is_cancelled = self.blobs.touched_at(cancelled_key(job_id)) is not None
+            return "cancelled" if is_cancelled else "lost"
         return "open" if status in ("queued", "running") else "ended"
-
-    def is_cancelled(self, job_id: str) -> bool:
-        """Tells if it is on the disk that a job was cancelled."""
-        return self.blobs.touched_at(cancelled_key(job_id)) is not None
 
     def read_into(self, shards: Shards, library_id: str, standings: Mapping[str, Standing]) -> None:
         """Sorts all that is noted of a library's images."""

@@ -70,7 +70,14 @@ class Told:
     is_known: bool = False  # a job has it that Redis knows
 
     def read(self, line: JournalLine) -> None:
-        """Takes in a line of the journal: what is said later is in a later line."""
+        """Takes in a line of the journal: what is said later is in a later line.
+
+        But a removal counts from when it was asked for, however late it is noted: what was accepted
+        since is not meant, and what was accepted before is over.
+        """
+        is_late = self.at is not None and line.told_at < self.at
+        if is_late and (self.is_gone or line.image is None):
+            return
         self.at = line.told_at if self.at is None else max(self.at, line.told_at)
         self._forget(is_gone=line.image is None)
         if line.image is not None:

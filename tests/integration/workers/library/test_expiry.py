@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.clocks import Clock
 from support.plain_uploads import IDS, PICTURES, codes, upload, upload_one
 from support.requests import assert_problem, post
+from support.servers import wait_until
 from support.uploading import BREAK, manifests_of, parts, post_pieces
 
-from twinlens.shared.blobs import image_id_of, image_key
+from twinlens.shared.blobs import CLOCK_TICK_S, BlobStore, image_id_of, image_key
 from twinlens.shared.messages import Description
 from twinlens.shared.redis import keys
 from twinlens.workers.library import expiry
@@ -263,3 +266,39 @@ def test_a_library_that_is_gone_gets_no_journal(
     assert manifests_of(settings) == []
     assert process.runtime.blobs.names("journal") == []
     assert process.runtime.blobs.names("libraries") == ["default.json"]
+
+
+def test_pictures_stay_if_it_is_the_catalogue_that_has_lost_them(
+    client: Client, process: WorkerProcess, clock: Clock
+) -> None:
+    """As a Redis does that makes room for what is new."""
+    post(client, [("broken.png", BROKEN), *PICTURES.items()])
+    process.run_all("bulk")
+    process.runtime.redis.delete(keys.images("default"), keys.image_order("default"))
+    pass_life(process, clock)
+    for image_id in IDS:
+        key = image_key("default", image_id)
+        assert process.runtime.blobs.touched_at(key) is not None
+
+
+def test_a_removal_is_done_though_it_cannot_be_noted_and_noted_in_the_end(
+    client: Client, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(client)
+    process.run_all("bulk")
+    first_at = process.runtime.blobs.touched_at(image_key("default", IDS[0]))
+    assert first_at is not None
+    wait_until(lambda: time.time() > first_at + 2 * CLOCK_TICK_S, 5)
+    job_id = client.delete(f"/v1/images/{IDS[0]}").json["id"]
+
+    def is_full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(BlobStore, "append", is_full)
+        process.run_next("single")
+    assert process.runtime.blobs.touched_at(image_key("default", IDS[0])) is None
+    assert process.runtime.jobs.get(job_id).status == "running"
+    process.run_all("single")
+    assert process.runtime.jobs.get(job_id).status == "succeeded"
+    assert journal_of(process) == {IDS[0]: None}
