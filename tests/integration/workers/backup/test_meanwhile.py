@@ -132,7 +132,7 @@ def test_an_upload_while_it_is_restored_has_the_last_word(two: Two, folder: Path
     back_up(full, folder)
     upload = {"b.png": {"newer": True}}
     adding = itertools.chain([lambda: empty.add("art", upload)], itertools.repeat(list))
-    blobs = BusyBlobs(empty.settings.blob_dir, lambda: next(adding)())
+    blobs = BusyBlobs(empty.settings.blob_dir, lambda: next(adding)())  # noqa: PLW0108 (each call takes the next)
     busy_place = replace(empty, runtime=replace(empty.runtime, blobs=blobs))
     assert restore(busy_place, folder, art="art").failures == []
     metadata = {one.name: one.metadata for one in empty.images("art").values()}
