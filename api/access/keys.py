@@ -6,7 +6,7 @@
 
 The prefix is for people and for scanners of secrets. 256 random bits cannot be guessed, so that
 SHA-256 hides them as well as a slow hash would, which is for words that people choose:
-docs/decisions/0000-keys.md.
+docs/decisions/0023-keys.md.
 """
 
 from __future__ import annotations
