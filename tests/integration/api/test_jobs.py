@@ -46,8 +46,10 @@ def test_a_job_has_the_fields_of_the_contract(client: Client) -> None:
         "started_at",
         "finished_at",
         "expires_at",
+        "deadline_at",
         "result",
         "error",
+        "webhook",
         "links",
     }
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", job["created_at"])
