@@ -225,10 +225,13 @@ def _check_wanted(job_id: str) -> None:
         raise Ignore
 
 
-@celery_app.task(name=queue.EMBED_CHUNK, base=ChunkTask)
-def embed_chunk(job_id: str, chunk: int) -> ChunkItems:
+@celery_app.task(name=queue.EMBED_CHUNK, base=ChunkTask, bind=True)
+def embed_chunk(self: BaseTask, job_id: str, chunk: int) -> ChunkItems:
     if not runtime().jobs.start(job_id):
         runtime().feed.forget_chunk(job_id, chunk)
+        request: Any = self.request
+        if request.retries or request.delivery_info.get("redelivered"):
+            runtime().chunks.leave_whole(job_id, chunk)
         runtime().feed.top_up(celery_app)
         raise Ignore
     try:

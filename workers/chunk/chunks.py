@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from twinlens.shared.errors import Crashed
+from twinlens.shared.errors import Crashed, LibraryNotFound
 from twinlens.shared.manifests import read_manifest
+from twinlens.shared.messages import Description
 from twinlens.shared.redis.catalog import ChunkIsOver
 from twinlens.workers.chunk.pending import Outcomes, failed
 from twinlens.workers.chunk.tries import MAX_TRIES, counted_try
+from twinlens.workers.library.amendments import Amendment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,6 +88,33 @@ class Chunks:
         if amendments := outcomes.amendments(not_written):
             self.amendments.make(library, amendments, head.accepted_at, run)
         return items
+
+    def leave_whole(self, job_id: str, chunk: int) -> None:
+        """Leaves nothing half done of a chunk that was begun, and whose job has ended meanwhile.
+
+        Rows are brought to what the catalogue has of them. A removal is done whole.
+
+        Raises:
+            Unavailable: Milvus does not answer; to be done again.
+        """
+        head, entries = read_manifest(self.blobs, job_id, chunk)
+        if head.kind == "delete":
+            self.deletions.remove(job_id, entries)
+            return
+        ids = {entry.image_id for entry in entries if entry.image_id}
+        with contextlib.suppress(LibraryNotFound):
+            library = self.catalog.library(head.library, head.library_id)
+            known = self.catalog.find(library.id, list(ids))
+            self.amendments.make(
+                library,
+                {
+                    image_id: Amendment(
+                        Description(),
+                        collections=known[image_id].collections if image_id in known else (),
+                    )
+                    for image_id in ids
+                },
+            )
 
     def fail(self, job_id: str, chunk: int, problem: Problem) -> list[Item]:
         """Returns the outcomes of a chunk that could not be run: each picture failed."""

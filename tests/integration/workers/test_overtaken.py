@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.between import before_transaction
 from support.doors import door_to
 from support.embedding import targets_of
 from support.inside_worker import serve_only
 from support.plain_uploads import IDS, ending, job_of, outcomes, upload
 from support.servers import running_worker, wait_until
 
+from twinlens.shared.errors import Unavailable
 from twinlens.shared.messages import Description
 from twinlens.shared.queue import chunk_task, publish
 from twinlens.shared.redis.presence import live_workers
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import psutil
+    from support.doors import Door
     from support.inside_worker import WorkerProcess
     from support.requests import Client
 
@@ -117,6 +121,67 @@ def test_what_a_job_that_was_cancelled_still_embeds_is_taken_back(
     stand_still(process, cancel)
     assert stored(process) == (0, {"phash": 0})
     assert job_of(client, job_id)["status"] == "cancelled"
+
+
+def test_what_was_written_of_a_job_that_is_cancelled_as_its_worker_dies_is_taken_back(
+    client: Client, process: WorkerProcess
+) -> None:
+    job_id = upload(client)
+
+    def die() -> None:
+        raise SystemExit
+
+    before_transaction(process.runtime.redis, die)
+    process.run_next("bulk")
+    assert stored(process) == (0, {"phash": 3})
+    assert process.runtime.jobs.cancel(job_id)
+    process.run_all("bulk")
+    assert stored(process) == (0, {"phash": 0})
+
+
+def test_what_cannot_be_taken_back_at_once_is_later(
+    client: Client, process: WorkerProcess, door: Door
+) -> None:
+    """Milvus is away as the chunk finds that its job has ended."""
+    job_id = upload(client)
+
+    def cancel() -> None:
+        assert process.runtime.jobs.cancel(job_id)
+        door.shut()
+
+    before_transaction(process.runtime.redis, cancel)
+    process.run_next("bulk")
+    door.open()
+
+    def is_taken_back() -> bool:
+        process.run_all("bulk")
+        with contextlib.suppress(Unavailable):
+            return stored(process) == (0, {"phash": 0})
+        return False
+
+    wait_until(is_taken_back, 60)
+
+
+def test_a_removal_that_is_cancelled_as_its_worker_dies_is_done_whole(
+    client: Client, process: WorkerProcess, filled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its pictures would be catalogued, and no model would find them."""
+    job_id = client.post("/v1/images/delete", json={"ids": filled}).json["id"]
+    process.run_next("single")
+
+    catalog = process.runtime.catalog
+    really_remove = catalog.remove
+
+    def die(*_: Any) -> None:
+        monkeypatch.setattr(catalog, "remove", really_remove)
+        raise SystemExit
+
+    monkeypatch.setattr(catalog, "remove", die)
+    process.run_next("bulk")
+    assert stored(process) == (3, {"phash": 0})
+    assert process.runtime.jobs.cancel(job_id)
+    process.run_all("bulk")
+    assert stored(process) == (0, {"phash": 0})
 
 
 def test_what_was_changed_after_the_job_stays_changed(
