@@ -225,17 +225,22 @@ def _check_wanted(job_id: str) -> None:
         raise Ignore
 
 
+def _is_again(task: BaseTask) -> bool:
+    """Tells if a task may have been begun before: its worker was lost, or a part was away."""
+    request: Any = task.request
+    return bool(request.retries or request.delivery_info.get("redelivered"))
+
+
 @celery_app.task(name=queue.EMBED_CHUNK, base=ChunkTask, bind=True)
 def embed_chunk(self: BaseTask, job_id: str, chunk: int) -> ChunkItems:
     if not runtime().jobs.start(job_id):
         runtime().feed.forget_chunk(job_id, chunk)
-        request: Any = self.request
-        if request.retries or request.delivery_info.get("redelivered"):
+        if _is_again(self):
             runtime().chunks.leave_whole(job_id, chunk)
         runtime().feed.top_up(celery_app)
         raise Ignore
     try:
-        return ChunkItems(runtime().chunks.run(job_id, chunk))
+        return ChunkItems(runtime().chunks.run(job_id, chunk, is_again=_is_again(self)))
     except OUTAGES:
         raise
     except ChunkIsOver:

@@ -45,8 +45,13 @@ class Chunks:
     amendments: Amendments
     deletions: Deletions
 
-    def run(self, job_id: str, chunk: int) -> list[Item]:
+    def run(self, job_id: str, chunk: int, *, is_again: bool = False) -> list[Item]:
         """Does the work of one chunk. Repeating it gives the same outcomes.
+
+        Args:
+            job_id: The job.
+            chunk: Its number.
+            is_again: Whether it may have been begun before, and have written some rows.
 
         Returns:
             The outcome of each line of the chunk's manifest, in its order.
@@ -65,7 +70,7 @@ class Chunks:
         known = self.catalog.find(library.id, [e.image_id for e in entries if e.image_id])
         # Not before: what is removed until then, and posted again, is this chunk's to write.
         run = self.catalog.begin_chunk(job_id, chunk)
-        outcomes = Outcomes(head, entries, known, library.all_collections)
+        outcomes = Outcomes(head, entries, known, library.all_collections, is_again=is_again)
         try:
             return self._do(run, head, library, outcomes)
         except ChunkIsOver:

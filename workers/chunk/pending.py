@@ -58,6 +58,8 @@ class Outcomes:
         entries: Sequence[ManifestItem],
         known: Mapping[str, CatalogEntry],
         wanted: set[str],
+        *,
+        is_again: bool = False,
     ) -> None:
         """Works out which pictures must be embedded.
 
@@ -66,6 +68,7 @@ class Outcomes:
             entries: Its pictures.
             known: Catalogue entries of those that have one, by image id.
             wanted: The collections that each picture needs an embedding in.
+            is_again: Whether the chunk may have written over rows that others have catalogued.
         """
         self._entries = entries
         self._is_restoring = head.kind == "reconcile"
@@ -87,6 +90,9 @@ class Outcomes:
                 self._decided[index] = _done(entry, "skipped")
             elif there is not None and wanted <= there.collections:
                 self._decided[index] = _done(entry, self._outcome(there, description, tag))
+                if is_again:
+                    told = Amendment(Description(), collections=there.collections)
+                    self._amendments.setdefault(image_id, told)
             else:
                 self._places[index] = image_id
                 self._pending.setdefault(

@@ -195,6 +195,34 @@ def test_two_that_add_the_same_picture_at_once_agree_on_when(
     assert where(process, as_told(client)) == {IDS[0]}
 
 
+def test_one_that_adds_what_is_there_and_dies_leaves_what_is_said_as_it_is(
+    client: Client, process: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has written over the rows of the first, and is run again."""
+    runtime = process.runtime
+    first = post_described(client, ("red.png", RED, {"year": 2018}))
+    process.lose("bulk")
+    second = post_described(client, ("red.png", RED, None))
+    [target] = runtime.targets.of(runtime.catalog.library("default"))
+    embed = target.model.embed_batch
+
+    def die() -> None:
+        raise SystemExit
+
+    def after_the_other(pixels: Pixels) -> Embeddings:
+        monkeypatch.setattr(target.model, "embed_batch", embed)
+        runtime.chunks.run(first, 0)
+        before_transaction(runtime.redis, die)
+        return embed(pixels)
+
+    monkeypatch.setattr(target.model, "embed_batch", after_the_other)
+    process.run_next("bulk")
+    process.run_next("bulk")
+    assert outcomes(client, second) == ["skipped"]
+    assert where(process, "year == 2018") == {IDS[0]}
+    assert where(process, as_told(client)) == {IDS[0]}
+
+
 def test_what_is_the_images_own_is_what_the_catalogue_tells(
     client: Client, process: WorkerProcess, red: str
 ) -> None:
