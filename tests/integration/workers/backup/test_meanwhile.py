@@ -131,8 +131,13 @@ def test_an_upload_while_it_is_restored_has_the_last_word(two: Two, folder: Path
     full, empty = two
     back_up(full, folder)
     upload = {"b.png": {"newer": True}}
-    adding = itertools.chain([lambda: empty.add("art", upload)], itertools.repeat(list))
-    blobs = BusyBlobs(empty.settings.blob_dir, lambda: next(adding)())  # noqa: PLW0108 (each call takes the next)
+    steps = itertools.count()
+
+    def add() -> None:
+        if next(steps) == 0:
+            empty.add("art", upload)
+
+    blobs = BusyBlobs(empty.settings.blob_dir, add)
     busy_place = replace(empty, runtime=replace(empty.runtime, blobs=blobs))
     assert restore(busy_place, folder, art="art").failures == []
     metadata = {one.name: one.metadata for one in empty.images("art").values()}
