@@ -119,6 +119,7 @@ class Chunks:
                     )
                     for image_id in ids
                 },
+                head.accepted_at,
             )
 
     def fail(self, job_id: str, chunk: int, problem: Problem) -> list[Item]:
