@@ -100,7 +100,7 @@ class Vectors:
         self._timeout_s = settings.milvus_timeout_s
         self._ready: set[str] = set()
         self._lock = threading.Lock()
-        self._cache: LRUCache[tuple[str, str], Any] = LRUCache(
+        self._cache: LRUCache[tuple[str, str, str], Any] = LRUCache(
             CACHE_BYTES, lambda row: row.nbytes + ENTRY_BYTES
         )
 
@@ -279,14 +279,15 @@ class Vectors:
     def fetch(self, collection: Collection, ids: Sequence[str]) -> dict[str, Any]:
         """Reads stored embeddings.
 
-        What was read before comes from memory: a model always makes the same of one picture. So an
-        image that has been removed since may be among them.
+        What was read before comes from memory: a model always makes the same of one picture, and it
+        is stored in full or in half. So an image that has been removed since may be among them.
 
         Returns:
             By id, float32 [dimension], or uint8 [dimension / 8] for a hash; an image that the model
             has not embedded is left out.
         """
-        keys = {image_id: (collection.card.sha256, image_id) for image_id in ids}
+        form = (collection.card.sha256, collection.dtype.str)
+        keys = {image_id: (*form, image_id) for image_id in ids}
         with self._lock:
             rows = {i: row for i, key in keys.items() if (row := self._cache.get(key)) is not None}
         missing = [image_id for image_id in ids if image_id not in rows]

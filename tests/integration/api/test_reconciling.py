@@ -42,7 +42,7 @@ def test_one_library_may_be_named(client: Client) -> None:
     [job] = ask(client, library="art", check=True).json["items"]
     assert job["library"] == "art"
     assert_problem(ask(client, library="none"), 404, "library-not-found")
-    assert_problem(ask(client, libary="art"), 422, "validation-failed")
+    assert_problem(ask(client, shelf="art"), 422, "validation-failed")
 
 
 @pytest.mark.usefixtures("worker")

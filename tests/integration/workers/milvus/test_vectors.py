@@ -252,6 +252,21 @@ def test_what_is_stored_is_read_to_the_bit_and_nothing_is_made(
         vectors.drop(collection.name)
 
 
+def test_what_one_library_has_in_half_is_not_taken_for_what_another_has_in_full(
+    vectors: Vectors,
+) -> None:
+    half = Index(vector="FLOAT16")
+    if not vectors.server.types_of(half):
+        pytest.skip("this server has no FLOAT16")
+    rows = embeddings_for(LITE0, 13)[:1]
+    for index in (half, Index()):
+        collection = collection_of(new_library("test", [LITE0.ref], index=index), LITE0)
+        upsert(vectors, collection, [id_of(0)], rows)
+        stored = vectors.fetch(collection, [id_of(0)])[id_of(0)]
+        assert np.array_equal(stored, rows[0]) == (index.vector == "FLOAT32")
+        vectors.drop(collection.name)
+
+
 def test_parameters_that_do_not_suit_a_model_are_refused(vectors: Vectors) -> None:
     index = Index(type="IVF_FLAT", params={"nlist": 0})
     library = new_library("test", [LITE0.ref], index=index)
