@@ -90,7 +90,7 @@ class Outcomes:
                 self._decided[index] = _done(entry, "skipped")
             elif there is not None and wanted <= there.collections:
                 self._decided[index] = _done(entry, self._outcome(there, description, tag))
-                if is_again:
+                if is_again and there.added_by != tag:
                     told = Amendment(Description(), collections=there.collections)
                     self._amendments.setdefault(image_id, told)
             else:
