@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import re
-import tempfile
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from twinlens.api.access.keys import KEY_ID, KeyRecord, id_of
+from twinlens.shared.blobs import BlobStore
 from twinlens.shared.messages import now
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Keyring:
     def __init__(self, folder: Path) -> None:
         """Takes the folder. It is made with the first key."""
         self._folder = folder
+        self._files = BlobStore(folder.parent)
         self._was_there = False
 
     def is_there(self) -> bool:
@@ -58,7 +59,6 @@ class Keyring:
         """
         if not self.is_there():
             self._folder.mkdir(mode=0o700)
-            _sync(self._folder.parent)
         self._write(record)
 
     def all(self) -> list[KeyRecord]:
@@ -110,24 +110,5 @@ class Keyring:
             return None
 
     def _write(self, record: KeyRecord) -> None:
-        """Replaces a record whole."""
-        # Of mode 0600, whatever the umask is.
-        handle, temporary = tempfile.mkstemp(dir=self._folder, prefix=".part-")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(record.model_dump_json(indent=2) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._path(record.id))  # noqa: PTH105 (both are names)
-        except BaseException:
-            os.unlink(temporary)  # noqa: PTH108
-            raise
-        _sync(self._folder)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        text = record.model_dump_json(indent=2) + "\n"
+        self._files.replace(f"{self._folder.name}/{record.id}.json", text.encode())
