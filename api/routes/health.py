@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from twinlens.api.services import Services
     from twinlens.shared.libraries import Library
 
-Told = TypeVar("Told")
+SaidT = TypeVar("SaidT")
 
 health = APIBlueprint(
     "health", __name__, abp_tags=[{"name": "health"}], abp_responses=DEFAULT_PROBLEM
@@ -102,7 +102,7 @@ def _is_seen(error: FieldError) -> bool:
     return part != "library" or sees_library(library)
 
 
-def _seen(by_library: dict[str, Told]) -> dict[str, Told]:
+def _seen(by_library: dict[str, SaidT]) -> dict[str, SaidT]:
     return {name: told for name, told in by_library.items() if sees_library(name)}
 
 

@@ -9,7 +9,9 @@ stands in BOUNDS is a fault; the first half of the time, in which caches fill, d
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
+import os
 import statistics
 import sys
 import tempfile
@@ -126,11 +128,10 @@ def _look(scene: Scene) -> Iterator[tuple[str, float]]:
 
 def _bytes_below(folder: Path) -> float:
     n_bytes = 0
-    for path in folder.rglob("*"):
-        try:
-            n_bytes += path.stat().st_size
-        except FileNotFoundError:  # just removed
-            continue
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # just removed
+                n_bytes += Path(place, name).stat().st_size
     return n_bytes
 
 

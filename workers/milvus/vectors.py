@@ -114,7 +114,11 @@ class Vectors:
         uri = self._settings.milvus_uri
         # gRPC takes grpc_proxy, https_proxy and http_proxy for any address, loopback too, unless
         # no_grpc_proxy or no_proxy names it; all of them in lower case only.
-        has_proxy = not is_loopback(urlsplit(uri).hostname or "localhost")  # or a Unix socket
+        parts = urlsplit(uri)
+        has_proxy = not is_loopback(parts.hostname or "localhost")  # or a Unix socket
+        # Milvus Lite hangs up on idle clients that ask if it is there, and nothing gets lost on a
+        # Unix socket.
+        never = {"grpc.keepalive_time_ms": 2**31 - 1} if parts.scheme == "unix" else {}
         return MilvusClient(
             uri=uri,
             token=self._settings.milvus_token,
@@ -125,6 +129,7 @@ class Vectors:
             grpc_options={
                 "grpc.enable_http_proxy": int(has_proxy),
                 "grpc.use_local_subchannel_pool": int(is_anew),
+                **never,
             },
         )
 

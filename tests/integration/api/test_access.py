@@ -59,6 +59,7 @@ NEEDS: dict[str, Scope | None] = {
     "putLibrary": "admin",
     "deleteLibrary": "admin",
     "rollBackLibrary": "admin",
+    "reconcile": "admin",
     "getStats": "read",
 }
 PUBLIC = ("/livez", "/readyz", "/openapi.json", "/docs", "/docs/start.js", "/")
@@ -294,6 +295,8 @@ IN_DEFAULT: list[tuple[str, str, Any]] = [
     ("DELETE", "/v1/libraries/default", None),
     ("DELETE", "/v1/libraries/nowhere", None),
     ("POST", "/v1/libraries/default/rollback", None),
+    ("POST", "/v1/reconcile", {"library": "default"}),
+    ("POST", "/v1/reconcile", {"library": "nowhere"}),
 ]
 
 
@@ -342,6 +345,8 @@ def test_a_held_key_is_told_of_its_libraries_alone(
     listed = everybody.get("/v1/libraries").json["items"]
     assert [one["name"] for one in listed] == ["art", "default"]
     assert held.client.get("/v1/libraries").json["items"] == [listed[0]]
+    compared = held.client.post("/v1/reconcile", json={"check": True}).json["items"]
+    assert [job["library"] for job in compared] == ["art"]
     assert set(everybody.get("/v1/stats").json["libraries"]) == {"art", "default"}
     assert set(held.client.get("/v1/stats").json["libraries"]) == {"art"}
 

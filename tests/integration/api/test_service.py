@@ -371,6 +371,7 @@ def test_the_document_is_valid_and_says_what_is_served(client: Client) -> None:
         "GET /v1/models/{name}",
         "GET /v1/libraries",
         "PUT /v1/libraries/{name}",
+        "POST /v1/reconcile",
         "GET /v1/stats",
         "GET /livez",
         "GET /readyz",
