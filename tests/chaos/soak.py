@@ -92,9 +92,10 @@ def soak(scene: Scene, for_s: float) -> list[Sample]:
     client.ask("PUT", f"/v1/libraries/{LIBRARY}", {201}, json=plan)
     deadline = time.monotonic() + for_s
     for seed in itertools.count():
-        faults = run_load(scene, LIBRARY, draw_plan(seed), Ledger(), Steps())
+        ledger = Ledger()
+        faults = run_load(scene, LIBRARY, draw_plan(seed), ledger, Steps())
         if faults:
-            raise SystemExit("\n".join(faults))
+            raise SystemExit("\n".join([*ledger.lines, *faults]))
         params = {"library": LIBRARY}
         wanted = {"filter": 'added_at > "1970-01-01"'}
         answer, _ = client.ask("POST", "/v1/images/delete", {202}, params=params, json=wanted)

@@ -48,8 +48,8 @@ class Images:
         and it checks the catalogue afterwards; so the vectors are removed once more.
 
         Args:
-            job: The removal. The bytes stay if the same picture was posted again after that was
-                requested.
+            job: The removal. It is of what was there when it was requested: a picture that was
+                posted again since, and added, stays; of one that is not added yet, the bytes do.
             image_ids: The images; at least one.
 
         Raises:
@@ -59,17 +59,22 @@ class Images:
         """
         library = self.catalog.library(job.library, job.library_id)
         with self._closed(library, image_ids):
-            self._delete_vectors(library, image_ids)
-            self.catalog.remove(job.library_id, *image_ids)
+            there = self.catalog.find(library.id, image_ids)
+            newer = {i for i, one in there.items() if one.image.added_at > job.created_at}
+            meant = [image_id for image_id in image_ids if image_id not in newer]
+            if not meant:
+                return
+            self._delete_vectors(library, meant)
+            self.catalog.remove(job.library_id, *meant)
             library = self.catalog.library(job.library, job.library_id)
             if len(library.editions) > 1:
-                self._delete_vectors(library, image_ids)
+                self._delete_vectors(library, meant)
         since = job.created_at.timestamp()
-        for image_id in image_ids:
+        for image_id in meant:
             self.blobs.delete(thumbnail_key(library.id, image_id))
             self.blobs.delete(image_key(library.id, image_id), unless_touched_since=since)
         # Last: a full disk has room for it by now.
-        self.journal.remove(library.id, image_ids, job.created_at)
+        self.journal.remove(library.id, meant, job.created_at)
 
     def withdraw(self, library: Library, image_ids: Sequence[str]) -> None:
         """Removes what was written to Milvus of images that are not catalogued after all.

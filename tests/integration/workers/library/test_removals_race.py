@@ -32,6 +32,22 @@ def test_pictures_that_are_removed_before_they_are_catalogued_are_not(
     assert process.runtime.images.count_vectors("default") == {"phash": 0}
 
 
+def test_a_removal_that_is_run_again_leaves_what_was_posted_since(
+    client: Client, process: WorkerProcess, filled: list[str]
+) -> None:
+    """As where its message comes back, because a worker was slow to say that it is done."""
+    job_id = client.post("/v1/images/delete", json={"ids": filled[:2]}).json["id"]
+    process.run_next("single")
+    process.run_next("bulk")
+    again = upload(client)
+    process.run_all("bulk")
+    assert outcomes(client, again) == ["succeeded", "succeeded", "skipped"]
+    process.runtime.chunks.run(job_id, 0)
+    assert process.runtime.catalog.count("default") == len(IDS)
+    assert process.runtime.images.count_vectors("default") == {"phash": len(IDS)}
+    assert all(process.runtime.images.read("default", one) for one in IDS)
+
+
 def test_a_picture_that_is_posted_again_as_its_rows_are_removed_once_more_has_them(
     client: Client, process: WorkerProcess, filled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
