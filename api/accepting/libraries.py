@@ -238,9 +238,8 @@ class Libraries:
     ) -> Planned:
         there = self.catalog.library(name)
         job = self.intake.new_job("reindex", there, terms)
-        is_empty = self.catalog.count(there.id) == 0
 
-        def change(library: Library) -> Library | None:
+        def change(library: Library, is_empty: bool) -> Library | None:
             if library.restoring is not None:
                 raise LibraryConflict(
                     f"Library {name!r} is being restored from a backup; restore it until that is"
@@ -263,7 +262,7 @@ class Libraries:
             library.next = NextEdition(**edition.model_dump(), job_id=job.id)
             return library
 
-        library = self.catalog.change_library(name, change, there.id)
+        library = self.catalog.plan_library(name, change, there.id)
         if library.next is None:
             return Planned(library)
         if library.next.job_id != job.id:

@@ -286,6 +286,33 @@ class Catalog:
         pipeline.watch(keys.LIBRARIES)  # type: ignore[no-untyped-call]
         return _library_of(name, pipeline.hget(keys.LIBRARIES, name), library_id)
 
+    def plan_library(
+        self, name: str, change: Callable[[Library, bool], Library | None], library_id: str
+    ) -> Library:
+        """Changes a library as `change_library` does.
+
+        Args:
+            name: The library.
+            change: As there. It is told, too, whether the library has no images: then none comes
+                before it is changed.
+            library_id: As of `library`.
+
+        Raises:
+            LibraryNotFound: There is no such library.
+        """
+        order = keys.image_order(library_id)
+
+        def is_empty(pipeline: Pipeline) -> bool:
+            # Not watched where there are some: they may come all the time.
+            if self.count(library_id) > 0:
+                return False
+            pipeline.watch(order)  # type: ignore[no-untyped-call]
+            return int(pipeline.zcard(order)) == 0
+
+        return self._change_library(
+            name, lambda pipeline, library: change(library, is_empty(pipeline)), library_id
+        )
+
     def change_library(
         self,
         name: str,
@@ -305,10 +332,18 @@ class Catalog:
         Raises:
             LibraryNotFound: There is no such library.
         """
+        return self._change_library(name, lambda _, library: change(library), library_id)
+
+    def _change_library(
+        self,
+        name: str,
+        change: Callable[[Pipeline, Library], Library | None],
+        library_id: str | None,
+    ) -> Library:
         while True:
             with self._redis.pipeline() as pipeline:
                 before = self.watch_library(pipeline, name, library_id)
-                after = change(before.model_copy(deep=True))
+                after = change(pipeline, before.model_copy(deep=True))
                 if after is None:
                     return before
                 pipeline.multi()

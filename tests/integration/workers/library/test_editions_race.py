@@ -9,6 +9,7 @@ from support.between import before_transaction
 from support.embedding import library_id
 from support.plain_uploads import IDS, outcomes, upload, upload_one
 
+from twinlens.api.services import EXTENSION
 from twinlens.shared.libraries import NextEdition, new_collection
 
 if TYPE_CHECKING:
@@ -47,6 +48,22 @@ def test_an_edition_that_comes_as_a_chunk_is_counted_has_its_pictures(
     assert [entries[one].collections for one in IDS] == [library.all_collections] * len(IDS)
     assert [entries[one].image.models for one in IDS] == [[PHASH]] * len(IDS)
     assert outcomes(client, job_id) == ["succeeded"] * len(IDS)
+
+
+def test_a_library_that_is_changed_as_its_first_pictures_come_has_them(
+    client: Client, process: WorkerProcess
+) -> None:
+    """An empty one has nothing to embed, and is changed at once."""
+    upload(client)
+    before_transaction(
+        client.application.extensions[EXTENSION].redis, lambda: process.run_next("bulk")
+    )
+    models = ["phash", "efficientnet-lite0"]
+    assert client.put("/v1/libraries/default", json={"models": models}).status_code == 202
+    process.run_next("single")
+    process.run_all("bulk")
+    n_stored = process.runtime.images.count_vectors("default")
+    assert n_stored == dict.fromkeys(models, len(IDS))
 
 
 @pytest.mark.parametrize("is_planned", [False, True], ids=["weights", "edition given up"])
