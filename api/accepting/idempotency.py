@@ -53,7 +53,7 @@ class IdempotencyKeys:
         ttl_s = KEY_TTL_S if fingerprint else ARRIVAL_TTL_S
         mine = f"{fingerprint}:{job_id}"
         stored: Any = self._redis.set(keys.idempotency(key), mine, nx=True, ex=ttl_s, get=True)
-        earlier, _, owner = (stored or mine).partition(":")
+        earlier, _, owner = (stored or mine).rpartition(":")
         if owner != job_id and not earlier:
             raise UploadInProgress(
                 "The first request with this Idempotency-Key is still arriving; try again later."

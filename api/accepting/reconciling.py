@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,5 +53,4 @@ class Reconciliations:
         job = self.intake.new_job("reconcile", library, terms)
         kwargs = {"job_id": job.id, "asked": asked.model_dump(mode="json")}
         task = TaskMessage(RECONCILE, kwargs, job.id, "single")
-        fingerprint = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
-        return self.intake.submit(job, task, terms, fingerprint).job
+        return self.intake.submit(job, task, terms, fingerprint=asked.model_dump_json()).job
