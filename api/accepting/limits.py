@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from typing import TYPE_CHECKING, Literal
 
 from twinlens.api.waiting import MAX_STREAMS, Places
+from twinlens.shared.disk import has_room
 from twinlens.shared.errors import QueueFull, StorageFull
 from twinlens.shared.redis.presence import live_workers
 
@@ -72,8 +72,7 @@ class Limits:
             StorageFull: Less than the reserve would be left free.
         """
         with contextlib.suppress(FileNotFoundError):  # the first upload makes the directory
-            disk = os.statvfs(self._settings.data_dir)
-            if disk.f_bavail * disk.f_frsize - n_bytes < self._settings.disk_reserve_bytes:
+            if not has_room(self._settings, n_bytes):
                 raise StorageFull(
                     f"The upload would leave less than {self._settings.disk_reserve_bytes} bytes"
                     " free on the disk."

@@ -7,12 +7,12 @@ cannot be carried, because the model is another or their file is damaged, are co
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from twinlens.models.card import OutputKind
 from twinlens.shared.blobs import image_key
+from twinlens.shared.disk import has_room
 from twinlens.shared.errors import (
     BadBackup,
     LibraryConflict,
@@ -276,8 +276,7 @@ class Restoring:
         return stored
 
     def _check_room(self, n_bytes: int) -> None:
-        free = shutil.disk_usage(self._settings.data_dir).free
-        if free - n_bytes < self._settings.disk_reserve_bytes:
+        if not has_room(self._settings, n_bytes):
             raise StorageFull(
                 f"{self._settings.data_dir} has no room for more pictures"
                 " (TWINLENS_DISK_RESERVE_BYTES is left free); make room, and restore again."
