@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from twinlens.api.accepting.terms import Terms
 from twinlens.api.services import build_services
 from twinlens.cli.errors import CommandFailed, CommandRefused
 from twinlens.cli.output import make_bars, say, show
+from twinlens.cli.settings import owner_unlike_root
 from twinlens.cli.words import counted
 from twinlens.models.registry import Registry
 from twinlens.shared.answers import ReconcileQuery
@@ -130,13 +130,11 @@ def _check_user(settings: Settings) -> None:
     Raises:
         CommandRefused: We are root, and the service is not.
     """
-    with contextlib.suppress(OSError):
-        owner = settings.data_dir.stat().st_uid
-        if os.geteuid() == 0 and owner != 0:
-            raise CommandRefused(
-                f"{settings.data_dir} is of user {owner}, and what root writes there the service"
-                " could not read: run it as that user"
-            )
+    if owner := owner_unlike_root(settings.data_dir):
+        raise CommandRefused(
+            f"{settings.data_dir} is of user {owner}, and what root writes there the service could"
+            " not read: run it as that user"
+        )
 
 
 class _Bar:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +10,7 @@ import click
 from twinlens.api.access.keyring import Keyring
 from twinlens.cli.errors import CommandFailed, CommandRefused
 from twinlens.cli.output import say, show
+from twinlens.cli.settings import owner_unlike_root
 from twinlens.cli.show.tables import Column, named, print_table
 
 if TYPE_CHECKING:
@@ -104,10 +104,8 @@ def _check_user(data_dir: Path) -> None:
     Raises:
         CommandRefused: The data directory is another user's.
     """
-    with contextlib.suppress(FileNotFoundError):
-        owner = data_dir.stat().st_uid
-        if os.geteuid() == 0 and owner != 0:
-            raise CommandRefused(f"{data_dir} belongs to user {owner}; run this as that user")
+    if owner := owner_unlike_root(data_dir):
+        raise CommandRefused(f"{data_dir} belongs to user {owner}; run this as that user")
 
 
 @contextlib.contextmanager
