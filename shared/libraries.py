@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 # It exists from the start.
 DEFAULT_LIBRARY = "default"
 # It becomes part of its collections' names in Milvus.
-LIBRARY_NAME = "^[a-z0-9]+(-[a-z0-9]+)*$"
-MAX_LIBRARY_NAME_CHARS = 64
-
-LibraryName = Annotated[str, Field(pattern=LIBRARY_NAME, max_length=MAX_LIBRARY_NAME_CHARS)]
+LibraryName = Annotated[str, Field(pattern="^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
 
 FloatMetric = Literal["L2", "IP", "COSINE"]
 IndexType = Literal["AUTO", "FLAT", "HNSW", "IVF_FLAT", "IVF_SQ8", "IVF_PQ", "SCANN", "DISKANN"]

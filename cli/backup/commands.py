@@ -3,7 +3,6 @@
 # ruff: noqa: PLC0415 (imports wait until they are used, so that --help takes 60 ms)
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,14 +22,15 @@ folder_argument = click.argument(
 
 
 def _check_name(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    from twinlens.shared.libraries import LIBRARY_NAME, MAX_LIBRARY_NAME_CHARS
+    from pydantic import TypeAdapter, ValidationError
 
-    if value is None or (
-        re.fullmatch(LIBRARY_NAME, value) and len(value) <= MAX_LIBRARY_NAME_CHARS
-    ):
-        return value
-    reason = f"{value!r} cannot be a library's name: give a to z, 0 to 9, and single - between"
-    raise click.BadParameter(reason, ctx, param)
+    from twinlens.shared.libraries import LibraryName
+
+    try:
+        return TypeAdapter[str | None](LibraryName | None).validate_python(value)
+    except ValidationError:
+        reason = f"{value!r} cannot be a library's name: give a to z, 0 to 9, and single - between"
+        raise click.BadParameter(reason, ctx, param) from None
 
 
 def stores_options(command: Callable[..., None]) -> Callable[..., None]:

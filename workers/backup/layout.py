@@ -24,11 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
-from twinlens.shared.libraries import (
-    FloatMetric,
-    Index,
-    LibraryName,
-)
+from twinlens.shared.libraries import FloatMetric, Index, LibraryName
 from twinlens.shared.messages import Image, ImageId, Moment
 
 if TYPE_CHECKING:

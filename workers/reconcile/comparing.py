@@ -31,9 +31,8 @@ class Seen:
     image_id: str
     told: Told
     entry: CatalogEntry | None
-    touched_at: (
-        float | None
-    )  # when its bytes were put last, in Unix time; None where there are none
+    # When its bytes were put last, in Unix time; None where there are none.
+    touched_at: float | None
     present: set[str]  # the collections that have its embeddings
     difference: DifferenceKind | None = None
 
