@@ -147,6 +147,10 @@ def listening(service: Service) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def handle(self) -> None:
+            with contextlib.suppress(ConnectionError):  # who asked may have gone
+                super().handle()
+
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             # Where it stands for a proxy, it is asked for a whole URL.
@@ -162,9 +166,8 @@ def listening(service: Service) -> Iterator[str]:
                 if name != "content-length":
                     self.send_header(name, value)
             self.send_header("Content-Length", str(len(answer.content)))
-            with contextlib.suppress(ConnectionError):  # who asked may have gone
-                self.end_headers()
-                self.wfile.write(answer.content)
+            self.end_headers()
+            self.wfile.write(answer.content)
 
         do_GET = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815 (http.server's names)
 
