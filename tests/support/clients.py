@@ -29,10 +29,11 @@ class Client:
     def get(self, path: str, **params: Any) -> Any:
         return self.http.get(path, params=params).raise_for_status().json()
 
-    def index(self, photos: Iterable[Path], *, wait: bool = True) -> Any:
+    def index(self, photos: Iterable[Path], *, library: str = "default", wait: bool = True) -> Any:
         """Posts files as one bulk job, and waits until it has ended."""
         files = [("files", (path.name, path.read_bytes())) for path in photos]
-        job = self.http.post("/v1/images/bulk", files=files).raise_for_status().json()
+        answer = self.http.post("/v1/images/bulk", params={"library": library}, files=files)
+        job = answer.raise_for_status().json()
         return self.ended(job) if wait else job
 
     def index_zip(self, entries: dict[str, bytes]) -> Any:
