@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twinlens.shared.errors import LibraryNotFound, ReindexFailed
 from twinlens.shared.messages import now
@@ -40,9 +40,9 @@ log = logging.getLogger(__name__)
 
 # Pictures that must find themselves before an edition is switched on.
 N_PROBES = 8
-# Images come and go while they are counted: count again before taking a difference for a fault.
-N_COUNTS = 5
-COUNT_PAUSE_S = 1.0
+# Images come and go meanwhile: look again before taking a difference for a fault.
+N_LOOKS = 5
+LOOK_PAUSE_S = 1.0
 # Milvus computes distances in float32 or float16, each time in a different order.
 TOLERANCE = 0.01
 
@@ -167,12 +167,12 @@ class Editions:
                 self._check_answers(library.id, collection)
 
     def _check_count(self, library_id: str, collection: Collection) -> None:
-        for _ in range(N_COUNTS):
+        for _ in range(N_LOOKS):
             n_images = self.catalog.count(library_id)
             n_vectors = self.vectors.count(collection)
             if n_vectors >= n_images:
                 return
-            time.sleep(COUNT_PAUSE_S)
+            time.sleep(LOOK_PAUSE_S)
         raise ReindexFailed(
             f"Model {collection.card.ref} has embeddings of only {n_vectors} of {n_images}"
             " pictures; request the change again."
@@ -180,15 +180,21 @@ class Editions:
 
     def _check_answers(self, library_id: str, collection: Collection) -> None:
         """Searches with some stored pictures: none may find another nearer than itself."""
-        some = list(islice(self.catalog.all_ids(library_id), N_PROBES))
-        for image_id, row in self.vectors.fetch(collection, some).items():
-            [first] = self.vectors.nearest(collection, row[None], 1)
-            [itself] = self.vectors.distances_to(collection, row[None], [image_id])
-            # Neither is there if it has just been removed.
-            if first and itself and abs(itself[image_id] - min(first.values())) > TOLERANCE:
-                raise ReindexFailed(
-                    f"Model {collection.card.ref} does not find what it has embedded."
-                )
+        for _ in range(N_LOOKS):
+            some = list(islice(self.catalog.all_ids(library_id), N_PROBES))
+            rows = self.vectors.fetch(collection, some)
+            if all(self._finds_itself(collection, *one) for one in rows.items()):
+                return
+            time.sleep(LOOK_PAUSE_S)
+        raise ReindexFailed(f"Model {collection.card.ref} does not find what it has embedded.")
+
+    def _finds_itself(self, collection: Collection, image_id: str, row: Any) -> bool:
+        [first] = self.vectors.nearest(collection, row[None], 1)
+        [itself] = self.vectors.distances_to(collection, row[None], [image_id])
+        # Neither is there if it has just been removed.
+        if not first or not itself:
+            return True
+        return abs(itself[image_id] - min(first.values())) <= TOLERANCE
 
 
 def _forget_previous(library: Library) -> Library | None:

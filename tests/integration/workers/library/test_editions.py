@@ -159,6 +159,7 @@ def test_an_edition_of_wrong_vectors_is_not_switched_on_though_it_has_all(
         upsert(to, ids, spoil(rows), metadata)
 
     monkeypatch.setattr(runtime.vectors, "upsert", spoilt)
+    without_pauses(monkeypatch, lambda: None)
     wrong = next_collection(runtime, COLOURS)
     job = build(runtime, job_id)
 
@@ -168,6 +169,30 @@ def test_an_edition_of_wrong_vectors_is_not_switched_on_though_it_has_all(
     assert job.error.type.endswith(":reindex-failed")
     assert "does not find what it has embedded" in str(job.error.detail)
     assert library_of(runtime) == before
+
+
+def test_a_picture_that_is_posted_again_just_as_it_is_looked_for_is_no_fault(
+    client: Client, runtime: Runtime, art: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = ask(client, [COLOURS], metric="IP")
+    collection, nearest = next_collection(runtime, COLOURS), runtime.vectors.nearest
+    looked: list[str] = []
+
+    def look_while_it_is_away(to: Collection, rows: Any, limit: int) -> list[dict[str, float]]:
+        [[image_id]] = nearest(to, rows, limit)
+        looked.append(image_id)
+        if len(looked) > 1:
+            return nearest(to, rows, limit)
+        runtime.vectors.delete(to, [image_id])
+        found = nearest(to, rows, limit)
+        runtime.vectors.upsert(to, [image_id], rows, [{}])
+        return found
+
+    monkeypatch.setattr(runtime.vectors, "nearest", look_while_it_is_away)
+    slept = without_pauses(monkeypatch, lambda: None)
+    assert build(runtime, job_id).status == "succeeded"
+    assert len(slept) == 1
+    assert library_of(runtime).collections[f"{COLOURS}@1"] == collection.name
 
 
 @pytest.mark.parametrize("vector", ["FLOAT32", "FLOAT16"])
@@ -189,7 +214,7 @@ def without_pauses(monkeypatch: pytest.MonkeyPatch, come: Callable[[], None]) ->
 
     def pause(pause_s: float) -> None:
         # Clients of servers sleep too.
-        if pause_s != editions.COUNT_PAUSE_S:
+        if pause_s != editions.LOOK_PAUSE_S:
             sleep(pause_s)
             return
         slept.append(pause_s)
@@ -238,7 +263,7 @@ def test_an_edition_that_lacks_pictures_to_the_end_is_not_switched_on(
     assert job.status == "failed"
     assert job.error is not None
     assert "embeddings of only 3 of 5 pictures" in str(job.error.detail), "one a chunk is missing"
-    assert len(slept) == editions.N_COUNTS
+    assert len(slept) == editions.N_LOOKS
     assert library_of(runtime) == before
 
 

@@ -248,7 +248,7 @@ def test_vectors_that_are_missing_are_seen_before_the_switch(
     filled: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(editions, "COUNT_PAUSE_S", 0)
+    monkeypatch.setattr(editions, "LOOK_PAUSE_S", 0)
     upsert = runtime.vectors.upsert
     monkeypatch.setattr(
         runtime.vectors,
