@@ -15,7 +15,7 @@ from twinlens.models.verify import KnownAnswer, check_answer, read_answers
 from twinlens.shared.errors import LibraryNotFound, TwinlensError
 from twinlens.shared.libraries import DEFAULT_LIBRARY
 from twinlens.shared.messages import OK
-from twinlens.shared.redis.presence import PROBE_S
+from twinlens.shared.redis.presence import PROBE_S, PROOF_S
 from twinlens.workers.watch import end_process
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Health:
     def _try_models(self) -> None:
         for model in self.targets.opened:
             idle_s = time.monotonic() - model.answered_at
-            if idle_s >= max(PROBE_S, model.took_s / PROBE_SHARE):
+            if idle_s >= max(PROOF_S, model.took_s / PROBE_SHARE):
                 self._try(model)
 
     def _try(self, model: WatchedEmbedder) -> None:
