@@ -11,12 +11,11 @@ import re
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
     from typing import BinaryIO
 
@@ -118,6 +117,48 @@ class BlobStore:
         with self.batch() as batch:
             batch.append(key, "\n".join(("", *lines, "")).encode())
 
+    def rewrite(self, key: str, write: Callable[[Iterator[bytes], BinaryIO], None]) -> bool:
+        """Writes a file anew to which lines are added. Those that are added meanwhile come behind.
+
+        Args:
+            key: The file.
+            write: Writes what is to stand in place of the lines that it is given.
+
+        Returns:
+            Whether that was done: not if the file is removed or written anew meanwhile, nor where
+            folders cannot be locked, as in some network's file systems.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            OSError: The disk does not take it; the file is as it was.
+        """
+        path = self._root / key
+        with path.open("rb") as old:
+            with _held(path.parent, fcntl.LOCK_EX) as is_held:  # nobody has written half a line
+                n_bytes = os.fstat(old.fileno()).st_size
+            if not is_held:
+                return False
+            with _part(path) as (new, temporary):
+                write(_lines(old, n_bytes), new)
+                new.seek(0, os.SEEK_END)
+                _flush(new)
+                with _held(path.parent, fcntl.LOCK_EX):
+                    if not _is_file(path, old):
+                        return False
+                    old.seek(n_bytes)
+                    shutil.copyfileobj(old, new)
+                    _flush(new)
+                    temporary.replace(path)
+        _fsync(path.parent)
+        return True
+
+    def size(self, key: str) -> int:
+        """Returns how many bytes a blob has; 0 if it is not there."""
+        try:
+            return (self._root / key).stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def names(self, folder: str) -> list[str]:
         """Returns the names in a folder, in order; none where there is no such folder."""
         try:
@@ -188,21 +229,57 @@ class BlobStore:
 
 
 @contextlib.contextmanager
-def _held(folder: Path, how: int) -> Iterator[None]:
-    """Keeps others from removing what is in a folder, or from putting it again.
+def _held(folder: Path, how: int) -> Iterator[bool]:
+    """Keeps others from removing what is in a folder, or from putting it again or adding to it.
 
     Who removes a blob looks at its time first, and who puts it again may only renew that.
+
+    Yields:
+        Whether they are kept from it: a network's file system may lock no folders.
 
     Raises:
         FileNotFoundError: There is no such folder.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # a network's file system may lock no folders
+        is_held = False
+        with contextlib.suppress(OSError):
             fcntl.flock(handle, how)
-        yield
+            is_held = True
+        yield is_held
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def _part(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """Yields a new file, and its path, to take another's place; it goes if it does not."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file, temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_file(path: Path, file: BinaryIO) -> bool:
+    """Tells if a path still leads to an open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _lines(file: BinaryIO, n_bytes: int) -> Iterator[bytes]:
+    """Yields the lines of a file's first bytes."""
+    while file.tell() < n_bytes:
+        yield file.readline()
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 class BlobBatch:
@@ -237,7 +314,7 @@ class BlobBatch:
     def append(self, key: str, data: bytes) -> None:
         """Adds to the end of a file."""
         path = self._place(key)
-        with path.open("ab", buffering=0) as file:
+        with _held(path.parent, fcntl.LOCK_SH), path.open("ab", buffering=0) as file:
             n_written = file.write(data)
             if n_written < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -252,14 +329,10 @@ class BlobBatch:
         return path
 
     def _write(self, path: Path, data: bytes) -> None:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.replace(temporary, path)  # noqa: PTH105 (both are names)
-        except BaseException:
-            os.unlink(temporary)  # noqa: PTH108
-            raise
+        with _part(path) as (file, temporary):
+            file.write(data)
+            file.close()
+            temporary.replace(path)
         self._written.append(path)
 
     def sync(self) -> None:

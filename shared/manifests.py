@@ -59,11 +59,29 @@ def read_manifests(
     blobs: BlobStore, job_id: str
 ) -> Iterator[tuple[ManifestHead, list[ManifestItem]]]:
     """Yields what was accepted of a job, chunk by chunk; what cannot be read is left out."""
+    for chunk in _chunks(blobs, job_id):
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            yield read_manifest(blobs, job_id, chunk)
+
+
+def read_heads(blobs: BlobStore) -> Iterator[ManifestHead]:
+    """Yields the head of one manifest of each job that has any; what cannot be read is left out."""
+    for job_id in blobs.names("manifests"):
+        for chunk in _chunks(blobs, job_id):
+            try:
+                with blobs.open(manifest_key(job_id, chunk)) as file:
+                    head = ManifestHead.model_validate_json(file.readline())
+            except (FileNotFoundError, ValueError):
+                continue
+            yield head
+            break
+
+
+def _chunks(blobs: BlobStore, job_id: str) -> Iterator[int]:
     for name in blobs.names(f"manifests/{job_id}"):
         chunk, dot, _ = name.partition(".")
         if dot:
-            with contextlib.suppress(FileNotFoundError, ValueError):
-                yield read_manifest(blobs, job_id, int(chunk))
+            yield int(chunk)
 
 
 def _write(head: ManifestHead, items: Sequence[ManifestItem]) -> bytes:

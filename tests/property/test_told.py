@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.records import image
 
-from twinlens.shared.journal import JournalLine
+from twinlens.shared.journal import JournalLine, last_of
 from twinlens.shared.messages import Description, Image, Metadata
 from twinlens.workers.reconcile.told import Standing, Told, Word, fold
 
@@ -24,6 +24,7 @@ STEPS = st.one_of(
     st.tuples(st.just("patch"), DESCRIPTIONS),
     st.tuples(st.just("remove"), st.none()),
     st.tuples(st.just("expire"), st.none()),
+    st.tuples(st.just("fold"), st.none()),
 )
 
 
@@ -49,6 +50,9 @@ class History:
             self.lines.append(JournalLine(told_at=moment, gone=ID))
         elif step == "expire" and self.words:
             self.expire(self.words.pop(0))
+        elif step == "fold":
+            last = last_of(self.lines)
+            self.lines = [] if last is None else [last]
 
     def upload(self, moment: datetime, said: Description) -> None:
         self.words.append(
@@ -123,6 +127,23 @@ def test_what_was_cancelled_brings_nothing_back(
 ) -> None:
     history = history_of(steps)
     assert history.told("cancelled").is_wanted == fold(history.lines, []).is_wanted
+
+
+MOMENTS = st.integers(0, 3).map(lambda n: BEGAN + timedelta(seconds=n))
+IMAGES = st.builds(image, st.just(ID), st.sampled_from(["a.png", "b.png"]))
+LINES = st.one_of(
+    st.builds(JournalLine, told_at=MOMENTS, gone=st.just(ID)),
+    st.builds(JournalLine, told_at=MOMENTS, image=IMAGES),
+)
+
+
+@given(st.lists(LINES, max_size=8), st.lists(LINES, max_size=4))
+def test_a_journal_that_is_folded_goes_on_as_before(
+    lines: list[JournalLine], later: list[JournalLine]
+) -> None:
+    last = last_of(lines)
+    folded = [] if last is None else [last]
+    assert last_of([*folded, *later]) == last_of([*lines, *later])
 
 
 def test_a_change_that_was_done_late_does_not_bring_back_what_was_said_before() -> None:

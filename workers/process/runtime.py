@@ -51,6 +51,7 @@ from twinlens.workers.query.duplicates import NearDuplicates
 from twinlens.workers.query.examples import Examples
 from twinlens.workers.query.searches import Searches
 from twinlens.workers.reconcile.comparing import Comparing
+from twinlens.workers.reconcile.folding import Folding
 from twinlens.workers.reconcile.reading import Reading
 from twinlens.workers.reconcile.reconciling import Reconciling
 from twinlens.workers.reconcile.repairs import Repairs
@@ -289,6 +290,7 @@ def build_runtime(
             damages=damages,
             removals=removals,
             expiry=Expiry(jobs=jobs, catalog=catalog, blobs=blobs, journaling=journaling),
+            folding=Folding(settings=settings, catalog=catalog, journal=journal),
             catalog=catalog,
         ),
     )

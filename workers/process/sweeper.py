@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from twinlens.workers.library.editions import Editions
     from twinlens.workers.library.expiry import Expiry
     from twinlens.workers.library.removals import Removals
+    from twinlens.workers.reconcile.folding import Folding
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Sweeper:
     damages: Damages
     removals: Removals
     expiry: Expiry
+    folding: Folding
     catalog: Catalog
 
     def sweep(self, app: Celery) -> None:
@@ -69,6 +71,7 @@ class Sweeper:
             self.calibrations.keep,
             self.removals.tend,
             self.expiry.tend,
+            self.folding.tend,
             self.catalog.keep_libraries,
         ):
             try:

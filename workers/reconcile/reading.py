@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from twinlens.shared.blobs import cancelled_key
-from twinlens.shared.manifests import read_manifests
+from twinlens.shared.manifests import read_heads, read_manifests
 from twinlens.workers.reconcile.told import words_of
 
 if TYPE_CHECKING:
@@ -38,13 +38,11 @@ class Reading:
             library_id: The library.
             since: What was accepted later is left alone: its job may not be recorded yet.
         """
-        standings: dict[str, Standing] = {}
-        for job_id in self.blobs.names("manifests"):
-            head, _ = next(read_manifests(self.blobs, job_id), (None, []))
-            if head is not None and head.library_id == library_id:
-                is_new = head.accepted_at >= since
-                standings[job_id] = "open" if is_new else self._standing(job_id)
-        return standings
+        return {
+            head.job_id: "open" if head.accepted_at >= since else self._standing(head.job_id)
+            for head in read_heads(self.blobs)
+            if head.library_id == library_id
+        }
 
     def _standing(self, job_id: str) -> Standing:
         status = self.jobs.status(job_id)

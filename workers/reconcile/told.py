@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
+from twinlens.shared.journal import last_of
 from twinlens.shared.messages import Description, Metadata, Moment
 
 if TYPE_CHECKING:
@@ -69,23 +70,6 @@ class Told:
     is_open: bool = False  # a job has it in hand
     is_known: bool = False  # a job has it that Redis knows
 
-    def read(self, line: JournalLine) -> None:
-        """Takes in a line of the journal: what is said later is in a later line.
-
-        But a removal counts from when it was asked for, however late it is noted: what was accepted
-        since is not meant, and what was accepted before is over.
-        """
-        is_late = self.at is not None and line.told_at < self.at
-        if is_late and (self.is_gone or line.image is None):
-            return
-        self.at = line.told_at if self.at is None else max(self.at, line.told_at)
-        self._forget(is_gone=line.image is None)
-        if line.image is not None:
-            self.image = line.image
-            self.description = Description.model_construct(
-                name=line.image.name or None, metadata=line.image.metadata
-            )
-
     def hear(self, word: Word) -> None:
         """Takes in a word of a manifest, unless it was heard before the journal was written."""
         if word.standing in ("open", "ended"):
@@ -99,7 +83,8 @@ class Told:
             return
         self.at = word.at
         if word.is_removal:
-            self._forget(is_gone=True)
+            self.image, self.description = None, Description()
+            self.is_gone, self.is_wanted = True, False
             return
         before = self.description if self.is_wanted else Description()
         self.is_wanted, self.is_gone = True, False
@@ -110,10 +95,6 @@ class Told:
         if not (self.is_wanted or word.is_removal):
             self.description = self.description.then(word.description)
 
-    def _forget(self, *, is_gone: bool) -> None:
-        self.image, self.description = None, Description()
-        self.is_gone, self.is_wanted = is_gone, not is_gone
-
 
 def fold(lines: Iterable[JournalLine], words: Iterable[Word]) -> Told:
     """Returns what the disk says of an image.
@@ -122,9 +103,16 @@ def fold(lines: Iterable[JournalLine], words: Iterable[Word]) -> Told:
         lines: Those of the journal that are of it, in their order.
         words: Those of manifests, in any order; of one moment, in theirs.
     """
-    told = Told()
-    for line in lines:
-        told.read(line)
+    told = _told_by(last_of(lines))
     for word in sorted(words, key=lambda one: one.at):
         told.hear(word)
     return told
+
+
+def _told_by(line: JournalLine | None) -> Told:
+    if line is None:
+        return Told()
+    if line.image is None:
+        return Told(at=line.told_at, is_gone=True)
+    said = Description.model_construct(name=line.image.name or None, metadata=line.image.metadata)
+    return Told(image=line.image, description=said, at=line.told_at, is_wanted=True)

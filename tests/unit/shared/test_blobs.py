@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,7 +29,9 @@ from twinlens.shared.messages import ManifestItem, now
 from twinlens.shared.redis.jobs import Job
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
 CONTENT = b"picture " * 1000
 KEY = image_key("default", image_id_of(CONTENT))
@@ -267,6 +270,101 @@ def test_lines_that_were_cut_off_spoil_no_others(blobs: BlobStore) -> None:
         blobs.append("journal/art.jsonl", ["2" * 20])
     blobs.append("journal/art.jsonl", ["3"])
     assert blobs.get("journal/art.jsonl").split() == [b"1", b"2" * 4, b"3"]
+
+
+JOURNAL = journal_key("art")
+
+
+def keep_last(lines: Iterator[bytes], file: BinaryIO) -> None:
+    """Writes the last line alone."""
+    *_, last = lines
+    file.write(last)
+
+
+def test_what_is_rewritten_survives_a_power_cut(blobs: BlobStore, disk: Disk) -> None:
+    blobs.append(JOURNAL, ["1", "2"])
+    assert blobs.rewrite(JOURNAL, keep_last)
+    assert disk.after_power_cut() == {f"data/blobs/{JOURNAL}": b"2\n"}
+    blobs.append(JOURNAL, ["3"])
+    [text] = disk.after_power_cut().values()
+    assert text.split() == [b"2", b"3"]
+
+
+def test_lines_that_are_added_as_a_file_is_rewritten_come_behind(
+    blobs: BlobStore, disk: Disk
+) -> None:
+    def write_late(lines: Iterator[bytes], file: BinaryIO) -> None:
+        blobs.append(JOURNAL, ["3"])
+        keep_last(lines, file)
+
+    blobs.append(JOURNAL, ["1", "2"])
+    assert blobs.rewrite(JOURNAL, write_late)
+    [text] = disk.after_power_cut().values()
+    assert text.split() == [b"2", b"3"]
+
+
+def test_lines_that_are_added_just_as_the_rewritten_file_takes_its_place_come_behind(
+    blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adding = threading.Thread(target=blobs.append, args=(JOURNAL, ["3"]))
+    copy = shutil.copyfileobj
+
+    def copy_late(*args: Any) -> None:
+        copy(*args)
+        adding.start()
+        adding.join(0.2)  # it has to wait
+
+    blobs.append(JOURNAL, ["1", "2"])
+    monkeypatch.setattr(shutil, "copyfileobj", copy_late)
+    assert blobs.rewrite(JOURNAL, keep_last)
+    adding.join()
+    assert blobs.get(JOURNAL).split() == [b"2", b"3"]
+
+
+def test_nobody_rewrites_what_another_has_rewritten_or_removed(
+    blobs: BlobStore, tmp_path: Path
+) -> None:
+    def write_after_another(lines: Iterator[bytes], file: BinaryIO) -> None:
+        assert blobs.rewrite(JOURNAL, keep_last)
+        blobs.append(JOURNAL, ["3"])
+        keep_last(lines, file)
+
+    def write_after_removal(lines: Iterator[bytes], file: BinaryIO) -> None:
+        blobs.delete(JOURNAL)
+        keep_last(lines, file)
+
+    blobs.append(JOURNAL, ["1", "2"])
+    assert not blobs.rewrite(JOURNAL, write_after_another)
+    assert blobs.get(JOURNAL).split() == [b"2", b"3"]
+    assert not blobs.rewrite(JOURNAL, write_after_removal)
+    assert files_in(tmp_path) == []
+    with pytest.raises(FileNotFoundError):
+        blobs.rewrite(JOURNAL, keep_last)
+
+
+def test_what_cannot_be_rewritten_is_as_it_was(blobs: BlobStore, tmp_path: Path) -> None:
+    def write_much(lines: Iterator[bytes], file: BinaryIO) -> None:
+        file.writelines(20 * [*lines])
+
+    blobs.append(JOURNAL, ["1", "2"])
+    before = blobs.get(JOURNAL)
+    with disk_with_room_for(20), pytest.raises(OSError, match=r"No space left|too large"):
+        blobs.rewrite(JOURNAL, write_much)
+    assert blobs.get(JOURNAL) == before
+    assert files_in(tmp_path) == ["art.jsonl"]
+
+
+def test_where_no_folder_can_be_locked_nothing_is_rewritten(
+    blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    blobs.append(JOURNAL, ["1", "2"])
+    before = blobs.get(JOURNAL)
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert not blobs.rewrite(JOURNAL, keep_last)
+    assert blobs.get(JOURNAL) == before
 
 
 def test_names_are_those_of_files_that_are_whole(blobs: BlobStore) -> None:
