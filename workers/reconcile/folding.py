@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from twinlens.shared.settings import Settings
 
 # For so long it is kept that an image is gone, since who notes an image may have read of it before.
-REMEMBERED_S = 600
+REMEMBERED_S = 300
 
 
 @dataclass(frozen=True, kw_only=True)
