@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,12 +11,18 @@ from support.plain_uploads import IDS, ending, job_of, upload
 
 from twinlens.shared.errors import Unavailable
 from twinlens.shared.libraries import Damage
+from twinlens.workers.library import damages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from support.inside_worker import WorkerProcess
     from support.requests import Client
+
+
+@pytest.fixture(autouse=True)
+def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(damages, "LOOK_PAUSE_S", 0)
 
 
 def damage_of(process: WorkerProcess) -> Damage | None:
@@ -57,6 +64,16 @@ def give_back(process: WorkerProcess) -> None:
         _, pixels = runtime.images.decoder.decode(runtime.images.read("default", image_id), [model])
         rows = model.embed_batch(pixels[0][None])
         runtime.vectors.upsert(collection, [image_id], rows, [{}])
+
+
+def test_a_library_that_is_emptied_and_filled_again_between_two_counts_is_whole(
+    process: WorkerProcess, filled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = process.runtime.vectors
+    count, n_counts = vectors.count_stored, itertools.count()
+    monkeypatch.setattr(vectors, "count_stored", lambda name: count(name) if next(n_counts) else 0)
+    assert damage_of(process) is None
+    assert next(n_counts) == 2, "it was looked at once more, and then no more"
 
 
 @pytest.mark.parametrize("lose", [drop, empty])
