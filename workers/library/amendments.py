@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from twinlens.shared.errors import ImageNotFound
+from twinlens.shared.errors import ContentMissing, ImageNotFound, PictureError
 from twinlens.shared.filters.fields import fields_of
 from twinlens.shared.messages import now
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from twinlens.shared.libraries import Library
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from twinlens.workers.library.images import Images
     from twinlens.workers.library.journaling import Journaling
     from twinlens.workers.milvus.vectors import Vectors
-    from twinlens.workers.targets import Targets
+    from twinlens.workers.targets import Target, Targets
 
 
 class Amendment(NamedTuple):
@@ -127,8 +128,24 @@ class Amendments:
         """Writes images' rows anew: Milvus Lite has no way to change a part of one."""
         for name, target in self.targets.of_editions(library).items():
             fields = {e.image.id: fields_of(e.image) for e in entries if name in e.collections}
-            rows = self.vectors.fetch(target.collection, list(fields)) if fields else {}
+            if not fields:
+                continue
+            rows = self.vectors.fetch(target.collection, list(fields))
+            # It loses a row whose writing is broken off by its end, as a first try of this.
+            rows |= self._embed_again(library, target, fields.keys() - rows.keys())
             if rows:
                 self.vectors.upsert(
                     target.collection, list(rows), rows.values(), [fields[i] for i in rows]
                 )
+
+    def _embed_again(
+        self, library: Library, target: Target, image_ids: Iterable[str]
+    ) -> dict[str, Any]:
+        """Returns embeddings, made from pictures. One that is damaged, or gone, has none."""
+        rows: dict[str, Any] = {}
+        for image_id in sorted(image_ids):
+            with contextlib.suppress(ImageNotFound, ContentMissing, PictureError):
+                content = self.images.read(library.id, image_id)
+                _, [pixels] = self.images.decoder.decode(content, [target.model])
+                [rows[image_id]] = target.model.embed_batch(pixels[None])
+        return rows

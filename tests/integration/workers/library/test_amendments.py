@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,11 +15,13 @@ from support.plain_uploads import IDS, PICTURES, job_of, outcomes, upload
 from support.requests import assert_problem
 
 from twinlens.api.reading.uploads import MAX_METADATA_BYTES
+from twinlens.shared.blobs import image_key
 from twinlens.shared.errors import ImageNotFound
 from twinlens.shared.filters.language import parse_filter
 from twinlens.shared.libraries import NextEdition, new_collection
 from twinlens.shared.messages import Description
 from twinlens.shared.redis.presence import announce
+from twinlens.workers.milvus.vectors import Vectors
 
 if TYPE_CHECKING:
     from support.inside_worker import WorkerProcess
@@ -377,3 +380,33 @@ def test_an_image_that_goes_before_the_worker_comes_is_told(
     process.runtime.catalog.remove("default", red)
     with pytest.raises(ImageNotFound, match=red):
         change(process, name="a.png")
+
+
+def test_a_row_that_milvus_has_lost_comes_back_with_what_is_said(
+    client: Client, process: WorkerProcess, filled: list[str]
+) -> None:
+    """As where it was ended while a first try wrote the row, and another process tries again."""
+    runtime = process.runtime
+    [(_, collection)] = runtime.targets.of(runtime.catalog.library("default"))
+    [before] = runtime.vectors.fetch(collection, [filled[0]]).values()
+    runtime.vectors.delete(collection, [filled[0]])
+    vectors = Vectors(runtime.settings)  # of a process that has not read it
+    amendments = replace(runtime.amendments, vectors=vectors)
+    amendments.change("default", filled[0], Description(metadata={"year": 2026}))
+    assert where(process, "year == 2026") == {filled[0]}
+    [after] = Vectors(runtime.settings).fetch(collection, [filled[0]]).values()
+    assert (after == before).all()
+
+
+def test_nothing_is_said_of_a_row_that_cannot_come_back(
+    client: Client, process: WorkerProcess, filled: list[str]
+) -> None:
+    """Its picture is damaged: `reconcile` tells of it."""
+    runtime = process.runtime
+    [(_, collection)] = runtime.targets.of(runtime.catalog.library("default"))
+    runtime.vectors.delete(collection, [filled[0]])
+    runtime.blobs.delete(image_key("default", filled[0]))
+    amendments = replace(runtime.amendments, vectors=Vectors(runtime.settings))
+    amendments.change("default", filled[0], Description(name="new.png"))
+    assert said_of(client, filled[0])[0] == "new.png"
+    assert runtime.vectors.ids(collection) == set(filled[1:])
