@@ -118,6 +118,11 @@ class Settings(BaseSettings):
         3_600, ge=0, description="How long a library can go back to the edition before"
     )
     search_candidates: int = Field(100, ge=1, description="Fewest candidates to ask each model for")
+    cache_bytes: int = Field(
+        64 * MIB,
+        ge=MIB,  # more than any embedding has
+        description="Memory of each worker process for embeddings that it has read",
+    )
     batch_size: int | None = Field(
         None, ge=1, le=256, description="Pictures in one onnxruntime call; else 1, on a GPU 32"
     )

@@ -51,8 +51,12 @@ BOUNDS = {
     "disk: milvus": 60 * MB,
     "disk: sockets": 0.0,
 }
-# So that what is kept of a job goes while we look.
-SETTINGS = {"TWINLENS_JOB_TTL_S": "60", "TWINLENS_ROLLBACK_S": "30"}
+# So that what is kept of a job goes while we look, and caches fill in the first minutes.
+SETTINGS = {
+    "TWINLENS_JOB_TTL_S": "60",
+    "TWINLENS_ROLLBACK_S": "30",
+    "TWINLENS_CACHE_BYTES": "1048576",
+}
 
 
 class Sample(NamedTuple):

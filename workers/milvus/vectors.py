@@ -56,9 +56,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 STRONG, BOUNDED = "Strong", "Bounded"
-# Embeddings that a process keeps: about 12,000 of 1,280 numbers. Reading a hundred takes 8 ms.
-CACHE_BYTES = 64 * 1024 * 1024
-# What Python takes for each besides its numbers, with its key; of a hash, that is nearly all.
+# What Python takes for each embedding that is kept, besides its numbers: of a hash, nearly all.
 ENTRY_BYTES = 500
 # Rows in one answer: 5 MB at 1,280 numbers a row; gRPC takes up to 64 MB.
 READ_ROWS = 1000
@@ -101,7 +99,7 @@ class Vectors:
         self._ready: set[str] = set()
         self._lock = threading.Lock()
         self._cache: LRUCache[tuple[str, str, str], Any] = LRUCache(
-            CACHE_BYTES, lambda row: row.nbytes + ENTRY_BYTES
+            settings.cache_bytes, lambda row: row.nbytes + ENTRY_BYTES
         )
 
     @functools.cached_property

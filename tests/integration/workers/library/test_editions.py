@@ -184,9 +184,9 @@ def test_a_picture_that_is_posted_again_just_as_it_is_looked_for_is_no_fault(
         if len(looked) > 1:
             return nearest(to, rows, limit)
         runtime.vectors.delete(to, [image_id])
-        found = nearest(to, rows, limit)
+        near = nearest(to, rows, limit)
         runtime.vectors.upsert(to, [image_id], rows, [{}])
-        return found
+        return near
 
     monkeypatch.setattr(runtime.vectors, "nearest", look_while_it_is_away)
     slept = without_pauses(monkeypatch, lambda: None)

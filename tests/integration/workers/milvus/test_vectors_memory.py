@@ -31,6 +31,7 @@ PHASH = load_card(SHIPPED_CARDS / "phash@1.toml")
 N_ROWS = 50
 IDS = [id_of(number) for number in range(N_ROWS)]
 ROWS = of_bits(range(N_ROWS))
+ROOM_BYTES = 1 << 20
 
 
 def new_collection(card: Card = PHASH) -> Collection:
@@ -52,7 +53,7 @@ def collection(other: Vectors) -> Iterator[Collection]:
 
 
 def own(lite_uri: str) -> Vectors:
-    return Vectors(Settings(milvus_uri=lite_uri))
+    return Vectors(Settings(milvus_uri=lite_uri, cache_bytes=ROOM_BYTES))
 
 
 def test_what_was_read_comes_from_memory_for_any_library_of_the_model(
@@ -71,33 +72,37 @@ def test_what_was_read_comes_from_memory_for_any_library_of_the_model(
     other.drop(another.name)
 
 
+@pytest.fixture
+def hashes(other: Vectors, collection: Collection) -> list[str]:
+    """More of them than there is room for in `ROOM_BYTES`."""
+    ids = [id_of(number) for number in range(N_ROWS, N_ROWS + 5000)]
+    other.upsert(collection, ids, of_bits([0] * len(ids)), [{}] * len(ids))
+    return ids
+
+
 def test_no_more_is_kept_than_there_is_room_for(
-    lite_uri: str, other: Vectors, collection: Collection, monkeypatch: pytest.MonkeyPatch
+    lite_uri: str, other: Vectors, collection: Collection, hashes: list[str]
 ) -> None:
-    room = 10 * (ROWS[0].nbytes + vectors_module.ENTRY_BYTES)
-    monkeypatch.setattr(vectors_module, "CACHE_BYTES", room)
     vectors = own(lite_uri)
-    assert len(vectors.fetch(collection, IDS)) == N_ROWS
-    other.delete(collection, IDS)
-    assert len(vectors.fetch(collection, IDS)) == 10
+    assert len(vectors.fetch(collection, hashes)) == len(hashes)
+    other.delete(collection, hashes)
+    n_kept = ROOM_BYTES // (ROWS[0].nbytes + vectors_module.ENTRY_BYTES)
+    assert len(vectors.fetch(collection, hashes)) == n_kept < len(hashes)
 
 
 def test_the_room_for_hashes_is_what_python_takes_for_them(
-    lite_uri: str, other: Vectors, collection: Collection, monkeypatch: pytest.MonkeyPatch
+    lite_uri: str, collection: Collection, hashes: list[str]
 ) -> None:
     """A million of them would take 500 MB, and pass for 8."""
-    ids = [id_of(number) for number in range(N_ROWS, N_ROWS + 3000)]
-    other.upsert(collection, ids, of_bits([0] * len(ids)), [{}] * len(ids))
-    monkeypatch.setattr(vectors_module, "CACHE_BYTES", 300_000)
     vectors = own(lite_uri)
     vectors.fetch(collection, IDS)
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
-    vectors.fetch(collection, ids)
+    vectors.fetch(collection, hashes)
     gc.collect()
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert after - before < 2 * 300_000
+    assert after - before < 2 * ROOM_BYTES
 
 
 @pytest.mark.parametrize("n_rows", [7, 25, 49, 50, 51])
