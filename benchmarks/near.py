@@ -2,16 +2,16 @@
 
 Some of the pictures are edited in every way of `models/workbench/edits.py`. Each edit looks for its
 original among all pictures, and each original for its edit in its own place among them; once as it
-is, and once in all its variants. Printed are the shares that come first, of each edit those that
-are in one group of duplicates with their original, how far away an original has to be to be no
-chance hit, and how long it takes to group a large library.
+is, once in all its variants, and once with the best of these verified. Printed are the shares that
+come first, of each edit those that are in one group of duplicates with their original, how far away
+an original has to be to be no chance hit, and how long it takes to group a large library.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,18 @@ from twinlens.models.duplicates import (
     MAX_DISTANCE,
     MIN_COSINE,
     group_duplicates,
+    join_proven,
 )
 from twinlens.models.fusion import fuse
+from twinlens.models.geometry import SIDE_PX, Forms, find_forms, locate_any
 from twinlens.models.pictures import open_picture
 from twinlens.models.registry import DEFAULT_MODELS, Registry, ensure_models
 from twinlens.models.session import Embedder
 from twinlens.models.variants import NEAR_WEIGHT, variants_of
 from twinlens.models.workbench.edits import EDITS, edit_picture
 from twinlens.shared.errors import PictureError
+from twinlens.workers.query.copies import N_VERIFIED
+from twinlens.workers.query.proving import N_NEIGHBOURS
 
 # Files in several formats of one picture would be found for each other's edits.
 SAME_BITS = 4
@@ -61,14 +65,15 @@ def main() -> None:
         models = [Registry(Path(models_dir)).open(ref) for ref in DEFAULT_MODELS]
     gallery = _Gallery(models, sorted(path for path in args.folder.rglob("*") if path.is_file()))
     chosen = np.random.default_rng(0).permutation(len(gallery.contents))[: args.edited].tolist()
-    edits: Edits = {
-        (place, kind): _embed(models, content)
-        for place in chosen
-        for kind, content in edit_picture(gallery.contents[place]).items()
-    }
+    edits: Edits = {}
+    forms: dict[Edit, Forms] = {}
+    for place in chosen:
+        for kind, content in edit_picture(gallery.contents[place]).items():
+            edits[place, kind] = _embed(models, content)
+            forms[place, kind] = _forms_of(content)
     measured = {edit: gallery.measure(variants) for edit, variants in edits.items()}
     print(f"{len(gallery.contents)} pictures, {len(chosen)} of them edited in {len(EDITS)} ways")
-    _show_recall(gallery, edits, measured)
+    _show_recall(gallery, edits, measured, forms)
     _show_false_alarms(gallery, measured)
     _show_speed()
 
@@ -87,6 +92,7 @@ class _Gallery:
         kept = _without_copies(rows)
         self.cards = {model.card.name: model.card for model in models}
         self.contents = [pictures[place][0] for place in kept]
+        self.forms = [_forms_of(content) for content in self.contents]
         self.variants = [pictures[place][1] for place in kept]
         self.rows = {name: some[kept] for name, some in rows.items()}
         self.weights = dict.fromkeys(self.cards, NEAR_WEIGHT)
@@ -100,14 +106,27 @@ class _Gallery:
             for name, card in self.cards.items()
         }
 
-    def finds(self, place: int, distances: Distances) -> bool:
-        """Tells whether a search has the picture first. Of the variants, the nearest counts."""
+    def best(self, distances: Distances) -> list[int]:
+        """Returns the places of the best, as a search has them. Of variants, the nearest counts."""
         named = {
             name: {f"{i:06d}": far for i, far in enumerate(some.min(axis=0).tolist())}
             for name, some in distances.items()
         }
-        first = fuse(named, self.cards, self.weights, limit=1, calibrations=self._calibrations)
-        return first[0].image_id == f"{place:06d}"
+        best = fuse(
+            named, self.cards, self.weights, limit=N_VERIFIED, calibrations=self._calibrations
+        )
+        return [int(one.image_id) for one in best]
+
+    def proven(self, query: Forms, best: Sequence[int], stored: Mapping[int, Forms]) -> list[int]:
+        """Returns those of the best that are proven to be copies.
+
+        Args:
+            query: Of what is looked for.
+            best: Places.
+            stored: Of those that are not the gallery's own.
+        """
+        whole = [(stored.get(place) or self.forms[place]).upright for place in best]
+        return [place for place, one in zip(best, whole, strict=True) if locate_any(query, one)]
 
     def put(self, place: int, edit: Variants, distances: Distances) -> Distances:
         """Returns the distances of the picture where its edit lies in its place."""
@@ -118,24 +137,35 @@ class _Gallery:
         return changed
 
 
-def _show_recall(gallery: _Gallery, edits: Edits, measured: dict[Edit, Distances]) -> None:
+def _show_recall(
+    gallery: _Gallery, edits: Edits, measured: dict[Edit, Distances], forms: dict[Edit, Forms]
+) -> None:
     originals = {place: gallery.measure(gallery.variants[place]) for place, _ in edits}
-    grouped = _grouped(gallery, edits)
-    print("\n             edit finds original   original finds edit")
-    print("             as it is   variants   as it is   variants   in its group")
+    grouped, joined = _grouped(gallery, edits, forms)
+    ways = "as it is   variants   verified"
+    print(f"\n{'':13}edit finds original{'':14}original finds edit")
+    print(f"{'':13}{ways}   {ways}   in its group   verified")
     for kind in EDITS:
         finds = []
         for place, original in originals.items():
             edit = (place, kind)
-            both = (measured[edit], gallery.put(place, edits[edit], original))
-            asked = [some for distances in both for some in (_as_it_is(distances), distances)]
-            finds.append([*(gallery.finds(place, some) for some in asked), grouped.is_joined[edit]])
+            there = gallery.put(place, edits[edit], original)
+            finds.append(
+                [
+                    *_found(gallery, place, measured[edit], forms[edit], {}),
+                    *_found(gallery, place, there, gallery.forms[place], {place: forms[edit]}),
+                    grouped.is_joined[edit],
+                    joined.is_joined[edit],
+                ]
+            )
         shares = "   ".join(f"{share:8.3f}" for share in np.mean(finds, axis=0))
         print(f"{kind:10}   {shares}")
-    print(
-        f"\nduplicates: {grouped.n_groups} groups at {MAX_DISTANCE} bits and cosine {MIN_COSINE}; "
-        f"{grouped.precision:.4f} of the pairs in one are of one picture"
-    )
+    print(f"\nduplicates at {MAX_DISTANCE} bits and cosine {MIN_COSINE}, and verified:")
+    for one in (grouped, joined):
+        print(
+            f"{one.n_groups} groups; {one.precision:.4f} of the pairs in one are of one picture, "
+            f"{one.n_strangers} groups have another picture"
+        )
 
 
 def _show_false_alarms(gallery: _Gallery, measured: dict[Edit, Distances]) -> None:
@@ -168,10 +198,14 @@ class _Grouped:
 
     is_joined: dict[Edit, bool]
     n_groups: int
+    n_strangers: int
     precision: float
 
 
-def _grouped(gallery: _Gallery, edits: Edits) -> _Grouped:
+def _grouped(
+    gallery: _Gallery, edits: Edits, forms: dict[Edit, Forms]
+) -> tuple[_Grouped, _Grouped]:
+    """Groups by hashes, and joins what is proven to be a copy as well."""
     owners = [*range(len(gallery.contents)), *(place for place, _ in edits)]
     rows = {
         name: np.stack([*stored, *(variants[name][0] for variants in edits.values())])
@@ -180,18 +214,39 @@ def _grouped(gallery: _Gallery, edits: Edits) -> _Grouped:
     ids = [f"{number:06d}" for number in range(len(owners))]
     confirm = confirm_by_cosine(rows[NETWORK])
     groups = group_duplicates(ids, rows[HASH], MAX_DISTANCE, confirm)
+    leaders = sorted({*ids} - {one for group in groups for one in group[1:]})
+    leader_of = {one: group[0] for group in groups for one in group}
+    cosines = rows[NETWORK] @ rows[NETWORK].T
+    every = [*gallery.forms, *forms.values()]
+    proven = []
+    for one in leaders:
+        nearest = np.argsort(-cosines[int(one)], kind="stable")[: N_NEIGHBOURS + 1]
+        others = {leader_of.get(ids[place], ids[place]) for place in nearest} - {one}
+        proven += [
+            (one, other)
+            for other in others
+            if locate_any(every[int(one)], every[int(other)].upright)
+        ]
+    joined = join_proven(groups, proven)
+    return _judged(groups, owners, edits, gallery), _judged(joined, owners, edits, gallery)
+
+
+def _judged(
+    groups: list[list[str]], owners: list[int], edits: Edits, gallery: _Gallery
+) -> _Grouped:
     group_of = {int(image_id): number for number, group in enumerate(groups) for image_id in group}
     is_joined = {
         edit: number in group_of and group_of[number] == group_of.get(edit[0])
         for number, edit in enumerate(edits, start=len(gallery.contents))
     }
     n_pairs = sum(len(group) * (len(group) - 1) // 2 for group in groups)
-    n_right = sum(
-        count * (count - 1) // 2
+    counts = [
+        np.unique([owners[int(i)] for i in group], return_counts=True)[1].tolist()
         for group in groups
-        for count in np.unique([owners[int(i)] for i in group], return_counts=True)[1].tolist()
-    )
-    return _Grouped(is_joined, len(groups), n_right / n_pairs if n_pairs else 1.0)
+    ]
+    n_right = sum(count * (count - 1) // 2 for some in counts for count in some)
+    n_strangers = sum(len(some) > 1 for some in counts)
+    return _Grouped(is_joined, len(groups), n_strangers, n_right / n_pairs if n_pairs else 1.0)
 
 
 def _without_copies(rows: dict[str, Any]) -> list[int]:
@@ -205,6 +260,19 @@ def _embed(models: Sequence[Embedder], content: bytes) -> Variants:
     wanted_px = max(model.card.input.wanted_px for model in models)
     picture = open_picture(content, wanted_px=wanted_px)
     return {m.card.name: m.embed_batch(variants_of(picture, m.card)) for m in models}
+
+
+def _forms_of(content: bytes) -> Forms:
+    return find_forms(open_picture(content, wanted_px=SIDE_PX))
+
+
+def _found(
+    gallery: _Gallery, place: int, distances: Distances, query: Forms, stored: Mapping[int, Forms]
+) -> list[bool]:
+    """Tells if a picture comes first: as it is, in its variants, and verified."""
+    as_it_is, best = gallery.best(_as_it_is(distances)), gallery.best(distances)
+    proven = gallery.proven(query, best, stored)
+    return [one[0] == place for one in (as_it_is, best, proven or best)]
 
 
 def _as_it_is(distances: Distances) -> Distances:

@@ -246,6 +246,12 @@ def index(
     help="Whether to move up hits that are also near each other.",
 )
 @click.option(
+    "--verify/--no-verify",
+    default=True,
+    show_default=True,
+    help="In mode near, whether to prove which hits are copies, and move those up.",
+)
+@click.option(
     "--filter", help="""Only pictures that fit, e.g. 'city == "Paris" and width > 1000'."""
 )
 @click.option(
@@ -318,6 +324,11 @@ def compare(
 
 @main.command()
 @click.option("--max-distance", type=int, help="Most bits in which hashes may differ.")
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Look for what is cropped, turned, mirrored or on a canvas, too: some 20 ms a picture.",
+)
 @click.option(
     "--limit",
     default=50,

@@ -9,7 +9,7 @@ Source: Aslam, Pelekhov, Rus, The Star Clustering Algorithm, 2004 (the offline a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ _BLOCK = 512
 # How many are confirmed at a time: embeddings of 1280 numbers are then 5 MB.
 _CONFIRMED = 1024
 
+Pair = tuple[str, str]
 Confirm = Callable[[int, NDArray[np.intp]], NDArray[np.bool_]]
 """Tells which of some pictures are duplicates of one: (its place, their places [k]) to bool [k]."""
 
@@ -97,6 +98,39 @@ def group_duplicates(
             if len(members):
                 groups.append([image_ids[place] for place in by_id[[centre, *members]]])
     return sorted(groups, key=lambda group: (-len(group), group[0]))
+
+
+def join_proven(groups: Sequence[Sequence[str]], proven: Iterable[Pair]) -> list[list[str]]:
+    """Joins groups whose first pictures are proven to be copies, or parts, of one another.
+
+    Again as stars: a collage is a copy of each of its pictures, and these are none of each other.
+
+    Args:
+        groups: Of `group_duplicates`; no picture is in two.
+        proven: Pairs of pictures that are the first of their group, or in none.
+
+    Returns:
+        Groups of two or more, as of `group_duplicates`: behind the first, its own duplicates, and
+        then those that are joined to it, each with its own.
+    """
+    members = {group[0]: list(group) for group in groups}
+    partners: dict[str, set[str]] = {}
+    for one, other in proven:
+        partners.setdefault(one, set()).add(other)
+        partners.setdefault(other, set()).add(one)
+    joined: list[list[str]] = []
+    for centre in sorted(partners, key=lambda one: (-len(partners[one]), one)):
+        if centre not in partners:
+            continue
+        group = members.pop(centre, [centre])
+        for one in sorted(partners.pop(centre) & partners.keys()):
+            del partners[one]
+            group += members.pop(one, [one])
+        joined.append(group)
+    every = [*joined, *members.values()]
+    return sorted(
+        (group for group in every if len(group) > 1), key=lambda group: (-len(group), group[0])
+    )
 
 
 def _find_telling(words: NDArray[np.uint64]) -> list[int]:

@@ -3,7 +3,7 @@
 Each model gets the forms that it does not recognise by itself. A hash misses a picture that is
 turned or mirrored, but finds copies that are smaller, grey, compressed or marked. A network knows a
 picture by its parts, and looks only at the middle: it gets other parts. So a search takes
-three times the network, and some milliseconds for nine hashes.
+four times the network, and some milliseconds for nine hashes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from twinlens.models.session import Pixels
 # there is. At twice the weight it drowned that of the networks for copies cropped off the middle.
 NEAR_WEIGHT = 1.0
 
-# A copy that is cropped to 80 % is found by it, and the other way round by all of the picture.
-_MIDDLE = Region(0.1, 0.1, 0.9, 0.9)
+# Copies that are cropped to 80 % and to half are found by them, and the other way round by all of
+# the picture.
+_MIDDLES = (Region(0.1, 0.1, 0.9, 0.9), Region(0.2, 0.2, 0.8, 0.8))
 # Side in pixels of the squashed picture that a border is looked for in.
 _BORDER_SIDE_PX = 256
 # Of 255, what JPEG makes of one colour; and the part of a row that may be dust.
@@ -34,7 +35,7 @@ def variants_of(picture: Picture, card: Card, *, has_hash: bool = True) -> Pixel
     Args:
         picture: The picture to look for.
         card: The model's card. A hash gets the four turns, each mirrored as well, and what a border
-            of one colour encloses; any other model the middle and, if it crops, the largest crop.
+            of one colour encloses; any other model two middles and, if it crops, the largest crop.
         has_hash: Whether a hash is asked too. If not, a network gets the four turns.
 
     Returns:
@@ -46,7 +47,7 @@ def variants_of(picture: Picture, card: Card, *, has_hash: bool = True) -> Pixel
         mirrored = [pixels[:, ::-1] for pixels in turned]
         return np.stack([*turned, *mirrored, trim(picture).pixels_for(spec)])
     variants = [picture.pixels_for(spec)] if has_hash else _turn(picture, spec)
-    variants.append(picture.part(_MIDDLE).pixels_for(spec))
+    variants += [picture.part(middle).pixels_for(spec) for middle in _MIDDLES]
     largest = spec.model_copy(update={"crop_fraction": 1.0, "resized_px": None})
     if spec != largest:
         variants.append(picture.pixels_for(largest))

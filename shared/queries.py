@@ -78,6 +78,11 @@ class SearchQuery(BaseModel):
         description="whether candidates that are near each other as well move up; the order of the"
         " hits is then not that of their scores. Not done for words, nor in mode `near`",
     )
+    verify: bool = Field(
+        True,
+        description="in mode `near`, whether the best are compared point by point, and proven"
+        " copies moved up",
+    )
     filter: str | None = Field(
         None,
         description='only images of which this is true, e.g. `city == "Paris" and width > 1000`:'
@@ -129,13 +134,79 @@ class ModelHit(BaseModel):
     )
 
 
+# Left, top, right and bottom edge, from 0 to 1.
+Rectangle = tuple[Share, Share, Share, Share]
+
+
+class CopyEvidence(BaseModel):
+    """Whether points of the query and of an image lie alike, as only those of copies do."""
+
+    verified: bool
+    inliers: int = Field(0, description="number of points of both that lie alike")
+    likeness: float = Field(
+        0.0, description="correlation of the two where both show the same, laid on each other"
+    )
+    region: Rectangle | None = Field(
+        None, description="the part of the image that the query shows, as in a query"
+    )
+    query_region: Rectangle | None = Field(
+        None, description="the part of the query that shows the image"
+    )
+    turned: int = Field(
+        0, ge=0, lt=360, description="degrees by which the query is turned anticlockwise"
+    )
+    mirrored: bool = Field(False, description="whether the query is the image's mirror image")
+    transform: tuple[float, float, float, float, float, float] | None = Field(
+        None,
+        description="a, b, c, d, e, f: the query's (x, y) lies at (ax + by + c, dx + ey + f) of"
+        " the image, each from 0 to 1 of its width or height",
+    )
+
+    @property
+    def shown(self) -> float:
+        """The share of the image that the query shows."""
+        return _area_of(self.region)
+
+    @property
+    def filled(self) -> float:
+        """The share of the query that shows the image."""
+        return _area_of(self.query_region)
+
+    @property
+    def is_turned(self) -> bool:
+        # Where there are few points, a part seems turned by some degrees.
+        return _LEAST_TURN < self.turned < 360 - _LEAST_TURN
+
+
+# In degrees.
+_LEAST_TURN = 5
+# Of an area: maps of small pictures are some hundredths of a side off.
+WHOLE_SHARE = 0.9
+
+
+def _area_of(region: Rectangle | None) -> float:
+    if region is None:
+        return 1.0
+    left, top, right, bottom = region
+    return (right - left) * (bottom - top)
+
+
 class Hit(BaseModel):
     """An image found, with what each model says of it."""
+
+    # pydantic has a method `copy`.
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
 
     rank: int
     score: float
     image: Image
     models: dict[str, ModelHit]
+    evidence: CopyEvidence | None = Field(
+        None,
+        alias="copy",
+        description="in mode `near`, whether it is a copy of the query; null where it was not"
+        " verified in time, or is not among the best 32",
+    )
 
 
 class RankedImage(BaseModel):
@@ -162,6 +233,7 @@ class SearchTiming(BaseModel):
     search: float
     fuse: float
     rerank: float = 0.0
+    verify: float = 0.0
     total: float
 
 
@@ -211,6 +283,17 @@ class DuplicatesQuery(BaseModel):
     max_distance: int | None = Field(
         None, ge=0, le=32, description="bits in which the hashes of duplicates differ at most"
     )
+    verify: bool = Field(
+        False,
+        description="whether copies that a hash does not see, crops and what is turned, mirrored or"
+        " on a canvas, are looked for as well: each picture's nearest are compared with it point by"
+        " point, which takes some 20 ms a picture",
+    )
+
+
+DuplicateKind = Literal[
+    "crop", "extended", "mirrored", "turned", "smaller", "larger", "recompressed"
+]
 
 
 class Duplicates(TaskResult):
@@ -223,3 +306,16 @@ class Duplicates(TaskResult):
         " the largest groups first, 1,000 at most"
     )
     confirmed_by: str | None = Field(description="the model that confirmed what the hash found")
+    kinds: dict[str, list[DuplicateKind]] = Field(
+        default_factory=dict,
+        description="what each is of the first of its group, by image id: a `crop` shows a part of"
+        " it, an `extended` one all of it and more",
+    )
+    evidence: dict[str, CopyEvidence] = Field(
+        default_factory=dict,
+        description="with `verify`, of those that are in a group for it: where it lies in the first"
+        " of the group, which is the image, as the query is in a hit's `copy`",
+    )
+    n_unverified: int = Field(
+        0, description="with `verify`, pairs that were too many to be compared: the least alike"
+    )

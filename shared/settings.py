@@ -123,6 +123,9 @@ class Settings(BaseSettings):
         ge=MIB,  # more than any embedding has
         description="Memory of each worker process for embeddings that it has read",
     )
+    verify_time_limit_ms: int = Field(
+        200, ge=0, description="How long a search may verify which candidates are copies"
+    )
     batch_size: int | None = Field(
         None, ge=1, le=256, description="Pictures in one onnxruntime call; else 1, on a GPU 32"
     )

@@ -44,6 +44,14 @@ class Decoder:
             PictureError: The picture is refused.
         """
         wanted_px = max(model.card.input.wanted_px for model in models)
+        return self.open_at(content, wanted_px, region)
+
+    def open_at(self, content: bytes, wanted_px: int, region: Region = WHOLE) -> Picture:
+        """Decodes a picture, or a region of it, for uses that need so long a shorter side.
+
+        Raises:
+            PictureError: The picture is refused.
+        """
         with self._within_memory():
             return open_picture(content, self._limits, wanted_px=wanted_px, region=region)
 

@@ -43,7 +43,7 @@ from twinlens.shared.queries import (
 from twinlens.shared.queue import COMPARE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from twinlens.shared.libraries import Library
     from twinlens.shared.messages import ModelSummary
@@ -146,14 +146,26 @@ def find_duplicates(query: JobParameters, header: SubmitHeaders) -> Response:
     wanted = parse_json(DuplicatesQuery, _read_json() or b"{}")
     library = services.libraries.get(wanted.library)
     models = services.catalog.models()
-    if not any(ref in models and models[ref].metric == "HAMMING" for ref in library.models):
-        message = "Add a model that makes hashes, such as phash."
-        raise ValidationFailed(
-            f"Library {library.name!r} cannot be searched for duplicates.",
-            [FieldError(location=pointer("library"), message=message)],
-        )
+    _check_duplicates(library, [models[ref] for ref in library.models if ref in models], wanted)
     accepted = services.intake.accept_duplicates(library, wanted, terms)
     return answer_accepted(services.job_views, accepted, header.prefer)
+
+
+def _check_duplicates(
+    library: Library, models: Sequence[ModelSummary], wanted: DuplicatesQuery
+) -> None:
+    are_hashes = {one.metric == "HAMMING" for one in models}
+    if True not in are_hashes:
+        lacking = ("library", "Add a model that makes hashes, such as phash.")
+    elif wanted.verify and False not in are_hashes:
+        lacking = ("verify", "Hashes see no crops: leave it out, or add a model of another kind.")
+    else:
+        return
+    place, message = lacking
+    raise ValidationFailed(
+        f"Library {library.name!r} cannot be searched for such duplicates.",
+        [FieldError(location=pointer(place), message=message)],
+    )
 
 
 def _read_body(max_picture: int, files: Mapping[str, int]) -> Form:

@@ -77,17 +77,27 @@ def _print_compared(compared: Comparison) -> None:
 
 def _print_groups(client: Client, duplicates: Duplicates, library: str, limit: int) -> None:
     rows = [
-        (str(place), *_names(client, group, library))
+        (str(place), *_names(client, group, library, duplicates))
         for place, group in enumerate(duplicates.groups[:limit], start=1)
     ]
     if rows:
         print_table(("#", named("picture"), named("duplicates of it")), rows)
     by = f", confirmed by {duplicates.confirmed_by}" if duplicates.confirmed_by else ""
     say(f"{duplicates.n_groups} groups among {duplicates.n_images} pictures{by}")
+    if duplicates.n_unverified:
+        say(f"{duplicates.n_unverified} pairs, the least alike, were too many to be compared")
 
 
-def _names(client: Client, group: Sequence[str], library: str) -> tuple[str, str]:
-    """Returns the name of the first, and those of the others."""
-    first, *others = (client.image(one, library).name for one in group[: MAX_NAMES + 1])
+def _names(
+    client: Client, group: Sequence[str], library: str, duplicates: Duplicates
+) -> tuple[str, str]:
+    """Returns the name of the first, and those of the others, with what they are of it."""
+    first, *others = group[: MAX_NAMES + 1]
+    told = [_told(client.image(one, library).name, duplicates.kinds.get(one, [])) for one in others]
     n_more = len(group) - 1 - len(others)
-    return first, ", ".join(others) + (f" and {n_more} more" if n_more else "")
+    more = f" and {n_more} more" if n_more else ""
+    return client.image(first, library).name, ", ".join(told) + more
+
+
+def _told(name: str, kinds: Sequence[str]) -> str:
+    return f"{name} ({', '.join(kinds)})" if kinds else name

@@ -14,6 +14,7 @@ from twinlens.cli.errors import CommandFailed
 from twinlens.cli.files import read_file
 from twinlens.cli.output import say, show
 from twinlens.cli.parameters import read_as
+from twinlens.cli.show.copies import describe_copy
 from twinlens.cli.show.sheet import MAX_COLUMNS, Cell, draw_sheet
 from twinlens.cli.show.tables import Column, named, print_table
 from twinlens.client.client import Client
@@ -25,7 +26,7 @@ from twinlens.shared.queries import SearchQuery
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from twinlens.shared.queries import SearchResult
+    from twinlens.shared.queries import Hit, Rectangle, SearchResult
 
 # Older than the clocks of two machines differ, and than an upload of a picture or two takes.
 FRESH_S = 5
@@ -33,6 +34,7 @@ MOVED = (
     "scores do not fall from hit to hit: hits that are near each other were moved up, which"
     " --rerank none leaves out"
 )
+PROVEN = "scores do not fall from hit to hit: proven copies come first"
 
 
 def read_query(**options: object) -> SearchQuery:
@@ -92,23 +94,27 @@ def print_result(result: SearchResult) -> None:
         say("the library is empty: add pictures with `twinlens index`")
         return
     models = list(result.by_model)
+    are_verified = any(hit.evidence for hit in result.hits)
     rows = []
     for hit in result.hits:
         seen = [hit.models.get(name) for name in models]
         distances = [f"{one.distance:.3f} ({one.rank})" if one else "" for one in seen]
-        rows.append((str(hit.rank), f"{hit.score:.3f}", hit.image.name, *distances))
+        copies = [describe_copy(hit.evidence)] if are_verified else []
+        rows.append((str(hit.rank), f"{hit.score:.3f}", hit.image.name, *copies, *distances))
     of_models = (
         Column(f"{name} (rank)", leave_out=place) for place, name in enumerate(models, start=1)
     )
-    print_table(("#", "score", named("picture"), *of_models), rows)
+    of_copies = (named("copy"),) if are_verified else ()
+    print_table(("#", "score", named("picture"), *of_copies, *of_models), rows)
     if any(hit.score < later.score for hit, later in pairwise(result.hits)):
-        say(MOVED)
+        say(PROVEN if are_verified else MOVED)
     say(agreement_line(result))
     timing = result.timing_ms
+    verified = f", verify {timing.verify:.1f}" if timing.verify else ""
     say(
         f"{timing.total:.0f} ms: queued {timing.queued:.1f}, decode {timing.decode:.1f},"
         f" embed {timing.embed:.1f}, search {timing.search:.1f}, fuse {timing.fuse:.1f},"
-        f" re-rank {timing.rerank:.1f}"
+        f" re-rank {timing.rerank:.1f}{verified}"
     )
     if now() - result.indexed_through > timedelta(seconds=FRESH_S):
         say(
@@ -149,16 +155,16 @@ def save_sheet(
     names = {hit.image.id: hit.image.name for hit in result.hits}
     thumbnails: dict[str, bytes] = {}
 
-    def cell(image_id: str, caption: str) -> Cell:
+    def cell(image_id: str, caption: str, part: Rectangle | None = None) -> Cell:
         if image_id not in thumbnails:
             thumbnails[image_id] = client.thumbnail(image_id, library)
         if image_id not in names:
             names[image_id] = client.image(image_id, library).name
-        return Cell(thumbnails[image_id], names[image_id], caption)
+        return Cell(thumbnails[image_id], names[image_id], caption, part)
 
     rows = {
         "fused": [
-            cell(hit.image.id, f"{hit.rank}. score {hit.score:.3f}")
+            cell(hit.image.id, f"{hit.rank}. {_caption_of(hit)}", _part_of(hit))
             for hit in result.hits[:MAX_COLUMNS]
         ]
     }
@@ -171,3 +177,14 @@ def save_sheet(
         draw_sheet(picture, agreement_line(result), rows).save(path, "PNG", optimize=True)
     except OSError as error:
         raise CommandFailed(f"cannot write {path}: {error.strerror}") from error
+
+
+def _caption_of(hit: Hit) -> str:
+    if hit.evidence is not None and hit.evidence.verified:
+        return describe_copy(hit.evidence)
+    return f"score {hit.score:.3f}"
+
+
+def _part_of(hit: Hit) -> Rectangle | None:
+    """Returns the part of a copy that the query shows."""
+    return None if hit.evidence is None else hit.evidence.region

@@ -15,6 +15,8 @@ from twinlens.models.pictures import thumbnail
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from twinlens.shared.queries import Rectangle
+
 MAX_COLUMNS = 8
 CELL_PX = 150
 GAP_PX = 12
@@ -24,15 +26,19 @@ TITLE_PX = 16
 # What a cell's width holds of TEXT_PX letters.
 MAX_CHARS = 21
 PAPER, INK, FADED, RULE = "white", "#1a1a1a", "#6b6b6b", "#dddddd"
+FRAME = "#e0007a"
+
+Box = tuple[int, int, int, int]  # left, top, right and bottom, in pixels of the sheet
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture with two lines below it: its name, and a caption."""
+    """A picture with two lines below it: its name, and a caption. A part of it may be framed."""
 
     thumbnail: bytes
     name: str
     caption: str
+    framed: Rectangle | None = None
 
 
 def draw_sheet(query: bytes | None, title: str, rows: Mapping[str, Sequence[Cell]]) -> Image.Image:
@@ -67,16 +73,31 @@ def draw_sheet(query: bytes | None, title: str, rows: Mapping[str, Sequence[Cell
         below = top + LINE_PX + GAP_PX
         for column, cell in enumerate(cells[:MAX_COLUMNS]):
             left = GAP_PX + column * (CELL_PX + GAP_PX)
-            _paste(sheet, cell.thumbnail, left, below)
+            box = _paste(sheet, cell.thumbnail, left, below)
+            if cell.framed is not None:
+                draw.rectangle(_within(box, cell.framed), outline=FRAME, width=2)
             text.write(left, below + CELL_PX + 2, text.shortened(cell.name, CELL_PX), INK)
             text.write(left, below + CELL_PX + 2 + LINE_PX, cell.caption, FADED)
         top += row_px
     return sheet
 
 
-def _paste(sheet: Image.Image, picture: bytes, left: int, top: int) -> None:
+def _paste(sheet: Image.Image, picture: bytes, left: int, top: int) -> Box:
+    """Returns where the picture is now."""
     with Image.open(io.BytesIO(picture)) as image:
         image.thumbnail((CELL_PX, CELL_PX))
-        sheet.paste(
-            image, (left + (CELL_PX - image.width) // 2, top + (CELL_PX - image.height) // 2)
-        )
+        left, top = left + (CELL_PX - image.width) // 2, top + (CELL_PX - image.height) // 2
+        sheet.paste(image, (left, top))
+        return left, top, left + image.width - 1, top + image.height - 1
+
+
+def _within(box: Box, region: Rectangle) -> Box:
+    """Returns a region of a picture that is drawn in a box, in pixels."""
+    left, top = box[:2]
+    width, height = box[2] - left, box[3] - top
+    return (
+        round(left + region[0] * width),
+        round(top + region[1] * height),
+        round(left + region[2] * width),
+        round(top + region[3] * height),
+    )

@@ -175,8 +175,8 @@ ROWS: dict[str, tuple[Words, set[str]]] = {
     ),
     "compare": (lambda s: ("compare", s.photo, s.image_id, *IN), {"score", "models"}),
     "duplicates": (
-        lambda _: ("duplicates", *IN, "--max-distance", 32),
-        {"n_images", "n_groups", "groups", "confirmed_by"},
+        lambda _: ("duplicates", *IN, "--max-distance", 32, "--verify"),
+        {"n_images", "n_groups", "groups", "confirmed_by", "kinds", "evidence", "n_unverified"},
     ),
     "stats": (lambda _: ("stats",), {"libraries", "queues", "backlog", "workers"}),
     "reconcile": (lambda _: ("reconcile", "--check"), ITEMS),

@@ -84,6 +84,7 @@ def settings(redis_url: str, milvus_uri: str, tmp_path: Any) -> Settings:
         redis_url=redis_url,
         milvus_uri=milvus_uri,
         milvus_timeout_s=60,  # a busy machine is no outage
+        verify_time_limit_ms=60_000,
         data_dir=tmp_path,
         chunk_items=4,
         max_picture_bytes=10_000,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.near_duplicates import confirm_by_cosine
 
-from twinlens.models.duplicates import Confirm, group_duplicates
+from twinlens.models.duplicates import Confirm, group_duplicates, join_proven
 
 Pictures = tuple[list[str], NDArray[np.uint8], NDArray[np.float64]]
 
@@ -126,3 +126,43 @@ def test_pictures_of_one_colour_are_in_no_group() -> None:
     ids = [f"{place:05d}" for place in range(50)]
     assert group_duplicates(ids, hashes, 8, confirm_by_cosine(np.ones((50, 1)))) == []
     assert group_duplicates(ids, ~hashes, 8, confirm_by_cosine(np.ones((50, 1)))) == []
+
+
+PAIRS = st.lists(
+    st.tuples(st.integers(0, 9), st.integers(0, 9)).filter(lambda pair: pair[0] != pair[1]),
+    max_size=14,
+)
+
+
+@given(st.lists(st.integers(0, 3), min_size=10, max_size=10), PAIRS)
+def test_groups_are_joined_to_stars_and_nobody_is_lost(
+    n_others: list[int], places: list[tuple[int, int]]
+) -> None:
+    every = [
+        [f"{n:02d}", *(f"{n:02d}.{k}" for k in range(some))] for n, some in enumerate(n_others)
+    ]
+    groups = [group for group in every if len(group) > 1]
+    proven = [(f"{one:02d}", f"{other:02d}") for one, other in places]
+    joined = join_proven(groups, proven)
+    members = [one for group in joined for one in group]
+    assert len(members) == len(set(members))
+    assert set(members) >= {one for group in groups for one in group}
+    together = {frozenset(pair) for pair in proven}
+    for first, *others in joined:
+        leaders = {one.partition(".")[0] for one in others} - {first}
+        assert all(frozenset((first, leader)) in together for leader in leaders)
+        for leader in {first, *leaders}:
+            assert set(every[int(leader)]) <= {first, *others}
+    alone = {group[0] for group in every} - {group[0] for group in joined} - set(members)
+    for one, other in proven:
+        assert not {one, other} <= alone, "two that are copies are not both left alone"
+    assert join_proven(groups, reversed(proven)) == joined
+    sizes = [len(group) for group in joined]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_a_collage_joins_no_strangers_to_one_another_beyond_its_own_group() -> None:
+    proven = [("collage", "sea"), ("collage", "hill"), ("hill", "hill crop")]
+    assert join_proven([["sea", "sea copy"]], proven) == [
+        ["collage", "hill", "sea", "sea copy"],
+    ]

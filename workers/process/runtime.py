@@ -47,8 +47,10 @@ from twinlens.workers.milvus.vectors import Vectors
 from twinlens.workers.process.health import Health
 from twinlens.workers.process.sweeper import Sweeper
 from twinlens.workers.query.comparisons import Comparisons
+from twinlens.workers.query.copies import Copies
 from twinlens.workers.query.duplicates import NearDuplicates
 from twinlens.workers.query.examples import Examples
+from twinlens.workers.query.proving import Proving
 from twinlens.workers.query.searches import Searches
 from twinlens.workers.reconcile.comparing import Comparing
 from twinlens.workers.reconcile.folding import Folding
@@ -166,6 +168,7 @@ def build_runtime(
     targets, decoder = Targets(registry, settings, watch), Decoder(settings.max_picture_px)
     # onnxruntime and gRPC both release the GIL, so models run in parallel.
     searchers = ThreadPoolExecutor(N_SEARCHERS, "search")
+    verifiers = ThreadPoolExecutor(n_cores(), "verify")
     images = Images(
         catalog=catalog,
         blobs=blobs,
@@ -230,6 +233,12 @@ def build_runtime(
         targets=targets,
         vectors=vectors,
         examples=examples,
+        copies=Copies(
+            images=images,
+            decoder=decoder,
+            threads=verifiers,
+            time_limit_s=settings.verify_time_limit_ms / 1000,
+        ),
         threads=searchers,
         n_candidates=settings.search_candidates,
     )
@@ -278,7 +287,12 @@ def build_runtime(
         removals=removals,
         searches=searches,
         comparisons=Comparisons(catalog=catalog, targets=targets, examples=examples),
-        near_duplicates=NearDuplicates(catalog=catalog, targets=targets, vectors=vectors),
+        near_duplicates=NearDuplicates(
+            catalog=catalog,
+            targets=targets,
+            vectors=vectors,
+            proving=Proving(images=images, decoder=decoder, vectors=vectors, threads=verifiers),
+        ),
         webhooks=Webhooks(settings, redis, jobs),
         sweeper=Sweeper(
             name=name,

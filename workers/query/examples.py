@@ -115,10 +115,19 @@ class Examples:
             stored = self._fetch_examples(query, ids)
             rows = {name: by_id[ids[0]][None] for name, by_id in stored.items()}
         else:
-            content = query.positive[0] if query.positive else self._read(query, ids[0])
-            rows = self._embed_one(query, content, lap)
+            rows = self._embed_one(query, self.read_one(query), lap)
         lap("embed")
         return rows
+
+    def read_one(self, query: Query) -> bytes:
+        """Reads the picture of a query that has one.
+
+        Raises:
+            ImageNotFound: It is a stored image that is missing.
+        """
+        if query.positive:
+            return query.positive[0]
+        return self.images.read(query.library_id, query.asked.example_ids[0])
 
     def fetch(self, collections: dict[str, Collection], ids: Sequence[str]) -> Stored:
         """Reads the embeddings of some images under several models.
@@ -130,9 +139,6 @@ class Examples:
             lambda collection: self.vectors.fetch(collection, ids), collections.values()
         )
         return dict(zip(collections, by_model, strict=True))
-
-    def _read(self, query: Query, image_id: str) -> bytes:
-        return self.images.read(query.library_id, image_id)
 
     def _embed_words(self, query: Query, text: str) -> QueryEmbeddings:
         if not query.models:

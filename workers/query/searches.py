@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from twinlens.models.fusion import Fusion, agreement, fuse, shares_of
+from twinlens.models.pictures import WHOLE, Region
 from twinlens.models.rerank import N_RERANKED
 from twinlens.models.variants import NEAR_WEIGHT
 from twinlens.shared.filters.fields import fields_of
-from twinlens.shared.filters.language import parse_field, parse_filter
+from twinlens.shared.filters.language import parse_field
 from twinlens.shared.queries import (
     Agreement,
     Hit,
@@ -21,7 +22,9 @@ from twinlens.shared.queries import (
 )
 from twinlens.shared.values import comparable
 from twinlens.workers.library.calibrations import read_calibration
+from twinlens.workers.query.copies import N_VERIFIED
 from twinlens.workers.query.examples import NumSent, Query
+from twinlens.workers.query.lists import DistancesByModel, Lists
 from twinlens.workers.query.neighbours import order_by_neighbours
 
 if TYPE_CHECKING:
@@ -33,9 +36,10 @@ if TYPE_CHECKING:
     from twinlens.models.fusion import FusedEntry
     from twinlens.shared.libraries import Library
     from twinlens.shared.messages import CatalogEntry
-    from twinlens.shared.queries import SearchQuery
+    from twinlens.shared.queries import CopyEvidence, SearchQuery
     from twinlens.shared.redis.catalog import Catalog, Searched
     from twinlens.workers.milvus.vectors import Vectors
+    from twinlens.workers.query.copies import Copies
     from twinlens.workers.query.examples import Examples, QueryEmbeddings
     from twinlens.workers.targets import Target, Targets
 
@@ -45,8 +49,6 @@ SPARE_HITS = 16
 DEEPER = 4
 # Milvus gives 16,384 at most; some of them may be images to leave out.
 MAX_DEPTH = 15_000
-
-DistancesByModel = dict[str, dict[str, float]]  # model → image id → distance, nearest first
 
 NOTHING_SENT = NumSent()
 
@@ -59,6 +61,7 @@ class Searches:
     targets: Targets
     vectors: Vectors
     examples: Examples
+    copies: Copies
     threads: Executor  # ask the models in parallel: gRPC releases the GIL
     n_candidates: int  # fewest to ask each model for
 
@@ -124,67 +127,6 @@ def weights_of(
     return {name: (weights | dict(asked))[name] for name in cards}
 
 
-class _Lists:
-    """What each model lists as nearest, and how far every model finds what any of them lists."""
-
-    def __init__(
-        self, query: Query, rows: QueryEmbeddings, vectors: Vectors, threads: Executor
-    ) -> None:
-        asked = query.asked
-        self._rows = rows
-        self._vectors = vectors
-        self._threads = threads
-        self._collections = query.collections
-        self._filter = None if asked.filter is None else parse_filter(asked.filter)
-        self._unwanted = set(asked.exclude)
-        if not asked.include_query:
-            self._unwanted |= {*asked.example_ids, *asked.negative}
-
-    def find(self, depth: int) -> tuple[DistancesByModel, DistancesByModel]:
-        """Returns each model's own list, and every model's exact distance to all that any listed.
-
-        So no result depends on which model happened to list a candidate.
-        """
-        names = list(self._collections)
-        own = self._threads.map(lambda name: self._ask(name, depth), names)
-        listed = dict(zip(names, own, strict=True))
-        union = {image_id for distances in listed.values() for image_id in distances}
-
-        def complete(name: str) -> dict[str, float]:
-            missing = sorted(union - listed[name].keys())
-            if not missing:
-                return listed[name]
-            measured = self._vectors.distances_to(
-                self._collections[name], self._rows[name], missing
-            )
-            return listed[name] | self._best(name, measured)
-
-        return listed, dict(zip(names, self._threads.map(complete, names), strict=True))
-
-    def _ask(self, name: str, depth: int) -> dict[str, float]:
-        nearest = self._vectors.nearest(
-            self._collections[name],
-            self._rows[name],
-            depth + len(self._unwanted),
-            where=self._filter,
-        )
-        best = self._best(name, nearest)
-        wanted = [(i, far) for i, far in best.items() if i not in self._unwanted]
-        return dict(wanted[:depth])
-
-    def _best(self, name: str, by_variant: Sequence[dict[str, float]]) -> dict[str, float]:
-        """Returns, for each image, the distance to the query's nearest variant."""
-        if len(by_variant) == 1:
-            return by_variant[0]
-        sign = self._collections[name].card.metric.sign
-        best: dict[str, float] = {}
-        for distances in by_variant:
-            for image_id, far in distances.items():
-                if image_id not in best or sign * far < sign * best[image_id]:
-                    best[image_id] = far
-        return dict(sorted(best.items(), key=lambda one: (sign * one[1], one[0])))
-
-
 class _Ranking:
     """All that a query finds, in order, worked out only as far as needed.
 
@@ -201,11 +143,13 @@ class _Ranking:
         watch: _Stopwatch,
     ) -> None:
         self.listed: DistancesByModel = {}
+        self.evidence: dict[str, CopyEvidence] = {}
         self._ports = ports
+        self._asked_with = query
         self._query = query.asked
         self._library_id = query.library_id
         self._rows = rows
-        self._lists = _Lists(query, rows, ports.vectors, ports.threads)
+        self._lists = Lists(query, rows, ports.vectors, ports.threads)
         self._watch = watch
         self._collections = query.collections
         self._cards = {name: one.card for name, one in self._collections.items()}
@@ -267,7 +211,7 @@ class _Ranking:
             )
             block = [one for one in fused if one.image_id not in seen][: depth - len(seen)]
             if not seen:
-                block = self._rerank(block)
+                block = self._verify(self._rerank(block))
             seen |= {one.image_id for one in block}
             wanted = [one for one in block if self._is_wanted(one)]
             self._watch.lap("fuse")
@@ -290,6 +234,28 @@ class _Ranking:
         reranked = order_by_neighbours(block[:N_RERANKED], stored, rows, self.shares)
         self._watch.lap("rerank")
         return reranked + block[N_RERANKED:]
+
+    def _verify(self, block: list[FusedEntry]) -> list[FusedEntry]:
+        """Moves what is proven to be a copy of the query up, within the best."""
+        query = self._query
+        if query.mode != "near" or not query.verify or not block:
+            return block
+        self._watch.lap("fuse")
+        best = block[:N_VERIFIED]
+        self.evidence = self._ports.copies.verify(
+            self._ports.examples.read_one(self._asked_with),
+            WHOLE if query.region is None else Region(*query.region),
+            self._library_id,
+            [one.image_id for one in best],
+        )
+        proven = [one for one in best if self._is_proven(one)]
+        proven.sort(key=lambda one: -self.evidence[one.image_id].likeness)
+        self._watch.lap("verify")
+        return [*proven, *(one for one in block if not self._is_proven(one))]
+
+    def _is_proven(self, one: FusedEntry) -> bool:
+        evidence = self.evidence.get(one.image_id)
+        return evidence is not None and evidence.verified
 
     def _is_wanted(self, one: FusedEntry) -> bool:
         return one.score >= self._query.min_score and all(
@@ -337,6 +303,7 @@ def _result(
                     for name, view in one.models.items()
                     if view.rank is not None and view.distance is not None
                 },
+                evidence=ranking.evidence.get(one.image_id),
             )
             for rank, one in enumerate(shown, start=query.offset + 1)
         ],
@@ -353,7 +320,7 @@ def _result(
             rank_correlation=agreed and agreed.rank_correlation,
         ),
         indexed_through=searched.indexed_through,
-        timing_ms=SearchTiming(queued=0, decode=0, embed=0, search=0, fuse=0, rerank=0, total=0),
+        timing_ms=SearchTiming(queued=0, decode=0, embed=0, search=0, fuse=0, total=0),
     )
 
 
@@ -372,6 +339,6 @@ class _Stopwatch:
         self._last = moment
 
     def timing(self) -> SearchTiming:
-        stages = {"decode": 0.0, "embed": 0.0, "rerank": 0.0} | self._laps_ms
+        stages = {"decode": 0.0, "embed": 0.0} | self._laps_ms
         rounded = {stage: round(ms, 2) for stage, ms in stages.items()}
         return SearchTiming(**rounded, total=round(sum(self._laps_ms.values()), 2))

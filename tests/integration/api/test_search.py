@@ -66,8 +66,10 @@ def test_the_result_has_links(client: Client, worker: StandIn) -> None:
         "score": 0.9,
         "image": image(ID).model_dump(mode="json"),
         "models": {"lite0": {"rank": 1, "distance": 0.2, "score": 0.9}},
+        "copy": None,
     }
-    times = dict.fromkeys(("queued", "decode", "embed", "search", "fuse", "rerank", "total"), 1.0)
+    stages = ("queued", "decode", "embed", "search", "fuse", "rerank", "verify", "total")
+    times = dict.fromkeys(stages, 1.0)
     result = {
         "hits": [hit],
         "library_images": 1,
@@ -350,15 +352,27 @@ def test_duplicates_are_looked_for_where_there_are_hashes(client: Client, worker
     assert client.put("/v1/libraries/art", json={"models": ["lite0", "phash"]}).status_code == 201
     refused = client.post("/v1/duplicates", json={"library": "plain"})
     assert "phash" in assert_problem(refused, 422, "validation-failed")["errors"][0]["message"]
+    assert client.put("/v1/libraries/bits", json={"models": ["phash"]}).status_code == 201
+    refused = client.post("/v1/duplicates", json={"library": "bits", "verify": True})
+    [error] = assert_problem(refused, 422, "validation-failed")["errors"]
+    assert error["location"] == "/verify"
     headers = {"Idempotency-Key": "k"}
-    asked = {"library": "art", "max_distance": 8}
+    asked = {"library": "art", "max_distance": 8, "verify": True}
     job = client.post("/v1/duplicates", json=asked, headers=headers)
     assert (job.status_code, job.json["kind"]) == (202, "duplicates")
     again = client.post("/v1/duplicates", json=asked, headers=headers)
     assert again.json["id"] == job.json["id"]
     [task] = worker.queued()
     assert (task["queue"], task["kwargs"]["query"]) == ("single", asked)
-    result = {"n_images": 3, "n_groups": 1, "groups": [[ID, "b" * 64]], "confirmed_by": "lite0"}
+    result = {
+        "n_images": 3,
+        "n_groups": 1,
+        "groups": [[ID, "b" * 64]],
+        "confirmed_by": "lite0",
+        "kinds": {"b" * 64: ["smaller"]},
+        "evidence": {},
+        "n_unverified": 0,
+    }
     worker.finish_search(job.json["id"], result)
     assert client.get(f"/v1/jobs/{job.json['id']}").json["result"] == result
 

@@ -123,7 +123,7 @@ def test_a_picture_of_a_thin_line_alone_stays_whole(box: tuple[int, int, int, in
 
 def test_a_crop_of_the_whole_has_no_larger_one(cat: Image.Image) -> None:
     whole = card(input={"width": 56, "height": 56, "fit": "crop"})
-    assert len(variants_of(opened(cat), whole)) == 2
+    assert len(variants_of(opened(cat), whole)) == 3
 
 
 def test_a_network_sees_the_middle_and_all(cat: Image.Image) -> None:
@@ -133,10 +133,12 @@ def test_a_network_sees_the_middle_and_all(cat: Image.Image) -> None:
 
     variants = variants_of(opened(cat), network)
 
-    assert variants.shape == (3, 56, 56, 3)
+    assert variants.shape == (4, 56, 56, 3)
     assert (variants[0] == opened(cat).pixels_for(spec)).all()
     # Of the copy the model takes the middle 80 % of 80 %, which is the variant's.
-    assert distance(variants, opened(middle).pixels_for(spec)[None]) < 2
+    assert distance(variants[1:2], opened(middle).pixels_for(spec)[None]) < 2
+    smaller = cat.crop((52, 35, 208, 138))
+    assert distance(variants[2:3], opened(smaller).pixels_for(spec)[None]) < 2
     # And the other way round: all of the copy is nearly what it took of the whole.
     assert distance(variants_of(opened(middle), network), variants[:1]) < 2
     assert distance(variants[:1], opened(middle).pixels_for(spec)[None]) > 10
@@ -147,7 +149,7 @@ def test_what_is_cut_out_of_a_resized_picture_has_a_larger_crop_too(cat: Image.I
 
     variants = variants_of(opened(cat), cut_out)
 
-    assert len(variants) == 3
+    assert len(variants) == 4
     whole = InputSpec(width=56, height=56, fit=Fit.CROP)
     assert (variants[-1] == opened(cat).pixels_for(whole)).all()
 
@@ -157,14 +159,14 @@ def test_a_network_gets_the_turns_where_no_hash_is_asked(cat: Image.Image) -> No
 
     variants = variants_of(opened(cat), network, has_hash=False)
 
-    assert variants.shape == (6, 56, 56, 3)
-    assert (variants[[0, 4, 5]] == variants_of(opened(cat), network)).all()
+    assert variants.shape == (7, 56, 56, 3)
+    assert (variants[[0, 4, 5, 6]] == variants_of(opened(cat), network)).all()
     for turn in (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270):
         assert distance(variants, opened(cat.transpose(turn)).pixels_for(network.input)[None]) < 1
 
 
 def test_what_is_squashed_has_no_larger_crop(cat: Image.Image) -> None:
-    assert len(variants_of(opened(cat), card())) == 2
+    assert len(variants_of(opened(cat), card())) == 3
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 8000), (8000, 2), (3, 2)])

@@ -16,10 +16,10 @@ from support.every_milvus import on_every_milvus
 from support.photos import jpeg
 from support.requests import form_body
 
-from twinlens.shared.blobs import image_id_of
+from twinlens.shared.blobs import image_id_of, image_key
 from twinlens.shared.errors import ImageNotFound, PictureTooLarge
 from twinlens.shared.messages import now
-from twinlens.shared.queries import CompareQuery, DuplicatesQuery, SearchQuery
+from twinlens.shared.queries import CompareQuery, CopyEvidence, DuplicatesQuery, SearchQuery
 from twinlens.shared.redis import keys
 from twinlens.workers.query.examples import NumSent
 
@@ -290,6 +290,47 @@ def test_duplicates_are_grouped(
     assert runtime.near_duplicates.find(DuplicatesQuery(max_distance=0)).n_images == 6
 
 
+def test_crops_and_turns_join_their_group_where_they_are_proven(
+    client: Client, runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
+) -> None:
+    name = "coffee.png"
+    with Image.open(io.BytesIO(small_photos[name])) as photo:
+        width, height = photo.size
+        canvas = Image.new("RGB", (2 * width, 2 * height), "teal")
+        canvas.paste(photo, (width // 3, height // 2))
+        edits: dict[str, Image.Image] = {
+            "crop": photo.crop((width // 5, height // 5, width, height)),
+            "extended": canvas,
+            "mirrored": ImageOps.mirror(photo),
+            "turned": photo.transpose(Image.Transpose.ROTATE_90),
+            "recompressed": photo,
+            "smaller": photo.resize((width // 2, height // 2)),
+        }
+    copies = {kind: jpeg(picture) for kind, picture in edits.items()}
+    for kind, content in copies.items():
+        files = [("files", (f"{kind}.jpg", content))]
+        assert outcomes(runtime, upload(client, files)) == ["succeeded"]
+    ids = {kind: image_id_of(content) for kind, content in copies.items()}
+
+    [hashed] = runtime.near_duplicates.find(DuplicatesQuery()).groups
+    assert set(hashed) == {library[name], ids["recompressed"], ids["smaller"]}
+    proven = runtime.near_duplicates.find(DuplicatesQuery(verify=True))
+    [group] = proven.groups
+    assert set(group) == {library[name], *ids.values()}
+    first = group[0]
+    assert first in hashed, "the others are near it"
+    assert proven.n_unverified == 0
+    for kind in ("crop", "extended", "mirrored", "turned"):
+        assert proven.kinds[ids[kind]][0] == kind
+        assert proven.evidence[ids[kind]].verified
+    assert proven.evidence[ids["turned"]].turned == pytest.approx(90, abs=3)
+    left, top, right, bottom = proven.evidence[ids["crop"]].region or (0, 0, 0, 0)
+    assert (left, top, right, bottom) == pytest.approx((0.2, 0.2, 1, 1), abs=0.08)
+    for one in {*hashed} - {first}:
+        [kind] = proven.kinds[one]
+        assert kind in {"recompressed", "smaller", "larger"}
+
+
 def test_two_pictures_are_compared(
     runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
 ) -> None:
@@ -317,3 +358,45 @@ def test_a_search_says_up_to_when_all_was_found(
     assert waiting.indexed_through == runtime.jobs.get(job_id).created_at
     outcomes(runtime, job_id)
     assert find(runtime, image_id=library["coffee.png"]).indexed_through > waiting.indexed_through
+
+
+def test_parts_of_a_picture_are_proven_and_come_first(
+    runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
+) -> None:
+    for name, content in small_photos.items():
+        with Image.open(io.BytesIO(content)) as photo:
+            width, height = photo.size
+            part = photo.crop((0, 0, 3 * width // 4, 3 * height // 4))
+        first, *others = find(runtime, [jpeg(ImageOps.mirror(part))], mode="near").hits
+        assert first.image.id == library[name]
+        assert first.evidence is not None
+        assert first.evidence.verified
+        assert first.evidence.mirrored
+        assert first.evidence.region == pytest.approx((0, 0, 0.75, 0.75), abs=0.05)
+        assert first.evidence.query_region == pytest.approx((0, 0, 1, 1), abs=0.05)
+        assert [one.evidence for one in others] == [CopyEvidence(verified=False)] * len(others)
+
+
+def test_only_copies_are_verified_and_only_where_that_is_wanted(
+    runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
+) -> None:
+    content = small_photos["coffee.png"]
+    for query in ({"mode": "similar"}, {"mode": "near", "verify": False}):
+        result = find(runtime, [content], **query)
+        assert {one.evidence for one in result.hits} == {None}
+        assert result.timing_ms.verify == 0
+    hurried = set_anew(runtime, verify_time_limit_ms=0)
+    evidence = [one.evidence for one in find(hurried, [content], mode="near").hits]
+    assert evidence[0] is not None
+    assert evidence[0].verified
+    assert None in evidence[1:]
+
+
+def test_a_candidate_whose_bytes_are_lost_is_not_verified(
+    runtime: Runtime, library: dict[str, str], small_photos: dict[str, bytes]
+) -> None:
+    lost = library["coffee.png"]
+    runtime.blobs.delete(image_key("default", lost))
+    result = find(runtime, [small_photos["coffee.png"]], mode="near")
+    assert ids_of(result)[0] == lost
+    assert result.hits[0].evidence is None

@@ -791,6 +791,8 @@ def test_without_a_model_hashes_decide_alone_and_without_hashes_nothing(
     monkeypatch.setattr(duplicates_module, "MAX_GROUPS", 1)
     cut = runtime.near_duplicates.find(DuplicatesQuery(library="known"))
     assert (cut.n_groups, cut.groups) == (2, duplicates.groups[:1])
+    with pytest.raises(BadRequest, match="only hashes, which see no crops"):
+        runtime.near_duplicates.find(DuplicatesQuery(library="known", verify=True))
     runtime.catalog.remove_library("known")
     write({COLOURS: at_angles([0, 1])}).put(runtime)
     with pytest.raises(BadRequest, match="no model that makes hashes"):

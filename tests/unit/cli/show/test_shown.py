@@ -205,6 +205,7 @@ def test_what_is_not_said_is_asked_as_help_says(service: Service, run: Run, pict
         "mode": "similar",
         "fusion": "calibrated",
         "rerank": "neighbours",
+        "verify": True,
     }
     assert {name: value for name, value in asked.items() if value} == expected
 
@@ -227,8 +228,9 @@ def test_every_option_of_a_search_is_asked(service: Service, run: Run, picture: 
         "--library": "cats",
     }
     words = [word for pair in options.items() for word in pair]
-    assert run("search", picture, *words).exit_code == 0
+    assert run("search", picture, "--no-verify", *words).exit_code == 0
     [asked] = queries(service)
+    assert asked["verify"] is False
     assert {name: value for name, value in asked.items() if value} == {
         "k": 3,
         "offset": 2,
