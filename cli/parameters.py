@@ -152,7 +152,7 @@ class RegionParameter(click.ParamType[tuple[float, ...]]):
 class CardText(click.ParamType[str]):
     """Words for a model's card, as the card takes them."""
 
-    def __init__(self, name: Literal["name", "version", "text"]) -> None:
+    def __init__(self, name: Literal["name", "version", "text", "template"]) -> None:
         """Takes what the words are."""
         self.name = name
 
@@ -160,7 +160,12 @@ class CardText(click.ParamType[str]):
         """Checks the words."""
         from twinlens.models import card  # noqa: PLC0415 (numpy, which --help is spared)
 
-        checks = {"name": card.check_name, "version": card.check_version, "text": card.check_text}
+        checks = {
+            "name": card.check_name,
+            "version": card.check_version,
+            "text": card.check_text,
+            "template": card.check_template,
+        }
         try:
             return checks[self.name](printable(value))
         except ValueError as error:

@@ -25,6 +25,9 @@ from twinlens.models.distances import Metric
 from twinlens.shared.errors import BadCard
 
 MAX_NAME_CHARS, MAX_VERSION_CHARS = 64, 32
+# Of a text encoder's templates: where the words go. CLIP's own list has 80.
+WORDS_PLACE = "{}"
+MAX_TEMPLATES, MAX_TEMPLATE_CHARS = 100, 200
 # Milvus takes letters, digits and underscores in a collection's name. Single separators only,
 # so that two underscores can part name and version in it.
 _NAME = re.compile("[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*")
@@ -74,6 +77,20 @@ def check_text(text: str) -> str:
     if not text.strip():
         raise ValueError("it is empty: give some words")
     return text
+
+
+def check_template(template: str) -> str:
+    """Returns what words are put into before they are embedded, if there is one place for them.
+
+    Raises:
+        ValueError: There is not.
+    """
+    if template.count(WORDS_PLACE) != 1 or len(template) > MAX_TEMPLATE_CHARS:
+        raise ValueError(
+            f"{template!r} is no template: write {WORDS_PLACE} once, where the words go, in "
+            f"{MAX_TEMPLATE_CHARS} characters at most, as in 'a photo of {WORDS_PLACE}'"
+        )
+    return template
 
 
 def collection_key(name: str, version: str) -> str:
@@ -181,6 +198,12 @@ class TextSpec(_Strict):
     tokenizer_sha256: str = Field(pattern=_SHA256)
     output: str | None = None
     max_tokens: int = Field(default=77, ge=1, le=8192)
+    templates: tuple[Annotated[str, AfterValidator(check_template)], ...] = Field(
+        default=("{}",),
+        min_length=1,
+        max_length=MAX_TEMPLATES,
+        description="what words are put into; the embeddings of all are averaged",
+    )
 
 
 class ModelComparison(_Strict):
@@ -232,6 +255,8 @@ class Card(_Strict):
             raise ValueError("HAMMING is the metric of bits; L2, IP and COSINE are of float32")
         if is_bits and self.dimension % 8:
             raise ValueError("bits come in bytes: dimension must be a multiple of 8")
+        if is_bits and self.text is not None:
+            raise ValueError("a text encoder gives numbers, and this model's pictures are bits")
         return self
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime as ort
 from tokenizers import Tokenizer
 
+from twinlens.models.card import WORDS_PLACE
 from twinlens.models.session import session_options
 from twinlens.shared.errors import BadEmbedding, ModelRefused
 
@@ -48,11 +49,20 @@ class TextEncoder:
             ) from error
         self._inputs = {one.name for one in self._session.get_inputs()}
         self._output = card.text.output or self._session.get_outputs()[0].name
+        self._templates = card.text.templates
         self._check_signature()
         self._check_space()
 
+    @property
+    def n_templates(self) -> int:
+        """How many texts are run for one."""
+        return len(self._templates)
+
     def encode(self, text: str) -> NDArray[np.float32]:
-        """Embeds a text.
+        """Embeds a text, as the mean of what the card's templates make of it.
+
+        Source: Radford and others, Learning Transferable Visual Models From Natural Language
+        Supervision, 2021, section 3.1.4.
 
         Returns:
             float32 [dimension], of length 1.
@@ -60,7 +70,10 @@ class TextEncoder:
         Raises:
             BadEmbedding: A number is not finite, or all are 0.
         """
-        row = self._run(text)
+        said = [template.replace(WORDS_PLACE, text) for template in self._templates]
+        return self._unit(np.mean([self._unit(self._run(one)) for one in said], axis=0))
+
+    def _unit(self, row: NDArray[np.float32]) -> NDArray[np.float32]:
         length = float(np.linalg.norm(row))
         # Not `length == 0`: that is false for a NaN.
         if not 0.0 < length < np.inf:

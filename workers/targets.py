@@ -143,7 +143,10 @@ class Targets:
         if ref not in self._text_encoders:
             with self._watch.within(self._open_limit_s, f"opening the text encoder of {ref}"):
                 encoder = self._registry.open_text(ref)
-            self._text_encoders[ref] = WatchedTextEncoder(encoder, self._watch, ref, self._limit_s)
+            n_texts = min(encoder.n_templates, GROUP_TIME_LIMITS)
+            self._text_encoders[ref] = WatchedTextEncoder(
+                encoder, self._watch, ref, self._limit_s * n_texts
+            )
         return self._text_encoders[ref]
 
     def _embedder(self, ref: str) -> WatchedEmbedder:

@@ -9,13 +9,14 @@ from twinlens.cli.files import checked, read_json
 from twinlens.cli.output import say
 from twinlens.cli.upload.files import find_pictures
 from twinlens.cli.workbench.inspect_models import BYTES_PER_MB
-from twinlens.models.card import Card, OutputKind, TextSpec
+from twinlens.models.card import MAX_TEMPLATES, WORDS_PLACE, Card, OutputKind, TextSpec
 from twinlens.models.distances import Metric
 from twinlens.models.session import OnnxEmbedder
 from twinlens.models.workbench.compare import compare_models, embed_each, read_pixels
 from twinlens.shared.names import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from twinlens.models.build.adapt import Pool
@@ -47,6 +48,7 @@ class NetworkOptions(TypedDict):
     pool: Pool
     text: Path | None
     tokenizer: Path | None
+    templates: tuple[str, ...]
     version: str | None
 
 
@@ -98,13 +100,15 @@ def add_network(
     """Rewrites any ONNX network into the one form, and adds it.
 
     Raises:
-        CommandFailed: A text encoder comes without its tokenizer, or the other way round.
+        CommandFailed: A text encoder comes without its tokenizer, or the other way round, or
+            templates without both.
     """
     from twinlens.models.build.adapt import adapt_graph, read_network  # noqa: PLC0415 (onnx)
 
     version = options["version"] or FIRST_VERSION
     registry.check_new(options["name"], version)
     text = _read_text(options["text"], options["tokenizer"])
+    _check_templates(options["templates"], has_text=text is not None)
     adapted = adapt_graph(
         read_network(checked(file)),
         preset.preprocessing,
@@ -128,6 +132,7 @@ def add_network(
             sha256=UNKNOWN_SHA256,
             tokenizer=UNKNOWN_FILE,
             tokenizer_sha256=UNKNOWN_SHA256,
+            templates=options["templates"] or (WORDS_PLACE,),
         )
         card = card.model_copy(update={"text": encoder})
     return _add(registry, card, adapted.model, text)
@@ -207,6 +212,13 @@ def _print_comparison(comparison: ModelComparison) -> None:
         say(f"  mean cosine       {comparison.mean_cosine:.5f}")
     say(f"  top-10 agreement  {comparison.top10_agreement:.4f}")
     say(f"  bytes per vector  {comparison.bytes_per_vector}")
+
+
+def _check_templates(templates: Sequence[str], *, has_text: bool) -> None:
+    if templates and not has_text:
+        raise CommandFailed("--template is for a text encoder: give --text and --tokenizer too")
+    if len(templates) > MAX_TEMPLATES:
+        raise CommandFailed(f"{len(templates)} templates: give {MAX_TEMPLATES} at most")
 
 
 def _read_text(graph: Path | None, tokenizer: Path | None) -> tuple[bytes, bytes] | None:

@@ -246,6 +246,14 @@ def export(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The encoder's tokenizer.json.",
 )
+@click.option(
+    "--template",
+    "templates",
+    multiple=True,
+    type=CardText("template"),
+    metavar="'a photo of {}'",
+    help="What words are put into; of several, the embeddings are averaged; repeatable.",
+)
 @version_option
 @measured_option
 @cache_option

@@ -35,6 +35,14 @@ cosines = [0.0, 0.1, 0.2, 0.4, 0.6]
 exponent = 8
 """
 
+TEXT = """
+[text]
+file = "a.onnx"
+sha256 = "{sha256}"
+tokenizer = "a.json"
+tokenizer_sha256 = "{sha256}"
+""".format(sha256="0" * 64)
+
 
 def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "a-model.toml"
@@ -79,6 +87,10 @@ def test_a_card_is_read_with_its_defaults(tmp_path: Path) -> None:
         ('title = "A model"', "title = ", "is not TOML"),
         ("height = 24", f"height = 24\n{CALIBRATION.replace('0.6', '0.1')}", "cosines must rise"),
         ("height = 24", f"height = 24\n{CALIBRATION}shape = 1", "calibration.shape"),
+        ("height = 24", f"height = 24\n{TEXT}templates = []", "text.templates"),
+        ("height = 24", f"height = 24\n{TEXT}templates = ['a photo']", "is no template: write {}"),
+        ("height = 24", f"height = 24\n{TEXT}templates = ['{{}} or {{}}']", "is no template"),
+        ("height = 24", f"height = 24\n{TEXT}templates = ['{{}}{'a' * 200}']", "200 characters"),
     ],
 )
 def test_a_bad_field_is_named(tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -95,6 +107,9 @@ def test_bits_come_in_bytes(tmp_path: Path) -> None:
     text = CARD.replace('"float32"', '"bits"').replace('"L2"', '"HAMMING"')
 
     with pytest.raises(BadCard, match="multiple of 8"):
+        load_card(write(tmp_path, text))
+    text = text.replace("dimension = 4", "dimension = 8") + TEXT
+    with pytest.raises(BadCard, match="a text encoder gives numbers"):
         load_card(write(tmp_path, text))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from support.tiny_pair import (
     COLOURS,
     pair_card,
@@ -48,6 +49,24 @@ def test_a_long_text_is_cut(registry: Registry) -> None:
 def test_a_text_without_a_known_word_is_refused(registry: Registry) -> None:
     with pytest.raises(BadEmbedding, match="no finite vector"):
         registry.open_text("colours").encode("nonsense")
+
+
+def test_what_templates_make_of_words_is_averaged() -> None:
+    def encode(*templates: str) -> NDArray[np.float32]:
+        card = pair_card()
+        assert card.text is not None
+        text = card.text.model_copy(update={"templates": templates})
+        card = card.model_copy(update={"text": text})
+        return TextEncoder(card, text_graph(), tokenizer_file()).encode("red")
+
+    assert encode("{}", "{} green") == pytest.approx(unit([1 + 0.5**0.5, 0.5**0.5, 0]))
+    # Each counts the same, however long what the network gives is.
+    assert encode("{}", "green green green {}") == pytest.approx(unit([1 + 0.1**0.5, 0.9**0.5, 0]))
+    assert encode("a photo of {}") == pytest.approx(encode("{}"))
+
+
+def unit(numbers: list[float]) -> NDArray[np.float64]:
+    return np.asarray(np.array(numbers) / np.linalg.norm(numbers))
 
 
 def test_a_changed_tokenizer_is_refused(registry: Registry, tmp_path: Path) -> None:

@@ -231,6 +231,24 @@ def test_a_network_from_elsewhere_is_added_with_its_words(models: Path, tmp_path
     assert "both --text and --tokenizer" in fail(*asked, *words[:2], "--version", 2)
 
 
+def test_a_network_is_added_with_templates_of_its_words(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_bytes(text_graph())
+    (tmp_path / "tokenizer.json").write_bytes(tokenizer_file())
+    network = mean_colour(tmp_path / "colour.onnx")
+    words = ("--text", tmp_path / "text.onnx", "--tokenizer", tmp_path / "tokenizer.json")
+    pixels = ("--scale", 1 / 255, "--mean", "-0.01,-0.01,-0.01")
+    asked = ("models", "add", network, "--name", "said", *pixels, "--dir", models)
+    some = ("--template", "{}", "--template", "{} green")
+    assert "--template is for a text encoder" in fail(*asked, *some)
+    assert "101 templates: give 100 at most" in fail(*asked, *words, *("--template", "{}") * 101)
+    succeed(*asked, *words, *some)
+    card = load_card(models / "said@1.toml")
+    assert card.text is not None
+    assert card.text.templates == ("{}", "{} green")
+    [red, green, _] = Registry(models).open_text("said").encode("red")
+    assert green / red == pytest.approx(0.5**0.5 / (1 + 0.5**0.5), abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
