@@ -214,7 +214,11 @@ def index(
     metavar="FILE",
     help="Picture of what to avoid; repeatable.",
 )
-@click.option("--text", help="Words instead of FILE; needs a model with a text encoder.")
+@click.option(
+    "--text",
+    help="What to find, in words, beside FILE or alone; needs a model with a text encoder.",
+)
+@click.option("--negative-text", help="What to avoid, in words, beside FILE or --text.")
 @click.option(
     "--region", type=RegionParameter(), help="Search with this part of FILE; edges from 0 to 1."
 )
@@ -278,25 +282,29 @@ def search(
     is_opened: bool,
     near: bool,
     text: str | None,
+    negative_text: str | None,
     models: str | None,
     weights: tuple[tuple[str, float], ...],
     max_distance: tuple[tuple[str, float], ...],
     **query: object,
 ) -> None:
-    """Find the pictures nearest to FILE, or to words.
+    """Find the pictures nearest to FILE, to words, or to both.
 
     FILE may be the id of an image of the library as well, or `-` for standard input. Several are
-    examples of the same thing.
+    examples of the same thing. "This, but red" is FILE with --text red.
     """
     from twinlens.cli.show.search import read_query, run_search
 
-    if bool(examples) == (text is not None) or (unlike and not examples):
-        raise click.UsageError("give either FILE or --text; --unlike needs FILE")
+    if not examples and text is None:
+        raise click.UsageError("give FILE, --text or both; --unlike and --negative-text need them")
+    if near and (text, negative_text) != (None, None):
+        raise click.UsageError("--near looks for copies of FILE; leave it out, or the words")
     wanted = read_query(
         positive=[one for one in examples if isinstance(one, str)],
         negative=[one for one in unlike if isinstance(one, str)],
         mode="near" if near else "similar",
         text=text,
+        negative_text=negative_text,
         models=_names(models),
         weights=dict(weights),
         max_distance=dict(max_distance),

@@ -160,18 +160,37 @@ def calibrate(rows: Embeddings, prior: Calibration, n_pictures: int | None = Non
     if n_rows < 2:
         return prior.model_copy(update={"n_pictures": n_pictures, "n_pairs": 0})
     pairs = _cosines(rows)[np.triu_indices(n_rows, 1)]
-    own = _logs(_quantiles(pairs, LEVELS, _kin_share(rows, n_pictures)))
+    quantiles = _quantiles(pairs, LEVELS, _kin_share(rows, n_pictures))
+    calibration = _leaning_on(prior, quantiles, n_rows)
+    return calibration.model_copy(update={"n_pictures": n_pictures, "n_pairs": len(pairs)})
+
+
+def calibrate_query(cosines: NDArray[np.float64], prior: Calibration) -> Calibration:
+    """Measures how near the pictures of a library lie to one query that is no picture.
+
+    Words lie elsewhere than pictures, and so does what is made of both: what is rare between
+    pictures says nothing of them. Only the shape of the prior is believed.
+
+    Args:
+        cosines: float64 [n], of the query to a random sample of the pictures.
+        prior: The model's calibration between pictures.
+    """
+    if len(cosines) < 2:
+        return prior
+    assumed = prior.model_copy(update={"n_pairs": 0})
+    kin_share = float(np.clip(N_KIN / len(cosines), *KIN_SHARES))
+    return _leaning_on(assumed, _quantiles(cosines, LEVELS, kin_share), len(cosines))
+
+
+def _leaning_on(prior: Calibration, quantiles: NDArray[np.float64], n_rows: int) -> Calibration:
+    """Returns the mean of what was measured and the prior, by how much was measured."""
+    own = _logs(quantiles)
     share = n_rows / (n_rows + N_PRIOR)
     logs = share * own + (1.0 - share) * _in_units_of(own, prior, n_rows)
     exponent = prior.exponent * _reach(_logs(np.array(prior.cosines))) / _reach(logs)
     # So that quantiles rise where all distances are the same.
     cosines = (1.0 - LEAST) * np.maximum(1.0 - np.exp(logs), -1.0) + LEAST * _RISING
-    return Calibration(
-        cosines=_five(cosines),
-        exponent=min(exponent, MAX_EXPONENT),
-        n_pictures=n_pictures,
-        n_pairs=len(pairs),
-    )
+    return Calibration(cosines=_five(cosines), exponent=min(exponent, MAX_EXPONENT))
 
 
 def measure_model(rows: Embeddings, codes: NDArray[np.intp]) -> Calibration:

@@ -15,6 +15,8 @@ MAX_EXAMPLES = 16
 MAX_TEXT_CHARS = 2000
 
 Share = Annotated[float, Field(ge=0, le=1)]
+# What a model may be asked with.
+QueryPart = Literal["pictures", "words"]
 
 
 def _readable(field: str) -> str:
@@ -28,6 +30,15 @@ def _readable(field: str) -> str:
             f"{error.detail} A field that is no plain name goes in backquotes."
         ) from None
     return field
+
+
+def _said(text: str) -> str:
+    if not text.strip():
+        raise ValueError("there are no words in it: write some, or leave it out")
+    return text.strip()
+
+
+QueryText = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS), AfterValidator(_said)]
 
 
 class SearchQuery(BaseModel):
@@ -52,11 +63,13 @@ class SearchQuery(BaseModel):
         max_length=MAX_EXAMPLES,
         description="stored images that show what to avoid",
     )
-    text: str | None = Field(
+    text: QueryText | None = Field(
         None,
-        min_length=1,
-        max_length=MAX_TEXT_CHARS,
-        description="search with words, under the models that have a text encoder",
+        description="words that say what to look for, alone or beside pictures, under the models"
+        " that have a text encoder",
+    )
+    negative_text: QueryText | None = Field(
+        None, description="words that say what to avoid, beside pictures or `text`"
     )
     region: tuple[Share, Share, Share, Share] | None = Field(
         None,
@@ -71,7 +84,8 @@ class SearchQuery(BaseModel):
     )
     weights: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(
         default_factory=dict,
-        description="weights in the fusion, by model, in place of the library's",
+        description="weights in the fusion, by model, in place of the library's; without them,"
+        " models that understand the words of a query count at least as much as all others",
     )
     rerank: Literal["neighbours", "none"] = Field(
         "neighbours",
@@ -116,6 +130,11 @@ class SearchQuery(BaseModel):
                     "a region's left must be less than its right, its top less than its bottom"
                 )
         return self
+
+    @property
+    def has_words(self) -> bool:
+        """Whether words say what to look for, or what to avoid."""
+        return self.text is not None or self.negative_text is not None
 
     @property
     def example_ids(self) -> list[str]:
@@ -241,6 +260,11 @@ class SearchResult(TaskResult):
     hits: list[Hit]
     library_images: int = Field(description="how many images the library has; 0: it is empty")
     by_model: dict[str, list[RankedImage]]
+    asked_with: dict[str, list[QueryPart]] = Field(
+        default_factory=dict,
+        description="by model, what of the query it was asked with: one without a text encoder"
+        " takes part by the pictures alone, and has no part in what is words alone",
+    )
     agreement: Agreement
     indexed_through: Moment = Field(
         description="every picture that was accepted up to then could be found"

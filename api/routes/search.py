@@ -78,18 +78,19 @@ search = APIBlueprint(
     },
 )
 def search_images(query: JobParameters, header: SubmitHeaders) -> Response:
-    """Find the images nearest to a picture.
+    """Find the images nearest to a picture, to words, or to both.
 
     Send multipart `file` with an optional JSON part `query`; or JSON with `image_id`, or with
     `text` if a model of the library has a text encoder. Several `file`, or ids in `positive`,
-    are examples of one thing; `negative`, files or ids, are examples of what it is not.
+    are examples of one thing; `negative`, files or ids, are examples of what it is not. `text`
+    and `negative_text` beside pictures say what else to look for, or to avoid.
     """
     services = current_services()
     services.readiness.check("search")
     terms = read_terms(services.settings, query, header)
     asked = _read_search(services.settings.max_picture_bytes)
     library = services.libraries.get(asked.query.library)
-    _check_search(asked.query, library, services.catalog)
+    _check_search(asked, library, services.catalog)
     accepted = services.intake.accept_search(library, asked, terms)
     return answer_accepted(services.job_views, accepted, header.prefer)
 
@@ -188,30 +189,37 @@ def _read_search(max_picture: int) -> SearchRequest:
     positive, negative = ([content for _, content in body.files[n]] for n in ("file", "negative"))
     n_examples = len(positive) + len(wanted.example_ids)
     n_all = n_examples + len(negative) + len(wanted.negative)
-    if _json_part() is not None and not positive:
+    if _json_part() is not None and not positive and wanted.text is None:
         raise _bad_query(place("form", "file"), "The part is missing.")
-    if wanted.text is not None and n_all:
-        raise _bad_query(pointer("text"), "Send either text or example pictures, not both.")
     if wanted.text is None and not n_examples:
+        field = "image_id" if wanted.negative_text is None else "negative_text"
         message = "Send a picture, a stored image or a text to search with."
-        raise _bad_query(pointer("image_id"), message)
+        raise _bad_query(pointer(field), message)
     if n_all > MAX_EXAMPLES:
         raise _bad_query(pointer("positive"), f"Send at most {MAX_EXAMPLES} examples.")
     for name, is_asked in (("region", wanted.region), ("mode", wanted.mode == "near")):
-        if is_asked and (n_all != 1 or wanted.text is not None):
+        if is_asked and (n_examples != 1 or n_all != 1):
             raise _bad_query(pointer(name), "Use this with exactly one query picture.")
+    if wanted.mode == "near" and wanted.has_words:
+        message = "Copies of a picture are not looked for with words; leave one of both out."
+        raise _bad_query(pointer("mode"), message)
     return SearchRequest(wanted, positive, negative)
 
 
-def _check_search(wanted: SearchQuery, library: Library, catalog: Catalog) -> None:
+def _check_search(asked: SearchRequest, library: Library, catalog: Catalog) -> None:
     """Refuses at once what the worker would refuse later.
 
     Raises:
         ModelNotFound: The library has no such model.
         ImageNotFound: The library has no such image.
         BadFilter: The filter cannot be read.
+        ValidationFailed: No model understands the words, or one is named that is not asked.
     """
+    wanted = asked.query
     refs = library.choose(wanted.models)
+    if wanted.has_words:
+        has_examples = bool(asked.positive or wanted.example_ids)
+        refs = _choose_for_words(wanted, refs, catalog.models(), has_examples=has_examples)
     names = {ref.partition("@")[0] for ref in refs}
     for field in ("weights", "max_distance"):
         for name in getattr(wanted, field).keys() - names:
@@ -219,16 +227,24 @@ def _check_search(wanted: SearchQuery, library: Library, catalog: Catalog) -> No
             raise _bad_query(location, "The query does not ask this model.")
     if wanted.filter is not None:
         parse_filter(wanted.filter)
-    if wanted.text is not None:
-        _check_text(catalog.models(), refs, is_named=wanted.models is not None)
     catalog.get_all(library.id, [*wanted.example_ids, *wanted.negative])
 
 
-def _check_text(models: Mapping[str, ModelSummary], refs: list[str], *, is_named: bool) -> None:
-    """Refuses words if no model understands them, or if a model that was named does not."""
-    deaf = [ref for ref in refs if ref not in models or not models[ref].has_text]
-    if len(deaf) == len(refs) or (deaf and is_named):
-        raise _bad_query(pointer("text"), f"No text encoder in: {', '.join(deaf) or 'any model'}.")
+def _choose_for_words(
+    wanted: SearchQuery, refs: list[str], models: Mapping[str, ModelSummary], *, has_examples: bool
+) -> list[str]:
+    """Returns the models that take part in a query with words.
+
+    Raises:
+        ValidationFailed: None understands words; or one that was named does not, and there are no
+            pictures to ask it with.
+    """
+    knowing = [ref for ref in refs if ref in models and models[ref].has_text]
+    deaf = [ref for ref in refs if ref not in knowing]
+    if not knowing or (deaf and wanted.models is not None and not has_examples):
+        field = "negative_text" if wanted.text is None else "text"
+        raise _bad_query(pointer(field), f"No text encoder in: {', '.join(deaf) or 'any model'}.")
+    return refs if has_examples else knowing
 
 
 def _json_part() -> str | None:

@@ -61,7 +61,7 @@ def run_search(
     *,
     is_opened: bool,
 ) -> None:
-    """Searches with pictures or with words, and shows what was found.
+    """Searches with pictures, words or both, and shows what was found.
 
     Args:
         files: Pictures of what to find, beside stored ones that the query names.
@@ -108,6 +108,8 @@ def print_result(result: SearchResult) -> None:
     print_table(("#", "score", named("picture"), *of_copies, *of_models), rows)
     if any(hit.score < later.score for hit, later in pairwise(result.hits)):
         say(PROVEN if are_verified else MOVED)
+    if any("words" in parts for parts in result.asked_with.values()):
+        say(asked_line(result))
     say(agreement_line(result))
     timing = result.timing_ms
     verified = f", verify {timing.verify:.1f}" if timing.verify else ""
@@ -129,6 +131,14 @@ def _first(client: Client, pictures: Sequence[bytes], query: SearchQuery) -> byt
         return pictures[0]
     ids = query.example_ids
     return client.thumbnail(ids[0], query.library) if ids else None
+
+
+def asked_line(result: SearchResult) -> str:
+    """Says which models were asked with words, and which with the pictures alone."""
+    models: dict[str, list[str]] = {}
+    for name, parts in result.asked_with.items():
+        models.setdefault(" and ".join(parts), []).append(name)
+    return "; ".join(f"asked with {parts}: {', '.join(named)}" for parts, named in models.items())
 
 
 def agreement_line(result: SearchResult) -> str:

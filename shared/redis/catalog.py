@@ -610,6 +610,24 @@ class Catalog:
         """Returns ids of some of a library's images, none twice; all of them if it has no more."""
         return self._redis.zrandmember(keys.image_order(library_id), n_ids)
 
+    def spread_ids(self, library_id: str, n_ids: int) -> list[str]:
+        """Returns ids of some of a library's images, evenly by when they were added.
+
+        They are the same until the library has twice as many, or an image is removed: so a ranking
+        that rests on them can be cut into pages.
+
+        Returns:
+            From half of `n_ids` to all of it; every id if there are no more.
+        """
+        key = keys.image_order(library_id)
+        n_images, step = self._redis.zcard(key), 1
+        while n_images > n_ids * step:
+            step *= 2
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for place in range(0, n_images, step):
+                pipeline.zrange(key, place, place)
+            return [image_id for some in pipeline.execute() for image_id in some]
+
     def page(
         self,
         library_id: str,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import onnx
 from onnx import GraphProto, TensorProto, helper, numpy_helper
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -76,6 +77,39 @@ def text_graph(n_outputs: int = 3) -> bytes:
         numpy_helper.from_array(np.array([1], np.int64), "middle"),
     ]
     return _model(helper.make_graph(nodes, "texts", inputs, [out], weights))
+
+
+def parted_pair() -> tuple[Card, bytes, bytes]:
+    """The same with pictures in one cone and words in a narrower one, as in CLIP's space.
+
+    Returns:
+        The card, and the graphs of pictures and of words.
+    """
+    card = pair_card().model_copy(update={"name": "parted", "dimension": 5})
+    return card, _moved(picture_graph(), (0, 0, 0, 1, 0)), _moved(text_graph(), (0, 0, 0, 0, 5))
+
+
+def _moved(model: bytes, where: tuple[int, ...]) -> bytes:
+    """Makes what a graph gives of length 1, adds numbers to it, and makes it of length 1 again."""
+    changed = onnx.load_from_string(model)
+    graph, [output] = changed.graph, changed.graph.output
+    [last] = [node for node in graph.node if output.name in node.output]
+    last.output[0] = "as_it_was"
+    graph.node.extend(
+        [
+            helper.make_node("LpNormalization", ["as_it_was"], ["unit"], axis=1, p=2),
+            helper.make_node("MatMul", ["unit", "wider"], ["longer"]),
+            helper.make_node("Add", ["longer", "where"], ["moved"]),
+            helper.make_node("LpNormalization", ["moved"], [output.name], axis=1, p=2),
+        ]
+    )
+    wider = np.eye(len(COLOURS), len(where), dtype=np.float32)
+    graph.initializer.append(numpy_helper.from_array(wider, "wider"))
+    graph.initializer.append(numpy_helper.from_array(np.array(where, np.float32), "where"))
+    made = helper.make_tensor_value_info(output.name, TensorProto.FLOAT, ["N", len(where)])
+    output.CopyFrom(made)
+    content: bytes = changed.SerializeToString()
+    return content
 
 
 def tokenizer_file() -> bytes:

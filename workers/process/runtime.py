@@ -52,6 +52,7 @@ from twinlens.workers.query.duplicates import NearDuplicates
 from twinlens.workers.query.examples import Examples
 from twinlens.workers.query.proving import Proving
 from twinlens.workers.query.searches import Searches
+from twinlens.workers.query.words import Words
 from twinlens.workers.reconcile.comparing import Comparing
 from twinlens.workers.reconcile.folding import Folding
 from twinlens.workers.reconcile.reading import Reading
@@ -224,7 +225,6 @@ def build_runtime(
         catalog=catalog,
         images=images,
         decoder=decoder,
-        targets=targets,
         vectors=vectors,
         threads=searchers,
     )
@@ -233,6 +233,7 @@ def build_runtime(
         targets=targets,
         vectors=vectors,
         examples=examples,
+        words=Words(catalog=catalog, targets=targets, vectors=vectors, threads=searchers),
         copies=Copies(
             images=images,
             decoder=decoder,

@@ -1,4 +1,4 @@
-"""Turns what is looked for (pictures, stored images or words) into embeddings of every model."""
+"""Turns the pictures of a query, sent or stored, into embeddings of every model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from twinlens.models.bits import signs_of
 from twinlens.models.card import OutputKind
 from twinlens.models.pictures import WHOLE, Region
 from twinlens.models.variants import variants_of
+from twinlens.models.words import NEGATIVE_SHARE
 from twinlens.shared.errors import BadRequest, ImageNotFound
 from twinlens.shared.redis import keys
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from twinlens.models.card import Card
     from twinlens.models.session import Embedder, Pixels
-    from twinlens.shared.queries import SearchQuery
+    from twinlens.shared.queries import QueryPart, SearchQuery
     from twinlens.shared.redis.catalog import Catalog
     from twinlens.shared.redis.client import RawRedis
     from twinlens.workers.decoding import Decoder
@@ -30,11 +31,7 @@ if TYPE_CHECKING:
     from twinlens.workers.milvus.collection import Collection
     from twinlens.workers.milvus.vectors import Vectors
     from twinlens.workers.query.neighbours import Stored
-    from twinlens.workers.targets import Target, Targets
-
-# How much counter-examples count relative to examples: Rocchio's gamma / beta, as recommended by
-# Manning, Raghavan, Schütze, Introduction to Information Retrieval, 2008, section 9.1.1.
-NEGATIVE_SHARE = 0.2
+    from twinlens.workers.targets import Target
 
 # By model: [v, dim] or [v, dim / 8], v variants of the query.
 QueryEmbeddings = dict[str, "NDArray[Any]"]
@@ -65,6 +62,34 @@ class Query:
     def models(self) -> list[Embedder]:
         return [target.model for target in self.targets]
 
+    @property
+    def has_examples(self) -> bool:
+        """Whether pictures show what to look for."""
+        return bool(self.positive or self.asked.example_ids)
+
+    @property
+    def n_pictures(self) -> int:
+        """How many pictures show what to look for, or what to avoid."""
+        n_stored = len(self.asked.example_ids) + len(self.asked.negative)
+        return len(self.positive) + len(self.negative) + n_stored
+
+    @property
+    def knowing(self) -> dict[str, Target]:
+        """The models that understand words."""
+        return {
+            target.model.card.name: target
+            for target in self.targets
+            if target.model.card.text is not None
+        }
+
+    @property
+    def asked_with(self) -> dict[str, list[QueryPart]]:
+        """What of the query each model is asked with."""
+        pictures: list[QueryPart] = ["pictures"] if self.n_pictures else []
+        words: list[QueryPart] = ["words"] if self.asked.has_words else []
+        knowing = self.knowing
+        return {name: pictures + (words if name in knowing else []) for name in self.collections}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
@@ -74,7 +99,6 @@ class Examples:
     catalog: Catalog
     images: Images
     decoder: Decoder
-    targets: Targets
     vectors: Vectors
     threads: Executor  # run the models; onnxruntime and gRPC both release the GIL
 
@@ -93,23 +117,21 @@ class Examples:
         return pictures
 
     def embed(self, query: Query, lap: Callable[[str], None]) -> QueryEmbeddings:
-        """Returns the query's embeddings.
+        """Returns the embeddings of a query's pictures; none if it has none.
 
         Args:
             query: The query.
             lap: Called with `decode` and `embed`, as each of these stages ends.
 
         Raises:
-            BadRequest: The query has words, and no model understands them.
             PictureError: A picture is refused.
             ImageNotFound: A stored image, or a model's embedding of it, is missing.
         """
         asked = query.asked
         ids = asked.example_ids
-        n_examples = len(query.positive) + len(query.negative) + len(ids) + len(asked.negative)
-        if asked.text is not None:
-            rows = self._embed_words(query, asked.text)
-        elif n_examples > 1:
+        if not query.n_pictures:
+            return {}
+        if query.n_pictures > 1 or not query.has_examples:
             rows = self._combine(query)
         elif ids and asked.region is None and asked.mode == "similar":
             stored = self._fetch_examples(query, ids)
@@ -139,14 +161,6 @@ class Examples:
             lambda collection: self.vectors.fetch(collection, ids), collections.values()
         )
         return dict(zip(collections, by_model, strict=True))
-
-    def _embed_words(self, query: Query, text: str) -> QueryEmbeddings:
-        if not query.models:
-            raise BadRequest("None of the models that were asked has a text encoder.")
-        return {
-            model.card.name: self.targets.text_encoder(model).encode(text)[None]
-            for model in query.models
-        }
 
     def _embed_one(
         self, query: Query, content: bytes, lap: Callable[[str], None]
@@ -209,9 +223,11 @@ class Examples:
 def _rocchio(positive: Sequence[Any], negative: Sequence[Any], card: Card) -> NDArray[Any]:
     """Returns an embedding like those the model makes: of length 1, or packed bits."""
     is_bits = card.output is OutputKind.BITS
-    mean = _mean(positive, is_bits)
+    mean = np.zeros(card.dimension, np.float32)
+    if positive:
+        mean += _mean(positive, is_bits)
     if negative:
-        mean = mean - NEGATIVE_SHARE * _mean(negative, is_bits)
+        mean -= np.float32(NEGATIVE_SHARE) * _mean(negative, is_bits)
     if is_bits:
         return np.packbits(mean > 0)
     # Examples that cancel each other out leave no direction: then none is nearer than another.

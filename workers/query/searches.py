@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from twinlens.models.fusion import Fusion, agreement, fuse, shares_of
 from twinlens.models.pictures import WHOLE, Region
 from twinlens.models.rerank import N_RERANKED
 from twinlens.models.variants import NEAR_WEIGHT
+from twinlens.models.words import weigh_words
 from twinlens.shared.filters.fields import fields_of
 from twinlens.shared.filters.language import parse_field
 from twinlens.shared.queries import (
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from twinlens.workers.milvus.vectors import Vectors
     from twinlens.workers.query.copies import Copies
     from twinlens.workers.query.examples import Examples, QueryEmbeddings
+    from twinlens.workers.query.words import Words
     from twinlens.workers.targets import Target, Targets
 
 # Spare hits past k, in case some of the best are just being deleted.
@@ -61,6 +63,7 @@ class Searches:
     targets: Targets
     vectors: Vectors
     examples: Examples
+    words: Words
     copies: Copies
     threads: Executor  # ask the models in parallel: gRPC releases the GIL
     n_candidates: int  # fewest to ask each model for
@@ -82,6 +85,8 @@ class Searches:
 
         Raises:
             PictureError: A query picture is refused.
+            BadRequest: The query has words, and no model understands them.
+            BadEmbedding: A model makes nothing of these words.
             ImageNotFound: A stored image, or a model's embedding of it, is missing.
             LibraryDamaged: A model's embeddings are lost.
             Unavailable: Milvus does not answer.
@@ -92,16 +97,20 @@ class Searches:
         chosen = library.choose(asked.models)
         if searched.damage is not None:
             searched.damage.check(chosen)
-        targets = self.targets.of(library, chosen)
-        if asked.text is not None:
-            targets = [target for target in targets if target.model.card.text is not None]
         pictures = self.examples.read_sent(job_id, sum(sent))
         parted = pictures[: sent.n_positive], pictures[sent.n_positive :]
-        query = Query(asked, library.id, targets, *parted)
+        query = Query(asked, library.id, self.targets.of(library, chosen), *parted)
+        if not query.has_examples:
+            query = replace(query, targets=[*query.knowing.values()])
         rows = self.examples.embed(query, watch.lap)
-        ranking = _Ranking(self, query, searched, rows, watch)
+        calibrations = calibrations_of(searched, query.targets)
+        if asked.has_words:
+            rows, calibrations = self.words.add(query, rows, calibrations)
+            watch.lap("embed")
+        scale = _Scale(_weigh(query, library), calibrations)
+        ranking = _Ranking(self, query, rows, scale, watch)
         shown, images = ranking.page()
-        result = _result(asked, ranking, shown, images, searched)
+        result = _result(query, ranking, shown, images, searched)
         watch.lap("fuse")
         result.timing_ms = watch.timing()
         return result
@@ -127,6 +136,22 @@ def weights_of(
     return {name: (weights | dict(asked))[name] for name in cards}
 
 
+def _weigh(query: Query, library: Library) -> dict[str, float]:
+    asked = query.asked
+    cards = {name: one.card for name, one in query.collections.items()}
+    weights = weights_of(library, cards, asked.mode, asked.weights)
+    if asked.has_words and not asked.weights:
+        return weigh_words(weights, query.knowing)
+    return weights
+
+
+class _Scale(NamedTuple):
+    """What makes one score of several models' distances, by model."""
+
+    weights: Mapping[str, float]
+    calibrations: Mapping[str, Calibration]
+
+
 class _Ranking:
     """All that a query finds, in order, worked out only as far as needed.
 
@@ -138,8 +163,8 @@ class _Ranking:
         self,
         ports: Searches,
         query: Query,
-        searched: Searched,
         rows: QueryEmbeddings,
+        scale: _Scale,
         watch: _Stopwatch,
     ) -> None:
         self.listed: DistancesByModel = {}
@@ -153,12 +178,9 @@ class _Ranking:
         self._watch = watch
         self._collections = query.collections
         self._cards = {name: one.card for name, one in self._collections.items()}
-        self._weights = weights_of(
-            searched.library, self._cards, self._query.mode, self._query.weights
-        )
+        self._weights, self._calibrations = scale
         # Of the models that count.
         self.shares = shares_of(self._weights, self._cards)
-        self._calibrations = calibrations_of(searched, query.targets)
         group_by = self._query.group_by
         self._group_field = None if group_by is None else parse_field(group_by)
 
@@ -223,7 +245,7 @@ class _Ranking:
     def _rerank(self, block: list[FusedEntry]) -> list[FusedEntry]:
         # Words are near no picture in the way that pictures are near each other.
         query = self._query
-        if query.rerank == "none" or query.text is not None or query.mode == "near":
+        if query.rerank == "none" or query.has_words or query.mode == "near":
             return block
         self._watch.lap("fuse")
         counted = {name: self._collections[name] for name in self.shares}
@@ -283,13 +305,13 @@ class _Ranking:
 
 
 def _result(
-    query: SearchQuery,
+    looked_for: Query,
     ranking: _Ranking,
     shown: Sequence[FusedEntry],
     images: Mapping[str, CatalogEntry],
     searched: Searched,
 ) -> SearchResult:
-    listed = ranking.listed
+    query, listed = looked_for.asked, ranking.listed
     agreed = agreement({name: list(listed[name])[: query.k] for name in ranking.shares}, query.k)
     page = slice(query.offset, query.offset + query.k)
     return SearchResult(
@@ -314,6 +336,7 @@ def _result(
             ]
             for name, distances in listed.items()
         },
+        asked_with=looked_for.asked_with,
         library_images=searched.n_images,
         agreement=Agreement(
             overlap_at_k=agreed and agreed.overlap_at_k,

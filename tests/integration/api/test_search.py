@@ -74,6 +74,7 @@ def test_the_result_has_links(client: Client, worker: StandIn) -> None:
         "hits": [hit],
         "library_images": 1,
         "by_model": {"lite0": [{"rank": 1, "image_id": ID, "distance": 0.2}]},
+        "asked_with": {"lite0": ["pictures"]},
         "agreement": {"overlap_at_k": None, "rank_correlation": None},
         "indexed_through": "2026-01-01T00:00:00.000Z",
         "timing_ms": times,

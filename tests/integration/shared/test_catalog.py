@@ -379,6 +379,20 @@ def test_some_images_are_taken_by_chance_and_none_twice(catalog: Catalog, redis:
     assert catalog.random_ids("nonesuch", 5) == []
 
 
+def test_some_images_are_taken_from_everywhere_and_stay_the_same(
+    catalog: Catalog, redis: Redis
+) -> None:
+    ids = [f"{n:064x}" for n in range(100)]
+    for n in range(0, 100, 10):
+        add(redis, *map(entry, ids[n : n + 10]))
+        there = n + 10
+        some = catalog.spread_ids("art", 16)
+        step = next(size for size in (1, 2, 4, 8) if there <= 16 * size)
+        assert some == ids[:there:step]
+        assert catalog.spread_ids("art", 16) == some
+    assert catalog.spread_ids("nonesuch", 5) == []
+
+
 def test_all_images_are_gone_through(catalog: Catalog, redis: Redis) -> None:
     ids = [f"{n:064x}" for n in range(3000)]
     add(redis, *map(entry, ids))

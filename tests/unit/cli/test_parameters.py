@@ -63,7 +63,8 @@ def test_a_region_is_four_finite_numbers_or_is_refused(text: str) -> None:
         (["--filter", "width > 'big'"], "filter: At character 1: width is compared with a number"),
         (["--group-by", ""], "group_by: "),
         (["--group-by", "shot at"], "group_by: At character 6: expected the end, found 'at'."),
-        (["--text", "a cat"], "give either FILE or --text"),
+        (["--text", "a cat", "--near"], "leave it out, or the words"),
+        (["--negative-text", " "], "negative_text: "),
     ],
 )
 def test_a_search_that_cannot_be_read_is_not_begun(words: list[str], told: str) -> None:

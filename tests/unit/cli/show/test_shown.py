@@ -260,10 +260,36 @@ def test_words_are_asked_for_and_not_what_they_are_not(
 ) -> None:
     answer_search(service, result())
     assert run("search", "--text", "a cat").exit_code == 0
-    assert queries(service)[0]["text"] == "a cat"
-    for words in (("--text", "a cat", "--unlike", picture), (picture, "--text", "x"), ()):
+    assert run("search", picture, "--text", "red", "--negative-text", "a dog").exit_code == 0
+    assert run("search", picture, "--negative-text", "a dog").exit_code == 0
+    assert run("search", "--text", "a cat", "--unlike", picture).exit_code == 0
+    assert [(query.get("text"), query.get("negative_text")) for query in queries(service)] == [
+        ("a cat", None),
+        ("red", "a dog"),
+        (None, "a dog"),
+        ("a cat", None),
+    ]
+    for words in (
+        (),
+        ("--negative-text", "a dog"),
+        ("--unlike", picture),
+        ("--text", " "),
+        (picture, "--near", "--text", "red"),
+        (picture, "--near", "--negative-text", "red"),
+    ):
         assert run("search", *words).exit_code == 2
-    assert len(service.requests) == 1
+    assert len(service.requests) == 4
+
+
+def test_what_each_model_was_asked_with_is_told_where_there_are_words(
+    service: Service, run: Run, picture: Path
+) -> None:
+    answer_search(service, result(asked_with={"lite": ["pictures"], "phash": ["pictures"]}))
+    assert "asked with" not in run("search", picture).stdout
+    asked_with = {"clip": ["pictures", "words"], "lite": ["pictures"], "phash": ["pictures"]}
+    answer_search(service, result(asked_with=asked_with))
+    told = "asked with pictures and words: clip; asked with pictures: lite, phash"
+    assert told in run("search", picture, "--text", "red").stdout
 
 
 def test_stored_images_and_standard_input_are_examples_as_files_are(
