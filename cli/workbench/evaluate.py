@@ -19,6 +19,7 @@ from twinlens.cli.upload.index import OUTAGE_S
 from twinlens.client.client import Client
 from twinlens.models.calibration import calibrate, measure_model, prior_of
 from twinlens.models.pictures import thumbnail
+from twinlens.models.workbench.by_name import evaluate_names
 from twinlens.models.workbench.edits import EDITS, N_EDITED, embed_edits
 from twinlens.models.workbench.embeddings import EmbeddingCache, embed_all
 from twinlens.models.workbench.evaluate import evaluate, label_codes
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from twinlens.models.registry import Registry
     from twinlens.models.session import Embedder
+    from twinlens.models.workbench.embeddings import Embedded
     from twinlens.models.workbench.evaluate import Evaluation
     from twinlens.models.workbench.recommend import Contender, Estimate, Recommendation
 
@@ -71,19 +73,60 @@ def run_evaluate(
         edits = embed_edits(embedders, embedded, kept, on_progress)
     with _progress("rankings", len(embedded.files)) as on_progress:
         evaluation = evaluate(embedded, pictures, edits, on_progress=on_progress)
-    show(evaluation, lambda: _print_evaluation(evaluation))
-    try:
-        report.write_text(
-            render_report(evaluation, embedded, pictures, labels.name), encoding="utf-8"
-        )
-    except OSError as error:
-        raise CommandFailed(f"cannot write {report}: {error.strerror}") from error
-    say(f"report: {report}")
+    _show_evaluation(evaluation, embedded, pictures, labels.name, report)
 
     def apply(url: str, library: str) -> None:
         _apply(evaluation.recommendation, embedders, url, library)
 
     return apply
+
+
+def run_evaluate_names(
+    registry: Registry, labels: Path, refs: Sequence[str], cache: Path, report: Path
+) -> None:
+    """Evaluates how well models and their fusions find pictures by the names of their labels.
+
+    Args:
+        registry: The models.
+        labels: CSV of `file` and `label`.
+        refs: Which models; those that understand no words have no part.
+        cache: Keeps embeddings of pictures.
+        report: The HTML file.
+
+    Raises:
+        CommandFailed: No model understands words, or the report cannot be written.
+    """
+    pictures = read_labels(labels)
+    knowing = [ref for ref in refs if registry.card(ref).text is not None]
+    if not knowing:
+        raise CommandFailed(
+            f"none of these models has a text encoder: {', '.join(refs)}; name one with --models"
+        )
+    embedders = [registry.open(ref) for ref in knowing]
+    files = [picture.path for picture in pictures]
+    with _progress("embedding", len(files)) as on_progress:
+        embedded = embed_all(embedders, files, EmbeddingCache(cache), on_progress)
+    encoders = {
+        name: registry.open_text(ref) for name, ref in zip(embedded.models, knowing, strict=True)
+    }
+    with _progress("names", len({picture.label for picture in pictures} - {""})) as on_progress:
+        evaluation = evaluate_names(embedded, pictures, encoders, on_progress=on_progress)
+    _show_evaluation(evaluation, embedded, pictures, labels.name, report)
+
+
+def _show_evaluation(
+    evaluation: Evaluation,
+    embedded: Embedded,
+    pictures: Sequence[Labelled],
+    title: str,
+    report: Path,
+) -> None:
+    show(evaluation, lambda: _print_evaluation(evaluation))
+    try:
+        report.write_text(render_report(evaluation, embedded, pictures, title), encoding="utf-8")
+    except OSError as error:
+        raise CommandFailed(f"cannot write {report}: {error.strerror}") from error
+    say(f"report: {report}")
 
 
 def run_compare(
@@ -183,8 +226,7 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     print_table(
         columns,
         [_row(contender) for contender in evaluation.contenders],
-        f"{evaluation.n_queries} queries of {evaluation.n_query_labels} labels,"
-        f" {evaluation.n_pictures} pictures; re-ranked by neighbours as searches are",
+        _title(evaluation),
     )
     _print_sources(evaluation.contenders)
     # Two labels at least, or the list would have been refused; but not all may be embedded.
@@ -192,6 +234,15 @@ def _print_evaluation(evaluation: Evaluation) -> None:
         shares = ", ".join(f"{name} {share:.2%}" for name, share in evaluation.rare_shares.items())
         say(f"pairs of different labels that score {RARE_SCORE} or more: {shares}")
     say(evaluation.recommendation.sentence)
+
+
+def _title(evaluation: Evaluation) -> str:
+    if evaluation.is_of_words:
+        return f"names of {evaluation.n_queries} labels, {evaluation.n_pictures} pictures"
+    return (
+        f"{evaluation.n_queries} queries of {evaluation.n_query_labels} labels,"
+        f" {evaluation.n_pictures} pictures; re-ranked by neighbours as searches are"
+    )
 
 
 def _row(contender: Contender) -> tuple[str, ...]:

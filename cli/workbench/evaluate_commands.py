@@ -27,6 +27,12 @@ models_option = click.option(
     help="HTML file to write.",
 )
 @click.option(
+    "--text",
+    "is_of_words",
+    is_flag=True,
+    help="Look for each label by its name, under the models with a text encoder.",
+)
+@click.option(
     "--apply", "is_applied", is_flag=True, help="Make the recommendation the library's plan."
 )
 @url_option
@@ -38,6 +44,7 @@ def evaluate_models(
     labels: Path,
     refs: str | None,
     report: Path,
+    is_of_words: bool,
     is_applied: bool,
     url: str,
     library: str,
@@ -47,8 +54,14 @@ def evaluate_models(
     """Measure models and their fusions on labelled photos: a CSV of file,label."""
     from twinlens.cli.workbench import evaluate, inspect_models
 
+    if is_of_words and is_applied:
+        raise click.UsageError("--apply is for what was measured with pictures: leave out --text")
     registry = inspect_models.registry_of(directory)
-    apply = evaluate.run_evaluate(registry, labels, _refs(refs), cache or cache_dir(), report)
+    given = (registry, labels, _refs(refs), cache or cache_dir(), report)
+    if is_of_words:
+        evaluate.run_evaluate_names(*given)
+        return
+    apply = evaluate.run_evaluate(*given)
     if is_applied:
         apply(url, library)
 

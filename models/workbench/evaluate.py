@@ -18,8 +18,9 @@ on all folds but one, and the queries of that one are measured with them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,9 @@ class Evaluation:
     chosen by: for the curious, not for comparison. `rare_shares` has by model the share of pairs of
     different labels whose calibrated score is RARE_SCORE or more: near 0.01 where scores can be
     taken at their word. It is empty where all pictures have one label.
+
+    `is_of_words` where the names of labels were looked for, and not pictures: then there are no
+    edits and no rare shares, and nothing is re-ranked.
     """
 
     contenders: tuple[Contender, ...]
@@ -67,6 +71,23 @@ class Evaluation:
     n_edits: int
     n_folds: int
     n_bootstrap: int
+    is_of_words: bool = False
+
+
+class Measurements(NamedTuple):
+    """What was measured of each recipe, by query.
+
+    `measured` is float64 [r, 3, q], `recalled` [r, e], `codes` [q] a number for each query's label,
+    and `sources` [q] by name which queries are of a source.
+    """
+
+    recipes: Sequence[Recipe]
+    measured: NDArray[np.float64]
+    codes: NDArray[np.intp]
+    n_pictures: int
+    n_labels: int
+    recalled: NDArray[np.float64] | None = None
+    sources: Mapping[str, NDArray[np.bool_]] | None = None
 
 
 def evaluate(  # noqa: PLR0913 - the last three are options, and passed by name
@@ -110,11 +131,32 @@ def evaluate(  # noqa: PLR0913 - the last three are options, and passed by name
     recalled = None
     if edits and edits.originals:
         recalled = _measure_edits(gallery, calibrations, recipes, edits)
-    folds = _deal_folds(codes[queries], seed)
-    rows = _rows(recipes, measured, recalled, folds)
     sources = _sources([gallery.files[place] for place in queries], pictures)
+    n_labels = count_labels(pictures)
+    given = Measurements(recipes, measured, codes[queries], len(codes), n_labels, recalled, sources)
+    judged = judge(given, "re-ranked by neighbours as searches are", seed, n_bootstrap)
+    return replace(judged, rare_shares=rare_shares(gallery, calibrations, codes))
+
+
+def count_labels(pictures: Sequence[Labelled]) -> int:
+    """Counts the labels, whether or not enough pictures have them."""
+    return len({picture.label for picture in pictures} - {""})
+
+
+def judge(given: Measurements, how: str, seed: int, n_bootstrap: int) -> Evaluation:
+    """Compares recipes by what was measured of them, and recommends one.
+
+    Args:
+        given: What was measured.
+        how: How it was searched, for people.
+        seed: Seed of the folds and of the bootstrap.
+        n_bootstrap: How many times queries are drawn, 1 or more.
+    """
+    recipes, measured, codes, *_ = given
+    folds = _deal_folds(codes, seed)
+    rows = _rows(recipes, measured, given.recalled, folds)
     rng = np.random.default_rng(seed)
-    contenders, recommendation = compare_rows(rows, sources, rng, n_bootstrap)
+    contenders, recommendation = compare_rows(rows, given.sources or {}, rng, n_bootstrap, how)
     return Evaluation(
         contenders=contenders,
         recommendation=recommendation,
@@ -123,12 +165,12 @@ def evaluate(  # noqa: PLR0913 - the last three are options, and passed by name
             for grid in _grids(recipes)
             for place in grid
         ),
-        rare_shares=rare_shares(gallery, calibrations, codes),
-        n_pictures=len(gallery.files),
-        n_labels=len({picture.label for picture in pictures} - {""}),
-        n_queries=len(queries),
-        n_query_labels=len(np.unique(codes[queries])),
-        n_edits=len(edits.originals) if edits else 0,
+        rare_shares={},
+        n_pictures=given.n_pictures,
+        n_labels=given.n_labels,
+        n_queries=len(codes),
+        n_query_labels=len(np.unique(codes)),
+        n_edits=0 if given.recalled is None else given.recalled.shape[1],
         n_folds=int(folds.max()) + 1,
         n_bootstrap=n_bootstrap,
     )

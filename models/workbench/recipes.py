@@ -29,7 +29,7 @@ class Method(StrEnum):
 class Recipe:
     """Models, and how they are combined. `weights` are 1 for the heaviest; some methods have none.
 
-    What it ranks is re-ranked by neighbours, as a search does, unless it says otherwise.
+    What it ranks is re-ranked by neighbours where a search does that, unless it says otherwise.
     """
 
     models: tuple[str, ...]

@@ -82,6 +82,7 @@ def compare_rows(
     sources: Mapping[str, NDArray[np.bool_]],
     rng: np.random.Generator,
     n_bootstrap: int,
+    how: str,
 ) -> tuple[tuple[Contender, ...], Recommendation]:
     """Compares recipes, and recommends the simplest that the best is not clearly better than.
 
@@ -90,6 +91,7 @@ def compare_rows(
         sources: Which queries are of each source, [q].
         rng: Draws queries.
         n_bootstrap: How many times queries are drawn.
+        how: How it was searched, for people.
 
     Returns:
         The contenders, the best first, and the recommendation.
@@ -120,7 +122,7 @@ def compare_rows(
         for i, row in enumerate(rows)
     ]
     chosen, best, gap = _choose(rows, counts)
-    recommendation = _recommend(contenders, chosen, best, gap, best_single)
+    recommendation = _recommend(contenders, (chosen, best, best_single), gap, how)
     best_first = sorted(contenders, key=lambda one: -one.mean_average_precision.value)
     return tuple(best_first), recommendation
 
@@ -151,13 +153,14 @@ def _choose(rows: Sequence[Row], counts: NDArray[np.int64]) -> tuple[int, int, E
 
 
 def _recommend(
-    contenders: Sequence[Contender], chosen: int, best: int, gap: Estimate, best_single: int
+    contenders: Sequence[Contender],
+    places: tuple[int, int, int],
+    gap: Estimate,
+    how: str,
 ) -> Recommendation:
+    chosen, best, best_single = places
     recipe = contenders[chosen].recipe
-    reached = (
-        f"mAP {_show(contenders[chosen].mean_average_precision)}, re-ranked by neighbours as "
-        "searches are"
-    )
+    reached = f"mAP {_show(contenders[chosen].mean_average_precision)}, {how}"
     if recipe.method is Method.CALIBRATED:
         gain, single = contenders[chosen].gain, contenders[best_single].recipe.title
         sentence = f"Combine {recipe.title}: {reached}, and {_show(gain)} above {single} alone."

@@ -164,7 +164,7 @@ def render_report(
     singles = [c for c in evaluation.contenders if c.recipe.is_baseline]
     names = [name for single in singles for name in single.recipe.models]
     disagreements = []
-    if len(names) > 1:
+    if len(names) > 1 and not evaluation.is_of_words:
         disagreements = find_disagreements(embedded, pictures, (names[0], names[1]))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.lstrip_blocks = True
@@ -175,7 +175,12 @@ def render_report(
         recommended=_recommended(evaluation),
         columns=_columns(evaluation),
         scale=_scale(evaluation.contenders),
-        histograms={name: measure_histogram(embedded, pictures, name) for name in names},
+        # They are of distances between pictures.
+        histograms={
+            name: measure_histogram(embedded, pictures, name)
+            for name in names
+            if not evaluation.is_of_words
+        },
         models=embedded.models,
         disagreements=disagreements,
         labels={picture.path: picture.label for picture in pictures},

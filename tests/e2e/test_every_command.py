@@ -171,7 +171,8 @@ ROWS: dict[str, tuple[Words, set[str]]] = {
     ),
     "search": (
         lambda s: ("search", s.photo, *IN, "--save", s.folder / "found.png"),
-        {"hits", "library_images", "by_model", "agreement", "indexed_through", "timing_ms"},
+        {"hits", "library_images", "by_model", "asked_with", "agreement", "indexed_through"}
+        | {"timing_ms"},
     ),
     "compare": (lambda s: ("compare", s.photo, s.image_id, *IN), {"score", "models"}),
     "duplicates": (
@@ -227,7 +228,7 @@ ROWS: dict[str, tuple[Words, set[str]]] = {
     "evaluate": (
         lambda s: ("evaluate", s.labels(), *_two_models(s), "--report", s.folder / "report.html"),
         {"contenders", "recommendation", "tried", "rare_shares", "n_pictures", "n_labels"}
-        | {"n_queries", "n_query_labels", "n_edits", "n_folds", "n_bootstrap"},
+        | {"n_queries", "n_query_labels", "n_edits", "n_folds", "n_bootstrap", "is_of_words"},
     ),
     "compare-models": (
         lambda s: (

@@ -73,6 +73,8 @@ def _here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ((*COMPARE, "--save", "junk/compared.png"), "there is no folder 'junk'"),
         ((*COMPARE, "--save", f"{TOO_LONG}.png"), "cannot be written: File name too long"),
         ((*COMPARE, "--save", "photos"), "is a directory"),
+        ((*ADD, "--template", "a photo"), "'a photo' is no template: write {} once"),
+        (("evaluate", "labels.csv", "--text", "--apply"), "leave out --text"),
         (("evaluate", "labels.csv", "--report", "report.pdf"), "does not end in .html"),
         (("evaluate", "labels.csv", "--report", "gone/report.html"), "there is no folder 'gone'"),
     ],

@@ -16,7 +16,13 @@ from PIL import Image
 from support.photos import make_photos
 from support.played import Service, as_json, as_json_page, listening
 from support.servers import free_port
-from support.tiny_pair import pair_card, text_graph, tokenizer_file
+from support.tiny_pair import (
+    pair_card,
+    picture_graph,
+    plain_picture,
+    text_graph,
+    tokenizer_file,
+)
 
 from twinlens.cli.main import main
 from twinlens.models.card import load_card
@@ -362,6 +368,34 @@ def test_models_are_evaluated_on_labelled_photos(
     assert "pairs of different labels that score 0.99 or more: efficientnet-lite0 " in said
     assert "efficientnet-lite0" in said
     assert "<html" in report.read_text(encoding="utf-8")
+
+
+def test_models_are_evaluated_by_the_names_of_labels(models: Path, tmp_path: Path) -> None:
+    words = text_graph(), tokenizer_file()
+    for name in ("colours", "paints"):
+        card = pair_card().model_copy(update={"name": name})
+        Registry(models).add(card, picture_graph(), words)
+    with (tmp_path / "labels.csv").open("w", newline="", encoding="utf-8") as table:
+        writer = csv.writer(table)
+        writer.writerow(["file", "label"])
+        for place, name in enumerate(("red", "green", "blue")):
+            for level in (5, 60, 120):
+                path = tmp_path / f"{name}{level}.png"
+                colour = np.full(3, level)
+                colour[place] += 100
+                path.write_bytes(plain_picture((colour[0], colour[1], colour[2])))
+                writer.writerow([path, name])
+    report = tmp_path / "report.html"
+    asked = ("--dir", models, "--cache", tmp_path / "cache", "--report", report, "--text")
+    listed = ("evaluate", tmp_path / "labels.csv", *asked)
+    said = succeed(*listed, "--models", "colours,phash@1,paints")
+    assert "names of 3 labels, 9 pictures" in said
+    assert "Use colours alone: mAP 1.000" in said
+    assert "phash" not in said
+    assert "re-ranked by" not in said
+    assert "the names of 3 labels" in report.read_text(encoding="utf-8").lower()
+    told = fail(*listed, "--models", "phash@1")
+    assert "none of these models has a text encoder: phash@1; name one with --models" in told
 
 
 def test_a_model_is_calibrated_on_photos_and_its_card_says_so(
