@@ -123,6 +123,16 @@ class Resample(StrEnum):
     LANCZOS = "lanczos"
 
 
+class Offset(StrEnum):
+    """Where the middle begins if an odd number of pixels is cut off: at the half, rounded or not.
+
+    torchvision rounds it to the even number, transformers goes down.
+    """
+
+    ROUND = "round"
+    FLOOR = "floor"
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -139,6 +149,7 @@ class Resizing(_Strict):
     fit: Fit = Fit.SQUASH
     crop_fraction: float = Field(default=1.0, gt=0.0, le=1.0)
     resized_px: int | None = Field(default=None, ge=8, le=8192)
+    offset: Offset = Offset.ROUND
 
     @model_validator(mode="after")
     def _crop_only_when_cropping(self) -> Self:
@@ -206,6 +217,14 @@ class TextSpec(_Strict):
     )
 
 
+class Pulled(_Strict):
+    """Where a model was pulled from: the same files give the same model on any machine."""
+
+    repository: str = Field(description="hf:OWNER/REPO, an address, or a folder's name")
+    revision: str | None = Field(None, description="the commit")
+    files: dict[str, Annotated[str, StringConstraints(pattern=_SHA256)]]
+
+
 class ModelComparison(_Strict):
     """How a version compares with the one it was made from: both on one machine, in turn."""
 
@@ -234,6 +253,7 @@ class Card(_Strict):
     source: _Text
     input: InputSpec
     text: TextSpec | None = None
+    pulled: Pulled | None = None
     comparison: ModelComparison | None = None
     calibration: Calibration | None = None
     golden: tuple[Golden, ...] = ()

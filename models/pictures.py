@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
-from twinlens.models.card import Fit, InputSpec, Resample
+from twinlens.models.card import Fit, InputSpec, Offset, Resample
 from twinlens.models.decoders.flatten import flatten
 from twinlens.models.decoders.header import Header
 from twinlens.models.decoders.opening import read_header
@@ -178,13 +178,14 @@ class Picture:
         """Resizes to whole pixels, then cuts out the middle.
 
         Source: torchvision/transforms/functional.py, `_compute_resized_output_size` and
-        `center_crop`.
+        `center_crop`; transformers/image_transforms.py, `center_crop`.
         """
         width = height = resized_px
         if spec.fit is Fit.CROP:
             shorter = min(self.width, self.height)
             width, height = (int(resized_px * px / shorter) for px in (self.width, self.height))
-        left, top = round((width - spec.width) / 2), round((height - spec.height) / 2)
+        begin = floor if spec.offset is Offset.FLOOR else round
+        left, top = begin((width - spec.width) / 2), begin((height - spec.height) / 2)
         resized = self._resize((width, height), _FILTERS[spec.resample], self.box)
         return resized.crop((left, top, left + spec.width, top + spec.height))
 

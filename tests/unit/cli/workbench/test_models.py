@@ -76,11 +76,12 @@ def test_models_are_listed_shown_and_verified(models: Path) -> None:
         "resample": "lanczos",
         "fit": "squash",
         "crop_fraction": 1.0,
+        "offset": "round",
         "width": 32,
         "height": 32,
     }
     assert "\n# none: " in shown
-    assert shown.splitlines()[-1] == "# none: input.resized_px, text, comparison"
+    assert shown.splitlines()[-1] == "# none: input.resized_px, text, pulled, comparison"
     assert "ok       phash@1" in succeed("models", "verify", "phash", "--dir", models)
 
 
@@ -293,7 +294,7 @@ def test_a_preset_is_its_frameworks_until_options_override_it(
     pixels = ("--scale", 1 / 255, "--mean", "-0.01,-0.01,-0.01", "--std", "1,1,1")
     asked = ("models", "add", network, "--name", "colour", "--dir", models, *pixels)
     succeed(*asked, *options)
-    plain = {"width": 32, "height": 32, "crop_fraction": 1.0, "resized_px": None}
+    plain = {"width": 32, "height": 32, "crop_fraction": 1.0, "resized_px": None, "offset": "round"}
     assert load_card(models / "colour@1.toml").input.model_dump(mode="json") == plain | expected
 
 
