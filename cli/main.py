@@ -30,6 +30,7 @@ from twinlens.cli.show.job_commands import jobs
 from twinlens.cli.show.library_commands import libraries
 from twinlens.cli.workbench.evaluate_commands import compare_models, evaluate_models
 from twinlens.cli.workbench.model_commands import models
+from twinlens.cli.workbench.pull_commands import pull_model
 
 if TYPE_CHECKING:
     from twinlens.cli.service.up import MilvusKind
@@ -408,6 +409,7 @@ for command in (
     restore,
 ):
     main.add_command(command)
+models.add_command(pull_model)
 
 
 @main.command()

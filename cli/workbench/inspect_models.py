@@ -91,7 +91,18 @@ def verify_models(registry: Registry, refs: Sequence[str]) -> None:
 
 def bench_models(registry: Registry, refs: Sequence[str]) -> None:
     """Prints the pictures per second of each model on one core; the models take turns."""
-    embedders = [registry.open(ref) for ref in refs or [card.ref for card in registry.cards()]]
+    benched = _bench(registry, refs or [card.ref for card in registry.cards()])
+    show({"items": [one.figures for one in benched]}, lambda: _print_benched(benched))
+
+
+def speed_of(registry: Registry, ref: str) -> float:
+    """Returns how many pictures a second a model embeds on one core."""
+    [benched] = _bench(registry, [ref])
+    return 1 / benched.taken_s
+
+
+def _bench(registry: Registry, refs: Sequence[str]) -> list[_Benched]:
+    embedders = [registry.open(ref) for ref in refs]
     pictures = sorted((registry.directory / GOLDEN_DIRECTORY).glob("*.png"))
     pixels = {one.card.ref: read_pixels(pictures, one.card.input, 2) for one in embedders}
     times_s: dict[str, list[float]] = {ref: [] for ref in pixels}
@@ -99,8 +110,7 @@ def bench_models(registry: Registry, refs: Sequence[str]) -> None:
         for embedder in embedders:
             taken_s = time_s(embedder, pixels[embedder.card.ref])
             times_s[embedder.card.ref].append(taken_s / len(pictures))
-    benched = [_Benched(one.card, median(times_s[one.card.ref])) for one in embedders]
-    show({"items": [one.figures for one in benched]}, lambda: _print_benched(benched))
+    return [_Benched(one.card, median(times_s[one.card.ref])) for one in embedders]
 
 
 class _Verified(NamedTuple):

@@ -34,6 +34,7 @@ N_PROJECTION_PHOTOS = 10_000
 FIRST_VERSION = "1"
 # What the registry fills in, in a form that a card accepts.
 UNKNOWN_FILE, UNKNOWN_SHA256 = "x", "0" * 64
+CLIP_TOKENS = 77
 
 
 class NetworkOptions(TypedDict):
@@ -77,7 +78,7 @@ def export_network(
     say(f"exporting {network}, which takes a minute", is_error=True)
     exported = export_keras(network, weights=source, seed=seed, pooling=pooling)
     origins = {"imagenet": "ImageNet", "random": f"random weights, seed {seed}"}
-    card = _new_card(
+    card = new_card(
         name=name,
         version=version,
         title=f"{network}, {origins.get(weights, weights)}, {pooling}-pooled",
@@ -86,7 +87,7 @@ def export_network(
         licence="see keras.applications",
         source=f"keras.applications {network}, by tf2onnx",
     )
-    ref = _add(registry, card, exported.model)
+    ref = add_card(registry, card, exported.model)
     say(f"cosine to Keras: {exported.cosine:.8f}")
     return ref
 
@@ -117,7 +118,7 @@ def add_network(
         output=options["output"],
         pool=options["pool"],
     )
-    card = _new_card(
+    card = new_card(
         name=options["name"],
         version=version,
         title=options["title"] or printable(file.name),
@@ -127,15 +128,9 @@ def add_network(
         source=options["source"],
     )
     if text is not None:
-        encoder = TextSpec(
-            file=UNKNOWN_FILE,
-            sha256=UNKNOWN_SHA256,
-            tokenizer=UNKNOWN_FILE,
-            tokenizer_sha256=UNKNOWN_SHA256,
-            templates=options["templates"] or (WORDS_PLACE,),
-        )
-        card = card.model_copy(update={"text": encoder})
-    return _add(registry, card, adapted.model, text)
+        templates = options["templates"] or (WORDS_PLACE,)
+        card = card.model_copy(update={"text": text_spec(templates)})
+    return add_card(registry, card, adapted.model, text)
 
 
 def quantize(registry: Registry, ref: str, photos: Path, version: str | None) -> str:
@@ -200,7 +195,7 @@ def _add_compared(
     original = registry.open(card.ref)
     comparison = compare_models(original, OnnxEmbedder(made, model), pixels)
     text = registry.read_text(made)
-    ref = _add(registry, made.model_copy(update={"comparison": comparison}), model, text)
+    ref = add_card(registry, made.model_copy(update={"comparison": comparison}), model, text)
     _print_comparison(comparison)
     return ref
 
@@ -231,7 +226,21 @@ def _read_text(graph: Path | None, tokenizer: Path | None) -> tuple[bytes, bytes
     return None
 
 
-def _new_card(
+def text_spec(
+    templates: tuple[str, ...] = (WORDS_PLACE,), max_tokens: int = CLIP_TOKENS
+) -> TextSpec:
+    """Returns what a new model's card says of its text encoder, as `new_card` does."""
+    return TextSpec(
+        file=UNKNOWN_FILE,
+        sha256=UNKNOWN_SHA256,
+        tokenizer=UNKNOWN_FILE,
+        tokenizer_sha256=UNKNOWN_SHA256,
+        max_tokens=max_tokens,
+        templates=templates,
+    )
+
+
+def new_card(
     *,
     name: str,
     version: str,
@@ -257,9 +266,10 @@ def _new_card(
     )
 
 
-def _add(
+def add_card(
     registry: Registry, card: Card, model: bytes, text: tuple[bytes, bytes] | None = None
 ) -> str:
+    """Adds a model to a directory, and says so: returns its name@version."""
     added = registry.add(card, model, text)
     say(
         f"added {added.ref}: {added.dimension}-d, {len(model) / BYTES_PER_MB:.1f} MB, "
