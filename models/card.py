@@ -256,6 +256,7 @@ class Card(_Strict):
     pulled: Pulled | None = None
     comparison: ModelComparison | None = None
     calibration: Calibration | None = None
+    calibrated_on: str | None = Field(None, description="name of the folder of its photos")
     golden: tuple[Golden, ...] = ()
 
     @property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,10 +30,10 @@ from twinlens.models.workbench.report import ComparedRankings, compare_rankings,
 from twinlens.models.workbench.scores import RARE_SCORE
 from twinlens.shared.answers import LibraryPlan
 from twinlens.shared.libraries import Library
+from twinlens.shared.names import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from twinlens.models.registry import Registry
     from twinlens.models.session import Embedder
@@ -186,11 +188,13 @@ def run_calibrate(registry: Registry, ref: str, pictures: Sequence[Labelled], ca
             raise CommandFailed(str(error)) from error
     else:
         calibration = calibrate(rows, prior_of(embedder.card))
-    registry.rewrite(embedder.card.model_copy(update={"calibration": calibration}))
+    measured = {"calibration": calibration, "calibrated_on": _folder_of(embedded.files)}
+    registry.rewrite(embedder.card.model_copy(update=measured))
     say(f"the card of {embedder.card.ref} now has:")
     say("[calibration]")
     for name, value in calibration.model_dump(mode="json").items():
         say(f"{name} = {value}")
+    say(f"# on photos of {measured['calibrated_on']}")
 
 
 def calibrate_new(
@@ -210,6 +214,11 @@ def calibrate_new(
         "no calibration: scores are rough until a library has some 100 pictures; "
         f"`twinlens models calibrate {ref} PHOTOS` measures it, as --photos does"
     )
+
+
+def _folder_of(files: Sequence[Path]) -> str:
+    """Returns the name of the folder that all these lie in, as a card may have it."""
+    return printable(Path(os.path.commonpath([path.resolve().parent for path in files])).name)
 
 
 def _print_evaluation(evaluation: Evaluation) -> None:

@@ -180,6 +180,7 @@ def project(
             "title": f"{card.title} ({kind} {dim})",
             "dimension": dim,
             "calibration": None,
+            "calibrated_on": None,
             "text": None,
         }
     )

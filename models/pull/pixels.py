@@ -20,8 +20,6 @@ Fields: TypeAlias = Mapping[str, JsonValue]
 _NOTHING = Preprocessing("nchw", "rgb", 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 _CLIP_MEAN: list[JsonValue] = [0.48145466, 0.4578275, 0.40821073]
 _CLIP_STD: list[JsonValue] = [0.26862954, 0.26130258, 0.27577711]
-_IMAGENET_MEAN: list[JsonValue] = [0.485, 0.456, 0.406]
-_IMAGENET_STD: list[JsonValue] = [0.229, 0.224, 0.225]
 _HALF: list[JsonValue] = [0.5, 0.5, 0.5]
 
 # Numbers of Pillow's filters.
@@ -31,24 +29,23 @@ _FILTERS = {2: Resample.BILINEAR, 3: Resample.BICUBIC, 1: Resample.LANCZOS}
 # single number. Source: `image_processing_*.py` of transformers, 4.26 for the number.
 _SHORTER: Fields = {"do_center_crop": True, "crop_size": 224, "size": {"shortest_edge": 224}}
 _CLIP: Fields = {**_SHORTER, "resample": 3, "image_mean": _CLIP_MEAN, "image_std": _CLIP_STD}
-_IMAGENET: Fields = {"resample": 2, "image_mean": _IMAGENET_MEAN, "image_std": _IMAGENET_STD}
-_SQUARE: Fields = {"size": {"height": 224, "width": 224}, "image_mean": _HALF, "image_std": _HALF}
+_STANDARD: Fields = {"resample": 3, "image_mean": _HALF, "image_std": _HALF}
+_MOBILE: Fields = {**_SHORTER, **_STANDARD, "size": {"shortest_edge": 256}, "resample": 2}
 _CLASSES: dict[str, Fields] = {
     "CLIP": _CLIP,
     "ChineseCLIP": _CLIP,
     "Bit": _CLIP,
-    "ViT": {**_SQUARE, "resample": 2},
-    "Siglip": {**_SQUARE, "resample": 3},
+    "ViT": {**_STANDARD, "size": {"height": 224, "width": 224}, "resample": 2},
+    "Siglip": {**_STANDARD, "size": {"height": 224, "width": 224}},
     "DeiT": {
-        **_IMAGENET,
-        "resample": 3,
+        **_STANDARD,
         "size": {"height": 256, "width": 256},
         "do_center_crop": True,
         "crop_size": 224,
     },
-    "ConvNext": {**_IMAGENET, "resample": 3, "size": {"shortest_edge": 384}, "crop_pct": 0.875},
-    "MobileNetV1": {**_SHORTER, **_IMAGENET, "size": {"shortest_edge": 256}},
-    "MobileNetV2": {**_SHORTER, **_IMAGENET, "size": {"shortest_edge": 256}},
+    "ConvNext": {**_STANDARD, "size": {"shortest_edge": 384}, "crop_pct": 0.875},
+    "MobileNetV1": _MOBILE,
+    "MobileNetV2": _MOBILE,
     "MobileViT": {
         **_SHORTER,
         "crop_size": 256,
@@ -76,6 +73,8 @@ def read_processor(name: str, fields: Fields) -> Preparation:
     Raises:
         ModelError: The class that it names is not known, or it asks for what cannot be done.
     """
+    if "resize_mode" in fields:  # open_clip's keys, as Jina's files have them
+        return read_open_clip(name, fields)
     kind = _kind(name, fields)
     said = {**_CLASSES[kind], **_renamed(fields)}
     if said.get("do_resize") is False:

@@ -21,6 +21,7 @@ from rich.cells import cell_len
 from support.clients import WAIT
 from support.paths import FIXTURES, ROOT
 from support.photos import make_photos
+from support.repositories import dinov2
 
 from twinlens.cli.main import main
 from twinlens.cli.service.background import Running
@@ -213,6 +214,7 @@ ROWS: dict[str, tuple[Words, set[str]]] = {
     "models remove": (lambda s: ("models", "remove", s.model(), "--yes", *s.dir()), {"removed"}),
     "models bench": (lambda s: ("models", "bench", "phash", *s.dir()), ITEMS),
     "models add": (lambda s: ("models", "add", NETWORK, "--name", s.new, *s.dir()), CARD),
+    "models pull": (lambda s: ("models", "pull", dinov2(s.folder / s.new), *s.dir()), CARD),
     "models quantize": (
         lambda s: ("models", "quantize", s.model(), "--photos", s.folder / "photos", *s.cached()),
         CARD,

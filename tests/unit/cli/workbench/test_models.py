@@ -81,7 +81,10 @@ def test_models_are_listed_shown_and_verified(models: Path) -> None:
         "height": 32,
     }
     assert "\n# none: " in shown
-    assert shown.splitlines()[-1] == "# none: input.resized_px, text, pulled, comparison"
+    assert (
+        shown.splitlines()[-1]
+        == "# none: input.resized_px, text, pulled, comparison, calibrated_on"
+    )
     assert "ok       phash@1" in succeed("models", "verify", "phash", "--dir", models)
 
 
@@ -412,7 +415,9 @@ def test_a_model_is_calibrated_on_photos_and_its_card_says_so(
     assert (after.calibration.n_pictures, after.calibration.n_pairs) == (40, 780)
     assert after.calibration.exponent != before.calibration.exponent
     assert after.calibration.cosines != before.calibration.cosines
-    assert after == before.model_copy(update={"calibration": after.calibration})
+    assert after.calibrated_on == photos.name
+    measured = {"calibration": after.calibration, "calibrated_on": photos.name}
+    assert after == before.model_copy(update=measured)
     labels = tmp_path / "labels.csv"
     rows = [f"{path},{place % 5}" for place, path in enumerate(sorted(photos.glob("7-*.jpg")))]
     labels.write_text("\n".join(["file,label", *rows]), encoding="utf-8")

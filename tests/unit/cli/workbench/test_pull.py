@@ -247,9 +247,9 @@ def test_a_pulled_model_is_calibrated_on_photos(models: Path, tmp_path: Path) ->
     folder = repositories.dinov2(tmp_path / "dino")
     said = succeed(folder, "--photos", photos, "--cache", tmp_path, models=models)
     assert "the card of dino@1 now has:\n[calibration]" in said
-    calibration = load_card(models / "dino@1.toml").calibration
-    assert calibration is not None
-    assert calibration.n_pictures == 40
+    card = load_card(models / "dino@1.toml")
+    assert card.calibration is not None
+    assert (card.calibration.n_pictures, card.calibrated_on) == (40, "photos")
 
 
 def _classes_alone(folder: Path) -> None:

@@ -75,5 +75,5 @@ def test_types_of_sentences_are_0() -> None:
 
 def test_a_graph_of_pictures_is_refused() -> None:
     model = vision_graph(("image_embeds",)).SerializeToString()
-    with pytest.raises(ModelError, match="takes pixel_values float .*; input_ids"):
+    with pytest.raises(ModelError, match=r"takes pixel_values float .*; input_ids"):
         adapt_text(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 from typing import Any
 
@@ -65,6 +66,16 @@ PROCESSORS: dict[str, dict[str, Any]] = {
         "rescale_factor": 0.00392156862745098,
         "size": {"shortest_edge": 256},
     },
+    "mobilevit": {
+        "crop_size": {"height": 256, "width": 256},
+        "do_center_crop": True,
+        "do_flip_channel_order": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_processor_type": "MobileViTImageProcessor",
+        "resample": 2,
+        "size": {"shortest_edge": 288},
+    },
     "deit": {"image_processor_type": "DeiTImageProcessor", **IMAGENET},
     "vit, older": {"feature_extractor_type": "ViTFeatureExtractor", "resample": 2, "size": 224},
     "of bytes": SIGLIP_PIXELS
@@ -88,27 +99,32 @@ def prepared(pixels: Preparation, image: Image.Image) -> Any:
     return pixels.preset.preprocessing.apply(resized[np.newaxis])[0]
 
 
+MODULES = {
+    "CLIP": "clip",
+    "ChineseCLIP": "chinese_clip",
+    "Bit": "bit",
+    "ViT": "vit",
+    "Siglip": "siglip",
+    "DeiT": "deit",
+    "ConvNext": "convnext",
+    "MobileNetV1": "mobilenet_v1",
+    "MobileNetV2": "mobilenet_v2",
+    "MobileViT": "mobilevit",
+}
+# What each does where its file says nothing. MobileViT's would be a black edge, which is refused.
+PROCESSORS |= {
+    f"{kind}, its own": {"image_processor_type": f"{kind}ImageProcessor"}
+    for kind in MODULES
+    if kind != "MobileViT"
+}
+
+
 def transformers_class(fields: dict[str, Any]) -> Any:
     """The class of transformers that needs no torch."""
-    from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-    from transformers.models.convnext.image_processing_pil_convnext import (
-        ConvNextImageProcessorPil,
-    )
-    from transformers.models.deit.image_processing_pil_deit import DeiTImageProcessorPil
-    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
-
     name = fields.get("image_processor_type") or fields["feature_extractor_type"]
     kind = name.removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
-    return {
-        "Bit": BitImageProcessorPil,
-        "CLIP": CLIPImageProcessorPil,
-        "ConvNext": ConvNextImageProcessorPil,
-        "DeiT": DeiTImageProcessorPil,
-        "Siglip": SiglipImageProcessorPil,
-        "ViT": ViTImageProcessorPil,
-    }[kind]
+    module = f"transformers.models.{MODULES[kind]}.image_processing_pil_{MODULES[kind]}"
+    return getattr(importlib.import_module(module), f"{kind}ImageProcessorPil")
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -146,6 +162,9 @@ def test_open_clips_preprocessing_is_read() -> None:
     resized = np.asarray(image.resize((130, 96), Image.Resampling.BICUBIC), np.float32)
     expected = ((resized / 255 - 0.5) / 0.5).transpose(2, 0, 1)
     assert np.abs(prepared(pixels, image) - expected).max() <= 1 / 255
+    # Some have it under transformers' name, with a class of their own.
+    named = squashed | {"image_processor_type": "JinaCLIPImageProcessor"}
+    assert read_processor("preprocessor_config.json", named) == pixels
     # Older files do not say how, and mean the shorter side.
     pixels = read_open_clip("preprocess_cfg.json", {"size": 128})
     larger = image.resize((int(128 * 301 / 227), 128), Image.Resampling.BICUBIC)
