@@ -156,6 +156,21 @@ def test_words_of_each_layout_are_embedded_as_their_files_say(
     assert Registry(models).open_text(ref).encode("A red photo") @ expected == pytest.approx(1)
 
 
+def test_texts_are_filled_up_for_a_graph_that_takes_so_many_tokens(
+    models: Path, tmp_path: Path
+) -> None:
+    folder = repositories.clip(tmp_path / "pair")
+    # Without a mask what fills a text up counts, so that it can be told.
+    graph = text_graph(("text_embeds",), mask="", n_tokens=12)
+    save(folder / "onnx/text_model.onnx", graph)
+    succeed(folder, models=models)
+    fed = {"input_ids": np.array([[2, 4, 1] + [0] * 9], np.int64)}
+    [expected] = unit(run_graph(folder / "onnx/text_model.onnx", "text_embeds", fed))
+    words = Registry(models).open_text("pair")
+    assert words.encode("red") @ expected == pytest.approx(1, abs=1e-6)
+    assert words.encode("red " * 50).shape == (4,)
+
+
 def test_tokens_of_words_are_pooled_by_those_that_are_there(models: Path, tmp_path: Path) -> None:
     folder = repositories.clip(tmp_path / "pair")
     save(folder / "onnx/text_model.onnx", text_graph(("last_hidden_state",)))
