@@ -142,6 +142,9 @@ def _download(
     licence = (known.licence if known else repository.licence) or "unknown"
     _ask(repository, names, licence, options)
     folder = folder / repository.revision
+    # What is small first: a gigabyte is not fetched for a processor that is not known.
+    fetch(repository, [files.processor, *files.notes], folder)
+    FolderReader(folder, files, options.wishes).read_preparation()
     fetch(repository, names, folder)
     beside = [name for name in _external(folder, files) if name in repository.files]
     fetch(repository, beside, folder)

@@ -23,7 +23,9 @@ DTYPES: dict[str, tuple[str, ...]] = {
     "uint8": ("_uint8",),
     "q4": ("_q4",),
 }
-PROCESSORS = ("preprocessor_config.json", "visual/preprocess_cfg.json")
+_IMMICH_PROCESSOR = "visual/preprocess_cfg.json"
+# The second is of transformers 5.
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _VISION, _TEXT, _BOTH = "vision_model", "text_model", "model"
 _FOLDERS = ("onnx/", "")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
@@ -62,7 +64,7 @@ class ModelFiles:
     @property
     def is_immich(self) -> bool:
         """Whether it is Immich's layout."""
-        return self.processor == PROCESSORS[1]
+        return self.processor == _IMMICH_PROCESSOR
 
     @property
     def graphs(self) -> list[str]:
@@ -100,10 +102,11 @@ def find_files(there: Sequence[str], preferred: str, *, is_asked: bool) -> Model
         )
     dtypes = [preferred] if is_asked else [preferred, "fp32"]
     vision = _choose(graphs, stems, dtypes)
-    processor = PROCESSORS["visual" in vision.split("/")]
-    if processor not in there:
+    known = (_IMMICH_PROCESSOR,) if vision.startswith("visual/") else _PROCESSORS
+    processor = next((name for name in known if name in there), None)
+    if processor is None:
         raise ModelError(
-            f"there is no {processor}, which says what is done to pictures. Fetch {vision} and "
+            f"there is no {known[0]}, which says what is done to pictures. Fetch {vision} and "
             "pass it to `twinlens models add`, with --preset or the single options"
         )
     return _with_words(there, vision, processor, [*dtypes, "fp32"])
@@ -149,7 +152,7 @@ def _choose(graphs: Sequence[str], stems: Sequence[str], dtypes: Sequence[str]) 
 def _with_words(
     there: Sequence[str], vision: str, processor: str, dtypes: Sequence[str]
 ) -> ModelFiles:
-    is_immich = processor == PROCESSORS[1]
+    is_immich = processor == _IMMICH_PROCESSOR
     folder = vision.rpartition("/")[0]
     stem = "textual/model" if is_immich else f"{folder}/{_TEXT}".removeprefix("/")
     texts = [

@@ -82,10 +82,20 @@ class FolderReader:
         pictures = self._read_pictures(vision)
         return Towers(pictures, self._read_words(vision) if self._wishes.has_words else None)
 
-    def _read_pictures(self, vision: bytes) -> Adapted:
+    def read_preparation(self) -> Preparation:
+        """Reads what is done to a picture; of the files, that one alone need be there.
+
+        Raises:
+            ModelError: As `read` does.
+        """
         fields = self._fields(self._files.processor)
         read = read_open_clip if self._files.is_immich else read_processor
-        pixels = read(self._files.processor, fields)
+        # transformers 5 has it in one file with what is done to words.
+        inner = fields.get("image_processor")
+        return read(self._files.processor, inner if isinstance(inner, dict) else fields)
+
+    def _read_pictures(self, vision: bytes) -> Adapted:
+        pixels = self.read_preparation()
         graph = parse_network(vision).graph
         output = self._wishes.output or _output(graph, _OF_PICTURES, self._files.vision)
         return adapt_graph(

@@ -120,6 +120,16 @@ def test_pictures_of_each_layout_are_embedded_as_their_files_say(
     assert "ok " in CliRunner().invoke(main, ["models", "verify", ref, "--dir", str(models)]).output
 
 
+def test_pixels_are_read_where_transformers_5_has_them(models: Path, tmp_path: Path) -> None:
+    folder = repositories.clip(tmp_path / "pair")
+    succeed(folder, models=models)
+    (folder / "preprocessor_config.json").unlink()
+    newer = {"image_processor": CLIP_PIXELS, "processor_class": "CLIPProcessor"}
+    write(folder / "processor_config.json", newer)
+    succeed(folder, "--name", "newer", models=models)
+    assert embedded(models, "pair") @ embedded(models, "newer") == pytest.approx(1, abs=1e-6)
+
+
 def test_a_graph_that_takes_bytes_gets_them(models: Path, tmp_path: Path) -> None:
     succeed(repositories.immich(tmp_path / "floats"), models=models)
     succeed(repositories.immich(tmp_path / "bytes", takes_bytes=True), models=models)

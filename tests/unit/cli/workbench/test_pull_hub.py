@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from support import repositories
 from support.disk import disk_with_room_for
 from support.hub import REVISION, Hub, serving
-from support.repositories import save, text_graph, vision_graph
+from support.repositories import save, text_graph, vision_graph, write
 from support.servers import free_port
 
 from twinlens.cli.main import main
@@ -153,7 +153,7 @@ def test_a_command_that_is_run_again_goes_on_where_it_stopped(
 def test_a_file_with_another_hash_is_refused_and_not_kept(
     hub: Hub, models: Path, cache: Path
 ) -> None:
-    for name in ("onnx/text_model.onnx", "config.json"):
+    for name in ("config.json", "onnx/text_model.onnx"):
         hub.spoilt = {name}
         said = fail(NAMED, models=models, cache=cache)
         assert f"{name} came with " in said
@@ -257,6 +257,14 @@ def test_a_graph_that_is_too_large_is_not_fetched(hub: Hub, models: Path, cache:
     said = fail(NAMED, models=models, cache=cache)
     assert "onnx/vision_model.onnx has 3.0 GB with its weights" in said
     assert hub.fetched() == []
+
+
+def test_of_a_processor_that_is_not_known_no_graph_is_fetched(
+    hub: Hub, models: Path, cache: Path
+) -> None:
+    write(hub.folder / "preprocessor_config.json", {"image_processor_type": "OwnProcessor"})
+    assert "known are CLIPImageProcessor" in fail(NAMED, models=models, cache=cache)
+    assert set(hub.fetched()) == FILES - {"onnx/vision_model.onnx", "onnx/text_model.onnx"}
 
 
 def test_names_that_lead_out_of_the_folder_are_not_taken(
