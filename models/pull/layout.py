@@ -10,7 +10,7 @@ Three layouts are known:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from twinlens.shared.errors import ModelError
@@ -26,8 +26,9 @@ DTYPES: dict[str, tuple[str, ...]] = {
 _IMMICH_PROCESSOR = "visual/preprocess_cfg.json"
 # The second is of transformers 5.
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-_VISION, _TEXT, _BOTH = "vision_model", "text_model", "model"
-_FOLDERS = ("onnx/", "")
+_IMMICH_STEM = "visual/model"
+# Of graphs of pictures, or of both, without what their weights are: the first that is there.
+_STEMS = (_IMMICH_STEM, "onnx/vision_model", "vision_model", "onnx/model", "model")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _OTHER_WEIGHTS = (".safetensors", ".h5", ".msgpack", ".gguf", ".tflite", ".mlpackage")
 # Small files that say how the graphs are used; any may be missing.
@@ -93,16 +94,22 @@ def find_files(there: Sequence[str], preferred: str, *, is_asked: bool) -> Model
     graphs = [name for name in there if name.endswith(".onnx")]
     if not graphs:
         raise ModelError(_without_onnx(there))
-    stems = _stems(graphs)
-    if not stems:
+    by_stem = {stem: _by_dtype(stem, graphs) for stem in _STEMS}
+    stem = next((stem for stem, graphs_of_it in by_stem.items() if graphs_of_it), None)
+    if stem is None:
         raise ModelError(
             f"none of the ONNX graphs there ({_some(graphs)}) has a name that says it is of "
             "pictures, such as onnx/vision_model.onnx or model.onnx. Fetch the file and pass it "
             "to `twinlens models add`"
         )
     dtypes = [preferred] if is_asked else [preferred, "fp32"]
-    vision = _choose(graphs, stems, dtypes)
-    known = (_IMMICH_PROCESSOR,) if vision.startswith("visual/") else _PROCESSORS
+    vision = _first(by_stem[stem], dtypes)
+    if vision is None:
+        raise ModelError(
+            f"{stem} is not there with weights of {preferred}. Pass --dtype "
+            f"{' or '.join(by_stem[stem])}"
+        )
+    known = (_IMMICH_PROCESSOR,) if stem == _IMMICH_STEM else _PROCESSORS
     processor = next((name for name in known if name in there), None)
     if processor is None:
         raise ModelError(
@@ -117,36 +124,18 @@ def files_beside(graph: str, there: Iterable[str]) -> list[str]:
     return [name for name in there if name.startswith((f"{graph}_data", f"{graph}.data"))]
 
 
-def _stems(graphs: Sequence[str]) -> list[str]:
-    """Returns the paths that a graph of pictures may have, without what its weights are."""
-    stems = ["visual/model"] + [
-        f"{folder}{stem}" for stem in (_VISION, _BOTH) for folder in _FOLDERS
-    ]
-    endings = [ending for several in DTYPES.values() for ending in several]
-    return [stem for stem in stems if any(f"{stem}{ending}.onnx" in graphs for ending in endings)][
-        :1
-    ]
-
-
-def _choose(graphs: Sequence[str], stems: Sequence[str], dtypes: Sequence[str]) -> str:
-    """Returns the first graph with such weights; there is one with some.
-
-    Raises:
-        ModelError: There is none with these.
-    """
-    [stem] = stems
-    for dtype in dtypes:
-        for ending in DTYPES[dtype]:
-            if f"{stem}{ending}.onnx" in graphs:
-                return f"{stem}{ending}.onnx"
-    have = [
-        dtype
+def _by_dtype(stem: str, graphs: Sequence[str]) -> dict[str, str]:
+    """Returns the graphs of one name, by the kind of their weights."""
+    return {
+        dtype: f"{stem}{ending}.onnx"
         for dtype, endings in DTYPES.items()
-        if any(f"{stem}{ending}.onnx" in graphs for ending in endings)
-    ]
-    raise ModelError(
-        f"{stem} is not there with weights of {dtypes[0]}. Pass --dtype {' or '.join(have)}"
-    )
+        for ending in endings
+        if f"{stem}{ending}.onnx" in graphs
+    }
+
+
+def _first(graphs: Mapping[str, str], dtypes: Iterable[str]) -> str | None:
+    return next((graphs[dtype] for dtype in dtypes if dtype in graphs), None)
 
 
 def _with_words(
@@ -154,18 +143,12 @@ def _with_words(
 ) -> ModelFiles:
     is_immich = processor == _IMMICH_PROCESSOR
     folder = vision.rpartition("/")[0]
-    stem = "textual/model" if is_immich else f"{folder}/{_TEXT}".removeprefix("/")
-    texts = [
-        f"{stem}{ending}.onnx"
-        for dtype in dtypes
-        for ending in DTYPES[dtype]
-        if f"{stem}{ending}.onnx" in there
-    ]
+    stem = "textual/model" if is_immich else f"{folder}/text_model".removeprefix("/")
     notes = [name for name in (_IMMICH if is_immich else _TRANSFORMERS) if name in there]
     tokenizers = [name for name in notes if name.rpartition("/")[2] == "tokenizer.json"]
     return ModelFiles(
         vision=vision,
-        text=texts[0] if texts else None,
+        text=_first(_by_dtype(stem, there), dtypes),
         processor=processor,
         tokenizer=tokenizers[0] if tokenizers else None,
         notes=tuple(notes),
