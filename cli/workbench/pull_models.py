@@ -14,10 +14,11 @@ from twinlens.cli.workbench.make_models import FIRST_VERSION, add_card, new_card
 from twinlens.models.card import MAX_NAME_CHARS, Pulled, check_name
 from twinlens.models.errors import BadInput
 from twinlens.models.pull.address import RepositoryAddress, read_address
+from twinlens.models.pull.graphs import check_size, external_files
 from twinlens.models.pull.hub import Repository, fetch, look, sha256_of
 from twinlens.models.pull.known import FREE_LICENCES, KNOWN_MODELS, KnownModel
 from twinlens.models.pull.layout import ModelFiles, files_beside, find_files
-from twinlens.models.pull.towers import FolderReader, Towers, Wishes, check_size, external_files
+from twinlens.models.pull.towers import FolderReader, Towers, Wishes
 from twinlens.models.session import is_cpu
 from twinlens.shared.names import printable
 from twinlens.shared.settings import Settings

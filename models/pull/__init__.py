@@ -6,5 +6,6 @@ hub.py        what a repository has; its files, fetched and checked
 layout.py     which of its files are the graphs, and which say how to use them
 pixels.py     what is done to a picture
 words.py      what is done to words: the tokenizer
-towers.py     the graphs in the one form
+graphs.py     what a graph takes and gives
+towers.py     all of it in the one form
 """

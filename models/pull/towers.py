@@ -7,33 +7,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import onnx
-from onnx import TensorProto
-
 from twinlens.models.build.adapt import Adapted, Pool, adapt_graph, read_network
 from twinlens.models.build.graph import find_dims, parse_network
-from twinlens.models.build.presets import Layout, Preprocessing
 from twinlens.models.build.text_tower import TokenPool, adapt_text, count_tokens
+from twinlens.models.pull.graphs import (
+    MAPS_RANK,
+    PICTURE_OUTPUTS,
+    TOKEN_OUTPUTS,
+    WORD_OUTPUTS,
+    arithmetic_left,
+    check_size,
+    choose_output,
+    external_files,
+    find_image,
+    free_side,
+)
 from twinlens.models.pull.pixels import Fields, Preparation, read_open_clip, read_processor
 from twinlens.models.pull.words import Rules, immich_rules, shape_tokenizer, transformers_rules
 from twinlens.shared.errors import ModelError
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ValueInfoProto
+    from onnx import GraphProto
 
     from twinlens.models.pull.layout import ModelFiles
 
-# Of a file in the form of protobuf.
-LARGEST_GRAPH_BYTES = 2**31
-# Outputs that are embeddings, the best first: the last two are before a projection to the space
-# that pictures share with words.
-_OF_PICTURES = ("image_embeds", "embedding", "sentence_embedding", "pooler_output")
-_OF_WORDS = ("text_embeds", "embedding", "sentence_embedding", "pooler_output")
-_TOKENS = ("last_hidden_state", "token_embeddings")
-_CLASSES = "logits"
 # Transformers whose first token is what they are trained by.
 _BY_FIRST_TOKEN = {"dinov2", "dinov2_with_registers", "dinov3_vit", "vit", "deit", "vit_msn"}
-_MAPS_RANK = 4
 
 
 @dataclass(frozen=True)
@@ -97,21 +96,21 @@ class FolderReader:
     def _read_pictures(self, vision: bytes) -> Adapted:
         pixels = self.read_preparation()
         graph = parse_network(vision).graph
-        output = self._wishes.output or _output(graph, _OF_PICTURES, self._files.vision)
+        output = self._wishes.output or choose_output(graph, PICTURE_OUTPUTS, self._files.vision)
         return adapt_graph(
             vision,
-            _arithmetic(_image(graph), pixels),
+            arithmetic_left(find_image(graph), pixels),
             resizing=pixels.preset.resizing,
-            size_px=_free_side(graph, pixels),
+            size_px=free_side(graph, pixels),
             output=output,
             pool=self._wishes.pool or self._pool(graph, output),
         )
 
     def _pool(self, graph: GraphProto, output: str) -> Pool:
         values = [one for one in graph.output if one.name == output]
-        if output not in _TOKENS or not values:
+        if output not in TOKEN_OUTPUTS or not values:
             return "none"
-        if len(find_dims(values[0]) or []) == _MAPS_RANK:
+        if len(find_dims(values[0]) or []) == MAPS_RANK:
             return "avg"
         pooled = self._token_pool()
         if pooled is not None:
@@ -143,8 +142,8 @@ class FolderReader:
         n_tokens = count_tokens(content)
         if n_tokens:
             rules = rules._replace(max_tokens=n_tokens, is_padded=True)
-        output = _output(graph, _OF_WORDS, files.text or files.vision)
-        pool = self._token_pool() if output in _TOKENS else "none"
+        output = choose_output(graph, WORD_OUTPUTS, files.text or files.vision)
+        pool = self._token_pool() if output in TOKEN_OUTPUTS else "none"
         if pool is None:
             raise ModelError(
                 f"{files.text or files.vision} gives tokens ({output}), and no 1_Pooling/config."
@@ -202,106 +201,3 @@ class FolderReader:
             raise ModelError(
                 f"{name} is not JSON ({error}). Fetch it again, or pass another folder"
             ) from error
-
-
-def external_files(graph: Path) -> list[str]:
-    """Returns the files beside a graph that have its weights, as it names them.
-
-    Raises:
-        ModelError: It is not ONNX.
-    """
-    try:
-        model = onnx.load(graph, load_external_data=False)
-    except Exception as error:  # protobuf and onnx have no common base of their errors
-        raise ModelError(
-            f"{graph.name} cannot be read as ONNX ({error}). Fetch it again, or pass another"
-        ) from error
-    places = [
-        entry.value
-        for tensor in model.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    ]
-    return [*dict.fromkeys(places)]
-
-
-def check_size(name: str, n_bytes: int) -> None:
-    """Refuses a graph that is too large for one file.
-
-    Raises:
-        ModelError: It is.
-    """
-    if n_bytes >= LARGEST_GRAPH_BYTES:
-        raise ModelError(
-            f"{name} has {n_bytes / 1e9:.1f} GB with its weights, and a model here is one file of "
-            "2 GiB at most. Pass --dtype fp16 or int8, or a smaller model of its family"
-        )
-
-
-def _output(graph: GraphProto, preferred: tuple[str, ...], name: str) -> str:
-    there = [value.name for value in graph.output]
-    for one in (*preferred, *_TOKENS):
-        if one in there:
-            return one
-    others = [one for one in there if one != _CLASSES]
-    if len(others) == 1 and _CLASSES not in there:
-        only: str = others[0]
-        return only
-    raise ModelError(
-        f"{name} gives {', '.join(there)}: "
-        + ("classes alone, and " if others == [] else "")
-        + "no embedding. Pass the repository of the model without its classification head, or "
-        "--output with the tensor before it"
-    )
-
-
-def _image(graph: GraphProto) -> ValueInfoProto:
-    """Returns the input that is a picture: of rank 4."""
-    value: ValueInfoProto
-    for value in graph.input:
-        if len(find_dims(value) or []) == _MAPS_RANK:
-            return value
-    names = ", ".join(value.name for value in graph.input)
-    raise ModelError(
-        f"the graph takes {names}, and no picture of rank 4. Pass a repository whose vision model "
-        "takes pixel_values"
-    )
-
-
-def _is_channels_last(image: ValueInfoProto) -> bool:
-    dims = find_dims(image) or []
-    return dims[3] == 3 and dims[1] != 3
-
-
-def _arithmetic(image: ValueInfoProto, pixels: Preparation) -> Preprocessing:
-    """What is left to do to pixels: a graph of bytes does the arithmetic itself."""
-    said = pixels.preset.preprocessing
-    layout: Layout = "nhwc" if _is_channels_last(image) else "nchw"
-    if image.type.tensor_type.elem_type == TensorProto.UINT8:
-        return Preprocessing(layout, said.channels, 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    return Preprocessing(layout, said.channels, said.scale, said.mean, said.std)
-
-
-def _free_side(graph: GraphProto, pixels: Preparation) -> int | None:
-    """Returns the side of the picture, where the graph takes any.
-
-    Raises:
-        ModelError: The graph takes pictures of another size.
-    """
-    image = _image(graph)
-    dims = find_dims(image) or []
-    at = 1 if _is_channels_last(image) else 2
-    height, width = dims[at : at + 2]
-    if (height or pixels.height, width or pixels.width) != (pixels.height, pixels.width):
-        raise ModelError(
-            f"the graph takes pictures of {width} x {height}, and its preprocessing gives "
-            f"{pixels.width} x {pixels.height}. Pass a repository whose files belong together"
-        )
-    if height and width:
-        return None
-    if pixels.width != pixels.height:
-        raise ModelError(
-            f"the graph takes pictures of any size, and they are to be {pixels.width} x "
-            f"{pixels.height}. Export the network with this size"
-        )
-    return pixels.width
