@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from twinlens.models.registry import Registry
 
-_README_LICENCE = re.compile(r"\A---\n(?:.*\n)*?license(?:_name)?: *([^\n]+)\n")
+_README_LICENCE = re.compile(r"\A---\n(?:(?!---).*\n)*?license(?:_name)?: *([^\n]+)\n")
 
 
 class PullOptions(NamedTuple):
@@ -140,7 +140,9 @@ def _download(
     for graph in files.graphs:
         names += files_beside(graph, repository.files)
         check_size(graph, _n_bytes(repository, [graph, *files_beside(graph, repository.files)]))
-    licence = (known.licence if known else repository.licence) or "unknown"
+    licence = repository.licence or "unknown"
+    if known is not None and licence in ("unknown", "other"):
+        licence = known.licence
     _ask(repository, names, licence, options)
     folder = folder / repository.revision
     # What is small first: a gigabyte is not fetched for a processor that is not known.

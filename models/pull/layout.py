@@ -116,7 +116,9 @@ def find_files(there: Sequence[str], preferred: str, *, is_asked: bool) -> Model
             f"there is no {known[0]}, which says what is done to pictures. Fetch {vision} and "
             "pass it to `twinlens models add`, with --preset or the single options"
         )
-    return _with_words(there, vision, processor, [*dtypes, "fp32"])
+    # Words are embedded on the processor, whatever pictures are.
+    of_words = [preferred, "fp32"] if is_asked else ["fp32", preferred]
+    return _with_words(there, vision, processor, of_words)
 
 
 def files_beside(graph: str, there: Iterable[str]) -> list[str]:

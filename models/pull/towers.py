@@ -149,9 +149,7 @@ class FolderReader:
                 f"{files.text or files.vision} gives tokens ({output}), and no 1_Pooling/config."
                 "json says how one vector is made of them. Pass --no-words for the pictures alone"
             )
-        tokenizer = shape_tokenizer(
-            files.tokenizer, (self._folder / files.tokenizer).read_bytes(), rules
-        )
+        tokenizer = shape_tokenizer(files.tokenizer, self._read_file(files.tokenizer), rules)
         return Words(adapt_text(content, output, pool), tokenizer, rules.max_tokens)
 
     def _check_modules(self) -> None:
@@ -192,12 +190,19 @@ class FolderReader:
 
     def _json(self, name: str) -> object:
         """Reads a small file; one that is not there says nothing."""
-        path = self._folder / name
-        if not path.is_file():
+        if not (self._folder / name).is_file():
             return {}
         try:
-            return json.loads(path.read_bytes())
+            return json.loads(self._read_file(name))
         except ValueError as error:
             raise ModelError(
                 f"{name} is not JSON ({error}). Fetch it again, or pass another folder"
+            ) from error
+
+    def _read_file(self, name: str) -> bytes:
+        try:
+            return (self._folder / name).read_bytes()
+        except OSError as error:
+            raise ModelError(
+                f"{name} cannot be read ({error.strerror}). Make it readable"
             ) from error

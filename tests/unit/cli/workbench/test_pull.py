@@ -194,7 +194,7 @@ def test_tokens_of_words_are_pooled_by_those_that_are_there(models: Path, tmp_pa
 
 def test_the_card_says_where_it_is_all_from(models: Path, tmp_path: Path) -> None:
     folder = repositories.clip(tmp_path / "Some.Pair_v2")
-    (folder / "README.md").write_text("---\ntags:\n- onnx\nlicense: mit\n---\n# A pair\n")
+    (folder / "README.md").write_text("---\ntags:\n- onnx\nlicense: mit\n---\nlicense: none\n")
     (folder / "vocab.json").write_text("{}")
     done = pull(folder, "--version", "7", "--json", models=models)
     assert done.exit_code == 0, done.output

@@ -245,6 +245,16 @@ def test_a_model_that_is_known_by_its_name_is_fetched_under_it(
     assert card.source == "hf:Xenova/clip-vit-base-patch32"
 
 
+def test_what_a_repository_says_of_its_licence_counts_before_its_authors(
+    hub: Hub, models: Path, cache: Path
+) -> None:
+    hub.repository, hub.card = KNOWN_MODELS["dinov2-base"].repository, {"license": "cc-by-nc-4.0"}
+    asked = pull("dinov2-base", models=models, cache=cache, answer="n\n")
+    assert "The licence (cc-by-nc-4.0) may not allow" in asked.stderr
+    hub.card = {"license": "other"}
+    assert "licence apache-2.0" in succeed("dinov2-base", models=models, cache=cache)
+
+
 def test_apples_licence_is_asked_about(hub: Hub, models: Path, cache: Path) -> None:
     hub.repository, hub.card = KNOWN_MODELS["mobileclip-s0"].repository, {}
     asked = pull("mobileclip-s0", models=models, cache=cache, answer="n\n")

@@ -65,6 +65,12 @@ def test_weights_that_are_not_there_are_refused_if_they_were_asked_for() -> None
         find_files(CLIP, "q4", is_asked=True)
 
 
+def test_words_have_float32_unless_it_was_asked_for_other() -> None:
+    there = [*CLIP, "onnx/text_model_fp16.onnx"]
+    texts = [find_files(there, "fp16", is_asked=is_asked).text for is_asked in (True, False)]
+    assert texts == ["onnx/text_model_fp16.onnx", "onnx/text_model.onnx"]
+
+
 def test_immichs_folders_are_known() -> None:
     files = find_files(IMMICH, "fp32", is_asked=False)
     assert files.is_immich
