@@ -211,5 +211,5 @@ def _add(
     words = towers.words
     if words is None:
         return add_card(registry, card, towers.pictures.model)
-    card = card.model_copy(update={"text": text_spec(words.max_tokens)})
+    card = card.model_copy(update={"text": text_spec(max_tokens=words.max_tokens)})
     return add_card(registry, card, towers.pictures.model, (words.graph, words.tokenizer))
