@@ -157,21 +157,30 @@ def show(samples: list[Sample]) -> list[str]:
     """Prints how each measure grew, and returns those that grew too much."""
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for sample in samples:
-        if sample.at_s >= samples[-1].at_s * WARM_UP:
-            for name, value in sample.values.items():
-                points[name].append((sample.at_s, value))
-    table = Table("measure", "median", "growth in an hour", "bound", title="Soak")
+        for name, value in sample.values.items():
+            points[name].append((sample.at_s, value))
+    columns = ("measure", "medians of each quarter", "growth in an hour", "bound")
+    table = Table(*columns, title="Soak")
+    until_s = samples[-1].at_s
     too_much = []
     for name, measured in sorted(points.items()):
-        growth = growth_per_hour(measured)
+        growth = growth_per_hour([one for one in measured if one[0] >= until_s * WARM_UP])
         bound = next((most for kind, most in BOUNDS.items() if name.startswith(kind)), None)
         if bound is not None and growth > bound:
             too_much.append(name)
-        median = statistics.median(value for _, value in measured)
         told = "" if bound is None else f"{bound:,.0f}" + (" exceeded" if name in too_much else "")
-        table.add_row(name, f"{median:,.0f}", f"{growth:+,.0f}", told)
-    Console(width=110).print(table)
+        table.add_row(name, _quarters(measured, until_s), f"{growth:+,.0f}", told)
+    Console(width=150).print(table)
     return too_much
+
+
+def _quarters(measured: list[tuple[float, float]], until_s: float) -> str:
+    """Tells what grows for ever from what has grown, as a cache."""
+    parts = [
+        [value for at_s, value in measured if number < 4 * at_s / until_s <= number + 1]
+        for number in range(4)
+    ]
+    return "  ".join(f"{statistics.median(part):,.0f}" if part else "-" for part in parts)
 
 
 if __name__ == "__main__":
