@@ -47,7 +47,7 @@ ref_argument = click.argument("ref", metavar="NAME[@VERSION]")
 cache_option = click.option(
     "--cache",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Directory to keep embeddings in.  [default: the user's cache]",
+    help="Directory for what need not be fetched or computed again.  [default: the user's cache]",
 )
 
 
