@@ -31,7 +31,7 @@ from twinlens.models.cards import shipped_refs
 from twinlens.models.registry import DEFAULT_MODELS, Registry, ensure_models
 from twinlens.models.session import Embedder
 from twinlens.models.workbench.embeddings import Embedded, EmbeddingCache, embed_all
-from twinlens.models.workbench.evaluate import label_codes
+from twinlens.models.workbench.evaluate import label_codes, relations_of
 from twinlens.models.workbench.labels import Labelled, read_labels
 from twinlens.models.workbench.scores import calibrate_all, rare_shares
 
@@ -130,7 +130,8 @@ def shares_of(whole: Embedded, pictures: Library) -> list[float]:
     codes = label_codes(some, pictures)
     n_of_label = np.bincount(codes)
     related = (n_of_label * (n_of_label - 1)).sum() / (len(codes) * (len(codes) - 1))
-    return [related, *rare_shares(some, calibrate_all(some), codes).values()]
+    relations, places = relations_of(some, pictures), np.arange(len(codes))
+    return [related, *rare_shares(some, calibrate_all(some), relations, places).values()]
 
 
 def show(shares: NDArray[np.float64]) -> str:

@@ -24,10 +24,11 @@ from twinlens.models.pictures import thumbnail
 from twinlens.models.workbench.by_name import evaluate_names
 from twinlens.models.workbench.edits import EDITS, N_EDITED, embed_edits
 from twinlens.models.workbench.embeddings import EmbeddingCache, embed_all
-from twinlens.models.workbench.evaluate import evaluate, label_codes
+from twinlens.models.workbench.evaluate import count_labels, evaluate, label_codes
 from twinlens.models.workbench.labels import Labelled, read_labels
-from twinlens.models.workbench.report import ComparedRankings, compare_rankings, render_report
-from twinlens.models.workbench.scores import RARE_SCORE
+from twinlens.models.workbench.rankings import ComparedRankings, compare_rankings
+from twinlens.models.workbench.report import render_report
+from twinlens.models.workbench.scores import RARE_SCORE, Measure
 from twinlens.shared.answers import LibraryPlan
 from twinlens.shared.libraries import Library
 from twinlens.shared.names import printable
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     from twinlens.models.session import Embedder
     from twinlens.models.workbench.embeddings import Embedded
     from twinlens.models.workbench.evaluate import Evaluation
-    from twinlens.models.workbench.recommend import Contender, Estimate, Recommendation
+    from twinlens.models.workbench.intervals import Estimate
+    from twinlens.models.workbench.recommend import Contender, Recommendation
 
 # How many of the best have their figures by source printed too.
 N_BY_SOURCE = 8
@@ -48,16 +50,25 @@ N_CALIBRATED = 2_000
 
 
 def run_evaluate(
-    registry: Registry, labels: Path, refs: Sequence[str], cache: Path, report: Path
+    registry: Registry,
+    pictures: Sequence[Labelled],
+    refs: Sequence[str],
+    cache: Path,
+    report: Path,
+    *,
+    title: str,
+    max_queries: int,
 ) -> Callable[[str, str], None]:
     """Evaluates models and their fusions, prints a table and writes a report.
 
     Args:
         registry: The models.
-        labels: CSV of `file` and `label`.
+        pictures: Labelled photos.
         refs: Which models.
         cache: Keeps embeddings, so that a second run, or one that was interrupted, goes on.
         report: The HTML file.
+        title: Its title.
+        max_queries: How many pictures are looked for at most.
 
     Returns:
         A function of a service's URL and a library, which makes the recommendation its plan.
@@ -65,17 +76,17 @@ def run_evaluate(
     Raises:
         CommandFailed: The report cannot be written.
     """
-    pictures = read_labels(labels)
     embedders = [registry.open(ref) for ref in refs]
     kept = EmbeddingCache(cache)
     files = [picture.path for picture in pictures]
-    with _progress("embedding", len(files)) as on_progress:
-        embedded = embed_all(embedders, files, kept, on_progress)
-    with _progress("edited copies", min(N_EDITED, len(files)) * len(EDITS)) as on_progress:
+    embedded = embed_with_progress(embedders, files, cache)
+    with show_progress("edited copies", min(N_EDITED, len(files)) * len(EDITS)) as on_progress:
         edits = embed_edits(embedders, embedded, kept, on_progress)
-    with _progress("rankings", len(embedded.files)) as on_progress:
-        evaluation = evaluate(embedded, pictures, edits, on_progress=on_progress)
-    _show_evaluation(evaluation, embedded, pictures, labels.name, report)
+    with show_progress("rankings", len(embedded.files)) as on_progress:
+        evaluation = evaluate(
+            embedded, pictures, edits, on_progress=on_progress, max_queries=max_queries
+        )
+    _show_evaluation(evaluation, embedded, pictures, title, report)
 
     def apply(url: str, library: str) -> None:
         _apply(evaluation.recommendation, embedders, url, library)
@@ -84,36 +95,44 @@ def run_evaluate(
 
 
 def run_evaluate_names(
-    registry: Registry, labels: Path, refs: Sequence[str], cache: Path, report: Path
+    registry: Registry,
+    pictures: Sequence[Labelled],
+    refs: Sequence[str],
+    cache: Path,
+    report: Path,
+    *,
+    title: str,
+    max_queries: int,
 ) -> None:
     """Evaluates how well models and their fusions find pictures by the names of their labels.
 
     Args:
         registry: The models.
-        labels: CSV of `file` and `label`.
+        pictures: Labelled photos.
         refs: Which models; those that understand no words have no part.
         cache: Keeps embeddings of pictures.
         report: The HTML file.
+        title: Its title.
+        max_queries: How many names are looked for at most.
 
     Raises:
         CommandFailed: No model understands words, or the report cannot be written.
     """
-    pictures = read_labels(labels)
     knowing = [ref for ref in refs if registry.card(ref).text is not None]
     if not knowing:
         raise CommandFailed(
             f"none of these models has a text encoder: {', '.join(refs)}; name one with --models"
         )
     embedders = [registry.open(ref) for ref in knowing]
-    files = [picture.path for picture in pictures]
-    with _progress("embedding", len(files)) as on_progress:
-        embedded = embed_all(embedders, files, EmbeddingCache(cache), on_progress)
+    embedded = embed_with_progress(embedders, [picture.path for picture in pictures], cache)
     encoders = {
         name: registry.open_text(ref) for name, ref in zip(embedded.models, knowing, strict=True)
     }
-    with _progress("names", len({picture.label for picture in pictures} - {""})) as on_progress:
-        evaluation = evaluate_names(embedded, pictures, encoders, on_progress=on_progress)
-    _show_evaluation(evaluation, embedded, pictures, labels.name, report)
+    with show_progress("names", count_labels(pictures)) as on_progress:
+        evaluation = evaluate_names(
+            embedded, pictures, encoders, on_progress=on_progress, max_queries=max_queries
+        )
+    _show_evaluation(evaluation, embedded, pictures, title, report)
 
 
 def _show_evaluation(
@@ -141,8 +160,7 @@ def run_compare(
     """
     embedders = [registry.open(ref) for ref in refs]
     files = [checked(query), *(path for path in find_pictures(folder) if path != query)]
-    with _progress("embedding", len(files)) as on_progress:
-        embedded = embed_all(embedders, files, EmbeddingCache(cache), on_progress)
+    embedded = embed_with_progress(embedders, files, cache)
     compared = compare_rankings(embedded, query, MAX_COLUMNS)
     show(compared, lambda: _print_rankings(compared))
     try:
@@ -177,9 +195,8 @@ def run_calibrate(registry: Registry, ref: str, pictures: Sequence[Labelled], ca
     """
     chosen = np.random.default_rng(0).permutation(len(pictures))[:N_CALIBRATED]
     embedder = registry.open(ref)
-    with _progress("embedding", len(chosen)) as on_progress:
-        some = [pictures[place].path for place in sorted(chosen)]
-        embedded = embed_all([embedder], some, EmbeddingCache(cache), on_progress)
+    some = [pictures[place].path for place in sorted(chosen)]
+    embedded = embed_with_progress([embedder], some, cache)
     [rows] = embedded.rows.values()
     if any(picture.label for picture in pictures):
         try:
@@ -221,12 +238,22 @@ def _folder_of(files: Sequence[Path]) -> str:
     return printable(Path(os.path.commonpath([path.resolve().parent for path in files])).name)
 
 
+def embed_with_progress(
+    embedders: Sequence[Embedder], files: Sequence[Path], cache: Path
+) -> Embedded:
+    """Embeds pictures by all models, or takes what the cache has, and shows a bar."""
+    with show_progress("embedding", len(files)) as on_progress:
+        return embed_all(embedders, files, EmbeddingCache(cache), on_progress)
+
+
 def _print_evaluation(evaluation: Evaluation) -> None:
+    is_graded = evaluation.decided_by is Measure.NDCG_AT_10
     columns = (
         named("models"),
-        "mAP",
+        *([Column("nDCG@10"), Column("95 % of it", leave_out=3)] if is_graded else []),
+        Column("mAP"),
         Column("95 %", leave_out=4),
-        "P@1",
+        Column("P@1"),
         Column("P@5", leave_out=2),
         Column("edits @1", leave_out=3),
         Column("gain", leave_out=1),
@@ -234,7 +261,7 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     )
     print_table(
         columns,
-        [_row(contender) for contender in evaluation.contenders],
+        [_row(contender, is_graded=is_graded) for contender in evaluation.contenders],
         _title(evaluation),
     )
     _print_sources(evaluation.contenders)
@@ -242,6 +269,8 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     if evaluation.rare_shares:
         shares = ", ".join(f"{name} {share:.2%}" for name, share in evaluation.rare_shares.items())
         say(f"pairs of different labels that score {RARE_SCORE} or more: {shares}")
+    for finding in evaluation.recommendation.findings:
+        say(finding.sentence)
     say(evaluation.recommendation.sentence)
 
 
@@ -254,17 +283,19 @@ def _title(evaluation: Evaluation) -> str:
     )
 
 
-def _row(contender: Contender) -> tuple[str, ...]:
+def _row(contender: Contender, *, is_graded: bool) -> tuple[str, ...]:
     precision, near = contender.mean_average_precision, contender.near_duplicates
+    ndcg = contender.ndcg_at_10
     return (
         contender.title,
+        *([f"{ndcg.value:.3f}", interval(ndcg)] if is_graded else []),
         f"{precision.value:.3f}",
-        _interval(precision),
+        interval(precision),
         f"{contender.precision_at_1.value:.3f}",
         f"{contender.precision_at_5.value:.3f}",
         f"{near.value:.3f}" if near else "",
         f"{contender.gain.value:+.3f}",
-        _interval(contender.gain, sign="+"),
+        interval(contender.gain, sign="+"),
     )
 
 
@@ -275,7 +306,7 @@ def _print_sources(contenders: Sequence[Contender]) -> None:
     ]
     if shown[0].by_source:
         rows = [
-            (one.title, *(f"{by.value:.3f}  {_interval(by)}" for by in one.by_source.values()))
+            (one.title, *(f"{by.value:.3f}  {interval(by)}" for by in one.by_source.values()))
             for one in shown
         ]
         sources = (
@@ -285,7 +316,8 @@ def _print_sources(contenders: Sequence[Contender]) -> None:
         print_table((named("models"), *sources), rows, "mAP by source, 95 %")
 
 
-def _interval(estimate: Estimate, sign: str = "") -> str:
+def interval(estimate: Estimate, sign: str = "") -> str:
+    """For a table: `0.512 to 0.533`."""
     return f"{estimate.low:{sign}.3f} to {estimate.high:{sign}.3f}"
 
 
@@ -347,7 +379,7 @@ def _agreement(compared: ComparedRankings) -> str:
 
 
 @contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def show_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Shows a bar, and yields a function that moves it to a number of files."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with make_bars(*columns, TimeRemainingColumn()) as progress:

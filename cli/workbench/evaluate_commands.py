@@ -20,6 +20,14 @@ models_option = click.option(
 @click.argument("labels", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @models_option
 @click.option(
+    "--queries",
+    "max_queries",
+    default=2_000,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How many photos, or names with --text, are looked for at most, drawn at random.",
+)
+@click.option(
     "--report",
     default="evaluation.html",
     show_default=True,
@@ -43,6 +51,7 @@ models_option = click.option(
 def evaluate_models(
     labels: Path,
     refs: str | None,
+    max_queries: int,
     report: Path,
     is_of_words: bool,
     is_applied: bool,
@@ -53,15 +62,21 @@ def evaluate_models(
 ) -> None:
     """Measure models and their fusions on labelled photos: a CSV of file,label."""
     from twinlens.cli.workbench import evaluate, inspect_models
+    from twinlens.models.workbench.labels import read_labels
 
     if is_of_words and is_applied:
         raise click.UsageError("--apply is for what was measured with pictures: leave out --text")
+    pictures, title = read_labels(labels), labels.name
     registry = inspect_models.registry_of(directory)
-    given = (registry, labels, _refs(refs), cache or cache_dir(), report)
+    kept, asked = cache or cache_dir(), _refs(refs)
     if is_of_words:
-        evaluate.run_evaluate_names(*given)
+        evaluate.run_evaluate_names(
+            registry, pictures, asked, kept, report, title=title, max_queries=max_queries
+        )
         return
-    apply = evaluate.run_evaluate(*given)
+    apply = evaluate.run_evaluate(
+        registry, pictures, asked, kept, report, title=title, max_queries=max_queries
+    )
     if is_applied:
         apply(url, library)
 

@@ -15,15 +15,23 @@ from twinlens.models.fusion import line_of
 from twinlens.models.words import N_SAMPLE
 from twinlens.models.workbench.embeddings import Embedded, sort_by_id
 from twinlens.models.workbench.evaluate import (
+    N_QUERIES,
     Evaluation,
     Measurements,
     count_labels,
+    draw_places,
     judge,
-    label_codes,
+    relations_of,
 )
 from twinlens.models.workbench.labels import MIN_PICTURES, Labelled
 from twinlens.models.workbench.recipes import Recipe, list_recipes
-from twinlens.models.workbench.scores import View, calibrate_all, fuse_scores, measure_rankings
+from twinlens.models.workbench.scores import (
+    Measure,
+    View,
+    calibrate_all,
+    fuse_scores,
+    measure_rankings,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +44,7 @@ class Encoder(Protocol):
         """Embeds a text: float32 [dimension], of length 1."""
 
 
-def evaluate_names(  # noqa: PLR0913 - the last three are options, and passed by name
+def evaluate_names(  # noqa: PLR0913 - the last four are options, and passed by name
     embedded: Embedded,
     pictures: Sequence[Labelled],
     encoders: Mapping[str, Encoder],
@@ -44,39 +52,49 @@ def evaluate_names(  # noqa: PLR0913 - the last three are options, and passed by
     on_progress: Callable[[int], None] = lambda _: None,
     seed: int = 0,
     n_bootstrap: int = 1000,
+    max_queries: int = N_QUERIES,
 ) -> Evaluation:
     """Looks for the name of each label that has MIN_PICTURES or more, and measures what is found.
 
     Nothing is re-ranked by neighbours, as no search with words is. Underscores are read as spaces.
+    A picture has the label or not, so mAP decides, also where pictures have several labels.
 
     Args:
         embedded: The pictures under the models that understand words, from `embed_all`.
         pictures: Their labels, from `read_labels`.
         encoders: Of the same models, by the same names.
         on_progress: Called after each label with the number of those that are done.
-        seed: Seed of the sample, of the folds and of the bootstrap.
+        seed: Seed of the sample, of the folds, of the bootstrap and of the choice of names.
         n_bootstrap: How many times queries are drawn, 1 or more.
+        max_queries: How many names are looked for at most.
 
     Raises:
         BadInput: No label has MIN_PICTURES pictures that could be embedded.
         BadEmbedding: A model makes nothing of a name.
     """
     gallery = sort_by_id(embedded)
-    codes = label_codes(gallery, pictures)
-    queries = np.flatnonzero(np.bincount(codes) >= MIN_PICTURES)
-    if not queries.size:
+    relations = relations_of(gallery, pictures)
+    labels = relations.common_labels()
+    if not labels:
         raise BadInput(f"no label has {MIN_PICTURES} pictures that could be embedded; label more")
-    names = _names(gallery, pictures, codes)
+    queries = draw_places(np.arange(len(labels)), seed, max_queries)
     recipes = [recipe for recipe in list_recipes(gallery.models) if recipe.is_reranked]
     look = _Look(gallery, encoders, seed)
     columns: list[NDArray[np.float64]] = []
-    for code in queries.tolist():
-        views = look.views_of(names[code].replace("_", " "))
-        columns.append(_measure(recipes, views, codes == code))
+    for place in queries.tolist():
+        views = look.views_of(labels[place].replace("_", " "))
+        columns.append(_measure(recipes, views, relations.grades_of(labels[place])))
         on_progress(len(columns))
     on_progress(count_labels(pictures))
-    measured = np.concatenate(columns, axis=2)
-    given = Measurements(recipes, measured, queries, len(codes), count_labels(pictures))
+    given = Measurements(
+        recipes,
+        np.concatenate(columns, axis=2),
+        queries,
+        Measure.AVERAGE_PRECISION,
+        n_pictures=len(gallery.files),
+        n_labels=count_labels(pictures),
+        n_query_labels=len(queries),
+    )
     judged = judge(given, "of the labels' names, not re-ranked", seed, n_bootstrap)
     return replace(judged, is_of_words=True)
 
@@ -101,17 +119,9 @@ class _Look:
         return View(model, distances, None, calibrate_query(cosines, self._priors[name]))
 
 
-def _names(
-    gallery: Embedded, pictures: Sequence[Labelled], codes: NDArray[np.intp]
-) -> dict[int, str]:
-    by_path = {picture.path: picture.label for picture in pictures}
-    labels = (by_path[path] for path in gallery.files)
-    return dict(zip(codes.tolist(), labels, strict=True))
-
-
 def _measure(
-    recipes: Sequence[Recipe], views: Mapping[str, View], is_relevant: NDArray[np.bool_]
+    recipes: Sequence[Recipe], views: Mapping[str, View], grades: NDArray[np.intp]
 ) -> NDArray[np.float64]:
-    """Measures of every recipe, [r, 3, 1]."""
+    """Measures of every recipe, [r, 4, 1]."""
     scores = (fuse_scores(recipe, views) for recipe in recipes)
-    return np.array([measure_rankings(each, is_relevant[np.newaxis]) for each in scores])
+    return np.array([measure_rankings(each, grades[np.newaxis]) for each in scores])

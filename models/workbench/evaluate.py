@@ -1,18 +1,26 @@
-"""Measures how well models, alone and combined, find pictures of one label and copies of one.
+"""Measures how well models, alone and combined, find related pictures and copies of one.
 
-Each picture of a label with MIN_PICTURES or more is looked for among all others (leave one out);
-pictures of rarer labels stay among those others. What is measured:
+Pictures that share a label are related; where they have several, the more the more labels they
+share. Each picture of a label with MIN_PICTURES or more is looked for among all others (leave one
+out), of many pictures some that are drawn at random. Pictures of rarer labels stay among those
+others. What is measured:
 
-- precision@1 and @5: how many of the first one, or five, have the label of the query;
+- precision@1 and @5: how many of the first one, or five, are related to the query;
 - mAP: the mean over queries of average precision, which is the mean of the precisions at the
-  places of the pictures of its label (Manning, Raghavan, Schütze, Introduction to Information
+  places of the related pictures (Manning, Raghavan, Schütze, Introduction to Information
   Retrieval, 2008, section 8.4);
+- nDCG@10: how much is shared by the first ten, as a part of what could be;
 - near-duplicate recall@1: how many edited pictures find their original first.
+
+mAP decides what is better where pictures have one label each. Where they have several, nDCG@10
+does: half of all pictures may have one label in common, such as "person", and mAP then measures
+down to the last of them, and takes the one that shares it alone for as right as any.
 
 Rankings are re-ranked by neighbours, as those of searches are by default.
 
-Weights are not judged on what they were chosen by: labels are dealt into folds, weights are chosen
-on all folds but one, and the queries of that one are measured with them.
+Weights are not judged on what they were chosen by: labels are dealt into folds (pictures with the
+same labels into one), weights are chosen on all folds but one, and the queries of that one are
+measured with them.
 """
 
 from __future__ import annotations
@@ -30,11 +38,13 @@ from twinlens.models.distances import pairwise_distances
 from twinlens.models.errors import BadInput
 from twinlens.models.workbench.edits import Edits
 from twinlens.models.workbench.embeddings import Embedded, sort_by_id
-from twinlens.models.workbench.labels import MIN_PICTURES, Labelled
+from twinlens.models.workbench.labels import MIN_PICTURES, Labelled, Relations
 from twinlens.models.workbench.recipes import Method, Recipe, list_recipes
-from twinlens.models.workbench.recommend import Contender, Recommendation, Row, compare_rows
+from twinlens.models.workbench.recommend import Contender, Recommendation, compare_rows
 from twinlens.models.workbench.scores import (
+    Measure,
     Neighbourhoods,
+    Row,
     View,
     blocks_of,
     calibrate_all,
@@ -45,16 +55,20 @@ from twinlens.models.workbench.scores import (
 )
 
 N_FOLDS = 5
+# Queries of a large set: the interval of their mean is ± 0.02 at most, and three models take some
+# minutes.
+N_QUERIES = 2_000
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Everything that was measured. In `contenders` the best comes first.
 
-    `tried` are the weights that were tried, with the mAP on the very queries that they were
+    `tried` are the weights that were tried, with what decides on the very queries that they were
     chosen by: for the curious, not for comparison. `rare_shares` has by model the share of pairs of
     different labels whose calibrated score is RARE_SCORE or more: near 0.01 where scores can be
-    taken at their word. It is empty where all pictures have one label.
+    taken at their word. It is empty where all pictures have one label. `decided_by` is what makes
+    one better than another.
 
     `is_of_words` where the names of labels were looked for, and not pictures: then there are no
     edits and no rare shares, and nothing is re-ranked.
@@ -64,6 +78,7 @@ class Evaluation:
     recommendation: Recommendation
     tried: tuple[tuple[Recipe, float], ...]
     rare_shares: Mapping[str, float]
+    decided_by: Measure
     n_pictures: int
     n_labels: int
     n_queries: int
@@ -77,20 +92,22 @@ class Evaluation:
 class Measurements(NamedTuple):
     """What was measured of each recipe, by query.
 
-    `measured` is float64 [r, 3, q], `recalled` [r, e], `codes` [q] a number for each query's label,
-    and `sources` [q] by name which queries are of a source.
+    `measured` is float64 [r, 4, q], `recalled` [r, e], `codes` [q] a number for each query's
+    labels, and `sources` [q] by name which queries are of a source. `measure` is what decides.
     """
 
     recipes: Sequence[Recipe]
     measured: NDArray[np.float64]
     codes: NDArray[np.intp]
+    measure: Measure
     n_pictures: int
     n_labels: int
+    n_query_labels: int
     recalled: NDArray[np.float64] | None = None
     sources: Mapping[str, NDArray[np.bool_]] | None = None
 
 
-def evaluate(  # noqa: PLR0913 - the last three are options, and passed by name
+def evaluate(  # noqa: PLR0913 - the last four are options, and passed by name
     embedded: Embedded,
     pictures: Sequence[Labelled],
     edits: Edits | None = None,
@@ -98,6 +115,7 @@ def evaluate(  # noqa: PLR0913 - the last three are options, and passed by name
     on_progress: Callable[[int], None] = lambda _: None,
     seed: int = 0,
     n_bootstrap: int = 1000,
+    max_queries: int = N_QUERIES,
 ) -> Evaluation:
     """Measures every model and every fusion, and recommends one.
 
@@ -106,41 +124,42 @@ def evaluate(  # noqa: PLR0913 - the last three are options, and passed by name
         pictures: Their labels, from `read_labels`.
         edits: Their edits, from `embed_edits`; without them near duplicates are not measured.
         on_progress: Called after each block with the number of pictures that are done.
-        seed: Seed of the folds and of the bootstrap.
+        seed: Seed of the folds, of the bootstrap and of the choice of queries.
         n_bootstrap: How many times queries are drawn, 1 or more.
+        max_queries: How many pictures are looked for at most.
 
     Raises:
         BadInput: No label has MIN_PICTURES pictures that could be embedded.
     """
     gallery = sort_by_id(embedded)
-    codes = label_codes(gallery, pictures)
-    queries = np.flatnonzero(np.bincount(codes)[codes] >= MIN_PICTURES)
-    if not queries.size:
-        raise BadInput(
-            f"no label has {MIN_PICTURES} pictures that could be embedded; "
-            f"{len(embedded.left_out)} files were left out. Check those files, or label more"
-        )
+    relations = relations_of(gallery, pictures)
+    queries = choose_queries(gallery, relations, seed, max_queries)
+    sample = draw_places(np.arange(len(gallery.files)), seed, max_queries)
     recipes = list_recipes(gallery.models)
     calibrations = calibrate_all(gallery)
-    blocks: list[NDArray[np.float64]] = []
-    for own in blocks_of(queries, len(codes)):
-        blocks.append(_measure_block(gallery, calibrations, recipes, codes, own))
-        on_progress(int(own[-1]) + 1)
-    on_progress(len(codes))
-    measured = np.concatenate(blocks, axis=2)
+    measured = measure_recipes(gallery, calibrations, recipes, relations, queries, on_progress)
     recalled = None
     if edits and edits.originals:
         recalled = _measure_edits(gallery, calibrations, recipes, edits)
-    sources = _sources([gallery.files[place] for place in queries], pictures)
-    n_labels = count_labels(pictures)
-    given = Measurements(recipes, measured, codes[queries], len(codes), n_labels, recalled, sources)
+    given = Measurements(
+        recipes,
+        measured,
+        label_codes(gallery, pictures)[queries],
+        decisive_measure(relations),
+        n_pictures=len(gallery.files),
+        n_labels=count_labels(pictures),
+        n_query_labels=relations.count_labels(queries),
+        recalled=recalled,
+        sources=_sources([gallery.files[place] for place in queries], pictures),
+    )
     judged = judge(given, "re-ranked by neighbours as searches are", seed, n_bootstrap)
-    return replace(judged, rare_shares=rare_shares(gallery, calibrations, codes))
+    shares = rare_shares(gallery, calibrations, relations, sample)
+    return replace(judged, rare_shares=shares)
 
 
 def count_labels(pictures: Sequence[Labelled]) -> int:
     """Counts the labels, whether or not enough pictures have them."""
-    return len({picture.label for picture in pictures} - {""})
+    return len(frozenset().union(*(picture.labels for picture in pictures)))
 
 
 def judge(given: Measurements, how: str, seed: int, n_bootstrap: int) -> Evaluation:
@@ -152,33 +171,70 @@ def judge(given: Measurements, how: str, seed: int, n_bootstrap: int) -> Evaluat
         seed: Seed of the folds and of the bootstrap.
         n_bootstrap: How many times queries are drawn, 1 or more.
     """
-    recipes, measured, codes, *_ = given
+    recipes, measured, codes, measure, *_ = given
     folds = _deal_folds(codes, seed)
-    rows = _rows(recipes, measured, given.recalled, folds)
+    rows = _rows(recipes, measured, given.recalled, folds, measure)
     rng = np.random.default_rng(seed)
-    contenders, recommendation = compare_rows(rows, given.sources or {}, rng, n_bootstrap, how)
+    sources = given.sources or {}
+    contenders, recommendation = compare_rows(rows, sources, rng, n_bootstrap, measure, how)
     return Evaluation(
         contenders=contenders,
         recommendation=recommendation,
         tried=tuple(
-            (recipes[place], float(measured[place, 0].mean()))
+            (recipes[place], float(measured[place, measure.place].mean()))
             for grid in _grids(recipes)
             for place in grid
         ),
         rare_shares={},
+        decided_by=measure,
         n_pictures=given.n_pictures,
         n_labels=given.n_labels,
         n_queries=len(codes),
-        n_query_labels=len(np.unique(codes)),
+        n_query_labels=given.n_query_labels,
         n_edits=0 if given.recalled is None else given.recalled.shape[1],
         n_folds=int(folds.max()) + 1,
         n_bootstrap=n_bootstrap,
     )
 
 
+def relations_of(embedded: Embedded, pictures: Sequence[Labelled]) -> Relations:
+    """Returns how closely the pictures that were embedded are related, in their order."""
+    by_path = {picture.path: picture.labels for picture in pictures}
+    return Relations([by_path[path] for path in embedded.files])
+
+
+def choose_queries(
+    gallery: Embedded, relations: Relations, seed: int, max_queries: int
+) -> NDArray[np.intp]:
+    """Returns the places of the pictures that are looked for, of many some at random.
+
+    Raises:
+        BadInput: There are none.
+    """
+    queries = relations.queries()
+    if not queries.size:
+        raise BadInput(
+            f"no label has {MIN_PICTURES} pictures that could be embedded; "
+            f"{len(gallery.left_out)} files were left out. Check those files, or label more"
+        )
+    return draw_places(queries, seed, max_queries)
+
+
+def draw_places(places: NDArray[np.intp], seed: int, n_most: int) -> NDArray[np.intp]:
+    """Returns the places, of more than so many some at random."""
+    if len(places) <= n_most:
+        return places
+    return np.sort(np.random.default_rng(seed).choice(places, n_most, replace=False))
+
+
+def decisive_measure(relations: Relations) -> Measure:
+    """Returns what decides which is better."""
+    return Measure.NDCG_AT_10 if relations.is_graded else Measure.AVERAGE_PRECISION
+
+
 def label_codes(embedded: Embedded, pictures: Sequence[Labelled]) -> NDArray[np.intp]:
-    """Returns a number for each label; a picture without a label gets one of its own."""
-    by_path = {picture.path: picture.label for picture in pictures}
+    """Returns a number for each set of labels; a picture without a label gets one of its own."""
+    by_path = {picture.path: "\0".join(sorted(picture.labels)) for picture in pictures}
     labels = np.array([by_path[path] for path in embedded.files])
     codes = np.unique(labels, return_inverse=True)[1]
     is_bare = labels == ""
@@ -186,20 +242,26 @@ def label_codes(embedded: Embedded, pictures: Sequence[Labelled]) -> NDArray[np.
     return codes
 
 
-def _measure_block(
+def measure_recipes(  # noqa: PLR0913, PLR0917 - what `evaluate` has by then
     gallery: Embedded,
     calibrations: Mapping[str, Calibration],
     recipes: Sequence[Recipe],
-    codes: NDArray[np.intp],
-    own: NDArray[np.intp],
+    relations: Relations,
+    queries: NDArray[np.intp],
+    on_progress: Callable[[int], None],
 ) -> NDArray[np.float64]:
-    """Measures of every recipe, [r, 3, q], each query against all other pictures."""
-    views = {name: view_of(gallery, name, own, calibrations[name]) for name in calibrations}
-    near = Neighbourhoods(gallery, views, own)
-    is_relevant = codes[own][:, np.newaxis] == codes
-    is_relevant[np.arange(len(own)), own] = False
-    scores = (_scores_of(recipe, views, near) for recipe in recipes)
-    return np.array([measure_rankings(each, is_relevant) for each in scores])
+    """Measures of every recipe, [r, 4, q], each query against all other pictures."""
+    n_pictures = len(gallery.files)
+    blocks: list[NDArray[np.float64]] = []
+    for own in blocks_of(queries, n_pictures):
+        views = {name: view_of(gallery, name, own, calibrations[name]) for name in calibrations}
+        near = Neighbourhoods(gallery, views, own)
+        grades = relations.grades(own)
+        scores = (_scores_of(recipe, views, near) for recipe in recipes)
+        blocks.append(np.array([measure_rankings(each, grades) for each in scores]))
+        on_progress(int(own[-1]) + 1)
+    on_progress(n_pictures)
+    return np.concatenate(blocks, axis=2)
 
 
 def _scores_of(
@@ -216,18 +278,20 @@ def _measure_edits(
     edits: Edits,
 ) -> NDArray[np.float64]:
     """Whether each edited picture finds its original first, [r, e] of 0 and 1."""
-    views = {
-        name: View(
-            model,
-            pairwise_distances(edits.rows[name], gallery.rows[name], model),
-            calibration=calibrations[name],
-        )
-        for name, model in gallery.models.items()
-    }
     places = {image_id: place for place, image_id in enumerate(gallery.image_ids)}
     originals = np.array([places[image_id] for image_id in edits.originals])
-    firsts = np.array([fuse_scores(recipe, views).argmax(axis=1) for recipe in recipes])
-    return np.where(firsts == originals, 1.0, 0.0)
+    firsts: list[NDArray[np.intp]] = []
+    for some in blocks_of(np.arange(len(originals)), len(places)):
+        views = {
+            name: View(
+                model,
+                pairwise_distances(edits.rows[name][some], gallery.rows[name], model),
+                calibration=calibrations[name],
+            )
+            for name, model in gallery.models.items()
+        }
+        firsts.append(np.array([fuse_scores(one, views).argmax(axis=1) for one in recipes]))
+    return np.where(np.concatenate(firsts, axis=1) == originals, 1.0, 0.0)
 
 
 def _sources(files: Sequence[Path], pictures: Sequence[Labelled]) -> dict[str, NDArray[np.bool_]]:
@@ -250,6 +314,7 @@ def _rows(
     measured: NDArray[np.float64],
     recalled: NDArray[np.float64] | None,
     folds: NDArray[np.intp],
+    measure: Measure,
 ) -> list[Row]:
     """What is compared: recipes without chosen weights, and of each grid the chosen weights."""
     rows = [
@@ -258,7 +323,7 @@ def _rows(
         if recipe.is_equal
     ]
     for grid in _grids(recipes):
-        best, by_query = _choose_weights(measured[grid, 0], folds)
+        best, by_query = _choose_weights(measured[grid, measure.place], folds)
         if not recipes[grid[best]].is_equal:
             judged = measured[np.array(grid)[by_query], :, np.arange(len(folds))].T
             tuned = None if recalled is None else recalled[grid[best]]
@@ -276,13 +341,13 @@ def _grids(recipes: Sequence[Recipe]) -> list[list[int]]:
 
 
 def _choose_weights(
-    precisions: NDArray[np.float64], folds: NDArray[np.intp]
+    judged: NDArray[np.float64], folds: NDArray[np.intp]
 ) -> tuple[int, NDArray[np.intp]]:
-    """Chooses among weights by mAP, [w, q]: on all queries, and for each query on other folds."""
+    """Chooses among weights, [w, q]: on all queries, and for each query on other folds."""
     if not folds.any():
         # One label: nothing is left to judge by, so equal weights stay.
         return 0, np.zeros_like(folds)
     by_query = np.empty_like(folds)
     for fold in np.unique(folds):
-        by_query[folds == fold] = precisions[:, folds != fold].mean(axis=1).argmax()
-    return int(precisions.mean(axis=1).argmax()), by_query
+        by_query[folds == fold] = judged[:, folds != fold].mean(axis=1).argmax()
+    return int(judged.mean(axis=1).argmax()), by_query

@@ -1,4 +1,4 @@
-"""The list of labelled pictures of an evaluation: a CSV with the columns `file` and `label`."""
+"""Labelled pictures: read from a CSV with the columns `file` and `label`, and how they relate."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import csv
 import io
 import os
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from twinlens.models.errors import BadInput
 from twinlens.shared.files import open_regular
@@ -25,11 +28,82 @@ MIN_PICTURES = 3
 
 @dataclass(frozen=True)
 class Labelled:
-    """A picture file, what it shows and where it is from; "" if that is not given."""
+    """A picture file, what it shows and where it is from; "" if that is not given.
+
+    `also` has the other labels of a picture that shows several things.
+    """
 
     path: Path
     label: str
     source: str = ""
+    also: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """All labels; none where the picture has none."""
+        return frozenset((self.label, *self.also)) - {""}
+
+    @property
+    def title(self) -> str:
+        """For people: `cat, dog`."""
+        return ", ".join((self.label, *self.also))
+
+    def is_related_to(self, other: Labelled) -> bool:
+        """Whether they share a label."""
+        return not self.labels.isdisjoint(other.labels)
+
+
+class Relations:
+    """How closely pictures are related: how many labels each two share."""
+
+    def __init__(self, labels: Sequence[frozenset[str]]) -> None:
+        """Takes the labels of each picture; one that has none is related to none."""
+        self._labels = labels
+        places = defaultdict[str, list[int]](list)
+        for place, own in enumerate(labels):
+            for label in own:
+                places[label].append(place)
+        self._places = {label: np.array(some) for label, some in places.items()}
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether pictures have several labels, so that some pairs share more than others."""
+        return any(len(own) > 1 for own in self._labels)
+
+    def queries(self) -> NDArray[np.intp]:
+        """Returns the places of pictures with a label that MIN_PICTURES have."""
+        common = self.common_labels()
+        return np.flatnonzero([not own.isdisjoint(common) for own in self._labels])
+
+    def common_labels(self) -> list[str]:
+        """Returns the labels that MIN_PICTURES have, in alphabetical order."""
+        return sorted(label for label, some in self._places.items() if len(some) >= MIN_PICTURES)
+
+    def count_labels(self, places: NDArray[np.intp]) -> int:
+        """Returns how many labels some of the pictures have."""
+        return len(frozenset().union(*(self._labels[place] for place in places.tolist())))
+
+    def grades(self, queries: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Returns how many labels each query shares with each picture, and 0 with itself.
+
+        Args:
+            queries: [m] places of pictures.
+
+        Returns:
+            [m, n].
+        """
+        grades = np.zeros((len(queries), len(self._labels)), np.intp)
+        for row, place in zip(grades, queries.tolist(), strict=True):
+            for label in self._labels[place]:
+                row[self._places[label]] += 1
+            row[place] = 0
+        return grades
+
+    def grades_of(self, label: str) -> NDArray[np.intp]:
+        """Returns 1 for each picture that has the label, and 0 for the others, [n]."""
+        grades = np.zeros(len(self._labels), np.intp)
+        grades[self._places[label]] = 1
+        return grades
 
 
 def read_labels(path: Path) -> list[Labelled]:
@@ -56,8 +130,28 @@ def read_labels(path: Path) -> list[Labelled]:
                 f"{pictures[file].label!r} above; a picture has one label"
             )
     _check_complete(path, missing)
-    _check_labels(path, Counter(one.label for one in pictures.values() if one.label))
+    check_labels(path, [*pictures.values()])
     return list(pictures.values())
+
+
+def check_labels(path: Path, pictures: Sequence[Labelled]) -> None:
+    """Makes sure that labels can tell whether a model finds the right pictures.
+
+    Raises:
+        BadInput: There are too few labels, or too few pictures of each.
+    """
+    n_pictures = Counter(label for picture in pictures for label in picture.labels)
+    if len(n_pictures) < 2:
+        raise BadInput(
+            f"{path.name} has {len(n_pictures)} labels; at least 2 are needed to tell whether "
+            "a model finds the right one"
+        )
+    label, n_most = n_pictures.most_common(1)[0]
+    if n_most < MIN_PICTURES:
+        raise BadInput(
+            f"{path.name}: no label has {MIN_PICTURES} pictures, the most has {label!r} with "
+            f"{n_most}; a picture is looked for by another of its label, so label more of each"
+        )
 
 
 def _read_lines(path: Path) -> list[tuple[int, str, str, str]]:
@@ -143,18 +237,4 @@ def _check_complete(path: Path, missing: Sequence[str]) -> None:
             f"{path.name} names {len(missing)} files that are not there: "
             f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}; they are looked for in "
             f"{path.parent.resolve()} and in {PHOTOS}/ there"
-        )
-
-
-def _check_labels(path: Path, n_pictures: Counter[str]) -> None:
-    if len(n_pictures) < 2:
-        raise BadInput(
-            f"{path.name} has {len(n_pictures)} labels; at least 2 are needed to tell whether "
-            "a model finds the right one"
-        )
-    label, n_most = n_pictures.most_common(1)[0]
-    if n_most < MIN_PICTURES:
-        raise BadInput(
-            f"{path.name}: no label has {MIN_PICTURES} pictures, the most has {label!r} with "
-            f"{n_most}; a picture is looked for by another of its label, so label more of each"
         )

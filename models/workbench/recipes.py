@@ -47,6 +47,11 @@ class Recipe:
         """Whether it is a model alone, as a search ranks it: what gains are measured from."""
         return self.method is Method.SINGLE and self.is_reranked
 
+    def is_of(self, models: tuple[str, ...], *, is_reranked: bool) -> bool:
+        """Whether it is what a search does with these models, all weighing the same."""
+        is_default = self.method in (Method.SINGLE, Method.CALIBRATED) and self.is_equal
+        return is_default and self.models == models and self.is_reranked == is_reranked
+
     @property
     def title(self) -> str:
         """For people: `a + b, calibrated, 1 : 0.5`.

@@ -1,8 +1,4 @@
-"""Compares what recipes achieve, and recommends one for a library.
-
-Intervals are bootstrap percentiles over queries (Efron and Tibshirani, An Introduction to the
-Bootstrap, 1993, chapter 13), with the same drawn queries for all, so that differences are paired.
-"""
+"""Compares what recipes achieve, and recommends one for a library."""
 
 from __future__ import annotations
 
@@ -12,21 +8,23 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from twinlens.models.workbench.findings import Finding, list_findings
+from twinlens.models.workbench.intervals import (
+    Estimate,
+    PairedDifference,
+    draw_queries,
+    estimate_means,
+    measure_difference,
+)
 from twinlens.models.workbench.recipes import Method, Recipe
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over queries, and its bootstrap interval of 95 %."""
-
-    value: float
-    low: float
-    high: float
+from twinlens.models.workbench.scores import Measure, Row
 
 
 @dataclass(frozen=True)
 class Contender:
-    """What one recipe achieves. `gain` is its mAP minus that of the best model alone, re-ranked.
+    """What one recipe achieves.
+
+    `gain` is that of the decisive measure, over the best model alone, re-ranked.
 
     Where `is_tuned`, the recipe's weights were chosen on all queries, and each query was measured
     with weights chosen on other labels. `near_duplicates` is None where there were no edits.
@@ -37,6 +35,7 @@ class Contender:
     mean_average_precision: Estimate
     precision_at_1: Estimate
     precision_at_5: Estimate
+    ndcg_at_10: Estimate
     gain: Estimate
     near_duplicates: Estimate | None = None
     is_tuned: bool = False
@@ -50,38 +49,23 @@ class Contender:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to use. `weights` are by model, of those that are used."""
+    """What to use. `weights` are by model, of those that are used.
+
+    `findings` say which model and which fusion is best, and what re-ranking does.
+    """
 
     recipe: Recipe
     weights: Mapping[str, float]
     sentence: str
+    findings: tuple[Finding, ...]
 
 
-@dataclass(frozen=True)
-class Row:
-    """A recipe's measures by query, [3, q] and [e]."""
-
-    recipe: Recipe
-    measured: NDArray[np.float64]
-    recalled: NDArray[np.float64] | None
-    is_tuned: bool = False
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether a library's models and weights can say it, under a search's defaults."""
-        return self.recipe.is_reranked and self.recipe.method in (Method.SINGLE, Method.CALIBRATED)
-
-    @property
-    def complexity(self) -> tuple[int, bool]:
-        """What is less for the simpler: fewer models, then equal weights."""
-        return len(self.recipe.models), self.is_tuned
-
-
-def compare_rows(
+def compare_rows(  # noqa: PLR0913, PLR0917 - what is compared, and how it is told
     rows: Sequence[Row],
     sources: Mapping[str, NDArray[np.bool_]],
     rng: np.random.Generator,
     n_bootstrap: int,
+    measure: Measure,
     how: str,
 ) -> tuple[tuple[Contender, ...], Recommendation]:
     """Compares recipes, and recommends the simplest that the best is not clearly better than.
@@ -91,21 +75,26 @@ def compare_rows(
         sources: Which queries are of each source, [q].
         rng: Draws queries.
         n_bootstrap: How many times queries are drawn.
+        measure: What decides.
         how: How it was searched, for people.
 
     Returns:
         The contenders, the best first, and the recommendation.
     """
     values = np.array([row.measured for row in rows])
-    precisions = values[:, 0]
+    judged, precisions = values[:, measure.place], values[:, 0]
     singles = [i for i, row in enumerate(rows) if row.recipe.is_baseline]
-    best_single = max(singles, key=lambda i: precisions[i].mean())
-    counts = _draw(rng, precisions.shape[1], n_bootstrap)
-    means, firsts, fives = (_estimate(values[:, measure], counts) for measure in range(3))
-    gains = _estimate(precisions - precisions[best_single], counts)
+    best_single = max(singles, key=lambda i: judged[i].mean())
+    counts = draw_queries(rng, values.shape[2], n_bootstrap)
+    estimates = [estimate_means(values[:, each.place], counts) for each in Measure]
+    means, firsts, fives, ndcgs = estimates
+    reached = estimates[measure.place]
+    gains = estimate_means(judged - judged[best_single], counts)
     near = _estimate_recall(rows, rng, n_bootstrap)
     by_source = {
-        name: _estimate(precisions[:, is_own], _draw(rng, int(is_own.sum()), n_bootstrap))
+        name: estimate_means(
+            precisions[:, is_own], draw_queries(rng, int(is_own.sum()), n_bootstrap)
+        )
         for name, is_own in sources.items()
     }
     contenders = [
@@ -114,17 +103,26 @@ def compare_rows(
             means[i],
             firsts[i],
             fives[i],
+            ndcgs[i],
             gains[i],
             near[i],
             row.is_tuned,
-            {name: estimates[i] for name, estimates in by_source.items()},
+            {name: of_source[i] for name, of_source in by_source.items()},
         )
         for i, row in enumerate(rows)
     ]
-    chosen, best, gap = _choose(rows, counts)
-    recommendation = _recommend(contenders, (chosen, best, best_single), gap, how)
-    best_first = sorted(contenders, key=lambda one: -one.mean_average_precision.value)
-    return tuple(best_first), recommendation
+    chosen, best, gap = _choose(rows, counts, measure)
+    recommended = contenders[chosen].recipe
+    recommendation = Recommendation(
+        recommended,
+        dict(zip(recommended.models, recommended.weights or (1.0,), strict=True)),
+        _sentence(
+            contenders, chosen, best, gap, best_single, f"{measure} {reached[chosen]}, {how}"
+        ),
+        list_findings(rows, reached, recommended, counts, measure),
+    )
+    best_first = sorted(range(len(rows)), key=lambda i: -reached[i].value)
+    return tuple(contenders[i] for i in best_first), recommendation
 
 
 def _estimate_recall(
@@ -133,10 +131,12 @@ def _estimate_recall(
     recalled = [row.recalled for row in rows if row.recalled is not None]
     if not recalled:
         return [None] * len(rows)
-    return _estimate(np.array(recalled), _draw(rng, len(recalled[0]), n_bootstrap))
+    return estimate_means(np.array(recalled), draw_queries(rng, len(recalled[0]), n_bootstrap))
 
 
-def _choose(rows: Sequence[Row], counts: NDArray[np.int64]) -> tuple[int, int, Estimate]:
+def _choose(
+    rows: Sequence[Row], counts: NDArray[np.int64], measure: Measure
+) -> tuple[int, int, PairedDifference]:
     """The row to recommend, the best one, and by how much that is better.
 
     Recommended is the simplest that the best is not clearly better than: fewer models first, then
@@ -144,52 +144,34 @@ def _choose(rows: Sequence[Row], counts: NDArray[np.int64]) -> tuple[int, int, E
     re-ranked: that is the query's to say and not the library's.
     """
     usable = [i for i, row in enumerate(rows) if row.is_usable]
-    precisions = np.array([rows[i].measured[0] for i in usable])
-    best = int(precisions.mean(axis=1).argmax())
-    gaps = _estimate(precisions[best] - precisions, counts)
-    order = sorted(range(len(usable)), key=lambda i: (rows[usable[i]].complexity, gaps[i].value))
-    chosen = next(i for i in order if gaps[i].low <= 0.0)
-    return usable[chosen], usable[best], gaps[chosen]
+    best = max(usable, key=lambda i: rows[i].judged(measure).mean())
+    gaps = {
+        i: measure_difference(rows[best].judged(measure), rows[i].judged(measure), counts)
+        for i in usable
+    }
+    order = sorted(usable, key=lambda i: (rows[i].complexity, gaps[i].estimate.value))
+    chosen = next(i for i in order if gaps[i].estimate.low <= 0.0)
+    return chosen, best, gaps[chosen]
 
 
-def _recommend(
+def _sentence(  # noqa: PLR0913, PLR0917 - all that it may say
     contenders: Sequence[Contender],
-    places: tuple[int, int, int],
-    gap: Estimate,
-    how: str,
-) -> Recommendation:
-    chosen, best, best_single = places
+    chosen: int,
+    best: int,
+    gap: PairedDifference,
+    best_single: int,
+    reached: str,
+) -> str:
     recipe = contenders[chosen].recipe
-    reached = f"mAP {_show(contenders[chosen].mean_average_precision)}, {how}"
     if recipe.method is Method.CALIBRATED:
         gain, single = contenders[chosen].gain, contenders[best_single].recipe.title
-        sentence = f"Combine {recipe.title}: {reached}, and {_show(gain)} above {single} alone."
-    elif not any(one.recipe.method is Method.CALIBRATED for one in contenders):
-        sentence = f"{recipe.title} reaches {reached}; give more models to compare it with."
-    elif chosen == best:
-        sentence = f"Use {recipe.title} alone: {reached}; no weighted combination is better."
-    else:
-        sentence = (
-            f"Use {recipe.title} alone: {reached}; the best combination, "
-            f"{contenders[best].recipe.title}, is {_show(gap)} above it, which may be chance."
-        )
-    weights = dict(zip(recipe.models, recipe.weights or (1.0,), strict=True))
-    return Recommendation(recipe, weights, sentence)
-
-
-def _show(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
-
-
-def _draw(rng: np.random.Generator, n_queries: int, n_bootstrap: int) -> NDArray[np.int64]:
-    """How often each query is drawn, [b, q]: each time as many as there are, with repetition."""
-    return rng.multinomial(n_queries, np.full(n_queries, 1.0 / n_queries), size=n_bootstrap)
-
-
-def _estimate(values: NDArray[np.float64], counts: NDArray[np.int64]) -> list[Estimate]:
-    """Means of [r, q] with intervals. The mean may leave a narrow one by rounding: not here."""
-    means = values.mean(axis=1)
-    drawn = values @ counts.T / values.shape[1]
-    lows, highs = np.quantile(drawn, [0.025, 0.975], axis=1)
-    lows, highs = np.minimum(lows, means), np.maximum(highs, means)
-    return [Estimate(*row) for row in np.stack([means, lows, highs], axis=1).tolist()]
+        return f"Combine {recipe.title}: {reached}, and {gain} above {single} alone."
+    if not any(one.recipe.method is Method.CALIBRATED for one in contenders):
+        return f"{recipe.title} reaches {reached}; give more models to compare it with."
+    if chosen == best:
+        return f"Use {recipe.title} alone: {reached}; no weighted combination is better."
+    return (
+        f"Use {recipe.title} alone: {reached}; the best combination,"
+        f" {contenders[best].recipe.title}, is {gap.estimate} above it, which may be chance:"
+        f" {gap.needs}."
+    )

@@ -1,4 +1,4 @@
-"""Shows an evaluation: one HTML page that needs nothing else, and two models' rankings compared.
+"""Shows an evaluation: one HTML page that needs nothing else.
 
 The page has no script, loads nothing (its own policy forbids it) and works from a file. Every
 name and label in it is a user's text: the template escapes all. Thumbnails are made anew from
@@ -19,55 +19,50 @@ from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 
 from twinlens.models.distances import Metric, pairwise_distances
-from twinlens.models.errors import BadInput
-from twinlens.models.fusion import RRF_K, agreement
+from twinlens.models.fusion import RRF_K
 from twinlens.models.pictures import thumbnail
 from twinlens.models.rerank import N_RERANKED
 from twinlens.models.workbench.embeddings import Embedded, sort_by_id
-from twinlens.models.workbench.evaluate import Evaluation, label_codes
+from twinlens.models.workbench.evaluate import (
+    N_QUERIES,
+    Evaluation,
+    choose_queries,
+    label_codes,
+    relations_of,
+)
+from twinlens.models.workbench.intervals import Estimate
 from twinlens.models.workbench.labels import MIN_PICTURES, Labelled
-from twinlens.models.workbench.recommend import Contender, Estimate
-from twinlens.models.workbench.scores import blocks_of, order_by_score, view_of
+from twinlens.models.workbench.rankings import (
+    N_NEAREST,
+    ComparedRankings,
+    compare_place,
+    measure_agreements,
+)
+from twinlens.models.workbench.recommend import Contender
+from twinlens.models.workbench.scores import Measure, blocks_of
 from twinlens.shared.errors import PictureError
 
 TEMPLATE = Path(__file__).with_name("report.html")
 N_DISAGREEMENTS = 8
-N_NEAREST = 8
 # Twice what the page shows, for screens of two pixels a pixel; 8 KB each.
 THUMBNAIL_PX = 160
 N_BINS = 40
 # Queries that a histogram is of: more change its shape no more, and cost memory.
 MAX_HISTOGRAM_QUERIES = 500
-
-
-@dataclass(frozen=True)
-class RankedFile:
-    """A picture in a ranking, and its distance as Milvus gives it."""
-
-    path: Path
-    image_id: str
-    distance: float
-
-
-@dataclass(frozen=True)
-class ComparedRankings:
-    """The nearest k pictures to one query by several models, and how far the models agree.
-
-    `overlap_at_k` is from 0 to 1. `rank_correlation` is Spearman's over all pictures, from -1 to
-    1; None where there is one picture only.
-    """
-
-    query: Path
-    rankings: dict[str, tuple[RankedFile, ...]]
-    overlap_at_k: float
-    rank_correlation: float | None
+# Where a contender has what was measured.
+_MEASURED = {
+    Measure.AVERAGE_PRECISION: "mean_average_precision",
+    Measure.PRECISION_AT_1: "precision_at_1",
+    Measure.PRECISION_AT_5: "precision_at_5",
+    Measure.NDCG_AT_10: "ndcg_at_10",
+}
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Distances between pictures of one label and of different ones, as shares of each, [bins].
+    """Distances between pictures that share a label and that share none, as shares of each, [bins].
 
-    `separation` is how often a pair of one label is nearer than a pair of two: 0.5 is chance.
+    `separation` is how often a related pair is nearer than one that is not: 0.5 is chance.
     """
 
     low: float
@@ -75,30 +70,6 @@ class Histogram:
     same: tuple[float, ...]
     different: tuple[float, ...]
     separation: float
-
-
-def compare_rankings(embedded: Embedded, query: Path, k: int = N_NEAREST) -> ComparedRankings:
-    """Ranks all other pictures by their distance to one, for each model.
-
-    Args:
-        embedded: The pictures, from `embed_all([model, other], [query, *files], …)`: with the
-            query first, a copy of it among the files is left out.
-        query: One of its files.
-        k: How many of the nearest are returned and compared.
-
-    Raises:
-        BadInput: The query could not be embedded, or there is nothing to compare.
-    """
-    gallery = sort_by_id(embedded)
-    if query not in gallery.files:
-        reasons = [left_out.reason for left_out in embedded.left_out if left_out.path == query]
-        raise BadInput(f"{query.name}: {reasons[0] if reasons else 'it is not among the files'}")
-    if len(gallery.files) < 2 or len(gallery.models) < 2:
-        raise BadInput(
-            f"{len(gallery.models)} models and {len(gallery.files) - 1} other pictures; give two "
-            "models or more, and pictures that can be decoded"
-        )
-    return _compare(gallery, gallery.files.index(query), list(gallery.models), k)
 
 
 def find_disagreements(
@@ -111,13 +82,16 @@ def find_disagreements(
     """Finds the labelled pictures for which two models rank the others most differently.
 
     That is: the smallest overlap of the nearest k, then the smallest rank correlation. One of
-    each label first, for a label that a model does not know would fill the list.
+    each label first, for a label that a model does not know would fill the list. Of many pictures,
+    N_QUERIES are looked for.
     """
     gallery = sort_by_id(embedded)
     codes = label_codes(gallery, pictures)
-    queries = _queries(codes)
+    queries = choose_queries(gallery, relations_of(gallery, pictures), 0, N_QUERIES)
     keys = [
-        key for block in blocks_of(queries, len(codes)) for key in _keys(gallery, block, models, k)
+        one.key
+        for block in blocks_of(queries, len(codes))
+        for one in measure_agreements(gallery, block, models, k)
     ]
     seen: Counter[int] = Counter()
     ranked = []
@@ -125,20 +99,20 @@ def find_disagreements(
         label = int(codes[query])
         ranked.append((seen[label], key, query))
         seen[label] += 1
-    return [_compare(gallery, query, models, k) for _, _, query in sorted(ranked)[:n_queries]]
+    return [compare_place(gallery, query, models, k) for _, _, query in sorted(ranked)[:n_queries]]
 
 
 def measure_histogram(embedded: Embedded, pictures: Sequence[Labelled], name: str) -> Histogram:
-    """Measures how far apart a model puts pictures of one label, and of different ones."""
+    """Measures how far apart a model puts pictures that share a label, and that share none."""
     gallery, model = sort_by_id(embedded), embedded.models[name]
-    codes = label_codes(gallery, pictures)
-    queries = _queries(codes)
+    relations = relations_of(gallery, pictures)
+    queries = relations.queries()
     n_used = min(MAX_HISTOGRAM_QUERIES, len(queries))
     queries = queries[np.linspace(0, len(queries) - 1, n_used).astype(np.intp)]
     distances = pairwise_distances(gallery.rows[name][queries], gallery.rows[name], model)
-    is_same = codes[queries][:, np.newaxis] == codes
-    is_other = np.arange(len(codes)) != queries[:, np.newaxis]
-    same, different = distances[is_same & is_other], distances[~is_same]
+    is_same = relations.grades(queries) > 0
+    is_other = np.arange(len(gallery.files)) != queries[:, np.newaxis]
+    same, different = distances[is_same], distances[~is_same & is_other]
     edges = _edges(distances[is_other], is_whole=model.metric is Metric.HAMMING)
     sign = model.metric.sign
     return Histogram(
@@ -174,7 +148,9 @@ def render_report(
         best_single=singles[0],
         recommended=_recommended(evaluation),
         columns=_columns(evaluation),
-        scale=_scale(evaluation.contenders),
+        judged=_MEASURED[evaluation.decided_by],
+        is_graded=evaluation.decided_by is Measure.NDCG_AT_10,
+        scale=_scale(evaluation),
         # They are of distances between pictures.
         histograms={
             name: measure_histogram(embedded, pictures, name)
@@ -183,7 +159,7 @@ def render_report(
         },
         models=embedded.models,
         disagreements=disagreements,
-        labels={picture.path: picture.label for picture in pictures},
+        pictures={picture.path: picture for picture in pictures},
         thumbnail=_Thumbnails().uri,
         left_out=embedded.left_out,
         min_pictures=MIN_PICTURES,
@@ -211,41 +187,6 @@ class _Thumbnails:
         except (OSError, PictureError):
             return None
         return f"data:image/jpeg;base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def _compare(gallery: Embedded, query: int, models: Sequence[str], k: int) -> ComparedRankings:
-    views = {name: view_of(gallery, name, np.array([query])) for name in models}
-    orders = {name: order_by_score(view.nearness)[0, :-1].tolist() for name, view in views.items()}
-    agreed = agreement({n: [gallery.image_ids[i] for i in o] for n, o in orders.items()}, k)
-    assert agreed is not None
-    return ComparedRankings(
-        query=gallery.files[query],
-        rankings={
-            name: tuple(
-                RankedFile(
-                    gallery.files[i], gallery.image_ids[i], float(views[name].distances[0, i])
-                )
-                for i in order[:k]
-            )
-            for name, order in orders.items()
-        },
-        overlap_at_k=agreed.overlap_at_k,
-        rank_correlation=agreed.rank_correlation,
-    )
-
-
-def _keys(
-    gallery: Embedded, queries: NDArray[np.intp], models: Sequence[str], k: int
-) -> list[tuple[int, float]]:
-    """What sorts queries: pictures among both first k, and less the squared rank differences."""
-    first, second = (view_of(gallery, name, queries).ranks for name in models)
-    n_shared = ((first <= k) & (second <= k)).sum(axis=1)
-    squares = ((first - second) ** 2.0).sum(axis=1)
-    return list(zip(n_shared.tolist(), (-squares).tolist(), strict=True))
-
-
-def _queries(codes: NDArray[np.intp]) -> NDArray[np.intp]:
-    return np.flatnonzero(np.bincount(codes)[codes] >= MIN_PICTURES)
 
 
 def _edges(distances: NDArray[np.float64], *, is_whole: bool) -> NDArray[np.float64]:
@@ -277,17 +218,14 @@ def _recommended(evaluation: Evaluation) -> Contender:
 
 def _columns(evaluation: Evaluation) -> dict[str, str]:
     """Heading and attribute of each measure in the table."""
-    columns = {
-        "mAP": "mean_average_precision",
-        "precision@1": "precision_at_1",
-        "precision@5": "precision_at_5",
-    }
+    columns = {evaluation.decided_by.value: _MEASURED[evaluation.decided_by]}
+    columns |= {m.value: name for m, name in _MEASURED.items() if m is not Measure.NDCG_AT_10}
     return columns | ({"near duplicates": "near_duplicates"} if evaluation.n_edits else {})
 
 
-def _scale(contenders: Sequence[Contender]) -> float:
-    """Where the axis of mAP ends: the next tenth."""
-    highest: Estimate = max(
-        (one.mean_average_precision for one in contenders), key=lambda estimate: estimate.high
-    )
+def _scale(evaluation: Evaluation) -> float:
+    """Where the axis of what decides ends: the next tenth."""
+    name = _MEASURED[evaluation.decided_by]
+    estimates: list[Estimate] = [getattr(one, name) for one in evaluation.contenders]
+    highest = max(estimates, key=lambda estimate: estimate.high)
     return math.ceil(highest.high * 10 + 1e-9) / 10 if highest.high < 1 else 1.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 
 import numpy as np
@@ -24,6 +25,7 @@ from twinlens.models.distances import pairwise_distances
 from twinlens.models.fusion import RRF_K, line_of, shares_of
 from twinlens.models.rerank import N_RERANKED, pairwise_similarity, rerank
 from twinlens.models.workbench.embeddings import Embedded
+from twinlens.models.workbench.labels import Relations
 from twinlens.models.workbench.recipes import Method, Recipe
 
 # A score that one unrelated pair of a hundred should have, or a higher one.
@@ -33,6 +35,49 @@ RARE_SCORE = 0.99
 # query there are some 400 kB a model.
 _BLOCK_SCORES = 1_000_000
 _BLOCK_QUERIES = 64
+
+
+# What a user sees of a result without going on.
+N_FIRST = 10
+
+
+class Measure(StrEnum):
+    """What is measured of a ranking, in the order of `measure_rankings`."""
+
+    AVERAGE_PRECISION = "mAP"
+    PRECISION_AT_1 = "precision@1"
+    PRECISION_AT_5 = "precision@5"
+    NDCG_AT_10 = "nDCG@10"
+
+    @property
+    def place(self) -> int:
+        """Its place among them."""
+        return [*Measure].index(self)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe's measures by query, [4, q] and [e]."""
+
+    recipe: Recipe
+    measured: NDArray[np.float64]
+    recalled: NDArray[np.float64] | None
+    is_tuned: bool = False
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a library's models and weights can say it, under a search's defaults."""
+        return self.recipe.is_reranked and self.recipe.method in (Method.SINGLE, Method.CALIBRATED)
+
+    @property
+    def complexity(self) -> tuple[int, bool]:
+        """What is less for the simpler: fewer models, then equal weights."""
+        return len(self.recipe.models), self.is_tuned
+
+    def judged(self, measure: Measure) -> NDArray[np.float64]:
+        """One of the measures, by query: [q]."""
+        by_query: NDArray[np.float64] = self.measured[measure.place]
+        return by_query
 
 
 def similarities(distances: NDArray[np.float64], model: Measured) -> NDArray[np.float64]:
@@ -205,22 +250,27 @@ class Neighbourhoods:
 
 
 def rare_shares(
-    gallery: Embedded, calibrations: Mapping[str, Calibration], codes: NDArray[np.intp]
+    gallery: Embedded,
+    calibrations: Mapping[str, Calibration],
+    relations: Relations,
+    places: NDArray[np.intp],
 ) -> dict[str, float]:
-    """Measures, by model, the share of pairs of different labels that score RARE_SCORE or more.
+    """Measures, by model, the share of pairs that share no label and score RARE_SCORE or more.
 
     Args:
         gallery: The pictures.
         calibrations: Calibrations by model, from `calibrate_all`.
-        codes: [n], a number for each label.
+        relations: Which of them are related.
+        places: Of the pictures whose pairs with all are measured.
 
     Returns:
-        Shares by model; empty if all pictures have the same label.
+        Shares by model; empty if all pictures are related.
     """
     n_rare = dict.fromkeys(calibrations, 0)
     n_unrelated = 0
-    for own in blocks_of(np.arange(len(codes)), len(codes)):
-        is_unrelated = codes[own][:, np.newaxis] != codes
+    for own in blocks_of(places, len(gallery.files)):
+        is_unrelated = relations.grades(own) == 0
+        is_unrelated[np.arange(len(own)), own] = False
         n_unrelated += int(is_unrelated.sum())
         for name, calibration in calibrations.items():
             scores = score_of(view_of(gallery, name, own, calibration).evidence[is_unrelated])
@@ -228,22 +278,43 @@ def rare_shares(
     return {name: count / n_unrelated for name, count in n_rare.items() if n_unrelated}
 
 
-def measure_rankings(
-    scores: NDArray[np.float64], is_relevant: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """Measures each query's ranking.
+def measure_rankings(scores: NDArray[np.float64], grades: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Measures each query's ranking, in the order of `Measure`.
 
     Args:
         scores: [m, n], larger is nearer.
-        is_relevant: [m, n], at least one in each row.
+        grades: [m, n], how closely each picture is related to the query; 0 for those that are not.
+            In each row at least one is.
 
     Returns:
-        float64 [3, m]: average precision, precision@1, precision@5.
+        float64 [4, m]. Precisions know no grades: whatever is related is right.
     """
-    hits = np.take_along_axis(is_relevant, order_by_score(scores), axis=1)
+    ranked = np.take_along_axis(grades, order_by_score(scores), axis=1)
+    hits = ranked > 0
     precisions = hits.cumsum(axis=1) / np.arange(1, hits.shape[1] + 1)
     average = np.where(hits, precisions, 0.0).sum(axis=1) / hits.sum(axis=1)
-    return np.stack([average, hits[:, 0], hits[:, :5].sum(axis=1) / 5.0]).astype(np.float64)
+    firsts, fives = hits[:, 0].astype(np.float64), hits[:, :5].sum(axis=1) / 5.0
+    return np.stack([average, firsts, fives, _ndcg(ranked)])
+
+
+def _ndcg(ranked: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Normalised discounted cumulative gain of the first N_FIRST, [m], from 0 to 1.
+
+    DCG = Σ grade / log2(1 + rank), as a share of that of the best order. A picture's gain is its
+    grade: one that shares two labels counts for two that share one. With the 2^grade - 1 of web
+    search, one that shares six would count for sixty.
+
+    Source: Järvelin, Kekäläinen, Cumulated Gain-Based Evaluation of IR Techniques, ACM TOIS 20(4),
+    2002. The discount log2(1 + rank) is that of Burges and others, Learning to Rank using Gradient
+    Descent, ICML 2005: that of 2002 is 1 for the first two.
+
+    Args:
+        ranked: [m, n], the grades in the order of the ranking.
+    """
+    discounts = 1.0 / np.log2(np.arange(2, N_FIRST + 2))[: ranked.shape[1]]
+    best = -np.sort(-ranked, axis=1)[:, :N_FIRST]
+    gains: NDArray[np.float64] = (ranked[:, :N_FIRST] @ discounts) / (best @ discounts)
+    return gains
 
 
 def _weighted_mean(

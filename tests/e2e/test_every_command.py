@@ -229,7 +229,15 @@ ROWS: dict[str, tuple[Words, set[str]]] = {
     ),
     "evaluate": (
         lambda s: ("evaluate", s.labels(), *_two_models(s), "--report", s.folder / "report.html"),
-        {"contenders", "recommendation", "tried", "rare_shares", "n_pictures", "n_labels"}
+        {
+            "contenders",
+            "recommendation",
+            "decided_by",
+            "tried",
+            "rare_shares",
+            "n_pictures",
+            "n_labels",
+        }
         | {"n_queries", "n_query_labels", "n_edits", "n_folds", "n_bootstrap", "is_of_words"},
     ),
     "compare-models": (

@@ -18,9 +18,9 @@ from twinlens.models.distances import Metric, pairwise_distances
 from twinlens.models.workbench.edits import Edits
 from twinlens.models.workbench.embeddings import Embedded
 from twinlens.models.workbench.evaluate import Evaluation, evaluate
+from twinlens.models.workbench.intervals import Estimate
 from twinlens.models.workbench.labels import Labelled
 from twinlens.models.workbench.recipes import Method, Recipe
-from twinlens.models.workbench.recommend import Estimate
 from twinlens.models.workbench.scores import (
     View,
     fuse_scores,
@@ -203,7 +203,7 @@ def test_a_better_place_for_a_right_picture_never_measures_less(
     hits: list[bool], seed: int
 ) -> None:
     scores = -np.arange(len(hits), dtype=np.float64)[np.newaxis]
-    is_right = np.array([hits])
+    is_right = np.array([hits], np.intp)
     places = [i for i in range(1, len(hits)) if hits[i] and not hits[i - 1]]
     if not places:
         assert measure_rankings(scores, is_right)[0, 0] == 1.0

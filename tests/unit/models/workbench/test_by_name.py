@@ -16,6 +16,7 @@ from twinlens.models.workbench.by_name import evaluate_names
 from twinlens.models.workbench.embeddings import Embedded
 from twinlens.models.workbench.labels import Labelled
 from twinlens.models.workbench.report import render_report
+from twinlens.models.workbench.scores import Measure
 
 SIZES = (3, 4, 5, 6, 2)
 MODELS = {"good": Model(Metric.L2, 8), "bad": Model(Metric.COSINE, 8)}
@@ -98,6 +99,56 @@ def test_underscores_are_spaces() -> None:
     evaluate_names(embedded, scored, {"good": encoder, "bad": plain}, n_bootstrap=1)
 
     assert encoder.asked == [f"label {number}" for number in range(4)]
+
+
+def test_of_many_names_some_are_looked_for_that_are_drawn_at_random() -> None:
+    embedded, pictures = labelled_set()
+
+    def asked(seed: int) -> list[str]:
+        encoders = {"good": Axes(), "bad": Axes()}
+        evaluation = evaluate_names(
+            embedded, pictures, encoders, n_bootstrap=1, max_queries=2, seed=seed
+        )
+        assert (evaluation.n_queries, evaluation.n_query_labels, evaluation.n_labels) == (2, 2, 5)
+        return encoders["good"].asked
+
+    drawn = [asked(seed) for seed in range(5)]
+
+    assert {len(set(names)) for names in drawn} == {2}
+    assert len({*map(tuple, drawn)}) > 1
+    assert asked(0) == drawn[0]
+
+
+def test_a_picture_of_several_labels_is_looked_for_by_each_of_their_names() -> None:
+    embedded, pictures = labelled_set(noise=0.0)
+    # The two of the label that is else too rare are of label 0 as well.
+    several = [
+        replace(one, also=("label 0",)) if one.label == "label 4" else one for one in pictures
+    ]
+    encoders = {"good": Axes(), "bad": Axes()}
+
+    evaluation = evaluate_names(embedded, several, encoders, n_bootstrap=20)
+
+    assert encoders["good"].asked == [f"label {number}" for number in range(4)]
+    # One name is of one label: nothing is shared more than once, so mAP decides.
+    assert evaluation.decided_by is Measure.AVERAGE_PRECISION
+    good = next(one for one in evaluation.contenders if one.title == "good")
+    # Label 0 has five pictures now, of which two lie elsewhere.
+    assert good.precision_at_5.value == pytest.approx((3 + 4 + 5 + 5) / 20)
+    assert 0.75 < good.mean_average_precision.value < 1.0
+
+
+def test_the_best_model_and_fusion_are_told_with_differences_and_no_word_of_re_ranking() -> None:
+    embedded, pictures = labelled_set()
+    encoders = {"good": Axes(), "bad": Axes(shift=1)}
+
+    evaluation = evaluate_names(embedded, pictures, encoders, n_bootstrap=20)
+
+    models, fusions = evaluation.recommendation.findings
+    assert models.sentence.startswith("Best of the models: good, mAP 1.000")
+    assert models.difference.is_seen
+    assert models.difference.n_queries == 4
+    assert fusions.sentence.startswith("Best of the fusions: bad + good, ")
 
 
 def test_labels_of_too_few_pictures_are_refused() -> None:

@@ -23,9 +23,9 @@ from twinlens.models.workbench.edits import Edits
 from twinlens.models.workbench.embeddings import Embedded, LeftOut
 from twinlens.models.workbench.evaluate import Evaluation, evaluate
 from twinlens.models.workbench.labels import Labelled
+from twinlens.models.workbench.rankings import compare_rankings
 from twinlens.models.workbench.report import (
     N_DISAGREEMENTS,
-    compare_rankings,
     find_disagreements,
     measure_histogram,
     render_report,
