@@ -17,7 +17,17 @@ models_option = click.option(
 
 
 @click.command("evaluate")
-@click.argument("labels", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument(
+    "photos",
+    metavar="LABELS|FOLDER",
+    required=False,
+    type=click.Path(exists=True, path_type=Path),
+)
+@click.option(
+    "--coco",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="COCO annotations of FOLDER's photos: those that share categories are related.",
+)
 @models_option
 @click.option(
     "--queries",
@@ -49,7 +59,8 @@ models_option = click.option(
 @json_option
 @dir_option
 def evaluate_models(
-    labels: Path,
+    photos: Path | None,
+    coco: Path | None,
     refs: str | None,
     max_queries: int,
     report: Path,
@@ -60,13 +71,22 @@ def evaluate_models(
     cache: Path | None,
     directory: Path | None,
 ) -> None:
-    """Measure models and their fusions on labelled photos: a CSV of file,label."""
-    from twinlens.cli.workbench import evaluate, inspect_models
+    """Measure models and their fusions on labelled photos: a CSV of file,label.
+
+    With --coco FILE, the photos are those of FOLDER that the file names, by default of the folder
+    that it lies in.
+    """
+    from twinlens.cli.workbench import evaluate, inspect_models, labelled
     from twinlens.models.workbench.labels import read_labels
 
     if is_of_words and is_applied:
         raise click.UsageError("--apply is for what was measured with pictures: leave out --text")
-    pictures, title = read_labels(labels), labels.name
+    _check_asked(photos, coco)
+    if coco is not None:
+        pictures, title = labelled.read_coco_labels(coco, photos or coco.parent), coco.name
+    else:
+        assert photos is not None
+        pictures, title = read_labels(photos), photos.name
     registry = inspect_models.registry_of(directory)
     kept, asked = cache or cache_dir(), _refs(refs)
     if is_of_words:
@@ -108,6 +128,18 @@ def compare_models(
 
     registry = inspect_models.registry_of(directory)
     evaluate.run_compare(registry, query, folder, _refs(refs), cache or cache_dir(), save)
+
+
+def _check_asked(photos: Path | None, coco: Path | None) -> None:
+    """Refuses what does not go together, before anything is done."""
+    if coco is None and photos is None:
+        raise click.UsageError("name a CSV of file,label, or --coco FILE and the photos' folder")
+    if coco is None and photos is not None and photos.is_dir():
+        raise click.UsageError(
+            f"{photos} is a folder: name a CSV of file,label, or add --coco FILE"
+        )
+    if coco is not None and photos is not None and not photos.is_dir():
+        raise click.UsageError(f"{photos} is no folder: --coco takes the photos' folder")
 
 
 def _refs(text: str | None) -> list[str]:
