@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from twinlens.cli.output import json_option
-from twinlens.cli.parameters import FileToWrite, library_option, url_option
+from twinlens.cli.parameters import FileToWrite, complete_library, url_option
 from twinlens.cli.workbench.model_commands import cache_dir, cache_option, dir_option
 
 models_option = click.option(
@@ -54,7 +54,13 @@ models_option = click.option(
     "--apply", "is_applied", is_flag=True, help="Make the recommendation the library's plan."
 )
 @url_option
-@library_option
+@click.option(
+    "--library",
+    "libraries",
+    multiple=True,
+    shell_complete=complete_library,
+    help="The library of --apply, `default` by default. Given twice: these two are compared.",
+)
 @cache_option
 @json_option
 @dir_option
@@ -67,7 +73,7 @@ def evaluate_models(
     is_of_words: bool,
     is_applied: bool,
     url: str,
-    library: str,
+    libraries: tuple[str, ...],
     cache: Path | None,
     directory: Path | None,
 ) -> None:
@@ -76,19 +82,25 @@ def evaluate_models(
     With --coco FILE, the photos are those of FOLDER that the file names, by default of the folder
     that it lies in.
     """
-    from twinlens.cli.workbench import evaluate, inspect_models, labelled
+    from twinlens.cli.workbench import evaluate, inspect_models, labelled, rivals
     from twinlens.models.workbench.labels import read_labels
 
-    if is_of_words and is_applied:
-        raise click.UsageError("--apply is for what was measured with pictures: leave out --text")
-    _check_asked(photos, coco)
+    if is_of_words and (is_applied or len(libraries) > 1):
+        raise click.UsageError(
+            "--apply and two of --library are for what is measured with pictures: leave out --text"
+        )
+    _check_asked(photos, coco, libraries, is_planned=refs is not None or is_applied)
     if coco is not None:
         pictures, title = labelled.read_coco_labels(coco, photos or coco.parent), coco.name
     else:
         assert photos is not None
         pictures, title = read_labels(photos), photos.name
     registry = inspect_models.registry_of(directory)
-    kept, asked = cache or cache_dir(), _refs(refs)
+    kept = cache or cache_dir()
+    if len(libraries) > 1:
+        rivals.run_rivals(registry, pictures, libraries, url, kept, max_queries)
+        return
+    asked = _refs(refs)
     if is_of_words:
         evaluate.run_evaluate_names(
             registry, pictures, asked, kept, report, title=title, max_queries=max_queries
@@ -98,7 +110,7 @@ def evaluate_models(
         registry, pictures, asked, kept, report, title=title, max_queries=max_queries
     )
     if is_applied:
-        apply(url, library)
+        apply(url, libraries[0] if libraries else "default")
 
 
 @click.command("compare-models")
@@ -130,7 +142,9 @@ def compare_models(
     evaluate.run_compare(registry, query, folder, _refs(refs), cache or cache_dir(), save)
 
 
-def _check_asked(photos: Path | None, coco: Path | None) -> None:
+def _check_asked(
+    photos: Path | None, coco: Path | None, libraries: tuple[str, ...], *, is_planned: bool
+) -> None:
     """Refuses what does not go together, before anything is done."""
     if coco is None and photos is None:
         raise click.UsageError("name a CSV of file,label, or --coco FILE and the photos' folder")
@@ -140,6 +154,12 @@ def _check_asked(photos: Path | None, coco: Path | None) -> None:
         )
     if coco is not None and photos is not None and not photos.is_dir():
         raise click.UsageError(f"{photos} is no folder: --coco takes the photos' folder")
+    if len(libraries) > 2 or len(libraries) != len(set(libraries)):
+        raise click.UsageError("two different libraries are compared: give --library twice")
+    if len(libraries) > 1 and is_planned:
+        raise click.UsageError(
+            "two libraries are compared as they are: leave out --models and --apply"
+        )
 
 
 def _refs(text: str | None) -> list[str]:

@@ -18,6 +18,7 @@ QUANTIZE = ("models", "quantize", "efficientnet-lite0@1", "--photos", "photos")
 PROJECT = ("models", "project", "efficientnet-lite0@1", "--photos", "photos")
 COMPARE = ("compare-models", "photos/7-0000.jpg", "photos")
 TOO_LONG = "x" * 300
+TWO_LIBRARIES = ("--library", "a", "--library", "b")
 
 
 def run(*words: str) -> Result:
@@ -75,6 +76,7 @@ def _here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ((*COMPARE, "--save", "photos"), "is a directory"),
         ((*ADD, "--template", "a photo"), "'a photo' is no template: write {} once"),
         (("evaluate", "labels.csv", "--text", "--apply"), "leave out --text"),
+        (("evaluate", "labels.csv", "--text", *TWO_LIBRARIES), "leave out --text"),
         (("evaluate", "labels.csv", "--report", "report.pdf"), "does not end in .html"),
         (("evaluate", "labels.csv", "--report", "gone/report.html"), "there is no folder 'gone'"),
     ],

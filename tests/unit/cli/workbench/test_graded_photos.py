@@ -1,17 +1,20 @@
-"""`twinlens evaluate --coco`, as a user types it."""
+"""`twinlens evaluate --coco`, and two libraries compared, as a user types them."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 from support.paths import FIXTURES
+from support.played import Service, as_json, listening
 from support.tiny_networks import anchored
 from support.tiny_pair import pair_card, picture_graph, text_graph, tokenizer_file
 
@@ -19,6 +22,7 @@ from twinlens.cli.main import main
 from twinlens.cli.workbench.evaluate_commands import evaluate_models
 from twinlens.models.registry import Registry
 from twinlens.models.workbench.evaluate import N_QUERIES
+from twinlens.shared.libraries import Library, new_library
 
 COLOURS = {"red": (250, 20, 20), "green": (20, 250, 20), "blue": (20, 20, 250)}
 SETS = (("red",), ("green",), ("blue",), ("green", "red"), ("blue", "green", "red"))
@@ -202,3 +206,80 @@ def test_so_many_are_looked_for_as_the_option_says() -> None:
     [option] = [one for one in evaluate_models.params if one.name == "max_queries"]
 
     assert option.default == N_QUERIES
+
+
+# Two libraries
+
+
+def library_service(*libraries: Library) -> Service:
+    service = Service()
+    for library in libraries:
+        service.answers[f"/v1/libraries/{library.name}"] = partial(_answer, library)
+    return service
+
+
+def _answer(library: Library, _: httpx.Request) -> httpx.Response:
+    return as_json(library)
+
+
+def test_two_libraries_are_compared_as_they_are(folder: Path) -> None:
+    first = new_library("first", ["shapes@1"])
+    second = new_library("second", ["shapes@1", "colours@1"], weights={"shapes": 0.25})
+    asked = ("--coco", folder / "instances.json", "--library", "first", "--library", "second")
+    with listening(library_service(first, second)) as url:
+        words = ("evaluate", folder / "val", *asked, "--url", url, *options(folder))
+        said = succeed(*words).stdout
+        result = json.loads(succeed(*words, "--json").stdout)
+
+    assert "30 queries of 3 labels, 30 pictures; the same for both" in said
+    assert "colours + shapes, calibrated, 1 : 0.25" in said
+    one, other = result["libraries"]
+    assert (one["name"], one["recipe"]["models"]) == ("first", ["shapes"])
+    assert other["recipe"]["weights"] == [1.0, 0.25]
+    gain = other["ndcg_at_10"]["value"] - one["ndcg_at_10"]["value"]
+    assert result["difference"]["estimate"]["value"] == pytest.approx(gain)
+    assert result["difference"]["n_queries"] == result["n_queries"] == 30
+    assert result["sentence"] in said
+
+
+def test_two_versions_of_a_model_are_compared(folder: Path) -> None:
+    other = ("models", "add", folder / "colours.onnx", "--name", "shapes", "--version", "b")
+    succeed(*other, "--dir", folder / "models")
+    old, new = new_library("old", ["shapes@1"]), new_library("new", ["shapes@b", "colours@1"])
+    asked = ("--coco", folder / "instances.json", "--library", "old", "--library", "new")
+    with listening(library_service(old, new)) as url:
+        words = ("evaluate", folder / "val", *asked, "--url", url, *options(folder), "--json")
+        result = json.loads(succeed(*words).stdout)
+
+    recipes = [one["recipe"]["models"] for one in result["libraries"]]
+    assert recipes == [["shapes@1"], ["colours", "shapes@b"]]
+
+
+def test_models_that_do_not_count_are_not_compared(folder: Path) -> None:
+    one = new_library("one", ["shapes@1"])
+    same = new_library("same", ["shapes@1", "colours@1"], weights={"colours": 0.0})
+    asked = ("--coco", folder / "instances.json", "--library", "one", "--library", "same")
+    with listening(library_service(one, same)) as url:
+        said = succeed("evaluate", folder / "val", *asked, "--url", url, *options(folder)).stdout
+
+    assert "same less one: nDCG@10 +0.000" in said
+    assert "the 30 queries show no difference at all" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("a", "b", "c"), "two different libraries are compared"),
+        (("a", "a"), "two different libraries are compared"),
+        (("a", "b"), "leave out --models and --apply"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_at_once(
+    folder: Path, words: tuple[str, ...], told: str
+) -> None:
+    libraries = [word for name in words for word in ("--library", name)]
+
+    assert told in fail(
+        *("evaluate", folder / "val", "--coco", folder / "instances.json", *libraries, "--apply"),
+        status=2,
+    )
