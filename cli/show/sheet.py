@@ -41,13 +41,16 @@ class Cell:
     framed: Rectangle | None = None
 
 
-def draw_sheet(query: bytes | None, title: str, rows: Mapping[str, Sequence[Cell]]) -> Image.Image:
+def draw_sheet(
+    query: bytes | None, title: str, rows: Mapping[str, Sequence[Cell]], heading: str = "query"
+) -> Image.Image:
     """Draws a contact sheet.
 
     Args:
         query: The query picture's file, if it is a picture.
         title: A line beside it.
         rows: Cells by the row's name, at most MAX_COLUMNS each.
+        heading: Above the title.
 
     Returns:
         The sheet, RGB.
@@ -57,19 +60,19 @@ def draw_sheet(query: bytes | None, title: str, rows: Mapping[str, Sequence[Cell
     row_px = LINE_PX + GAP_PX + CELL_PX + 2 * LINE_PX + GAP_PX
     sheet = Image.new("RGB", (width, 2 * GAP_PX + CELL_PX + len(rows) * row_px), PAPER)
     draw = ImageDraw.Draw(sheet)
-    text, heading = Lettering(draw, TEXT_PX), Lettering(draw, TITLE_PX)
+    text, large = Lettering(draw, TEXT_PX), Lettering(draw, TITLE_PX)
 
     if query is not None:
         _paste(sheet, thumbnail(query, CELL_PX), GAP_PX, GAP_PX)
     beside = 2 * GAP_PX + CELL_PX
-    heading.write(beside, GAP_PX, "query", INK)
+    large.write(beside, GAP_PX, heading, INK)
     n_chars = (width - beside) * MAX_CHARS // CELL_PX
     for place, line in enumerate(textwrap.wrap(title, n_chars), start=2):
         text.write(beside, GAP_PX + place * LINE_PX, line, FADED)
     top = 2 * GAP_PX + CELL_PX
     for name, cells in rows.items():
         draw.line((GAP_PX, top, width - GAP_PX, top), RULE)
-        heading.write(GAP_PX, top + GAP_PX // 2, name, INK)
+        large.write(GAP_PX, top + GAP_PX // 2, name, INK)
         below = top + LINE_PX + GAP_PX
         for column, cell in enumerate(cells[:MAX_COLUMNS]):
             left = GAP_PX + column * (CELL_PX + GAP_PX)

@@ -50,17 +50,17 @@ def find_archives(paths: Iterable[Path]) -> list[Path]:
     return sorted({path for path in paths if archive_type(path) and not path.is_dir()})
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """Returns the pictures in and below a folder that can be read, in the order of their names.
+def find_pictures(*paths: Path) -> list[Path]:
+    """Returns the pictures in and below folders that can be read, in the order of their names.
 
     Raises:
         CommandFailed: There are none.
     """
     passed, errors = PassedOver(), list[OSError]()
-    files = only_pictures(Walk([folder], passed, errors.append).files(), passed)
+    files = only_pictures(Walk(paths, passed, errors.append).files(), passed)
     pictures = sorted(Path(file.path) for file in files if _is_readable(file))
     if not pictures:
-        raise nothing_in([folder], passed, errors)
+        raise nothing_in(paths, passed, errors)
     return pictures
 
 

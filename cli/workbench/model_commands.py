@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Unpack
 import click
 
 from twinlens.cli.output import json_option
-from twinlens.cli.parameters import CardText, url_option
+from twinlens.cli.parameters import CardText, FileToWrite, url_option
 from twinlens.cli.workbench.pixel_options import Triple, preset_of
 
 if TYPE_CHECKING:
@@ -118,6 +118,42 @@ def bench(refs: tuple[str, ...], directory: Path | None) -> None:
     from twinlens.cli.workbench import inspect_models
 
     inspect_models.bench_models(inspect_models.registry_of(directory), refs)
+
+
+@models.command()
+@click.argument("first", metavar="NAME[@VERSION]")
+@click.argument("second", metavar="NAME[@VERSION]")
+@click.argument(
+    "photos",
+    nargs=-1,
+    required=True,
+    metavar="PHOTOS…",
+    type=click.Path(exists=True, path_type=Path),
+)
+@click.option(
+    "--save", type=FileToWrite(".png"), help="PNG file of the pictures that they disagree on most."
+)
+@cache_option
+@json_option
+@dir_option
+def compare(
+    first: str,
+    second: str,
+    photos: tuple[Path, ...],
+    save: Path | None,
+    cache: Path | None,
+    directory: Path | None,
+) -> None:
+    """Show where two models disagree on your own photos, before you change from one to the other.
+
+    PHOTOS are files and folders. Which of the two is right, `twinlens evaluate` measures.
+    """
+    from twinlens.cli.workbench import compare_versions, inspect_models
+
+    registry = inspect_models.registry_of(directory)
+    compare_versions.run_compare_versions(
+        registry, (first, second), photos, cache or cache_dir(), save
+    )
 
 
 @models.command()

@@ -227,6 +227,14 @@ ROWS: dict[str, tuple[Words, set[str]]] = {
         lambda s: ("models", "calibrate", s.model(), s.folder / "photos", *s.cached()),
         CARD,
     ),
+    "models compare": (
+        lambda s: (
+            *("models", "compare", "phash", "efficientnet-lite0@1-int8", s.folder / "photos"),
+            *("--save", s.folder / "where.png", *s.cached()),
+        ),
+        {"models", "k", "n_pictures", "n_compared", "n_same_first", "overlap_at_k"}
+        | {"rank_correlation", "most_different", "left_out", "sentence"},
+    ),
     "evaluate": (
         lambda s: ("evaluate", s.labels(), *_two_models(s), "--report", s.folder / "report.html"),
         {
