@@ -36,7 +36,7 @@ _BY_FIRST_TOKEN = {"dinov2", "dinov2_with_registers", "dinov3_vit", "vit", "deit
 
 
 @dataclass(frozen=True)
-class Words:
+class TextTower:
     """A text encoder: its graph in the one form, its tokenizer, and how long a text may be."""
 
     graph: bytes
@@ -49,7 +49,7 @@ class Towers:
     """A model as it is added: pictures, and words where it has them."""
 
     pictures: Adapted
-    words: Words | None
+    words: TextTower | None
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class FolderReader:
             return "cls"
         return "mean" if said.get("pooling_mode_mean_tokens") else None
 
-    def _read_words(self, vision: bytes) -> Words | None:
+    def _read_words(self, vision: bytes) -> TextTower | None:
         files = self._files
         content = self._read_graph(files.text) if files.text else vision
         graph = parse_network(content).graph
@@ -150,7 +150,7 @@ class FolderReader:
                 "json says how one vector is made of them. Pass --no-words for the pictures alone"
             )
         tokenizer = shape_tokenizer(files.tokenizer, self._read_file(files.tokenizer), rules)
-        return Words(adapt_text(content, output, pool), tokenizer, rules.max_tokens)
+        return TextTower(adapt_text(content, output, pool), tokenizer, rules.max_tokens)
 
     def _check_modules(self) -> None:
         modules = self._json("modules.json")
