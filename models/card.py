@@ -236,6 +236,16 @@ class ModelComparison(_Strict):
     n_pictures: int = Field(ge=1, description="how many the figures are of")
 
 
+class Original(_Strict):
+    """The version that a model was made from, by the linear map at the end of its graph.
+
+    So its embeddings can be computed from those of that version.
+    """
+
+    ref: str = Field(description="name@version")
+    sha256: str = Field(pattern=_SHA256, description="of its ONNX file")
+
+
 class Card(_Strict):
     """A model's card, as its TOML file gives it."""
 
@@ -254,6 +264,7 @@ class Card(_Strict):
     input: InputSpec
     text: TextSpec | None = None
     pulled: Pulled | None = None
+    linear_of: Original | None = None
     comparison: ModelComparison | None = None
     calibration: Calibration | None = None
     calibrated_on: str | None = Field(None, description="name of the folder of its photos")

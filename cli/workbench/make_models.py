@@ -9,7 +9,14 @@ from twinlens.cli.files import checked, read_json
 from twinlens.cli.output import say
 from twinlens.cli.upload.files import find_pictures
 from twinlens.cli.workbench.inspect_models import BYTES_PER_MB
-from twinlens.models.card import MAX_TEMPLATES, WORDS_PLACE, Card, OutputKind, TextSpec
+from twinlens.models.card import (
+    MAX_TEMPLATES,
+    WORDS_PLACE,
+    Card,
+    Original,
+    OutputKind,
+    TextSpec,
+)
 from twinlens.models.distances import Metric
 from twinlens.models.session import OnnxEmbedder
 from twinlens.models.workbench.compare import compare_models, embed_each, read_pixels
@@ -148,7 +155,9 @@ def quantize(registry: Registry, ref: str, photos: Path, version: str | None) ->
     say(f"calibrating with {min(len(pixels), N_CALIBRATION_PHOTOS)} photos", is_error=True)
     ranges = measure_ranges(model, (one[None] for one in pixels[:N_CALIBRATION_PHOTOS]))
     changed = quantize_model(model, ranges)
-    made = card.model_copy(update={"version": version, "title": f"{card.title} (int8)"})
+    made = card.model_copy(
+        update={"version": version, "title": f"{card.title} (int8)", "linear_of": None}
+    )
     return _add_compared(registry, card, made, changed, pixels)
 
 
@@ -182,11 +191,16 @@ def project(
             "calibration": None,
             "calibrated_on": None,
             "text": None,
+            "linear_of": Original(ref=card.ref, sha256=card.sha256),
         }
     )
+    _tell_of_words(card, made)
+    return _add_compared(registry, card, made, changed, pixels[:N_COMPARED_PHOTOS])
+
+
+def _tell_of_words(card: Card, made: Card) -> None:
     if card.text:
         say(f"words are not embedded under {made.ref}: the text encoder stays with {card.ref}")
-    return _add_compared(registry, card, made, changed, pixels[:N_COMPARED_PHOTOS])
 
 
 def _add_compared(

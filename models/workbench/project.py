@@ -10,20 +10,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
 
-from twinlens.models.build.graph import find_dims, keep, parse_network
-from twinlens.models.build.lite import SMALLEST_NORM
-from twinlens.models.build.nodes import Attribute, make_node
-from twinlens.models.build.surgery import PROJECTION_PREFIX as PREFIX
-from twinlens.models.build.surgery import convert_opset
+from twinlens.models.build.graph import find_dims, parse_network
+from twinlens.models.build.linear import LinearMap, add_linear_map, check_can_map
 from twinlens.models.errors import BadInput
-from twinlens.models.session import OUTPUT_NAME, Embeddings
 from twinlens.shared.errors import ModelError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from onnx import GraphProto
+
+    from twinlens.models.session import Embeddings
 
 # Of the largest singular value. Below it lies what float32's rounding makes of equal embeddings.
 _NOISE = 1e-5
@@ -49,16 +45,10 @@ def project_model(
         ModelError: The model gives bits or is projected already, or the embeddings are not its own.
         BadInput: `dimension` is not from 1 to d - 1, or the pictures are too few or too alike.
     """
-    parsed = parse_network(model)
-    _check_model(parsed.graph)
-    _check_sample(parsed.graph, embeddings)
+    check_can_map(model)
+    _check_sample(parse_network(model).graph, embeddings)
     _check_dimension(dimension, embeddings.shape[1], len(embeddings))
-    mean, matrix = _find_projection(embeddings, dimension, whiten=whiten)
-    # From opset 13 on, ReduceSum takes its axes as an input.
-    projected = convert_opset(parsed, np.dtype(np.float32))
-    _add_projection(projected.graph, mean, matrix)
-    content: bytes = projected.SerializeToString(deterministic=True)
-    return content
+    return add_linear_map(model, _find_projection(embeddings, dimension, whiten=whiten))
 
 
 def check_projection(model: bytes, n_numbers: int, dimension: int, n_pictures: int) -> None:
@@ -73,18 +63,8 @@ def check_projection(model: bytes, n_numbers: int, dimension: int, n_pictures: i
     Raises:
         ModelError, BadInput: As there.
     """
-    _check_model(parse_network(model).graph)
+    check_can_map(model)
     _check_dimension(dimension, n_numbers, n_pictures)
-
-
-def _check_model(graph: GraphProto) -> None:
-    if graph.output[0].type.tensor_type.elem_type != TensorProto.FLOAT:
-        raise ModelError(
-            "the model gives bits, which have no principal components. Project a model with "
-            "float32 embeddings"
-        )
-    if any(tensor.name.startswith(PREFIX) for tensor in graph.initializer):
-        raise ModelError("the model is projected already. Pass the model it was made from")
 
 
 def _check_sample(graph: GraphProto, embeddings: Embeddings) -> None:
@@ -116,10 +96,8 @@ def _check_dimension(dimension: int, n_numbers: int, n_pictures: int) -> None:
         )
 
 
-def _find_projection(
-    embeddings: Embeddings, dimension: int, *, whiten: bool
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The sample's mean [d], and the components as columns [d, dimension], the largest first."""
+def _find_projection(embeddings: Embeddings, dimension: int, *, whiten: bool) -> LinearMap:
+    """The sample's mean, and the components as columns of the matrix, the largest first."""
     sample = embeddings.astype(np.float64)
     mean = sample.mean(axis=0)
     _, spreads, rows = np.linalg.svd(sample - mean, full_matrices=False)
@@ -135,37 +113,4 @@ def _find_projection(
     matrix = (components * np.sign(components[np.arange(dimension), largest])[:, np.newaxis]).T
     if whiten:
         matrix = matrix * (np.sqrt(len(sample) - 1) / spreads[:dimension])
-    return mean.astype(np.float32), np.ascontiguousarray(matrix, np.float32)
-
-
-def _add_projection(
-    graph: GraphProto, mean: NDArray[np.float32], matrix: NDArray[np.float32]
-) -> None:
-    weights: dict[str, NDArray[np.generic]] = {
-        "mean": mean,
-        "matrix": matrix,
-        "axes": np.array([1], np.int64),
-        "smallest_norm": np.array(SMALLEST_NORM, np.float32),
-    }
-    for name, values in weights.items():
-        graph.initializer.append(numpy_helper.from_array(values, PREFIX + name))
-    for node in graph.node:
-        for names in (node.input, node.output):
-            names[:] = [f"{PREFIX}original" if name == OUTPUT_NAME else name for name in names]
-
-    def add(kind: str, inputs: list[str], output: str, **attributes: Attribute) -> None:
-        names = [PREFIX + name for name in inputs]
-        name = output if output == OUTPUT_NAME else PREFIX + output
-        graph.node.append(make_node(kind, names, name, PREFIX + output, **attributes))
-
-    add("Sub", ["original", "mean"], "centred")
-    add("MatMul", ["centred", "matrix"], "components")
-    add("Mul", ["components", "components"], "squares")
-    add("ReduceSum", ["squares", "axes"], "sum_of_squares", keepdims=1)
-    add("Sqrt", ["sum_of_squares"], "norm")
-    # A picture whose embedding is the mean itself would be 0/0; so its vector is 0.
-    add("Max", ["norm", "smallest_norm"], "norm_above_zero")
-    add("Div", ["components", "norm_above_zero"], OUTPUT_NAME)
-    shape = ["N", matrix.shape[1]]
-    keep(graph.output, [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, shape)])
-    keep(graph.value_info, [each for each in graph.value_info if each.name != OUTPUT_NAME])
+    return LinearMap(mean.astype(np.float32), np.ascontiguousarray(matrix, np.float32))

@@ -25,7 +25,7 @@ from support.tiny_pair import (
 )
 
 from twinlens.cli.main import main
-from twinlens.models.card import load_card
+from twinlens.models.card import Original, load_card
 from twinlens.models.registry import Registry
 from twinlens.shared.libraries import Index, PreviousEdition, new_library
 from twinlens.shared.messages import now
@@ -83,7 +83,7 @@ def test_models_are_listed_shown_and_verified(models: Path) -> None:
     assert "\n# none: " in shown
     assert (
         shown.splitlines()[-1]
-        == "# none: input.resized_px, text, pulled, comparison, calibrated_on"
+        == "# none: input.resized_px, text, pulled, linear_of, comparison, calibrated_on"
     )
     assert "ok       phash@1" in succeed("models", "verify", "phash", "--dir", models)
 
@@ -188,11 +188,12 @@ def test_a_projected_version_has_shorter_vectors(
     said = succeed("models", "project", *asked, "--dim", "16")
     assert "added efficientnet-lite0@1-pca16: 16-d" in said
     assert "bytes per vector  64" in said
-    # Its distances are others.
-    own, old = (
-        load_card(models / f"efficientnet-lite0@{version}.toml").calibration
-        for version in ("1-pca16", "1")
+    made, original = (
+        load_card(models / f"efficientnet-lite0@{version}.toml") for version in ("1-pca16", "1")
     )
+    assert made.linear_of == Original(ref=original.ref, sha256=original.sha256)
+    # Its distances are others.
+    own, old = made.calibration, original.calibration
     assert own is not None
     assert own.n_pairs == 780
     assert own != old

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from twinlens.models.build.linear import read_linear_map
 from twinlens.models.build.phash import build_phash
 from twinlens.models.errors import BadInput
 from twinlens.models.workbench.project import project_model
@@ -220,3 +221,28 @@ def test_bits_and_what_is_projected_already_are_refused(
     projected = project_model(network, sample, 20)
     with pytest.raises(ModelError, match="projected already"):
         project_model(projected, run(projected, noise(300, seed=1)), 7)
+
+
+def test_the_map_that_is_read_from_a_graph_computes_what_the_graph_does(
+    network: bytes, sample: NDArray[np.float32]
+) -> None:
+    pixels = noise(50, seed=2)
+
+    projected = project_model(network, sample, 20)
+
+    computed = read_linear_map(projected).apply(run(network, pixels))
+    assert computed.dtype == np.float32
+    assert np.abs(computed - run(projected, pixels)).max() < 1e-6
+
+
+def test_the_mean_itself_becomes_zero_and_not_nan(
+    network: bytes, sample: NDArray[np.float32]
+) -> None:
+    linear = read_linear_map(project_model(network, sample, 20))
+
+    assert not linear.apply(linear.mean[np.newaxis]).any()
+
+
+def test_a_graph_without_a_map_has_none_to_read(network: bytes) -> None:
+    with pytest.raises(ModelError, match="has no linear map at its end"):
+        read_linear_map(network)
