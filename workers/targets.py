@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from twinlens.models.build.linear import read_linear_map
 from twinlens.models.session import default_batch_size
 from twinlens.shared.errors import ModelRefused
 from twinlens.workers.milvus.collection import Collection, collection_of
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from twinlens.models.build.linear import LinearMap
     from twinlens.models.card import Card
     from twinlens.models.registry import Registry
     from twinlens.models.session import Embedder, Embeddings, Pixels
@@ -97,6 +99,7 @@ class Targets:
         self._embedders: dict[str, WatchedEmbedder] = {}
         self._refused: dict[str, int | None] = {}  # those that were, and when its file was changed
         self._text_encoders: dict[str, WatchedTextEncoder] = {}
+        self._linear_maps: dict[str, LinearMap] = {}
 
     @property
     def opened(self) -> list[WatchedEmbedder]:
@@ -131,6 +134,17 @@ class Targets:
             for edition in library.editions
             for target in self.of(edition)
         }
+
+    def linear_map(self, model: Embedder) -> LinearMap:
+        """Returns the map at the end of a model's graph, read once.
+
+        Raises:
+            ModelError: It has none, or differs from its card.
+        """
+        ref = model.card.ref
+        if ref not in self._linear_maps:
+            self._linear_maps[ref] = read_linear_map(self._registry.read(ref)[1])
+        return self._linear_maps[ref]
 
     def text_encoder(self, model: Embedder) -> WatchedTextEncoder:
         """Returns a model's text encoder, opened once.

@@ -61,9 +61,11 @@ class Cataloguing:
                 return None
             pipeline.multi()
             self._put(pipeline, run, library, done)
-            self.catalog.note_cost(pipeline, library.id, took_s / len(done))
+            if n_decoded := sum(bool(one.pixels) for one in done):
+                # Of those that were computed from vectors no picture's cost can be learned.
+                self.catalog.note_cost(pipeline, library.id, took_s / n_decoded)
             try:
-                answer, _ = pipeline.execute()
+                answer = pipeline.execute()[0]
             except WatchError:
                 return None
         return put_answer(answer)

@@ -1,4 +1,7 @@
-"""Pictures become embeddings in Milvus: read, decoded once, embedded, one write per collection."""
+"""Pictures become embeddings in Milvus: read, decoded once, embedded, one write per collection.
+
+Those of a version that is a linear map of another are computed from stored ones, without pictures.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from twinlens.models.card import Original
 from twinlens.shared.errors import ContentMissing, Internal, TwinlensError
 from twinlens.shared.filters.fields import fields_of
 from twinlens.shared.messages import Image, now
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from twinlens.workers.chunk.pending import Pending
     from twinlens.workers.counts import Counts
     from twinlens.workers.decoding import Decoder
+    from twinlens.workers.milvus.collection import Collection
     from twinlens.workers.milvus.vectors import Vectors
     from twinlens.workers.targets import Target, Targets
 
@@ -59,6 +64,8 @@ class Embedding:
             Unavailable: Milvus does not answer.
         """
         targets = self.targets.of_editions(library)
+        for name, target in targets.items():
+            self._derive(target, targets, [one for one in pending if name not in one.collections])
         by_missing: dict[frozenset[str], list[Pending]] = {}
         for one in pending:
             by_missing.setdefault(frozenset(targets.keys() - one.collections), []).append(one)
@@ -66,6 +73,31 @@ class Embedding:
         by_missing.pop(frozenset(), None)
         for missing, group in by_missing.items():
             self._embed_for([targets[name] for name in sorted(missing)], group)
+
+    def _derive(
+        self, target: Target, targets: Mapping[str, Target], pending: Sequence[Pending]
+    ) -> None:
+        """Computes embeddings from those of the version that a model was made from.
+
+        A picture that lacks them is left to be embedded.
+        """
+        source = _source_of(target, targets)
+        if source is None:
+            return
+        known = {
+            one.image_id: (one, one.known.image)
+            for one in pending
+            if one.known is not None and source.name in one.known.collections
+        }
+        stored = self.vectors.read_stored(source, list(known)) if known else {}
+        if not stored:
+            return
+        rows = self.targets.linear_map(target.model).apply(np.stack(list(stored.values())))
+        derived = []
+        for one, image in map(known.__getitem__, stored):
+            one.image = one.image or one.description.of(image)
+            derived.append(one)
+        self._write([target], derived, {target.model.card.ref: [rows]})
 
     def _embed_for(self, targets: Sequence[Target], pending: Sequence[Pending]) -> None:
         """Embeds a group of pictures under each model while the next one is read and decoded."""
@@ -87,6 +119,7 @@ class Embedding:
                 embeddings[model.card.ref].append(model.embed_batch(pixels))
         if good:
             self._write(targets, good, embeddings)
+            self.counts.n_pictures += len(good)
 
     def _write(
         self,
@@ -111,7 +144,6 @@ class Embedding:
             done.result()
         for one in good:
             one.collections |= {target.collection.name for target in targets}
-        self.counts.n_pictures += len(good)
 
     def _decode(self, models: Sequence[Embedder], one: Pending) -> None:
         """Decodes a picture once, for every model. A failure becomes its outcome."""
@@ -130,6 +162,19 @@ class Embedding:
         else:
             # What it was embedded as before: all of its rows say the same of it.
             one.image = one.image or _image_of(one, picture, len(content))
+
+
+def _source_of(target: Target, targets: Mapping[str, Target]) -> Collection | None:
+    """Returns where the embeddings are that a model's can be computed from, as good as its own.
+
+    In numbers of two bytes they are not: what is computed would be other vectors.
+    """
+    original = target.model.card.linear_of
+    for model, collection in targets.values() if original else ():
+        is_original = original == Original(ref=model.card.ref, sha256=model.card.sha256)
+        if is_original and collection.dtype == np.float32:
+            return collection
+    return None
 
 
 def _image_of(one: Pending, picture: Picture, n_bytes: int) -> Image:
