@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from twinlens.models.build.linear import read_linear_map
+from twinlens.models.card import Original
 from twinlens.models.session import default_batch_size
 from twinlens.shared.errors import ModelRefused
 from twinlens.workers.milvus.collection import Collection, collection_of
 from twinlens.workers.watch import GROUP_TIME_LIMITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -184,3 +185,20 @@ class Targets:
         with contextlib.suppress(OSError):
             return self._registry.path_of(card).stat().st_mtime_ns
         return None
+
+
+def source_of(target: Target, targets: Mapping[str, Target]) -> Collection | None:
+    """Returns where the embeddings are that a model's can be computed from, as good as its own.
+
+    Of numbers of two bytes they would be others.
+
+    Args:
+        target: The model.
+        targets: Those of its library, from `Targets.of_editions`.
+    """
+    original = target.model.card.linear_of
+    for model, collection in targets.values() if original else ():
+        is_original = original == Original(ref=model.card.ref, sha256=model.card.sha256)
+        if is_original and collection.dtype == np.float32:
+            return collection
+    return None

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from twinlens.models.card import Original
 from twinlens.shared.errors import ContentMissing, Internal, TwinlensError
 from twinlens.shared.filters.fields import fields_of
 from twinlens.shared.messages import Image, now
+from twinlens.workers.targets import source_of
 from twinlens.workers.watch import GROUP_TIME_LIMITS
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from twinlens.workers.chunk.pending import Pending
     from twinlens.workers.counts import Counts
     from twinlens.workers.decoding import Decoder
-    from twinlens.workers.milvus.collection import Collection
     from twinlens.workers.milvus.vectors import Vectors
     from twinlens.workers.targets import Target, Targets
 
@@ -81,7 +80,7 @@ class Embedding:
 
         A picture that lacks them is left to be embedded.
         """
-        source = _source_of(target, targets)
+        source = source_of(target, targets)
         if source is None:
             return
         known = {
@@ -162,19 +161,6 @@ class Embedding:
         else:
             # What it was embedded as before: all of its rows say the same of it.
             one.image = one.image or _image_of(one, picture, len(content))
-
-
-def _source_of(target: Target, targets: Mapping[str, Target]) -> Collection | None:
-    """Returns where the embeddings are that a model's can be computed from, as good as its own.
-
-    In numbers of two bytes they are not: what is computed would be other vectors.
-    """
-    original = target.model.card.linear_of
-    for model, collection in targets.values() if original else ():
-        is_original = original == Original(ref=model.card.ref, sha256=model.card.sha256)
-        if is_original and collection.dtype == np.float32:
-            return collection
-    return None
 
 
 def _image_of(one: Pending, picture: Picture, n_bytes: int) -> Image:

@@ -16,10 +16,11 @@ from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from twinlens.shared.errors import LibraryNotFound, ReindexFailed
+from twinlens.shared.errors import LibraryNotFound, ModelError, NotFound, ReindexFailed
 from twinlens.shared.messages import now
 from twinlens.workers.library.each import look_after_each
 from twinlens.workers.library.plans import Plans, item_of
+from twinlens.workers.targets import source_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +67,8 @@ class Editions:
         """
         job = self.plans.begin(job_id)
         if job is not None:
-            self.plans.queue(app, job, self._stored(job.library_id))
+            stored = self._stored(job.library_id)
+            self.plans.queue(app, job, stored, are_decoded=self._needs_pictures(job))
             self.switch_if_built(job_id)
 
     def switch_if_built(self, job_id: str) -> None:
@@ -141,6 +143,18 @@ class Editions:
             self.catalog.give_up_plan(library, job_id)
         else:
             self.switch_if_built(job_id)
+
+    def _needs_pictures(self, job: Job) -> bool:
+        """Tells if the next edition has vectors that cannot be computed from those there are."""
+        try:
+            library = self.catalog.library(job.library, job.library_id)
+            targets = self.targets.of_editions(library)
+        except (NotFound, ModelError):
+            return True  # its chunks will say what is wrong
+        current = (library, library.previous) if library.previous else (library,)
+        there = {name for edition in current for name in edition.collections.values()}
+        lacking = [target for name, target in targets.items() if name not in there]
+        return any(source_of(target, targets) is None for target in lacking)
 
     def _stored(self, library_id: str) -> Iterator[ManifestItem]:
         return map(item_of, self.catalog.all_entries(library_id))

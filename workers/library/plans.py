@@ -46,19 +46,28 @@ class Plans:
         job = self.jobs.get(job_id)
         return job if job.total is None else None
 
-    def queue(self, app: Celery, job: Job, items: Iterable[ManifestItem]) -> None:
+    def queue(
+        self, app: Celery, job: Job, items: Iterable[ManifestItem], *, are_decoded: bool = True
+    ) -> None:
         """Queues pictures in chunks, after those that the job has.
 
         Args:
             app: The queue.
             job: The job. It may be cancelled meanwhile.
             items: Its pictures; after an interruption, those that are not in its chunks.
+            are_decoded: See `chunk_items`.
         """
-        self.add(app, job, items)
+        self.add(app, job, items, are_decoded=are_decoded)
         self.feed.seal(job.id)
 
     def add(
-        self, app: Celery, job: Job, items: Iterable[ManifestItem], kind: JobKind | None = None
+        self,
+        app: Celery,
+        job: Job,
+        items: Iterable[ManifestItem],
+        kind: JobKind | None = None,
+        *,
+        are_decoded: bool = True,
     ) -> None:
         """Queues pictures as `queue` does; more may follow.
 
@@ -67,9 +76,11 @@ class Plans:
             job: The job.
             items: Its next pictures.
             kind: What becomes of them, if that is not what the job's kind says.
+            are_decoded: See `chunk_items`.
         """
         told = job.model_copy(update={"kind": kind or job.kind})
-        size = chunk_items(self.settings, self.catalog.cost_s(job.library_id))
+        cost_s = self.catalog.cost_s(job.library_id)
+        size = chunk_items(self.settings, cost_s, are_decoded=are_decoded)
         left = iter(items)
         with self.blobs.batch() as batch:
             while some := list(islice(left, size)):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from support.embedding import library_id, outcomes
+from PIL import Image
+from support.embedding import library_id, outcomes, set_anew
 from support.every_milvus import on_every_milvus
 from support.known_library import COLOURS, TINT, make_shelf
 from support.requests import Client, post
@@ -17,6 +19,7 @@ from twinlens.models.card import Original
 from twinlens.models.pictures import open_picture
 from twinlens.models.registry import Registry
 from twinlens.shared.blobs import image_id_of, image_key
+from twinlens.shared.chunking import MAX_CHUNK_ITEMS
 from twinlens.shared.queue import make_celery
 
 if TYPE_CHECKING:
@@ -157,3 +160,27 @@ def test_into_halved_numbers_they_are_computed_too(client: Client, runtime: Runt
     assert reindex(client, runtime, [TUNED], index=halved) == ["succeeded"] * len(NAMES)
 
     assert stored(runtime, TUNED) == pytest.approx(of_pictures(runtime, TUNED), abs=1e-3)
+
+
+@pytest.mark.parametrize(("to", "n_chunks"), [(TUNED, 1), (f"{TINT}@1", 2)])
+def test_chunks_are_larger_where_no_picture_is_needed(
+    client: Client, runtime: Runtime, to: str, n_chunks: int
+) -> None:
+    assert client.put("/v1/libraries/art", json={"models": [OLD]}).status_code == 201
+    many = [(str(grey), png_of(grey)) for grey in range(MAX_CHUNK_ITEMS + 1)]
+    assert set(run(runtime, post(client, many, "art"))) == {"succeeded"}
+    job_id = client.put("/v1/libraries/art", json={"models": [to]}).json["id"]
+
+    planning = set_anew(runtime, chunk_items=None)
+    with planning.redis.pipeline() as pipeline:
+        planning.catalog.note_cost(pipeline, library_id(runtime, "art"), 1e-9)
+        pipeline.execute()
+    planning.editions.plan(make_celery(planning.settings), job_id)
+
+    assert runtime.jobs.get(job_id).n_chunks == n_chunks
+
+
+def png_of(grey: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (16, 16), grey).save(file, "PNG")
+    return file.getvalue()
