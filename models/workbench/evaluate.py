@@ -248,9 +248,21 @@ def measure_recipes(  # noqa: PLR0913, PLR0917 - what `evaluate` has by then
     recipes: Sequence[Recipe],
     relations: Relations,
     queries: NDArray[np.intp],
-    on_progress: Callable[[int], None],
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> NDArray[np.float64]:
-    """Measures of every recipe, [r, 4, q], each query against all other pictures."""
+    """Measures every recipe, each query against all other pictures.
+
+    Args:
+        gallery: The pictures.
+        calibrations: By model.
+        recipes: What is measured.
+        relations: How closely the pictures are related.
+        queries: [q] places among the pictures, each with another that is related to it.
+        on_progress: Called after each block with the number of pictures that are done.
+
+    Returns:
+        float64 [r, 4, q], in the order of `Measure`.
+    """
     n_pictures = len(gallery.files)
     blocks: list[NDArray[np.float64]] = []
     for own in blocks_of(queries, n_pictures):

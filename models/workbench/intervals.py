@@ -65,15 +65,16 @@ class PairedDifference:
 
 
 def draw_queries(rng: np.random.Generator, n_queries: int, n_bootstrap: int) -> NDArray[np.int64]:
-    """How often each query is drawn, [b, q]: each time as many as there are, with repetition."""
+    """Draws queries, each time as many as there are, with repetition: how often each, [b, q]."""
     return rng.multinomial(n_queries, np.full(n_queries, 1.0 / n_queries), size=n_bootstrap)
 
 
 def estimate_means(values: NDArray[np.float64], counts: NDArray[np.int64]) -> list[Estimate]:
-    """Means of [r, q] with intervals. The mean may leave a narrow one by rounding: not here."""
+    """Estimates the means of [r, q], with intervals, from how often each query is drawn, [b, q]."""
     means = values.mean(axis=1)
-    drawn = values @ counts.T / values.shape[1]
+    drawn = values @ counts.T / counts.sum(axis=1)
     lows, highs = np.quantile(drawn, [0.025, 0.975], axis=1)
+    # The mean may leave a narrow interval by rounding: not here.
     lows, highs = np.minimum(lows, means), np.maximum(highs, means)
     return [Estimate(*row) for row in np.stack([means, lows, highs], axis=1).tolist()]
 
