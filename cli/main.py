@@ -28,7 +28,7 @@ from twinlens.cli.settings import keep_private, read_settings
 from twinlens.cli.show.image_commands import images
 from twinlens.cli.show.job_commands import jobs
 from twinlens.cli.show.library_commands import libraries
-from twinlens.cli.workbench.evaluate_commands import compare_models, evaluate_models
+from twinlens.cli.workbench.evaluate_commands import compare_models, evaluate_models, tune
 from twinlens.cli.workbench.model_commands import models
 from twinlens.cli.workbench.pull_commands import pull_model
 
@@ -404,6 +404,7 @@ for command in (
     libraries,
     models,
     evaluate_models,
+    tune,
     compare_models,
     backup,
     restore,

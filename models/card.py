@@ -267,7 +267,7 @@ class Card(_Strict):
     linear_of: Original | None = None
     comparison: ModelComparison | None = None
     calibration: Calibration | None = None
-    calibrated_on: str | None = Field(None, description="name of the folder of its photos")
+    calibrated_on: str | None = Field(None, description="name of its photos' folder or library")
     golden: tuple[Golden, ...] = ()
 
     @property

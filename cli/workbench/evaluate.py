@@ -205,7 +205,7 @@ def run_calibrate(registry: Registry, ref: str, pictures: Sequence[Labelled], ca
             raise CommandFailed(str(error)) from error
     else:
         calibration = calibrate(rows, prior_of(embedder.card))
-    measured = {"calibration": calibration, "calibrated_on": _folder_of(embedded.files)}
+    measured = {"calibration": calibration, "calibrated_on": folder_of(embedded.files)}
     registry.rewrite(embedder.card.model_copy(update=measured))
     say(f"the card of {embedder.card.ref} now has:")
     say("[calibration]")
@@ -233,7 +233,7 @@ def calibrate_new(
     )
 
 
-def _folder_of(files: Sequence[Path]) -> str:
+def folder_of(files: Sequence[Path]) -> str:
     """Returns the name of the folder that all these lie in, as a card may have it."""
     return printable(Path(os.path.commonpath([path.resolve().parent for path in files])).name)
 

@@ -1,4 +1,4 @@
-"""`twinlens evaluate` and `compare-models`: the options. The work is done in `evaluate.py`."""
+"""`twinlens evaluate`, `tune` and `compare-models`: the options. The work is done elsewhere."""
 
 # ruff: noqa: PLC0415 (imports wait until they are used)
 from __future__ import annotations
@@ -8,8 +8,13 @@ from pathlib import Path
 import click
 
 from twinlens.cli.output import json_option
-from twinlens.cli.parameters import FileToWrite, complete_library, url_option
-from twinlens.cli.workbench.model_commands import cache_dir, cache_option, dir_option
+from twinlens.cli.parameters import FileToWrite, complete_library, library_option, url_option
+from twinlens.cli.workbench.model_commands import (
+    cache_dir,
+    cache_option,
+    dir_option,
+    version_option,
+)
 
 models_option = click.option(
     "--models", "refs", help="Models: NAME[@VERSION],…  [default: those of a new library]"
@@ -111,6 +116,56 @@ def evaluate_models(
     )
     if is_applied:
         apply(url, libraries[0] if libraries else "default")
+
+
+@click.command()
+@click.argument(
+    "labels", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False
+)
+@click.option(
+    "--by",
+    "field",
+    help="Learn from the library's images, by a field of their metadata, instead of LABELS.",
+)
+@models_option
+@version_option
+@click.option("--apply", "is_applied", is_flag=True, help="Give the library the new versions.")
+@url_option
+@library_option
+@cache_option
+@json_option
+@dir_option
+def tune(
+    labels: Path | None,
+    field: str | None,
+    refs: str | None,
+    version: str | None,
+    is_applied: bool,
+    url: str,
+    library: str,
+    cache: Path | None,
+    directory: Path | None,
+) -> None:
+    """Make versions of models that learn from labelled photos, a CSV of file,label, if that helps.
+
+    Whether it does is measured on labels that taught nothing. The library is built anew from the
+    vectors that it has, without its pictures.
+    """
+    from twinlens.cli.workbench import inspect_models
+    from twinlens.cli.workbench import tune as tuning
+
+    if (labels is None) == (field is None):
+        raise click.UsageError("name either LABELS, a CSV of file,label, or --by FIELD")
+    registry = inspect_models.registry_of(directory)
+    if labels is not None:
+        taught = tuning.read_list(registry, labels, _refs(refs), cache or cache_dir())
+    elif refs is not None:
+        raise click.UsageError("--by tunes the library's models; leave --models out")
+    else:
+        taught = tuning.read_library(registry, url, library, str(field))
+    made = tuning.run_tune(registry, taught, version)
+    if is_applied:
+        tuning.apply_versions(url, library, made)
 
 
 @click.command("compare-models")
