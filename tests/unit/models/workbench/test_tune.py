@@ -13,8 +13,9 @@ from twinlens.models.card import Card, load_card
 from twinlens.models.cards import SHIPPED_CARDS
 from twinlens.models.errors import BadInput
 from twinlens.models.workbench.embeddings import Embedded
-from twinlens.models.workbench.heldout import SHRINKAGES, Pictures, choose_shrinkage, learn
+from twinlens.models.workbench.heldout import SHRINKAGES, Pictures, choose_shrinkage
 from twinlens.models.workbench.labels import MIN_PICTURES, Labelled
+from twinlens.models.workbench.recipes import Method, Recipe
 from twinlens.models.workbench.tune import MIN_LABELS, learn_maps, measure_tuning, pictures_of
 from twinlens.models.workbench.wccn import measure_within
 
@@ -49,7 +50,7 @@ def embedded_of(
     ids = tuple(f"{place * 7919 % len(rows):064x}" for place in range(len(rows)))
     files = tuple(map(Path, ids))
     hashes = np.random.default_rng(1).integers(0, 256, (len(rows), 8), np.uint8)
-    colour = Card.model_validate(COLOUR_CARD | {"dimension": DIMENSION})
+    colour = Card.model_validate(COLOUR_CARD | {"dimension": rows.shape[1]})
     models = {"colour": colour, "phash": load_card(SHIPPED_CARDS / "phash@1.toml")}
     embedded = Embedded(files, ids, {"colour": rows, "phash": hashes}, models)
     return embedded, [Labelled(file, label) for file, label in zip(files, labels, strict=True)]
@@ -114,30 +115,6 @@ def test_halves_share_no_label_and_have_as_many() -> None:
     ]
 
 
-def test_a_map_does_not_depend_on_labels_that_are_held_out() -> None:
-    """Whatever the pictures of the other half look like, what is learned is the same."""
-    some = pictures()
-    is_first = some.halve(np.random.default_rng(0))
-    strange = some.embedded.rows["colour"].copy()
-    strange[~is_first] = strange[~is_first][:, ::-1]
-    changed = Pictures(
-        Embedded(
-            some.embedded.files,
-            some.embedded.image_ids,
-            {**some.embedded.rows, "colour": strange},
-            some.embedded.models,
-        ),
-        some.codes,
-    )
-
-    maps = [
-        learn(one.take(is_first), np.random.default_rng(1))["colour"] for one in (some, changed)
-    ]
-
-    assert (maps[0].matrix == maps[1].matrix).all()
-    assert (maps[0].mean == maps[1].mean).all()
-
-
 def test_noise_that_no_label_shares_is_learned_away() -> None:
     tuning = measure_tuning(*embedded_of(draw(), labels_of()), WEIGHTS)
 
@@ -157,6 +134,35 @@ def test_labels_by_chance_teach_nothing() -> None:
 
     assert tuning.helped == []
     assert tuning.sentence.startswith("tuning is no clear help")
+
+
+def by_chance() -> tuple[Embedded, list[Labelled]]:
+    """Noise of so many numbers that whitening brings any pictures together that it has seen."""
+    shape = (N_LABELS * N_OF_EACH, 10 * DIMENSION)
+    rows = np.random.default_rng(5).standard_normal(shape)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return embedded_of(rows.astype(np.float32), labels_of())
+
+
+def test_whoever_judges_has_taught_nothing() -> None:
+    embedded, labelled = by_chance()
+    some = pictures_of(embedded, labelled)
+    recipe = Recipe(("colour",), Method.SINGLE)
+    seen = some.mapped({"colour": some.within("colour").whitening(0.3)})
+    assert seen.measure(recipe)[0].mean() > 0.9, "a leak would show"
+
+    gain = measure_tuning(embedded, labelled, WEIGHTS).fused
+
+    assert abs(gain.gain.value) < 0.05
+    assert gain.after.value < 0.3
+
+
+def test_shrinkage_is_chosen_by_labels_that_taught_nothing() -> None:
+    some = pictures_of(*by_chance())
+    sizes = [choose_shrinkage(some, "colour", np.random.default_rng(seed)) for seed in range(4)]
+
+    # By those that taught, the least would always be the best.
+    assert min(sizes) > SHRINKAGES[0]
 
 
 def test_where_models_weigh_nothing_they_all_count() -> None:
