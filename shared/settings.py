@@ -101,7 +101,11 @@ class Settings(BaseSettings):
         30.0, gt=0, description="Time limit for fetching one listed picture"
     )
     chunk_items: int | None = Field(
-        None, ge=1, le=256, description="Pictures in one task; else 16 to 64, by measured cost"
+        None,
+        ge=1,
+        le=256,
+        description="Pictures in one task; else 16 to 64, by measured cost, or 256 where none is"
+        " decoded",
     )
     # 32 pictures of 48 MP took 25 s on one core; VGG16 takes a second a picture.
     chunk_time_limit_s: int = Field(

@@ -22,6 +22,7 @@ from support.clients import WAIT
 from support.paths import FIXTURES, ROOT
 from support.photos import make_photos
 from support.repositories import dinov2
+from support.taught import write_network, write_taught
 
 from twinlens.cli.main import main
 from twinlens.cli.service.background import Running
@@ -111,6 +112,16 @@ class Scene:
         """Adds a model, and returns its name."""
         name = self.new
         self.succeed("models", "add", NETWORK, "--name", name, *self.dir())
+        return name
+
+    def taught(self) -> Path:
+        """Writes labelled pictures that teach `cells` something."""
+        return write_taught(self.folder / self.new)
+
+    def cells(self) -> str:
+        """Adds a model that can be taught, and returns its name."""
+        name, network = self.new, write_network(self.folder / f"{self.new}.onnx")
+        self.succeed("models", "add", network, "--name", name, *self.dir())
         return name
 
     def keys(self, *words: object) -> tuple[object, ...]:
@@ -247,6 +258,10 @@ ROWS: dict[str, tuple[Words, set[str]]] = {
             "n_labels",
         }
         | {"n_queries", "n_query_labels", "n_edits", "n_folds", "n_bootstrap", "is_of_words"},
+    ),
+    "tune": (
+        lambda s: ("tune", s.taught(), "--models", s.cells(), *s.cached()),
+        {"by_model", "fused", "n_pictures", "n_labels", "n_judged", "made"},
     ),
     "compare-models": (
         lambda s: (
