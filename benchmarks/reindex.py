@@ -29,6 +29,7 @@ from twinlens.workers.milvus.collection import collection_of
 from twinlens.workers.milvus.vectors import Vectors
 
 LIBRARY, MODEL, TUNED = "made", "efficientnet-lite0@1-int8", "1-int8-tuned"
+PARTS = ("worker-bulk", "milvus", "valkey")
 BATCH = 500
 
 
@@ -47,12 +48,15 @@ def main() -> None:
         with serve(setup, "--milvus", args.milvus, "--workers", args.workers) as service:
             service.put_library(LIBRARY, [MODEL])
             _fill(service, registry, args.n)
+            before = {part: service.cpu_s(part) for part in PARTS}
             started = time.perf_counter()
             body = {"models": [tuned]}
             answer = service.client.put(f"/v1/libraries/{LIBRARY}", json=body).raise_for_status()
             service.wait(answer.json(), args.n)
             took_s = time.perf_counter() - started
+            cpu_s = {part: service.cpu_s(part) - before[part] for part in PARTS}
     print(f"{args.n} vectors, {args.workers} processes: {took_s:.1f} s, {args.n / took_s:.0f}/s")
+    print("processor time:", ", ".join(f"{part} {each:.1f} s" for part, each in cpu_s.items()))
 
 
 def _add_tuned(registry: Registry) -> str:

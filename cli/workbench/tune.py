@@ -96,6 +96,7 @@ def read_library(registry: Registry, url: str, library: str, field: str) -> Taug
 
     Raises:
         CommandFailed: No image has it.
+        BadInput: It has too few values, or too few images have vectors.
     """
     wanted = parse_field(field)
     with Client(url, outage_s=OUTAGE_S) as client:
@@ -114,6 +115,7 @@ def read_library(registry: Registry, url: str, library: str, field: str) -> Taug
         check_labels(Counter(labels.values()))
         rows = _read_rows(client, library, list(labels), cards)
     ids = [image_id for image_id in labels if all(image_id in one for one in rows.values())]
+    check_labels(Counter(labels[image_id] for image_id in ids))
     embedded = Embedded(
         tuple(map(Path, ids)),
         tuple(ids),

@@ -143,7 +143,7 @@ def measure_tuning(
         for is_taught in (half, ~half):
             trials.append(_Trial(~is_taught, learn(judged.take(is_taught), rng)))
             on_progress(len(trials))
-    counts = _draw_labels(judged, rng)
+    counts = draw_labels(judged, rng)
 
     def judge(recipe: Recipe, tuned: Iterable[str]) -> Gain:
         return _compare(recipe.title, *_judge(judged, trials, recipe, set(tuned)), counts)
@@ -176,6 +176,12 @@ def pictures_of(embedded: Embedded, labelled: Sequence[Labelled]) -> Pictures:
     """Brings pictures and their labels together."""
     gallery = sort_by_id(embedded)
     return Pictures(gallery, label_codes(gallery, labelled))
+
+
+def draw_labels(pictures: Pictures, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draws labels with all their queries, with repetition: how often each query, [b, q]."""
+    labels, places = np.unique(pictures.codes[pictures.queries], return_inverse=True)
+    return draw_queries(rng, len(labels), N_BOOTSTRAP)[:, places]
 
 
 @dataclass(frozen=True)
@@ -214,15 +220,9 @@ def _compare(
 
 
 def _fused(weights: Mapping[str, float]) -> Recipe:
-    """The default search: of one model that weighs something, or of several."""
+    """The default search: by one model that weighs something, or several."""
     weighing = {name: weight for name, weight in sorted(weights.items()) if weight > 0}
     weighing = weighing or dict.fromkeys(sorted(weights), 1.0)
     if len(weighing) == 1:
         return Recipe(tuple(weighing), Method.SINGLE)
     return Recipe(tuple(weighing), Method.CALIBRATED, tuple(weighing.values()))
-
-
-def _draw_labels(pictures: Pictures, rng: np.random.Generator) -> NDArray[np.int64]:
-    """How often each query is drawn with its label, [b, q]."""
-    labels, places = np.unique(pictures.codes[pictures.queries], return_inverse=True)
-    return draw_queries(rng, len(labels), N_BOOTSTRAP)[:, places]
