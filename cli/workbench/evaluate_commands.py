@@ -88,6 +88,7 @@ def evaluate_models(
     that it lies in.
     """
     from twinlens.cli.workbench import evaluate, inspect_models, labelled, rivals
+    from twinlens.cli.workbench import tune as tuning
     from twinlens.models.workbench.labels import read_labels
 
     if is_of_words and (is_applied or len(libraries) > 1):
@@ -114,6 +115,8 @@ def evaluate_models(
     apply = evaluate.run_evaluate(
         registry, pictures, asked, kept, report, title=title, max_queries=max_queries
     )
+    if coco is None and photos is not None:
+        tuning.tell_of_tuning(registry, photos, pictures, asked)
     if is_applied:
         apply(url, libraries[0] if libraries else "default")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from twinlens.client.client import Client
 from twinlens.models.build.linear import add_linear_map, check_can_map
 from twinlens.models.calibration import measure_model
 from twinlens.models.card import Original, OutputKind
+from twinlens.models.errors import BadInput
 from twinlens.models.workbench.embeddings import Embedded
 from twinlens.models.workbench.labels import Labelled, read_labels
 from twinlens.models.workbench.tune import (
@@ -79,6 +81,18 @@ class Taught:
         self.weights = {
             name: weights.get(card.name, card.weight) for name, card in self.cards.items()
         }
+
+
+def tell_of_tuning(
+    registry: Registry, labels: Path, pictures: Sequence[Labelled], refs: Sequence[str]
+) -> None:
+    """Names `twinlens tune` if a list may teach one of the models."""
+    cards = [registry.card(ref) for ref in refs]
+    if not any(card.output is OutputKind.FLOAT32 and card.linear_of is None for card in cards):
+        return
+    with suppress(BadInput):
+        check_labels(Counter(one.label for one in pictures if one.label))
+        say(f"`twinlens tune {labels}` measures whether these labels can teach the models more")
 
 
 def read_list(registry: Registry, labels: Path, refs: Sequence[str], cache: Path) -> Taught:

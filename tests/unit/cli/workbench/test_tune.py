@@ -80,6 +80,21 @@ def test_what_helps_becomes_a_version_that_is_a_linear_map_of_the_old(
     assert embed(directory, TUNED, files) == pytest.approx(computed, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("n_labels", "model", "is_told"), [(10, OLD, True), (9, OLD, False), (10, "phash", False)]
+)
+def test_an_evaluation_names_it_to_whom_it_may_help(
+    place: tuple[object, ...], tmp_path: Path, n_labels: int, model: str, *, is_told: bool
+) -> None:
+    labels = write_taught(tmp_path / "taught", n_labels, 3)
+    report = ("--report", tmp_path / "report.html")
+
+    done = run("evaluate", labels, "--models", model, *report, *place)
+
+    assert done.exit_code == 0, done.output
+    assert (f"`twinlens tune {labels}` measures" in done.stdout.replace("\n", " ")) == is_told
+
+
 def test_what_does_not_help_is_not_made(
     directory: Path, place: tuple[object, ...], tmp_path: Path
 ) -> None:
