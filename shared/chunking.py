@@ -14,7 +14,7 @@ TASK_S = 0.5
 CHUNK_ITEMS = 32  # before anything is measured
 MIN_CHUNK_ITEMS, MAX_CHUNK_ITEMS = 16, 64
 # Of pictures whose vectors are computed from stored ones: by 32 it took nearly twice the processor
-# time (docs/decisions/NNNN-tune.md).
+# time (docs/decisions/0030-tune.md).
 READ_CHUNK_ITEMS = 256
 
 

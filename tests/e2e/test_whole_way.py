@@ -87,7 +87,8 @@ def test_a_stored_image_as_the_query_is_not_among_its_hits(
 def test_the_stages_of_a_search_add_up(client: Client, indexed: list[Path]) -> None:
     timing = client.search(indexed[1].read_bytes())["result"]["timing_ms"]
     total = timing.pop("total")
-    assert set(timing) == {"queued", "decode", "embed", "search", "fuse", "rerank"}
+    stages = {"queued", "decode", "embed", "search", "fuse", "rerank", "verify"}
+    assert set(timing) == stages
     assert sum(timing.values()) == pytest.approx(total, abs=0.1)
 
 
