@@ -40,16 +40,33 @@ class Damages:
         Raises:
             Unavailable: Milvus does not answer; what was known stays.
         """
-        damages = self._damages(self.catalog.libraries())
         known = self.catalog.damages().keys()
-        suspects = damages.keys() - known
-        for _ in range(N_LOOKS - 1):
-            if suspects:
+        suspects: set[str] | None = None
+        for number in range(N_LOOKS):
+            if number > 0:
                 time.sleep(LOOK_PAUSE_S)
-                some = [one for one in self.catalog.libraries() if one.id in suspects]
-                suspects &= self._damages(some).keys()
-                damages = {i: one for i, one in damages.items() if i in known or i in suspects}
-        self.catalog.put_damages(damages)
+            damages = self._damages(self.catalog.libraries())
+            new = damages.keys() - known
+            suspects = new if suspects is None else suspects & new
+            if not suspects:
+                break
+        stays = known | (suspects or set())
+        self.catalog.put_damages({i: one for i, one in damages.items() if i in stays})
+
+    def check(self, library: Library, refs: Iterable[str]) -> None:
+        """Refuses what needs embeddings of these models, if they are still lost.
+
+        Args:
+            library: One that was recorded as damaged, which may be over.
+            refs: The models, as name@version.
+
+        Raises:
+            LibraryDamaged: They are lost.
+            Unavailable: Milvus does not answer.
+        """
+        damage = self._damage_of(library)
+        if damage is not None:
+            damage.check(refs)
 
     def _damages(self, libraries: Iterable[Library]) -> dict[str, Damage]:
         return {

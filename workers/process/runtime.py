@@ -240,6 +240,7 @@ def build_runtime(
             threads=verifiers,
             time_limit_s=settings.verify_time_limit_ms / 1000,
         ),
+        damages=damages,
         threads=searchers,
         n_candidates=settings.search_candidates,
     )
@@ -293,6 +294,7 @@ def build_runtime(
             targets=targets,
             vectors=vectors,
             proving=Proving(images=images, decoder=decoder, vectors=vectors, threads=verifiers),
+            damages=damages,
         ),
         webhooks=Webhooks(settings, redis, jobs),
         sweeper=Sweeper(

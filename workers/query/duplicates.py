@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from twinlens.shared.messages import Image
     from twinlens.shared.queries import CopyEvidence, DuplicateKind, DuplicatesQuery
     from twinlens.shared.redis.catalog import Catalog
+    from twinlens.workers.library.damages import Damages
     from twinlens.workers.milvus.collection import Collection
     from twinlens.workers.milvus.vectors import Vectors
     from twinlens.workers.query.proving import Proving
@@ -41,6 +42,7 @@ class NearDuplicates:
     targets: Targets
     vectors: Vectors
     proving: Proving
+    damages: Damages
 
     def find(
         self, query: DuplicatesQuery, check_wanted: Callable[[], None] = lambda: None
@@ -70,8 +72,8 @@ class NearDuplicates:
                 f"Library {query.library!r} has only hashes, which see no crops: leave out"
                 " `verify`, or give it a model that makes numbers."
             )
-        if damage := self.catalog.damage(library.id):
-            damage.check(library.models)
+        if self.catalog.damage(library.id) is not None:
+            self.damages.check(library, library.models)
         ids, hashes = self._read_all(library.id, hashing[0], check_wanted)
         max_distance = MAX_DISTANCE if query.max_distance is None else query.max_distance
 

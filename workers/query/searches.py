@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from twinlens.shared.messages import CatalogEntry
     from twinlens.shared.queries import CopyEvidence, SearchQuery
     from twinlens.shared.redis.catalog import Catalog, Searched
+    from twinlens.workers.library.damages import Damages
     from twinlens.workers.milvus.vectors import Vectors
     from twinlens.workers.query.copies import Copies
     from twinlens.workers.query.examples import Examples, QueryEmbeddings
@@ -65,6 +66,7 @@ class Searches:
     examples: Examples
     words: Words
     copies: Copies
+    damages: Damages
     threads: Executor  # ask the models in parallel: gRPC releases the GIL
     n_candidates: int  # fewest to ask each model for
 
@@ -96,7 +98,7 @@ class Searches:
         library = searched.library
         chosen = library.choose(asked.models)
         if searched.damage is not None:
-            searched.damage.check(chosen)
+            self.damages.check(library, chosen)
         pictures = self.examples.read_sent(job_id, sum(sent))
         parted = pictures[: sent.n_positive], pictures[sent.n_positive :]
         query = Query(asked, library.id, self.targets.of(library, chosen), *parted)

@@ -76,6 +76,17 @@ def test_a_library_that_is_emptied_and_filled_again_between_two_counts_is_whole(
     assert next(n_counts) == 2, "it was looked at once more, and then no more"
 
 
+def test_a_library_that_is_whole_by_now_is_searched_though_it_is_told_to_be_damaged(
+    client: Client, process: WorkerProcess, filled: list[str]
+) -> None:
+    """As where somebody looked before it was mended, and told of it afterwards."""
+    runtime = process.runtime
+    lost = Damage(n_images=len(IDS), n_vectors={"phash@1": 0})
+    runtime.catalog.put_damages({runtime.catalog.library("default").id: lost})
+    assert ask(client, process, "/v1/search", image_id=filled[0]) == ("succeeded", None)
+    assert ask(client, process, "/v1/duplicates") == ("succeeded", None)
+
+
 @pytest.mark.parametrize("lose", [drop, empty])
 def test_a_library_whose_embeddings_are_lost_is_seen_and_not_searched(
     client: Client,
