@@ -336,7 +336,7 @@ def compare(
 @click.option(
     "--verify",
     is_flag=True,
-    help="Look for what is cropped, turned, mirrored or on a canvas, too: some 20 ms a picture.",
+    help="Look for what is cropped, turned, mirrored or on a canvas, too: some 0.1 s a picture.",
 )
 @click.option(
     "--limit",
