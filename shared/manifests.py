@@ -80,7 +80,7 @@ def read_heads(blobs: BlobStore) -> Iterator[ManifestHead]:
 def _chunks(blobs: BlobStore, job_id: str) -> Iterator[int]:
     for name in blobs.names(f"manifests/{job_id}"):
         chunk, dot, _ = name.partition(".")
-        if dot:
+        if dot and chunk.isdecimal():
             yield int(chunk)
 
 

@@ -24,7 +24,12 @@ from twinlens.shared.blobs import (
     manifest_key,
     thumbnail_key,
 )
-from twinlens.shared.manifests import read_manifest, write_manifest
+from twinlens.shared.manifests import (
+    read_heads,
+    read_manifest,
+    read_manifests,
+    write_manifest,
+)
 from twinlens.shared.messages import ManifestItem, now
 from twinlens.shared.redis.jobs import Job
 
@@ -199,6 +204,16 @@ def test_a_manifest_and_its_pictures_survive_once_it_is_written(
     assert (head.job_id, head.kind, head.library, head.chunk) == ("j", "bulk", "art", 7)
     assert head.is_last
     assert items == [item, item]
+
+
+def test_a_file_among_manifests_that_is_none_is_left_out(blobs: BlobStore) -> None:
+    job = Job(id="j", kind="bulk", library="art", created_at=now(), ttl_s=60)
+    with blobs.batch() as batch:
+        write_manifest(batch, job, 0, [], is_last=True)
+    blobs.put(f"manifests/{job.id}/notes.txt", b"from somebody")
+    blobs.put("manifests/another/notes.txt", b"from somebody")
+    assert [head.chunk for head, _ in read_manifests(blobs, job.id)] == [0]
+    assert [head.job_id for head in read_heads(blobs)] == [job.id]
 
 
 def test_a_blob_is_removed_unless_it_was_put_again_since(blobs: BlobStore, tmp_path: Path) -> None:
