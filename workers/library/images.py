@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from twinlens.shared.answers import Vector
 from twinlens.shared.blobs import image_key, thumbnail_key
-from twinlens.shared.errors import ContentMissing, Unavailable
+from twinlens.shared.errors import ContentMissing, ImageNotFound, PictureError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from twinlens.models.pictures import Picture
     from twinlens.shared.blobs import BlobStore
     from twinlens.shared.filters.tree import Filter
     from twinlens.shared.journal import Journal
@@ -133,6 +134,17 @@ class Images:
         except FileNotFoundError:
             message = f"The bytes of image {image_id!r} are no longer stored."
             raise ContentMissing(message) from None
+
+    def open(self, library_id: str, image_id: str, wanted_px: int) -> Picture | None:
+        """Decodes an image, for uses that need so long a shorter side.
+
+        Returns:
+            None of one that was just removed, or is damaged since.
+        """
+        try:
+            return self.decoder.open_at(self.read(library_id, image_id), wanted_px)
+        except (ImageNotFound, ContentMissing, PictureError):
+            return None
 
     def read_vectors(self, library: str, image_id: str, models: Sequence[str]) -> list[Vector]:
         """Reads what models make of an image, as it is stored.

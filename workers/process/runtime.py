@@ -293,7 +293,7 @@ def build_runtime(
             catalog=catalog,
             targets=targets,
             vectors=vectors,
-            proving=Proving(images=images, decoder=decoder, vectors=vectors, threads=verifiers),
+            proving=Proving(images=images, vectors=vectors, threads=verifiers),
             damages=damages,
         ),
         webhooks=Webhooks(settings, redis, jobs),

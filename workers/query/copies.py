@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from twinlens.models.geometry import SIDE_PX, find_features, find_forms, locate_any
-from twinlens.shared.errors import ContentMissing, ImageNotFound, PictureError
 from twinlens.shared.queries import CopyEvidence
 
 if TYPE_CHECKING:
@@ -63,12 +62,8 @@ class Copies:
         }
 
     def _look(self, query: Forms, library_id: str, image_id: str) -> CopyEvidence | None:
-        try:
-            content = self.images.read(library_id, image_id)
-            stored = find_features(self.decoder.open_at(content, SIDE_PX))
-        except (ImageNotFound, ContentMissing, PictureError):  # just deleted, or damaged since
-            return None
-        return evidence_of(locate_any(query, stored))
+        stored = self.images.open(library_id, image_id, SIDE_PX)
+        return None if stored is None else evidence_of(locate_any(query, find_features(stored)))
 
 
 def evidence_of(placement: Placement | None) -> CopyEvidence:

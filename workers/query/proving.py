@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from cachetools import LRUCache
+from cachetools import LRUCache, cached
 
 from twinlens.models.geometry import SIDE_PX, find_features, find_forms, locate_any
-from twinlens.shared.errors import ContentMissing, ImageNotFound, PictureError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from twinlens.models.duplicates import Pair
     from twinlens.models.geometry import Features, Forms, Placement
-    from twinlens.models.pictures import Picture
-    from twinlens.workers.decoding import Decoder
     from twinlens.workers.library.images import Images
     from twinlens.workers.milvus.collection import Collection
     from twinlens.workers.milvus.vectors import Vectors
@@ -54,7 +52,6 @@ class Proving:
     """Compares each picture of a library, point by point, with those that are nearest to it."""
 
     images: Images
-    decoder: Decoder
     vectors: Vectors
     threads: Executor  # decoders and OpenCV release the GIL
 
@@ -80,17 +77,28 @@ class Proving:
         others_of: defaultdict[str, list[str]] = defaultdict(list)
         for one, other in pairs[:MAX_PAIRS]:
             others_of[one].append(other)
-        kept = _Kept(self, library_id)
+
+        @cached(LRUCache(N_KEPT), lock=threading.Lock())
+        def find(image_id: str) -> Features | None:
+            picture = self.images.open(library_id, image_id, SIDE_PX)
+            return None if picture is None else find_features(picture)
+
+        def locate(forms: Forms, image_id: str) -> Placement | None:
+            features = find(image_id)
+            return None if features is None else locate_any(forms, features)
+
         placements: dict[Pair, Placement] = {}
         for one, others in others_of.items():
             check_wanted()
-            if (forms := kept.forms(one)) is not None:
-                placed = self.threads.map(kept.locator(forms), others)
-                placements |= {
-                    (one, other): placement
-                    for other, placement in zip(others, placed, strict=True)
-                    if placement is not None
-                }
+            picture = self.images.open(library_id, one, SIDE_PX)
+            if picture is None:
+                continue
+            placed = self.threads.map(partial(locate, find_forms(picture)), others)
+            placements |= {
+                (one, other): placement
+                for other, placement in zip(others, placed, strict=True)
+                if placement is not None
+            }
         return Proven(placements, max(0, len(pairs) - MAX_PAIRS))
 
     def _near_pairs(
@@ -113,43 +121,3 @@ class Proving:
                         pair = (min(one, leader), max(one, leader))
                         far[pair] = min(far.get(pair, np.inf), sign * distance)
         return sorted(far, key=lambda pair: (far[pair], pair))
-
-    def open(self, library_id: str, image_id: str) -> Picture | None:
-        """Decodes a stored picture; None of one that was just removed, or damaged since."""
-        try:
-            return self.decoder.open_at(self.images.read(library_id, image_id), SIDE_PX)
-        except (ImageNotFound, ContentMissing, PictureError):
-            return None
-
-
-@dataclass
-class _Kept:
-    """Features that were found lately."""
-
-    ports: Proving
-    library_id: str
-    _features: LRUCache[str, Features | None] = field(default_factory=lambda: LRUCache(N_KEPT))
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def forms(self, image_id: str) -> Forms | None:
-        picture = self.ports.open(self.library_id, image_id)
-        return None if picture is None else find_forms(picture)
-
-    def locator(self, forms: Forms) -> Callable[[str], Placement | None]:
-        """Returns what tells where a picture lies in another."""
-
-        def locate(image_id: str) -> Placement | None:
-            features = self._find(image_id)
-            return None if features is None else locate_any(forms, features)
-
-        return locate
-
-    def _find(self, image_id: str) -> Features | None:
-        with self._lock:
-            if image_id in self._features:
-                return self._features[image_id]
-        picture = self.ports.open(self.library_id, image_id)
-        features = None if picture is None else find_features(picture)
-        with self._lock:
-            self._features[image_id] = features
-        return features
