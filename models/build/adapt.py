@@ -26,7 +26,14 @@ from twinlens.models.build.graph import (
 from twinlens.models.build.lite import SMALLEST_NORM
 from twinlens.models.build.nodes import Attribute, make_node
 from twinlens.models.build.presets import PRESETS, Preprocessing, add_preprocessing
-from twinlens.models.build.surgery import PREFIX, add_prefix, convert_opset, cut_network, free_batch
+from twinlens.models.build.surgery import (
+    PREFIX,
+    add_prefix,
+    convert_opset,
+    cut_network,
+    free_batch,
+    write_adapted,
+)
 from twinlens.models.build.trial import (
     CLOSE,
     CLOSE_FLOAT16,
@@ -271,14 +278,7 @@ def _assemble(
             OUTPUT_NAME, TensorProto.FLOAT, ["N", features.embedding.size]
         )
     )
-    model = helper.make_model(
-        graph,
-        opset_imports=network.opset_import,
-        ir_version=network.ir_version,
-        producer_name="twinlens",
-    )
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
+    return write_adapted(graph, network)
 
 
 def _add_head(graph: GraphProto, tensor: str, features: _Features) -> None:

@@ -131,6 +131,18 @@ def add_prefix(graph: GraphProto) -> None:
             add_prefix(subgraph)
 
 
+def write_adapted(graph: GraphProto, network: ModelProto) -> bytes:
+    """Returns the ONNX file of a graph that was made from a network's: the same bytes each time."""
+    adapted = helper.make_model(
+        graph,
+        opset_imports=network.opset_import,
+        ir_version=network.ir_version,
+        producer_name="twinlens",
+    )
+    content: bytes = adapted.SerializeToString(deterministic=True)
+    return content
+
+
 def _needed_in_order(name: str, givers: dict[str, NodeProto]) -> list[str]:
     """Every tensor that `name` depends on, each after those that it is made of."""
     taken: dict[str, list[str]] = {}

@@ -12,7 +12,13 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from twinlens.models.build.graph import describe, find_dims, parse_network
 from twinlens.models.build.nodes import Attribute, make_node
-from twinlens.models.build.surgery import PREFIX, add_prefix, convert_opset, cut_network
+from twinlens.models.build.surgery import (
+    PREFIX,
+    add_prefix,
+    convert_opset,
+    cut_network,
+    write_adapted,
+)
 from twinlens.shared.errors import ModelError
 
 if TYPE_CHECKING:
@@ -53,14 +59,7 @@ def adapt_text(model: bytes, output: str | None = None, pool: TokenPool = "none"
     network = convert_opset(network, np.dtype(np.float32))
     add_prefix(network.graph)
     graph = _assemble(network, taken, tensor, pool)
-    adapted = helper.make_model(
-        graph,
-        opset_imports=network.opset_import,
-        ir_version=network.ir_version,
-        producer_name="twinlens",
-    )
-    content: bytes = adapted.SerializeToString(deterministic=True)
-    return content
+    return write_adapted(graph, network)
 
 
 def count_tokens(model: bytes) -> int:
