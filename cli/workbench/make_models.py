@@ -194,11 +194,12 @@ def project(
             "linear_of": Original(ref=card.ref, sha256=card.sha256),
         }
     )
-    _tell_of_words(card, made)
+    tell_of_words(card, made)
     return _add_compared(registry, card, made, changed, pixels[:N_COMPARED_PHOTOS])
 
 
-def _tell_of_words(card: Card, made: Card) -> None:
+def tell_of_words(card: Card, made: Card) -> None:
+    """Says where a model's text encoder stays, if it has one."""
     if card.text:
         say(f"words are not embedded under {made.ref}: the text encoder stays with {card.ref}")
 

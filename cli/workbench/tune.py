@@ -22,6 +22,7 @@ from twinlens.cli.workbench.evaluate import (
     interval,
     show_progress,
 )
+from twinlens.cli.workbench.make_models import tell_of_words
 from twinlens.client.client import Client
 from twinlens.models.build.linear import add_linear_map, check_can_map
 from twinlens.models.calibration import measure_model
@@ -31,7 +32,7 @@ from twinlens.models.workbench.embeddings import Embedded
 from twinlens.models.workbench.labels import Labelled, read_labels
 from twinlens.models.workbench.tune import (
     N_SPLITS,
-    check_labels,
+    check_enough_labels,
     learn_maps,
     measure_tuning,
     pictures_of,
@@ -91,14 +92,14 @@ def tell_of_tuning(
     if not any(card.output is OutputKind.FLOAT32 and card.linear_of is None for card in cards):
         return
     with suppress(BadInput):
-        check_labels(Counter(one.label for one in pictures if one.label))
+        check_enough_labels(Counter(one.label for one in pictures if one.label))
         say(f"`twinlens tune {labels}` measures whether these labels can teach the models more")
 
 
 def read_list(registry: Registry, labels: Path, refs: Sequence[str], cache: Path) -> Taught:
     """Embeds the pictures of a CSV of `file` and `label`."""
     labelled = read_labels(labels)
-    check_labels(Counter(one.label for one in labelled if one.label))
+    check_enough_labels(Counter(one.label for one in labelled if one.label))
     embedders = [registry.open(ref) for ref in refs]
     embedded = embed_with_progress(embedders, [one.path for one in labelled], cache)
     cards = [each.card for each in embedders]
@@ -126,10 +127,10 @@ def read_library(registry: Registry, url: str, library: str, field: str) -> Taug
                 break
         if not labels:
             raise CommandFailed(f"no image of library {library} has one value of {field}")
-        check_labels(Counter(labels.values()))
+        check_enough_labels(Counter(labels.values()))
         rows = _read_rows(client, library, list(labels), cards)
     ids = [image_id for image_id in labels if all(image_id in one for one in rows.values())]
-    check_labels(Counter(labels[image_id] for image_id in ids))
+    check_enough_labels(Counter(labels[image_id] for image_id in ids))
     embedded = Embedded(
         tuple(map(Path, ids)),
         tuple(ids),
@@ -242,8 +243,7 @@ def _add(registry: Registry, taught: Taught, name: str, version: str, linear: Li
     )
     added = registry.add(made, add_linear_map(model, linear))
     say(f"added {added.ref}: {registry.path_of(added)}")
-    if card.text:
-        say(f"words are not embedded under {added.ref}: the text encoder stays with {card.ref}")
+    tell_of_words(card, added)
 
 
 def _calibrate(taught: Taught, name: str, linear: LinearMap) -> Calibration | None:

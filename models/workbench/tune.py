@@ -93,7 +93,7 @@ class Tuning:
         )
 
 
-def check_labels(n_by_label: Mapping[str, int]) -> None:
+def check_enough_labels(n_by_label: Mapping[str, int]) -> None:
     """Refuses labels that are too few to tell whether tuning helps.
 
     Args:
@@ -136,7 +136,7 @@ def measure_tuning(
         raise BadInput("hashes cannot be tuned; name a model with float32 embeddings")
     by_path = {one.path: one.label for one in labelled}
     n_by_label = Counter(by_path[path] for path in embedded.files if by_path[path])
-    check_labels(n_by_label)
+    check_enough_labels(n_by_label)
     judged = pictures.take(pictures.draw(N_JUDGED, N_JUDGED_OF_LABEL, rng))
     trials: list[_Trial] = []
     for half in [judged.halve(rng) for _ in range(N_SPLITS)]:
